@@ -1,0 +1,1 @@
+"""Floor 1: samples. Capture, ring buffer, resampling, voice activity, log-mel features."""

@@ -1,0 +1,59 @@
+"""The front end: int16-scaled samples in, log-mel frames out. Defined here once, its constants in the model bundle.
+
+Training and serving both call `LogMel.__call__`, so they cannot differ. It is causal: frame `f` of a stream covers the
+`window_samples` samples that end at sample `(f + 1) * hop_samples`; what lies before the stream counts as zeros.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LogMel:
+    """Log-mel filter bank energies of a fixed window and hop.
+
+    The window, the filters and the scaling are those of Google's speech embedding (Lin et al. 2020, arXiv 2002.01322), as
+    its published graph has them, save for the floor: there 80 dB under the maximum of whatever is passed in, which looks
+    into the future; here the constant `floor_db`.
+    """
+
+    window: FloatArray
+    """`[window_samples]`, the analysis window."""
+    filters: FloatArray
+    """`[fft_samples // 2 + 1, band]`, the mel filters over the power spectrum."""
+    hop_samples: int
+    fft_samples: int
+    floor_db: float
+    """Band energies under this (dB of int16-scaled power) are raised to it."""
+    scale: float
+    offset: float
+
+    @property
+    def window_samples(self) -> int:
+        return len(self.window)
+
+    @property
+    def bands(self) -> int:
+        return int(self.filters.shape[1])
+
+    @property
+    def history_samples(self) -> int:
+        """Samples before a chunk that its first frame still covers."""
+        return self.window_samples - self.hop_samples
+
+    def __call__(self, samples: NDArray[np.generic]) -> FloatArray:
+        """Frames of `samples` `[..., history_samples + k * hop_samples]`, int16-scaled: float32 `[..., k, band]`."""
+        x = np.asarray(samples, np.float32)
+        if (x.shape[-1] - self.history_samples) % self.hop_samples:
+            raise ValueError(f"{x.shape[-1]} samples are not {self.history_samples} of history and whole hops of {self.hop_samples}")
+        windows = np.lib.stride_tricks.sliding_window_view(x, self.window_samples, axis=-1)[..., :: self.hop_samples, :]
+        spectrum = np.fft.rfft(windows * self.window, self.fft_samples)
+        power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32) @ self.filters
+        decibel = 10.0 * np.log10(np.maximum(power, np.float32(10.0 ** (self.floor_db / 10.0))))
+        return (decibel * np.float32(self.scale) + np.float32(self.offset)).astype(np.float32)

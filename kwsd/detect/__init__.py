@@ -1,0 +1,1 @@
+"""Floor 3: the detector (samples in, events out), the trigger, enrolment and voiceprints."""

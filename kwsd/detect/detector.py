@@ -1,0 +1,236 @@
+"""The detector: samples in, events out; the sole owner of a stream's state.
+
+Chunks lie on a fixed grid of the stream (chunk `c` is samples `[c * 1280, (c + 1) * 1280)`), so that what it says does not
+depend on how the samples are handed to it, and a chunk's scores depend on the `receptive_chunks` that end with it and
+on nothing else. That is why the gate may let the encoder sleep: on opening it is fed the look-back from the zero state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from kwsd.audio.ring import Ring
+from kwsd.audio.vad import VoiceGate
+from kwsd.config import SAMPLE_RATE, Config, ConfigError
+from kwsd.detect.trigger import Firing, Trigger
+from kwsd.detect.voiceprints import Voiceprint, best_match
+from kwsd.events import SpeakerMatch, Wake
+from kwsd.model.bundle import Bundle
+from kwsd.model.student import Frames, SpeakerEncoder, State, Student
+
+SPAN_CHUNKS = (10, 25)
+"""Fewest and most chunks of a triggered span that the speaker head gets: 0.8 to 2 s."""
+EXTRA_CHUNKS = 10
+"""Look-back beyond the receptive field, so that the frames of a span that began before the gate opened are right too."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Scores of consecutive chunks: what the trigger compares."""
+
+    end: np.ndarray
+    """int64 `[chunk]`, the sample index after each chunk."""
+    scores: np.ndarray
+    """float32 `[chunk, word]`, in the order of the config's words; 0 while the gate is closed or scores are withheld."""
+
+
+def check_words(config: Config, bundle: Bundle) -> None:
+    """Raises ConfigError for a word that the bundle does not have."""
+    unknown = [w for w in config.words if w not in bundle.words]
+    if unknown:
+        raise ConfigError(f"words: {bundle.path} has no model of {', '.join(map(repr, unknown))}; it has {', '.join(bundle.words)}")
+
+
+class Detector:
+    """`feed` it samples, get `Wake` events; one instance a stream. Not thread-safe."""
+
+    def __init__(
+        self,
+        config: Config,
+        bundle: Bundle,
+        voiceprints: Mapping[str, Voiceprint] | None = None,
+        *,
+        student: Student | None = None,
+        speaker: SpeakerEncoder | None = None,
+        on_trace: Callable[[Trace], None] | None = None,
+    ) -> None:
+        check_words(config, bundle)
+        self.bundle, self._on_trace = bundle, on_trace
+        self._student = student or Student(bundle)
+        self._speaker = speaker or SpeakerEncoder(bundle)
+        self.chunk = bundle.chunk_samples
+        self._warmup = bundle.receptive_chunks - 1 + bundle.smoothing_chunks - 1 + EXTRA_CHUNKS
+        front = bundle.front_end
+        self._audio = Ring(self._warmup * self.chunk + front.history_samples + self.chunk, np.int16)
+        keep = self._warmup + SPAN_CHUNKS[1] + 1
+        self._high = Ring(keep, np.float32, (self._student.embedding_dim,))
+        self._low = Ring(keep, np.float32, (self._student.frames_per_chunk // 2, self._student.tap_dim))
+        self._state: State = self._student.zero_state()
+        self._rest = np.zeros(0, np.int16)
+        self.end = 0
+        """Sample index after the last whole chunk."""
+        self._fed = 0  # chunk index after the last one that the encoder saw
+        self._origin = 0  # chunk index at which the stream began, or began anew after a discontinuity
+        self._withhold_until = 0
+        self.encoded_chunks = 0
+        self.configure(config, voiceprints or {})
+
+    def configure(self, config: Config, voiceprints: Mapping[str, Voiceprint]) -> None:
+        """Take up another configuration and other voiceprints between two chunks, without losing audio or state.
+
+        Raises ConfigError, and then nothing has changed."""
+        check_words(config, self.bundle)
+        names = list(self.bundle.words)
+        triggers = {}
+        for word, own in config.words.items():
+            threshold = own.threshold if own.threshold is not None else self.bundle.words[word].threshold
+            triggers[word] = Trigger(threshold, int(own.refractory_s * SAMPLE_RATE), config.near_miss, self.bundle.smoothing_chunks)
+        self._columns = [names.index(word) for word in config.words]
+        self.triggers, self._config = triggers, config
+        self._gate = VoiceGate(config.vad.mode, int(config.vad.hangover_s * SAMPLE_RATE)) if config.vad.enabled else None
+        self.use_voiceprints(voiceprints)
+
+    @property
+    def voiceprints(self) -> Mapping[str, Voiceprint]:
+        return self._voiceprints
+
+    def use_voiceprints(self, voiceprints: Mapping[str, Voiceprint]) -> None:
+        self._voiceprints = dict(voiceprints)
+
+    def feed(self, samples: np.ndarray) -> list[Wake]:
+        """Take in int16 `[sample]`, any number, and say what was decided; without wall-clock time and latency."""
+        joined = np.concatenate([self._rest, samples]) if len(self._rest) else samples
+        whole = len(joined) // self.chunk * self.chunk
+        self._rest = joined[whole:].copy()
+        events: list[Wake] = []
+        # A run of at most half the look-back at once: the ring must still hold what an opening gate needs.
+        step = max(self._warmup // 2, 1) * self.chunk
+        for at in range(0, whole, step):
+            events += self._run(joined[at : min(at + step, whole)])
+        return events
+
+    def discontinuity(self, lost_samples: int = 0) -> None:
+        """Samples are missing here: the state is void, and scores are withheld for one receptive field.
+
+        The index moves on by `lost_samples`, to the next chunk boundary."""
+        self.end += -(-(lost_samples + len(self._rest)) // self.chunk) * self.chunk
+        self._rest = np.zeros(0, np.int16)
+        self._origin = self._fed = self.end // self.chunk
+        self._withhold_until = self._origin + self.bundle.receptive_chunks
+        self._state = self._student.zero_state()
+        self._audio.restart(self.end)
+        self._high.restart(self._fed)
+        self._low.restart(self._fed)
+        for trigger in self.triggers.values():
+            trigger.clear()
+
+    def _run(self, samples: np.ndarray) -> list[Wake]:
+        """Whole chunks: gate, encode the open stretches, decide."""
+        first, count = self.end // self.chunk, len(samples) // self.chunk
+        if self._gate is None:
+            open_ = np.ones(count, bool)
+        else:
+            ends = self.end + (np.arange(count) + 1) * self.chunk
+            open_ = np.array([self._gate.step(c, int(e)) for c, e in zip(samples.reshape(count, -1), ends, strict=True)])
+        events: list[Wake] = []
+        edges = np.flatnonzero(np.diff(open_)) + 1
+        for stretch in np.split(np.arange(count), edges):
+            self._audio.append(samples[stretch[0] * self.chunk : (stretch[-1] + 1) * self.chunk])
+            self.end = (first + int(stretch[-1]) + 1) * self.chunk
+            decide = self._score if open_[stretch[0]] else self._sleep
+            events += decide(first + int(stretch[0]), first + int(stretch[-1]) + 1)
+        return events
+
+    def _sleep(self, begin: int, end: int) -> list[Wake]:
+        firings = [(word, t.idle((begin + 1) * self.chunk)) for word, t in self.triggers.items()]
+        self._trace(begin, np.zeros((end - begin, len(self.triggers)), np.float32))
+        return [self._rejected(word, f) for word, f in firings if f]
+
+    def _score(self, begin: int, end: int) -> list[Wake]:
+        """Encode chunks `[begin, end)`, after the look-back that they need, and let the triggers decide."""
+        frames, start = self._encode(begin, end)
+        with np.errstate(over="ignore"):
+            posteriors = 1 / (1 + np.exp(-frames.logits[:, self._columns]))
+        scores = np.zeros((end - begin, len(self._columns)), np.float32)
+        events: list[Wake] = []
+        primed = self.bundle.smoothing_chunks - 1
+        for k in range(max(start, begin - primed) - start, end - start):
+            chunk, at = start + k, (start + k + 1) * self.chunk
+            if chunk < self._withhold_until:
+                continue
+            for n, (word, trigger) in enumerate(self.triggers.items()):
+                if chunk < begin:
+                    trigger.prime(float(posteriors[k, n]))
+                    continue
+                firing = trigger.step(float(posteriors[k, n]), at)
+                scores[chunk - begin, n] = trigger.score
+                if firing:
+                    where = k - (at - firing.at) // self.chunk
+                    timing = frames.timing[where] if where >= 0 else np.array([0.8, 0.0])
+                    events.append(self._wake(word, firing, timing) if firing.kind == "wake" else self._rejected(word, firing, timing))
+        self._trace(begin, scores)
+        return events
+
+    def _encode(self, begin: int, end: int) -> tuple[Frames, int]:
+        """Frames from chunk `start <= begin` to `end`; where the encoder slept, from the zero state and far enough back."""
+        start = max(begin - self._warmup, self._origin)
+        if self._fed >= start:
+            start = self._fed
+        else:
+            self._state = self._student.zero_state()
+            self._high.restart(start)
+            self._low.restart(start)
+        first = start * self.chunk - self.bundle.front_end.history_samples
+        padding = max(self._audio.begin - first, 0)
+        samples = np.asarray(self._audio.read(first + padding, end * self.chunk), np.float32)
+        mel = self.bundle.front_end(np.pad(samples, (padding, 0)))
+        frames, self._state = self._student.step(mel, self._state)
+        self._high.append(frames.embedding)
+        self._low.append(frames.tap)
+        self.encoded_chunks += end - start
+        self._fed = end
+        return frames, start
+
+    def _trace(self, begin: int, scores: np.ndarray) -> None:
+        if self._on_trace:
+            self._on_trace(Trace((begin + 1 + np.arange(len(scores), dtype=np.int64)) * self.chunk, scores))
+
+    def _rejected(self, word: str, firing: Firing, timing: np.ndarray | None = None) -> Wake:
+        assert firing.kind != "wake"
+        start, end = self._span(firing.at, timing if timing is not None else np.array([0.8, 0.0]))
+        return Wake(word, round(firing.score, 6), self.triggers[word].threshold, start, end, reason=firing.kind)
+
+    def _wake(self, word: str, firing: Firing, timing: np.ndarray) -> Wake:
+        start, end = self._span(firing.at, timing)
+        match = self.identify(start, firing.at)
+        wake = Wake(word, round(firing.score, 6), self.triggers[word].threshold, start, end, speaker=match)
+        require = self._config.speaker.require
+        allowed = require == "anyone" or (match is not None and match.verified and (require == "enrolled" or match.name in require))
+        return wake if allowed else replace(wake, reason="wrong_speaker")
+
+    def _span(self, at: int, timing: np.ndarray) -> tuple[int, int]:
+        """Where the word lies, of which the head says at sample `at` how long ago it began and ended."""
+        began, ended = float(timing[0]), float(timing[1])
+        end = min(at - round(ended * SAMPLE_RATE), at)
+        start = max(at - round(began * SAMPLE_RATE), end - 2 * SAMPLE_RATE, 0)
+        return min(start, max(end - SAMPLE_RATE // 10, 0)), end
+
+    def identify(self, start: int, end: int) -> SpeakerMatch | None:
+        """Who spoke in samples `[start, end)`; None where nobody is enrolled or the frames are gone."""
+        if not self._voiceprints:
+            return None
+        embedding = self.embedding(start, end)
+        threshold = self._config.speaker.threshold if self._config.speaker.threshold is not None else self.bundle.speaker_threshold
+        return best_match(embedding, self._voiceprints, threshold) if embedding is not None else None
+
+    def embedding(self, start: int, end: int) -> np.ndarray | None:
+        """Speaker embedding `[dim]` of samples `[start, end)`, widened to at least 0.8 s; None where the frames are gone."""
+        last = min(-(-end // self.chunk), self._fed)
+        begin = min(start // self.chunk, last - SPAN_CHUNKS[0])
+        begin = max(begin, last - SPAN_CHUNKS[1], self._high.begin)
+        if last - begin < self._speaker.min_chunks or last > self._high.end:
+            return None
+        return self._speaker(self._low.read(begin, last), self._high.read(begin, last))  # type: ignore[arg-type]

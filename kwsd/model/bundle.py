@@ -1,0 +1,121 @@
+"""The model bundle: a folder with a manifest, two ONNX graphs and the front end's constants.
+
+`load` refuses, by name, whatever is missing, of another version, or not what the manifest's hashes say. Nothing of a
+bundle is used before all of it has been checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kwsd.audio.logmel import LogMel
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+STUDENT, SPEAKER, FRONT_END = "student.onnx", "speaker.onnx", "front_end.npz"
+
+
+class BundleError(ValueError):
+    """A model bundle cannot be used; the message names the file and the mend."""
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A threshold with what was measured there, on the development split."""
+
+    threshold: float
+    false_accepts_per_hour: float
+    miss_rate: float
+    miss_rate_10db: float
+
+
+@dataclass(frozen=True)
+class WordModel:
+    threshold: float
+    """The default."""
+    operating_points: tuple[OperatingPoint, ...]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    path: Path
+    encoder_id: str
+    """Of everything that decides a speaker embedding: front end, encoder, speaker head. Voiceprints are bound to it."""
+    words: dict[str, WordModel]
+    """In the order of the student's outputs."""
+    chunk_samples: int
+    receptive_chunks: int
+    """Chunks, the present one included, that a posterior depends on."""
+    smoothing_chunks: int
+    speaker_threshold: float
+    front_end: LogMel
+    student: bytes
+    speaker: bytes
+
+
+def default_path() -> Path:
+    """The bundle that came with kwsd: in the wheel, or in the source tree."""
+    packaged = Path(__file__).parent.parent / "bundled"
+    return packaged if packaged.is_dir() else Path(__file__).parent.parent.parent / "models"
+
+
+def load(path: Path | None = None) -> Bundle:
+    """The bundle in folder `path`, checked. Raises BundleError."""
+    path = path or default_path()
+    try:
+        raw = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError(f"{path}: no model bundle there ({MANIFEST} is missing); set `models` to a bundle's folder, or reinstall kwsd") from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path / MANIFEST}: cannot be read ({error}); restore the bundle, or reinstall kwsd") from error
+    if not isinstance(raw, dict) or raw.get("kind") != "kwsd-bundle":
+        raise BundleError(f"{path / MANIFEST}: is no kwsd model bundle's manifest")
+    if raw.get("format") != FORMAT:
+        raise BundleError(f"{path}: bundle format {raw.get('format')!r}, this kwsd reads {FORMAT}; use the bundle and the kwsd of one release")
+    files = {name: _checked(path, name, raw) for name in (STUDENT, SPEAKER, FRONT_END)}
+    try:
+        words = {name: _word(body) for name, body in raw["words"].items()}
+        return Bundle(
+            path=path, encoder_id=str(raw["encoder_id"]), words=words, chunk_samples=int(raw["chunk_samples"]),
+            receptive_chunks=int(raw["receptive_chunks"]), smoothing_chunks=int(raw["smoothing_chunks"]),
+            speaker_threshold=float(raw["speaker"]["threshold"]), front_end=read_front_end(path / FRONT_END),
+            student=files[STUDENT], speaker=files[SPEAKER],
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"{path / MANIFEST}: incomplete or malformed ({error!r}); restore the bundle, or reinstall kwsd") from error
+
+
+def _checked(path: Path, name: str, manifest: dict[str, Any]) -> bytes:
+    try:
+        data = (path / name).read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path / name}: cannot be read ({error.strerror}); restore the bundle, or reinstall kwsd") from error
+    wanted = manifest.get("files", {}).get(name, {}).get("sha256")
+    found = hashlib.sha256(data).hexdigest()
+    if found != wanted:
+        raise BundleError(f"{path / name}: {len(data)} bytes with sha256 {found[:12]}…, the manifest says {str(wanted)[:12]}…; "
+                          "the file is truncated or another bundle's: restore it, or reinstall kwsd")  # fmt: skip
+    return data
+
+
+def _word(body: dict[str, Any]) -> WordModel:
+    return WordModel(float(body["threshold"]), tuple(OperatingPoint(**{k: float(v) for k, v in p.items()}) for p in body["operating_points"]))
+
+
+def read_front_end(path: Path) -> LogMel:
+    with np.load(path, allow_pickle=False) as kept:
+        return LogMel(
+            kept["window"], kept["filters"], int(kept["hop_samples"]), int(kept["fft_samples"]), float(kept["floor_db"]),
+            float(kept["scale"]), float(kept["offset"]),
+        )  # fmt: skip
+
+
+def write_front_end(path: Path, front_end: LogMel) -> None:
+    np.savez(path, window=front_end.window, filters=front_end.filters, hop_samples=front_end.hop_samples, fft_samples=front_end.fft_samples,
+             floor_db=front_end.floor_db, scale=front_end.scale, offset=front_end.offset)  # fmt: skip

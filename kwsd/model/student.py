@@ -1,0 +1,92 @@
+"""The student and the speaker head at run time. State is an argument; nothing here remembers anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from kwsd.model.bundle import SPEAKER, STUDENT, Bundle, BundleError
+
+State = tuple[np.ndarray, ...]
+OUTPUTS = ("logits", "timing", "embedding", "tap")
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What the student says of `k` chunks, float32."""
+
+    logits: np.ndarray
+    """`[k, word]`"""
+    timing: np.ndarray
+    """`[k, 2]`: seconds since the word began and ended, meaningful where a logit is high."""
+    embedding: np.ndarray
+    """`[k, 96]`, the high frames."""
+    tap: np.ndarray
+    """`[k, tap frames a chunk, 384]`, the low frames."""
+
+
+def session(model: bytes, path: Path) -> onnxruntime.InferenceSession:
+    """One thread, sequential, no spinning: a small graph on a busy machine. Raises BundleError."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_cpu_mem_arena = False
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises several unrelated types
+        raise BundleError(f"{path}: onnxruntime {onnxruntime.__version__} cannot load it ({error}); restore the bundle") from error
+
+
+class Student:
+    """Encoder and wake head in one streaming graph: `step(mel, state) -> (frames, state)`."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        path = bundle.path / STUDENT
+        self._session = session(bundle.student, path)
+        inputs = {i.name: i.shape for i in self._session.get_inputs()}
+        outputs = {o.name: o.shape for o in self._session.get_outputs()}
+        self._states = [name for name in inputs if name.startswith("state_in.")]
+        wanted = [name.replace("state_in.", "state_out.") for name in self._states]
+        missing = [n for n in (*OUTPUTS, *wanted) if n not in outputs] + [n for n in ("mel",) if n not in inputs]
+        if missing or not self._states:
+            raise BundleError(f"{path}: the graph has no {', '.join(missing) or 'states'}; it is another kind of model")
+        if inputs["mel"][-1] != bundle.front_end.bands or outputs["logits"][-1] != len(bundle.words):
+            raise BundleError(f"{path}: takes {inputs['mel'][-1]} bands and gives {outputs['logits'][-1]} words; the manifest has "
+                              f"{bundle.front_end.bands} and {len(bundle.words)}")  # fmt: skip
+        self._shapes = [inputs[name] for name in self._states]
+        self._wanted = [*OUTPUTS, *wanted]
+        self.embedding_dim, self.tap_dim = int(outputs["embedding"][-1]), int(outputs["tap"][-1])
+        self.frames_per_chunk = bundle.chunk_samples // bundle.front_end.hop_samples
+
+    def zero_state(self) -> State:
+        return tuple(np.zeros(shape, np.float32) for shape in self._shapes)
+
+    def step(self, mel: np.ndarray, state: State) -> tuple[Frames, State]:
+        """`mel [k * frames a chunk, band]` to the frames of `k` chunks and the state after them."""
+        feed = {"mel": mel[None], **dict(zip(self._states, state, strict=True))}
+        logits, timing, embedding, tap, *after = self._session.run(self._wanted, feed)
+        k = logits.shape[1]
+        return Frames(logits[0], timing[0], embedding[0], tap[0].reshape(k, -1, self.tap_dim)), tuple(after)
+
+
+class SpeakerEncoder:
+    """The speaker head: frames of a span to one embedding."""
+
+    min_chunks = 5
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._session = session(bundle.speaker, bundle.path / SPEAKER)
+        names = {i.name for i in self._session.get_inputs()}
+        if names != {"tap", "embedding"}:
+            raise BundleError(f"{bundle.path / SPEAKER}: takes {', '.join(sorted(names))} instead of tap and embedding; it is another kind of model")
+        self.dim = int(self._session.get_outputs()[0].shape[-1])
+
+    def __call__(self, tap: np.ndarray, embedding: np.ndarray) -> np.ndarray:
+        """`tap [k, tap frames a chunk, 384]` and `embedding [k, 96]`, k >= 1, to float32 `[dim]` of unit length."""
+        feed = {"tap": tap.reshape(1, -1, tap.shape[-1]), "embedding": embedding[None]}
+        return np.asarray(self._session.run(None, feed)[0][0])

@@ -1,0 +1,197 @@
+"""What a bundle is worth, on the development split: the very detector and embedder that run on the device.
+
+Words: miss rate at given false accepts an hour, per word, clean and at 10 dB. A recorded word sits between a second of
+near-silence on either side; a false accept is a firing in audio that holds no such word. Speakers: equal error rate.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kwsd.audio.files import RATE
+from kwsd.config import Config, Vad, Word
+from kwsd.detect.detector import Detector, Trace
+from kwsd.detect.embedder import Embedder
+from kwsd.model import bundle as bundles
+from kwsd.model.bundle import OperatingPoint
+from kwsd.model.student import SpeakerEncoder, Student
+from kwsd.training import augment
+from kwsd.training.corpora import Clip, Corpora
+from kwsd.training.scenes import Scenes
+from kwsd.training.speaker import by_speaker
+
+log = logging.getLogger(__name__)
+RATES = (0.1, 0.5, 1.0)
+DEAF_CHUNKS = 12
+"""Two passes over the threshold within about a second are one false accept."""
+
+
+class Evaluation:
+    def __init__(self, bundle: Path, stores: list[Path], rooms: Path, *, gated: bool = True, seed: int = 7) -> None:
+        self.bundle = bundles.load(bundle)
+        self._student, self._speaker = Student(self.bundle), SpeakerEncoder(self.bundle)
+        self.corpora = Corpora(*stores)
+        self.scenes = Scenes(self.corpora, rooms, development=True, seed=seed)
+        self.rng = np.random.default_rng(seed)
+        self.words = list(self.bundle.words)
+        self._config = Config(words={w: Word() for w in self.words}, vad=Vad(enabled=gated))
+
+    def trace(self, samples: np.ndarray) -> np.ndarray:
+        """Scores `[chunk, word]` of int16 `samples`, from the start of a stream."""
+        parts: list[Trace] = []
+        detector = Detector(self._config, self.bundle, student=self._student, speaker=self._speaker, on_trace=parts.append)
+        detector.feed(samples)
+        return np.concatenate([p.scores for p in parts])
+
+    def _noisy(self, x: np.ndarray, snr_db: float) -> np.ndarray:
+        noise = self.scenes._fill(lambda: self.scenes._pick(self.scenes.noise), len(x))
+        return augment.mix(x, noise, snr_db)
+
+    def hits(self, clips: list[Clip], snr_db: float | None = None) -> np.ndarray:
+        """The highest score of each clip's own word `[clip]`."""
+        out = []
+        for clip in clips:
+            pad = self.rng.normal(0, 3, 2 * RATE).astype(np.float32)
+            x = np.concatenate([pad[:RATE], self.corpora.read(clip), pad[RATE:]])
+            x = x if snr_db is None else self._noisy(x, snr_db)
+            out.append(self.trace(augment.to_int16(x).astype(np.int16))[:, clip.word].max())
+        return np.array(out)
+
+    def negatives(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Minutes of development audio without a wake word, clean and at 10 dB, and noise by itself; int16."""
+        for name, snr in (("clean", None), ("10 dB", 10.0)):
+            for corpus, clips in self.scenes.speech.items():
+                order = self.rng.permutation(len(clips))
+                for at in range(0, len(order), 200):
+                    x = np.concatenate([np.pad(self.corpora.read(clips[i]), (0, 2400)) for i in order[at : at + 200]])
+                    x = x if snr is None else self._noisy(x, snr)
+                    yield f"{corpus} {name}", augment.to_int16(x).astype(np.int16)
+        for clip in self.scenes.noise:
+            yield "noise", self.corpora.read(clip).astype(np.int16)
+
+
+def false_accept_peaks(scores: np.ndarray) -> list[float]:
+    """The peaks of one word's `scores [chunk]`, highest first, none within about a second of a higher one."""
+    peaks = []
+    left = scores.copy()
+    while len(left) and (top := float(left.max())) > 0.01:
+        at = int(left.argmax())
+        peaks.append(top)
+        left[max(at - DEAF_CHUNKS, 0) : at + DEAF_CHUNKS] = 0
+    return peaks
+
+
+def threshold_at(peaks: np.ndarray, hours: float, rate: float) -> float:
+    """The lowest threshold at which `peaks` (highest first) give at most `rate` false accepts an hour."""
+    allowed = int(rate * hours)
+    return float(np.nextafter(np.float32(peaks[allowed]), np.float32(2))) if len(peaks) > allowed else 0.01
+
+
+def equal_error_rate(same: np.ndarray, different: np.ndarray) -> tuple[float, float]:
+    """The rate at which false rejects equal false accepts, and its threshold."""
+    scores = np.concatenate([same, different])
+    own = np.concatenate([np.ones(len(same)), np.zeros(len(different))])
+    order = np.argsort(scores, kind="stable")
+    own = own[order]
+    rejects = np.cumsum(own) / len(same)
+    accepts = 1 - np.cumsum(1 - own) / len(different)
+    at = int(np.argmin(np.abs(rejects - accepts)))
+    return float((rejects[at] + accepts[at]) / 2), float(scores[order][at])
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Trials of one corpus: equal error rates, and the scores."""
+
+    one: float
+    five: float
+    threshold_five: float
+    people: int
+
+
+def verify(evaluation: Evaluation, corpora: tuple[str, ...], clips_each: int = 12) -> tuple[Verification, np.ndarray, np.ndarray]:
+    """One clip against one, and five enrolled against one, over the development people of `corpora`.
+
+    Only clips of 0.5 to 2.5 s; longer ones are cut to 2 s. All pairs of own clips, all pairs with others' clips."""
+    embedder = Embedder(evaluation.bundle, evaluation._student, evaluation._speaker)
+    people: list[np.ndarray] = []
+    for who, clips in by_speaker(evaluation.corpora, development=True).items():
+        if who.split("/")[0] not in corpora:
+            continue
+        chosen = [clips[i] for i in evaluation.rng.permutation(len(clips))[:clips_each]]
+        if len(chosen) == 1 and chosen[0].samples > 8 * RATE:  # one long take: its pieces
+            whole = evaluation.corpora.read(chosen[0])
+            takes = [whole[i : i + 2 * RATE] for i in range(0, len(whole) - 2 * RATE, 2 * RATE)]
+        else:
+            takes = [evaluation.corpora.read(c)[: 2 * RATE] for c in chosen]
+        vectors = [v for t in takes if (v := embedder.embed([t.astype(np.int16)])) is not None]
+        if len(vectors) >= 6:
+            people.append(np.stack(vectors))
+    return trials(people)
+
+
+def trials(people: list[np.ndarray]) -> tuple[Verification, np.ndarray, np.ndarray]:
+    """Equal error rates over `people`, each embeddings `[take, dim]` with at least six takes; and the five-v-one scores."""
+    means = np.stack([p[:5].mean(axis=0) / np.linalg.norm(p[:5].mean(axis=0)) for p in people])
+    same_one = np.concatenate([(p @ p.T)[np.triu_indices(len(p), 1)] for p in people])
+    firsts = np.stack([p[-1] for p in people])
+    lasts = np.stack([p[0] for p in people])
+    different_one = (firsts @ lasts.T)[~np.eye(len(people), dtype=bool)]
+    same_five = np.concatenate([p[5:] @ m for p, m in zip(people, means)])
+    different_five = np.concatenate([p[5:] @ np.delete(means, i, axis=0).T for i, p in enumerate(people)]).ravel()
+    one, _ = equal_error_rate(same_one, different_one)
+    five, threshold = equal_error_rate(same_five, different_five)
+    return Verification(one, five, threshold, len(people)), same_five, different_five
+
+
+def evaluate(bundle: Path, stores: list[Path], rooms: Path, *, gated: bool = True) -> dict[str, object]:
+    """All figures of the card, as a dict that `json` takes; also the operating points under `points`."""
+    evaluation = Evaluation(bundle, stores, rooms, gated=gated)
+    words = evaluation.words
+    peaks: list[list[float]] = [[] for _ in words]
+    seconds, sources = 0.0, dict[str, float]()
+    for name, samples in evaluation.negatives():
+        scores = evaluation.trace(samples)
+        seconds += len(samples) / RATE
+        sources[name] = round(sources.get(name, 0.0) + len(samples) / RATE / 3600, 3)
+        for w in range(len(words)):
+            peaks[w] += false_accept_peaks(scores[:, w])
+    hours = seconds / 3600
+    log.info("%.1f h of negatives: %s", hours, sources)
+    report: dict[str, object] = {"negative_hours": round(hours, 2), "sources": sources, "gated": gated}
+    table: dict[str, object] = {}
+    for w, word in enumerate(words):
+        clips = evaluation.scenes.words[w][False]
+        clean, noisy = evaluation.hits(clips), evaluation.hits(clips, 10.0)
+        synthetic = evaluation.scenes.words[w][True]
+        unheard = evaluation.hits(synthetic) if synthetic else np.zeros(0)
+        sorted_peaks = np.sort(np.array(peaks[w]))[::-1]
+        points = []
+        for rate in RATES:
+            threshold = threshold_at(sorted_peaks, hours, rate)
+            points.append(OperatingPoint(threshold, rate, float((clean < threshold).mean()), float((noisy < threshold).mean())))
+        table[word] = {"clips": len(clips), "points": [p.__dict__ for p in points], "synthetic_clips": len(unheard),
+                       "synthetic_missed": [float((unheard < p.threshold).mean()) if len(unheard) else None for p in points]}  # fmt: skip
+        log.info("%-13s %d clips, missed at %s FA/h: clean %s, 10 dB %s", word, len(clips), RATES,
+                 [round(100 * p.miss_rate, 2) for p in points], [round(100 * p.miss_rate_10db, 2) for p in points])  # fmt: skip
+    report["words"] = table
+    for name, corpora in (("gsc", ("gsc",)), ("all", ("gsc", "speechocean", "libri", "arabic", "dsp20"))):
+        result, same, different = verify(evaluation, corpora)
+        log.info("speakers %s: %d people, EER one v one %.2f %%, five v one %.2f %%", name, result.people, 100 * result.one, 100 * result.five)
+        one_percent = float(np.quantile(different, 0.99))
+        report[f"speakers_{name}"] = {"people": result.people, "eer_one": result.one, "eer_five": result.five, "threshold_eer_five": result.threshold_five,
+                                      "threshold_1_percent_fa": one_percent, "miss_at_1_percent_fa": float((same < one_percent).mean())}  # fmt: skip
+    return report
+
+
+def points_of(report: dict[str, object]) -> dict[str, list[OperatingPoint]]:
+    words = json.loads(json.dumps(report["words"]))
+    return {word: [OperatingPoint(**p) for p in body["points"]] for word, body in words.items()}
+
+

