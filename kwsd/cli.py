@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DaemonError as error:
         return _fail({"permission_denied": NO_PERMISSION, "not_saved": CANNOT_CREATE}.get(error.code, UNAVAILABLE), error)
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - whoever read us has gone; nothing may be flushed to it at exit
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - whoever read us has gone; nothing may be flushed to it at exit
         return 0
     except KeyboardInterrupt:
         return 130
@@ -80,7 +80,12 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     run = verb("run", _run, "the daemon", "config", "words", "socket", "json")
-    run.add_argument("--source", default="mic", metavar="SOURCE", help="mic (default), a recording, - for raw PCM on standard input, or auto: mic, and where there is none the bundled recording")
+    run.add_argument(
+        "--source",
+        default="mic",
+        metavar="SOURCE",
+        help="mic (default), a recording, - for raw PCM on standard input, or auto: mic, else the bundled recording",
+    )
     run.add_argument("--rate", type=int, default=16000, help="sample rate of raw PCM (default 16000)")
     run.add_argument("--channels", type=int, default=1, help="channels of raw PCM (default 1)")
     run.add_argument("--realtime", action="store_true", help="go through a recording no faster than it was spoken")
@@ -153,7 +158,8 @@ def _sentence(body: dict[str, Any]) -> str:
     who = body.get("speaker")
     by = f" by {who['name']} ({who['score']:.2f}{'' if who['verified'] else ', not verified'})" if who else ""
     what = "wake" if body["type"] == "wake" else f"rejected ({body['reason'].replace('_', ' ')})"
-    return f"{what}: “{body['word'].replace('_', ' ')}”{by}, score {body['score']:.3f} of {body['threshold']:.3f}, {body['start'] / 16000:.2f}–{body['end'] / 16000:.2f} s"
+    word = body["word"].replace("_", " ")
+    return f"{what}: “{word}”{by}, score {body['score']:.3f} of {body['threshold']:.3f}, {body['start'] / 16000:.2f}–{body['end'] / 16000:.2f} s"
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -335,7 +341,9 @@ class _Bar:
         self._done += seconds
         if self._shows and self._total:
             share = min(self._done / self._total, 1.0)
-            print(f"\r{'█' * int(40 * share):40s} {100 * share:3.0f} %  {self._done / 60:.1f} of {self._total / 60:.1f} min", end="", file=sys.stderr, flush=True)
+            print(
+                f"\r{'█' * int(40 * share):40s} {100 * share:3.0f} %  {self._done / 60:.1f} of {self._total / 60:.1f} min", end="", file=sys.stderr, flush=True
+            )
 
     def close(self) -> None:
         if self._shows:

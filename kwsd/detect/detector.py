@@ -23,6 +23,8 @@ from kwsd.model.student import Frames, SpeakerEncoder, State, Student
 
 SPAN_CHUNKS = (10, 25)
 """Fewest and most chunks of a triggered span that the speaker head gets: 0.8 to 2 s."""
+TYPICAL_WORD_S = 0.7
+"""Length that a word is given where its frames are gone."""
 EXTRA_CHUNKS = 10
 """Look-back beyond the receptive field, so that the frames of a span that began before the gate opened are right too."""
 
@@ -64,10 +66,13 @@ class Detector:
         self.chunk = bundle.chunk_samples
         self._warmup = bundle.receptive_chunks - 1 + bundle.smoothing_chunks - 1 + EXTRA_CHUNKS
         front = bundle.front_end
-        self._audio = Ring(self._warmup * self.chunk + front.history_samples + self.chunk, np.int16)
-        keep = self._warmup + SPAN_CHUNKS[1] + 1
+        # A run of chunks is appended before it is encoded: its look-back must still be there then.
+        self._longest_run = self._warmup // 2
+        self._audio = Ring((self._warmup + self._longest_run) * self.chunk + front.history_samples, np.int16)
+        keep = self._warmup + self._longest_run + SPAN_CHUNKS[1]
         self._high = Ring(keep, np.float32, (self._student.embedding_dim,))
         self._low = Ring(keep, np.float32, (self._student.frames_per_chunk // 2, self._student.tap_dim))
+        self._timing = Ring(keep, np.float32, (2,))
         self._state: State = self._student.zero_state()
         self._rest = np.zeros(0, np.int16)
         self.end = 0
@@ -106,8 +111,7 @@ class Detector:
         whole = len(joined) // self.chunk * self.chunk
         self._rest = joined[whole:].copy()
         events: list[Wake] = []
-        # A run of at most half the look-back at once: the ring must still hold what an opening gate needs.
-        step = max(self._warmup // 2, 1) * self.chunk
+        step = self._longest_run * self.chunk
         for at in range(0, whole, step):
             events += self._run(joined[at : min(at + step, whole)])
         return events
@@ -122,8 +126,7 @@ class Detector:
         self._withhold_until = self._origin + self.bundle.receptive_chunks
         self._state = self._student.zero_state()
         self._audio.restart(self.end)
-        self._high.restart(self._fed)
-        self._low.restart(self._fed)
+        self._restart_frames(self._fed)
         for trigger in self.triggers.values():
             trigger.clear()
 
@@ -168,9 +171,7 @@ class Detector:
                 firing = trigger.step(float(posteriors[k, n]), at)
                 scores[chunk - begin, n] = trigger.score
                 if firing:
-                    where = k - (at - firing.at) // self.chunk
-                    timing = frames.timing[where] if where >= 0 else np.array([0.8, 0.0])
-                    events.append(self._wake(word, firing, timing) if firing.kind == "wake" else self._rejected(word, firing, timing))
+                    events.append(self._wake(word, firing) if firing.kind == "wake" else self._rejected(word, firing))
         self._trace(begin, scores)
         return events
 
@@ -181,15 +182,15 @@ class Detector:
             start = self._fed
         else:
             self._state = self._student.zero_state()
-            self._high.restart(start)
-            self._low.restart(start)
+            self._restart_frames(start)
         first = start * self.chunk - self.bundle.front_end.history_samples
-        padding = max(self._audio.begin - first, 0)
+        padding = max(self._origin * self.chunk - first, 0)
         samples = np.asarray(self._audio.read(first + padding, end * self.chunk), np.float32)
         mel = self.bundle.front_end(np.pad(samples, (padding, 0)))
         frames, self._state = self._student.step(mel, self._state)
         self._high.append(frames.embedding)
         self._low.append(frames.tap)
+        self._timing.append(frames.timing)
         self.encoded_chunks += end - start
         self._fed = end
         return frames, start
@@ -198,22 +199,28 @@ class Detector:
         if self._on_trace:
             self._on_trace(Trace((begin + 1 + np.arange(len(scores), dtype=np.int64)) * self.chunk, scores))
 
-    def _rejected(self, word: str, firing: Firing, timing: np.ndarray | None = None) -> Wake:
+    def _restart_frames(self, chunk: int) -> None:
+        for ring in (self._high, self._low, self._timing):
+            ring.restart(chunk)
+
+    def _rejected(self, word: str, firing: Firing) -> Wake:
         assert firing.kind != "wake"
-        start, end = self._span(firing.at, timing if timing is not None else np.array([0.8, 0.0]))
+        start, end = self._span(firing.at)
         return Wake(word, round(firing.score, 6), self.triggers[word].threshold, start, end, reason=firing.kind)
 
-    def _wake(self, word: str, firing: Firing, timing: np.ndarray) -> Wake:
-        start, end = self._span(firing.at, timing)
+    def _wake(self, word: str, firing: Firing) -> Wake:
+        start, end = self._span(firing.at)
         match = self.identify(start, firing.at)
         wake = Wake(word, round(firing.score, 6), self.triggers[word].threshold, start, end, speaker=match)
         require = self._config.speaker.require
         allowed = require == "anyone" or (match is not None and match.verified and (require == "enrolled" or match.name in require))
         return wake if allowed else replace(wake, reason="wrong_speaker")
 
-    def _span(self, at: int, timing: np.ndarray) -> tuple[int, int]:
-        """Where the word lies, of which the head says at sample `at` how long ago it began and ended."""
-        began, ended = float(timing[0]), float(timing[1])
+    def _span(self, at: int) -> tuple[int, int]:
+        """Where the word lies that was decided at sample `at`: the head says how long ago it began and ended."""
+        chunk = at // self.chunk - 1
+        known = self._timing.begin <= chunk < self._timing.end
+        began, ended = (float(t) for t in self._timing.read(chunk, chunk + 1)[0]) if known else (TYPICAL_WORD_S, 0.0)
         end = min(at - round(ended * SAMPLE_RATE), at)
         start = max(at - round(began * SAMPLE_RATE), end - 2 * SAMPLE_RATE, 0)
         return min(start, max(end - SAMPLE_RATE // 10, 0)), end
@@ -233,4 +240,4 @@ class Detector:
         begin = max(begin, last - SPAN_CHUNKS[1], self._high.begin)
         if last - begin < self._speaker.min_chunks or last > self._high.end:
             return None
-        return self._speaker(self._low.read(begin, last), self._high.read(begin, last))  # type: ignore[arg-type]
+        return self._speaker(self._low.read(begin, last), self._high.read(begin, last))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,9 @@ class Bundle:
     """Chunks, the present one included, that a posterior depends on."""
     smoothing_chunks: int
     speaker_threshold: float
-    front_end: LogMel
-    student: bytes
-    speaker: bytes
+    front_end: LogMel = field(repr=False)
+    student: bytes = field(repr=False)
+    speaker: bytes = field(repr=False)
 
 
 def default_path() -> Path:

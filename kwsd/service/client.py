@@ -45,6 +45,7 @@ def _unreachable(path: Path, error: OSError) -> DaemonError:
     why = {
         FileNotFoundError: "no daemon runs there; start it with `kwsd run` or `systemctl start kwsd`",
         ConnectionRefusedError: "the daemon that made it is gone; start it again",
+        TimeoutError: "something holds it, and does not answer; restart the daemon",
         PermissionError: "you may not connect; join the group that the socket belongs to, then log in again",
     }.get(type(error), str(error))
     return DaemonError("unreachable", f"{path}: {why}")
@@ -115,9 +116,12 @@ class Connection:
             raise DaemonError("closed", f"the daemon has closed the connection ({error.strerror})") from error
 
     def events(self, types: list[str] | None = None, words: list[str] | None = None) -> Iterator[Body]:
-        """Subscribe, and yield events as they come, for ever; ends when the daemon does."""
-        wanted = {k: v for k, v in (("types", types), ("words", words)) if v is not None}
+        """Subscribe now; the events as they come, for ever; ends when the daemon does. Raises DaemonError."""
+        wanted: Body = {k: v for k, v in (("types", types), ("words", words)) if v is not None}
         self.request("subscribe", **wanted)
+        return self._events()
+
+    def _events(self) -> Iterator[Body]:
         self._socket.settimeout(None)
         while True:
             if self._waiting:

@@ -14,6 +14,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from kwsd import config as configuration
 from kwsd.config import Config, ConfigError
@@ -31,6 +32,7 @@ from kwsd.service.requests import Service
 from kwsd.service.server import serving
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,8 @@ async def run(asked: Run) -> int:
         stop.set()
 
     listener = Listener(
-        asked.config, detector, emit=lambda event: loop.call_soon_threadsafe(publish, event),
-        done=lambda error: loop.call_soon_threadsafe(done, error), recording=recording,
+        asked.config, detector, emit=lambda event: _cross(loop, publish, event),
+        done=lambda error: _cross(loop, done, error), recording=recording,
     )  # fmt: skip
 
     async def reload() -> None:
@@ -116,6 +118,12 @@ async def run(asked: Run) -> int:
         await asyncio.sleep(0)  # events that crossed over with the end are published before the backlogs are looked at
         await hub.drain(5.0 if recording is not None and not failure else 0.2)
     return 70 if failure else 0
+
+
+def _cross(loop: asyncio.AbstractEventLoop, tell: Callable[[T], None], what: T) -> None:
+    """From the listener's thread to the event loop; here and nowhere else."""
+    with contextlib.suppress(RuntimeError):  # the loop has closed: nobody is left to tell
+        loop.call_soon_threadsafe(tell, what)
 
 
 def _status(service: Service, event: Microphone | None) -> str:

@@ -57,8 +57,8 @@ def _models(config: Config) -> Iterator[Finding]:
         yield Finding("words", False, f"no model of {', '.join(unknown)}", f"set words to some of {', '.join(bundle.words)}")
     folder = config.state_directory()
     good, bad = VoiceprintStore(folder, bundle.encoder_id).load_all()
-    for error in bad:
-        yield Finding("voiceprints", False, str(error), "kwsd enroll NAME")
+    for damaged in bad:
+        yield Finding("voiceprints", False, str(damaged), "kwsd enroll NAME")
     if folder.exists() and not os.access(folder, os.R_OK | os.X_OK):
         yield Finding("voiceprints", True, f"{folder} is the daemon's own; `kwsd speakers` asks it")
     elif not bad:
@@ -101,7 +101,12 @@ def _microphone(config: Config, daemon_runs: bool) -> Iterator[Finding]:
         if nodes and not any(os.access(n, os.R_OK | os.W_OK) for n in nodes):
             mine = {grp.getgrgid(g).gr_name for g in os.getgroups()}
             why = "" if "audio" in mine else "; you are not in the group audio"
-            yield Finding("microphone", False, f"there are {len(nodes)} sound devices, and you may use none of them{why}", "sudo usermod -aG audio $USER   (then log in again)")
+            yield Finding(
+                "microphone",
+                False,
+                f"there are {len(nodes)} sound devices, and you may use none of them{why}",
+                "sudo usermod -aG audio $USER   (then log in again)",
+            )
         else:
             yield Finding("microphone", False, "no input device at all", "plug a microphone in; on a desktop, see that PipeWire or PulseAudio runs: pactl info")
         return
@@ -120,7 +125,9 @@ def _listen_once(config: Config, seconds: float = 1.0) -> Finding:
         return Finding("microphone", False, str(error), mend)
     level = max((level_dbfs(b) for b in blocks), default=-100.0)
     if level <= -90:
-        return Finding("microphone", False, f"{microphone.name} delivers silence ({level:.0f} dBFS)", "unmute it: alsamixer, or pactl set-source-mute @DEFAULT_SOURCE@ 0")
+        return Finding(
+            "microphone", False, f"{microphone.name} delivers silence ({level:.0f} dBFS)", "unmute it: alsamixer, or pactl set-source-mute @DEFAULT_SOURCE@ 0"
+        )
     return Finding("microphone", True, f"{microphone.name}, {microphone.rate} Hz, peaks at {level:.0f} dBFS")
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from kwsd.audio.files import AudioFileError, read_all
 from kwsd.config import Config
@@ -39,7 +40,7 @@ def guide(daemon: Connection, name: str, word: str | None, voice: Voice) -> int:
         for n, (kind, text) in enumerate(steps):
             while True:
                 voice.ask(text, n + 1, len(steps))
-                fields = {"word": word} if kind == "word" else {}
+                fields: dict[str, Any] = {"word": word} if kind == "word" else {}
                 try:
                     take = daemon.request("enroll.next", kind=kind, timeout_s=20, on_level=voice.level, **fields)
                 except DaemonError as error:
@@ -83,10 +84,8 @@ def from_recordings(daemon: Connection, name: str, paths: Sequence[Path]) -> tup
 
 
 def _abort(daemon: Connection) -> None:
-    try:
+    with contextlib.suppress(DaemonError):  # where the connection is what failed, the daemon has forgotten the session with it
         daemon.request("enroll.abort")
-    except DaemonError:
-        pass  # the connection is what failed; the daemon has forgotten the session with it
 
 
 def without_daemon(config: Config, name: str, paths: Sequence[Path]) -> tuple[int, list[str]]:

@@ -159,7 +159,7 @@ async def serving(path: Path, config: SocketConfig, hub: Hub, hello: Callable[[]
                     client.send(protocol.error("busy", f"{len(clients)} clients are connected, and no more may be"))
                 client.close()
                 return
-            task = loop.create_task(_serve(client, config, hub, hello, dispatch, gone))
+            task = loop.create_task(_serve(client, config, hub, hello, dispatch))
             clients.add(task)
             task.add_done_callback(clients.discard)
 

@@ -137,5 +137,3 @@ def load_encoder(path: Path) -> Encoder:
     encoder = Encoder()
     encoder.load_state_dict(torch.load(path, weights_only=True)["encoder"])
     return encoder.eval().requires_grad_(False)
-
-

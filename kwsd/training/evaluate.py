@@ -193,5 +193,3 @@ def evaluate(bundle: Path, stores: list[Path], rooms: Path, *, gated: bool = Tru
 def points_of(report: dict[str, object]) -> dict[str, list[OperatingPoint]]:
     words = json.loads(json.dumps(report["words"]))
     return {word: [OperatingPoint(**p) for p in body["points"]] for word, body in words.items()}
-
-

@@ -60,7 +60,7 @@ class Encoder(nn.Module):
         self.last = TimeConv(96, self.embedding_dim, 3, 1)
 
     def stateful(self) -> list[TimeConv]:
-        return [self.first, *self.along, self.last]  # type: ignore[list-item]
+        return [self.first, *self.along, self.last]
 
     def zero_state(self, batch: int = 1) -> list[Tensor]:
         device = self.last.weight.device

@@ -36,7 +36,7 @@ LEAD_CHUNKS = 6
 
 @dataclass(frozen=True)
 class Settings:
-    steps: int = 4500
+    steps: int = 3000
     batch: int = 96
     crop_chunks: tuple[int, int] = (10, 24)
     """Length of a crop in chunks of 80 ms, drawn anew for each batch."""
@@ -159,7 +159,7 @@ def train(stores: list[Path], rooms: Path, encoder_path: Path, out: Path, settin
     if out.exists():
         saved = torch.load(out, weights_only=True)
         for name, part in (("head", head), ("project", project), ("softmax", softmax), ("optimiser", optimiser), ("schedule", schedule)):
-            part.load_state_dict(saved[name])  # type: ignore[attr-defined]
+            part.load_state_dict(saved[name])
         first = saved["step"]
         log.info("resuming %s at step %d", out, first)
     batches = iter(DataLoader(Crops(stores, rooms, settings, settings.seed + first), batch_size=None, num_workers=1, prefetch_factor=4))

