@@ -49,7 +49,9 @@ def test_blocks_add_up_whatever_their_size(tmp_path_factory: pytest.TempPathFact
 
 
 def wav_header(data: bytes, said: int) -> bytes:
-    return b"RIFF" + struct.pack("<I", 36 + said) + b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, 16000, 32000, 2, 16) + b"data" + struct.pack("<I", said) + data
+    return (
+        b"RIFF" + struct.pack("<I", 36 + said) + b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, 16000, 32000, 2, 16) + b"data" + struct.pack("<I", said) + data
+    )
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ class Student(nn.Module):
 
     def __init__(self, encoder: Encoder, head: WakeHead) -> None:
         super().__init__()
-        self.encoder, self.head = encoder.eval(), head.eval()
+        self.encoder, self.head = encoder, head
+        self.eval()
 
     def forward(self, mel: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         embedding, tap, after = self.encoder(mel, list(state[:-1]))

@@ -1,0 +1,189 @@
+"""Training code against worked numbers, and the exported graphs against torch."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kwsd.model import bundle as bundles
+from kwsd.model.student import SpeakerEncoder, Student
+from kwsd.training import evaluate, export, stages
+from kwsd.training.augment import Rooms, change_speed, gain_to, level_dbfs, mix
+from kwsd.training.corpora import Clip, Corpora, speech_span
+from kwsd.training.encoder import wake_loss
+from kwsd.training.network import Encoder, SpeakerHead, WakeHead
+from kwsd.training.scenes import Scenes
+from kwsd.training.speaker import MarginSoftmax
+from kwsd.training.synthesize import espeak_variants
+
+
+@pytest.fixture(scope="module")
+def networks() -> tuple[Encoder, WakeHead, SpeakerHead]:
+    torch.manual_seed(1)
+    parts = Encoder(), WakeHead(), SpeakerHead()
+    for part in parts:
+        for module in part.modules():
+            if isinstance(module, torch.nn.BatchNorm1d):
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2)
+        part.eval().requires_grad_(False)
+    return parts
+
+
+def test_the_exported_graphs_equal_torch(networks: tuple[Encoder, WakeHead, SpeakerHead], bundle: bundles.Bundle, tmp_path: Path) -> None:
+    encoder, wake, speaker = networks
+    export.export(encoder, wake, speaker, bundle.front_end, tmp_path)
+    exported = bundles.load(tmp_path)
+    student, head = Student(exported), SpeakerEncoder(exported)
+    mel = torch.randn(1, 8 * 40, 32)
+    embedding, tap, _ = encoder(mel, encoder.zero_state())
+    logits, timing, _ = wake(embedding, wake.zero_state())
+    state, parts, at = student.zero_state(), [], 0
+    for chunks in (1, 2, 7, 1, 20, 9):
+        frames, state = student.step(mel[0, 8 * at : 8 * (at + chunks)].numpy(), state)
+        parts.append(frames)
+        at += chunks
+    for got, want in (("logits", logits), ("timing", timing), ("embedding", embedding), ("tap", tap)):
+        joined = np.concatenate([getattr(p, got) for p in parts]).reshape(want[0].shape)
+        assert np.abs(joined - want[0].numpy()).max() < 1e-4, got
+    whole = head(np.concatenate([p.tap for p in parts]), np.concatenate([p.embedding for p in parts]))
+    assert np.abs(whole - speaker(tap, embedding)[0].numpy()).max() < 1e-5
+    assert exported.encoder_id != bundle.encoder_id
+    assert export.macs_per_second(tmp_path / "student.onnx") > 10_000_000
+
+
+def test_the_receptive_field_is_what_the_bundle_says(networks: tuple[Encoder, WakeHead, SpeakerHead]) -> None:
+    encoder, wake, _ = networks
+    mel = torch.randn(1, 8 * 60, 32)
+    changed = mel.clone()
+    changed[:, : 8 * 30] += 1.0
+
+    def logits(x: torch.Tensor) -> torch.Tensor:
+        return wake(encoder(x, encoder.zero_state())[0], wake.zero_state())[0]
+
+    depends = (logits(mel) - logits(changed)).abs().amax(dim=(0, 2)) > 1e-6
+    # chunk 29 is the last that was changed; the last output that sees it is that of chunk 29 + receptive - 1
+    assert int(depends.nonzero().max()) == 29 + export.receptive_chunks() - 1
+    assert not depends[29 + export.receptive_chunks() :].any()
+
+
+def test_wake_loss_by_hand() -> None:
+    logits = torch.tensor([[[2.0], [5.0], [1.0], [-1.0], [0.0], [3.0]]])
+    labels = torch.tensor([[[1], [1], [0], [0], [0], [-1]]])
+    # best of the firing frames: 5; elsewhere 1, 0, -1 and, for want of a fourth, -30; the ignored 3 counts nowhere
+    want = math.log1p(math.exp(-5)) + 0.25 * sum(math.log1p(math.exp(v)) for v in (1.0, 0.0, -1.0, -30.0))
+    assert wake_loss(logits, labels).item() == pytest.approx(want, rel=1e-5)
+    nothing = wake_loss(logits, torch.zeros_like(labels))
+    assert nothing.item() == pytest.approx(0.25 * sum(math.log1p(math.exp(v)) for v in (5.0, 3.0, 2.0, 1.0)), rel=1e-5)
+
+
+def test_margin_softmax_by_hand() -> None:
+    loss = MarginSoftmax(2, 2, scale=4.0)
+    loss.weight.data = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    angle = math.radians(30)
+    embedding = torch.tensor([[math.cos(angle), math.sin(angle)]])
+    own, other = 4 * math.cos(angle + 0.25), 4 * math.cos(math.radians(60))
+    want = -own + math.log(math.exp(own) + math.exp(other))
+    assert loss(embedding, torch.tensor([0]), 0.25).item() == pytest.approx(want, rel=1e-5)
+    flipped = loss(-embedding, torch.tensor([0]), 0.8)  # past pi the line goes on
+    assert flipped.item() > loss(-embedding, torch.tensor([0]), 0.5).item()
+
+
+def test_equal_error_rate_by_hand() -> None:
+    assert evaluate.equal_error_rate(np.array([0.9, 0.8]), np.array([0.1, 0.2]))[0] == 0.0
+    rate, _ = evaluate.equal_error_rate(np.array([0.9, 0.8, 0.7, 0.2]), np.array([0.1, 0.3, 0.15, 0.75]))
+    assert rate == pytest.approx(0.25)
+    swapped, _ = evaluate.equal_error_rate(np.array([0.1, 0.2]), np.array([0.8, 0.9]))
+    assert swapped == 1.0
+
+
+def test_false_accepts_and_thresholds_by_hand() -> None:
+    scores = np.zeros(100, np.float32)
+    scores[[10, 12, 50, 90]] = 0.9, 0.95, 0.4, 0.6
+    peaks = evaluate.false_accept_peaks(scores)
+    assert peaks == pytest.approx([0.95, 0.6, 0.4])
+    assert evaluate.threshold_at(np.array(peaks), hours=2.0, rate=0.1) > 0.95
+    assert 0.6 < evaluate.threshold_at(np.array(peaks), hours=2.0, rate=0.5) <= 0.61
+    assert evaluate.threshold_at(np.array(peaks), hours=2.0, rate=5) == 0.01
+
+
+def test_trials_over_people() -> None:
+    rng = np.random.default_rng(0)
+    centres = np.eye(8)
+    people = [c + 0.05 * rng.normal(size=(8, 8)) for c in centres]
+    people = [p / np.linalg.norm(p, axis=1, keepdims=True) for p in people]
+    result, same, different = evaluate.trials(people)
+    assert (result.one, result.five, result.people) == (0.0, 0.0, 8)
+    assert same.min() > different.max()
+
+
+def test_levels_speed_and_mixing() -> None:
+    tone = (10000 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)).astype(np.float32)
+    assert level_dbfs(gain_to(tone, -26)) == pytest.approx(-26, abs=0.01)
+    assert len(change_speed(tone, 1.25)) == pytest.approx(12800, abs=1)
+    assert np.argmax(np.abs(np.fft.rfft(change_speed(tone, 0.8)[:16000]))) == pytest.approx(352, abs=1)
+    noise = np.random.default_rng(0).normal(size=16000).astype(np.float32)
+    added = mix(tone, noise, 10.0) - tone
+    assert level_dbfs(tone) - 10 * np.log10(np.mean(added**2) / 32768**2) == pytest.approx(10, abs=0.1)
+
+
+def test_rooms_keep_the_direct_sound_in_place(tmp_path: Path) -> None:
+    rirs = np.zeros((6, 2000), np.float16)
+    rirs[:, 300], rirs[:, 900] = 0.5, 0.1
+    np.savez(tmp_path / "rirs.npz", rirs=rirs)
+    x = np.zeros(4000, np.float32)
+    x[1000] = 1000
+    y = Rooms(tmp_path / "rirs.npz").reverberate(x, np.random.default_rng(0))
+    assert abs(int(np.argmax(y)) - 1000) <= 8
+    assert np.mean(y**2) == pytest.approx(np.mean(x**2), rel=0.01)
+
+
+def test_speech_is_found_amid_silence() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(0, 5, 32000).astype(np.float32)
+    x[8000:16000] += rng.normal(0, 2000, 8000).astype(np.float32)
+    start, end = speech_span(x)
+    assert abs(start - 8000) <= 400
+    assert abs(end - 16000) <= 400
+
+
+def test_the_split_keeps_speakers_apart_and_labels_follow_the_words(tmp_path: Path) -> None:
+    clips = [Clip(0, n * 100, 100, "pico", f"s{n % 20}", "computer") for n in range(200)]
+    for speaker in {c.speaker for c in clips}:
+        assert len({c.development for c in clips if c.speaker == speaker}) == 1
+    assert 0 < sum(c.development for c in clips) < len(clips) / 2
+    folder = tmp_path / "store"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    np.save(folder / "audio.npy", rng.normal(0, 1000, 16000 * 40).astype(np.int16))
+    rows = ["start\tsamples\tcorpus\tspeaker\tlabel"]
+    words = ("alexa", "computer", "jarvis", "smart_mirror", "snowboy", "view_glass")
+    rows += [f"{n * 16000}\t16000\tpico\ta{n % 7}\t{words[n % 6]}" for n in range(30)]
+    rows += [f"{n * 16000}\t16000\tgsc\tb{n}\tgo" for n in range(30, 40)]
+    (folder / "manifest.tsv").write_text("\n".join(rows) + "\n")
+    np.savez(tmp_path / "rirs.npz", rirs=np.eye(10, 2000, dtype=np.float16))
+    scenes = Scenes(Corpora(folder), tmp_path / "rirs.npz", seed=3)
+    scenes.words = [{False: scenes.words[w][False] or scenes.words[1][False] or [c for c in scenes.corpora.clips if c.word >= 0], True: []} for w in range(6)]
+    scene = scenes.draw(64000, word_share=0.8)
+    assert scene.clean.shape == scene.heard.shape == (64000,)
+    assert np.abs(scene.heard).max() <= 32768
+    labels = scenes.labels([(1, 16000, 32000)], 50)
+    ends = 1280 * (np.arange(50) + 1)
+    assert set(np.flatnonzero(labels[:, 1] == 1)) == set(np.flatnonzero((ends >= 31200) & (ends <= 36800)))
+    assert (labels[:, 0] == 0).all()
+
+
+def test_settings_are_changed_by_name() -> None:
+    from kwsd.training.wake import Settings
+
+    assert stages._changed(Settings(), ["steps=7", "rate=0.5"]) == Settings(steps=7, rate=0.5)
+    with pytest.raises(ValueError, match="no setting 'stps' here; there are"):
+        stages._changed(Settings(), ["stps=7"])
+
+
+def test_there_are_many_rough_voices() -> None:
+    assert len(espeak_variants()) > 50
