@@ -124,7 +124,7 @@ def raw_client() -> Iterator[Callable[[Path], socket.socket]]:
         opened.append(sock)
         sock.settimeout(10)
         sock.connect(str(path))
-        while not sock.recv(1) == b"\n":
+        while sock.recv(1) != b"\n":
             pass
         return sock
 

@@ -182,8 +182,8 @@ def test_loss_and_return_are_told_the_index_moves_on_and_it_keeps_beating(portau
 def test_an_error_of_ours_is_not_a_lost_microphone(portaudio: FakePortAudio, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     config, ends = Config(), list[BaseException | None]()
     detector = Detector(config, bundle)
-    monkeypatch.setattr(detector, "feed", lambda samples: 1 / 0)
-    listener = Listener(config, detector, lambda event: None, ends.append)
+    monkeypatch.setattr(detector, "feed", lambda _: 1 / 0)
+    listener = Listener(config, detector, lambda _: None, ends.append)
     with listener.running():
         listener.go()
         wait_for(lambda: ends)

@@ -47,7 +47,7 @@ def test_defaults_and_the_round_trip() -> None:
 
 
 def test_missing_and_unreadable_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot read the configuration .*nope.yaml"):
+    with pytest.raises(ConfigError, match=r"cannot read the configuration .*nope.yaml"):
         config.load(tmp_path / "nope.yaml")
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match=r"b.yaml"):

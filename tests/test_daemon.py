@@ -220,9 +220,8 @@ def test_bad_requests_are_answered_and_the_daemon_lives_on(start: Start, endless
         binary.sendall(os.urandom(50).replace(b"\n", b"x") + b"\n")
         assert b"malformed" in binary.recv(1000)
         huge = raw_client(daemon.socket)
-        with pytest.raises(OSError):  # noqa: PT011 - reset or broken pipe, as the kernel likes
-            for _ in range(100):
-                huge.sendall(b"x" * 65536)
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            huge.sendall(b"x" * (100 * 65536))
         for _ in range(6):
             binary.sendall(b"junk\n")
         answer = b""
@@ -261,7 +260,7 @@ def test_a_full_disk_is_an_answer_and_the_voiceprint_before_it_stays(start: Star
         enrol()
         before = (daemon.state / "ann.voiceprint").read_bytes()
         resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (1000, 1000))
-        with pytest.raises(DaemonError, match="could not be saved .*; nothing was changed"):
+        with pytest.raises(DaemonError, match=r"could not be saved .*; nothing was changed"):
             enrol()
         assert (daemon.state / "ann.voiceprint").read_bytes() == before
         assert client.request("status")["speakers"] == ["ann"]
@@ -278,7 +277,8 @@ def test_strangers_may_subscribe_but_not_enrol(start: Start, tmp_path: Path, end
 import json, os, socket
 s = socket.socket(socket.AF_UNIX); os.setgid(65534); os.setuid(65534); s.connect({str(daemon.socket)!r})
 f = s.makefile("rwb"); f.readline()
-for kind, more in (("subscribe", {{}}), ("status", {{}}), ("audio", dict(start=0, end=9)), ("enroll.begin", dict(name="x")), ("reload", {{}}), ("speakers.delete", dict(name="x"))):
+audio, name = dict(start=0, end=9), dict(name="x")
+for kind, more in (("subscribe", {{}}), ("status", {{}}), ("audio", audio), ("enroll.begin", name), ("reload", {{}}), ("speakers.delete", name)):
     f.write(json.dumps(dict(type=kind, id=kind, **more)).encode() + b"\\n"); f.flush()
     while True:
         body = json.loads(f.readline())

@@ -31,6 +31,8 @@ def networks() -> tuple[Encoder, WakeHead, SpeakerHead]:
                 module.running_mean.normal_()
                 module.running_var.uniform_(0.5, 2)
         part.eval().requires_grad_(False)
+    for weight in parts[0].parameters():
+        weight.mul_(2.5)  # else little of the input is left after twenty layers of random weights
     return parts
 
 

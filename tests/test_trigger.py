@@ -1,5 +1,7 @@
 """The trigger's rules, as tables and as invariants."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,4 +62,4 @@ def test_invariants(posteriors: list[float], refractory: int, smoothing: int) ->
     wakes = [f for f in firings if f.kind == "wake"]
     assert all(f.score >= 0.5 for f in firings if f.kind != "near_miss")
     assert all(0.25 <= f.score < 0.5 for f in firings if f.kind == "near_miss")
-    assert all(b.at - a.at >= max(refractory, 1) * CHUNK for a, b in zip(wakes, wakes[1:], strict=False))
+    assert all(b.at - a.at >= max(refractory, 1) * CHUNK for a, b in pairwise(wakes))

@@ -75,7 +75,7 @@ def test_unreadable(store: VoiceprintStore, monkeypatch: pytest.MonkeyPatch) -> 
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
-    with pytest.raises(VoiceprintError, match="may not be read .*0600"):
+    with pytest.raises(VoiceprintError, match=r"may not be read .*0600"):
         store.load("ann")
 
 
