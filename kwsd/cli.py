@@ -7,6 +7,7 @@ Exit codes are those of sysexits.h: 64 usage, 65 bad data, 66 no input, 69 unava
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ from typing import Any
 
 from kwsd import __version__, config
 from kwsd.config import Config, ConfigError, Word
-from kwsd.service.client import DaemonError, connect
+from kwsd.service.client import Connection, DaemonError, connect
 
 USAGE, DATA, NO_INPUT, UNAVAILABLE, CANNOT_CREATE, NO_PERMISSION, CONFIGURATION = 64, 65, 66, 69, 73, 77, 78
 
@@ -142,6 +143,16 @@ def _overrides(arguments: argparse.Namespace) -> Callable[[Config], Config]:
     return change
 
 
+def _daemon(arguments: argparse.Namespace) -> Connection:
+    """A connection to the socket that was named, else to the configured one, else to the usual one."""
+    path = arguments.socket
+    if path is None and "KWSD_SOCKET" not in os.environ:
+        with contextlib.suppress(ConfigError):  # a broken configuration is the daemon's to complain about
+            named = config.load(getattr(arguments, "config", None)).socket.path
+            path = Path(named) if named else None
+    return connect(path)
+
+
 def _loaded(arguments: argparse.Namespace) -> Config:
     return _overrides(arguments)(config.load(arguments.config))
 
@@ -189,7 +200,7 @@ def _enroll(arguments: argparse.Namespace) -> int:
             return _fail(USAGE, "--state needs --wav: only the daemon listens to the microphone")
         takes, refused = guide.without_daemon(_loaded(arguments), arguments.speaker, arguments.wav)
     else:
-        with connect(arguments.socket) as daemon:
+        with _daemon(arguments) as daemon:
             if arguments.wav:
                 takes, refused = guide.from_recordings(daemon, arguments.speaker, arguments.wav)
             else:
@@ -222,7 +233,7 @@ class _Terminal:
 
 
 def _speakers(arguments: argparse.Namespace) -> None:
-    with connect(arguments.socket) as daemon:
+    with _daemon(arguments) as daemon:
         if arguments.delete:
             daemon.request("speakers.delete", name=arguments.delete)
         body = daemon.request("speakers")
@@ -238,7 +249,7 @@ def _speakers(arguments: argparse.Namespace) -> None:
 
 
 def _events(arguments: argparse.Namespace) -> None:
-    with connect(arguments.socket) as daemon:
+    with _daemon(arguments) as daemon:
         for n, body in enumerate(daemon.events(arguments.types, arguments.words), 1):
             _print_event(body, arguments.json)
             if n == arguments.count:
@@ -246,7 +257,7 @@ def _events(arguments: argparse.Namespace) -> None:
 
 
 def _status(arguments: argparse.Namespace) -> None:
-    with connect(arguments.socket) as daemon:
+    with _daemon(arguments) as daemon:
         body = daemon.request("status")
     body = {k: v for k, v in body.items() if k not in ("type", "id", "ok")}
     if arguments.json:
@@ -261,7 +272,7 @@ def _status(arguments: argparse.Namespace) -> None:
 
 
 def _reload(arguments: argparse.Namespace) -> None:
-    with connect(arguments.socket) as daemon:
+    with _daemon(arguments) as daemon:
         daemon.request("reload")
 
 
