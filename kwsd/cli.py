@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         return _fail(CONFIGURATION, error)
     except DaemonError as error:
-        return _fail({"permission_denied": NO_PERMISSION, "not_saved": CANNOT_CREATE}.get(error.code, UNAVAILABLE), error)
+        return _fail({"permission_denied": NO_PERMISSION, "not_saved": CANNOT_CREATE, "bad_config": CONFIGURATION}.get(error.code, UNAVAILABLE), error)
     except BrokenPipeError:
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - whoever read us has gone; nothing may be flushed to it at exit
         return 0
