@@ -26,6 +26,8 @@ USAGE, DATA, NO_INPUT, UNAVAILABLE, CANNOT_CREATE, NO_PERMISSION, CONFIGURATION 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; the exit status."""
+    # The matrices here are small: numpy's threads would only wait for each other. It reads this when it is first imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.DEBUG if arguments.verbose else logging.INFO, format=_log_format(), stream=sys.stderr)
     try:

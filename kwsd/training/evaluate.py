@@ -50,7 +50,7 @@ class Evaluation:
         return np.concatenate([p.scores for p in parts])
 
     def _noisy(self, x: np.ndarray, snr_db: float) -> np.ndarray:
-        noise = self.scenes._fill(lambda: self.scenes._pick(self.scenes.noise), len(x))
+        noise = self.scenes.fill(lambda: self.scenes.pick(self.scenes.noise), len(x))
         return augment.mix(x, noise, snr_db)
 
     def hits(self, clips: list[Clip], snr_db: float | None = None) -> np.ndarray:

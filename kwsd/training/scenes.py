@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,19 +44,20 @@ class Scenes:
             if clip.word < 0 and not clip.noise and not clip.synthetic:
                 self.speech.setdefault(clip.corpus, []).append(clip)
 
-    def _pick(self, clips: list[Clip]) -> Clip:
+    def pick(self, clips: list[Clip]) -> Clip:
+        """One of `clips`, at random."""
         return clips[self.rng.integers(len(clips))]
 
     def word_clip(self, word: int, synthetic_share: float = 0.35) -> Clip:
         pools = self.words[word]
         synthetic = bool(pools[True]) and (not pools[False] or self.rng.random() < synthetic_share)
-        return self._pick(pools[synthetic])
+        return self.pick(pools[synthetic])
 
     def other_clip(self) -> Clip:
         if self.near and self.rng.random() < 0.3:
-            return self._pick(self.near)
+            return self.pick(self.near)
         names = list(self.speech)
-        return self._pick(self.speech[names[self.rng.integers(len(names))]])
+        return self.pick(self.speech[names[self.rng.integers(len(names))]])
 
     def noise_take(self, samples: int) -> np.ndarray:
         """Noise, music, babble or hiss `[samples]`."""
@@ -65,10 +67,11 @@ class Scenes:
             tilt = np.maximum(np.arange(len(hiss)), 1) ** -self.rng.uniform(0, 1)
             return (np.fft.irfft(hiss * tilt, samples) * 1000).astype(np.float32)
         if kind < 0.25:
-            return sum((augment.gain_to(self._fill(self.other_clip, samples), -26) for _ in range(self.rng.integers(1, 5))), np.zeros(samples, np.float32))
-        return self._fill(lambda: self._pick(self.noise), samples)
+            return sum((augment.gain_to(self.fill(self.other_clip, samples), -26) for _ in range(self.rng.integers(1, 5))), np.zeros(samples, np.float32))
+        return self.fill(lambda: self.pick(self.noise), samples)
 
-    def _fill(self, draw, samples: int) -> np.ndarray:  # type: ignore[no-untyped-def]
+    def fill(self, draw: Callable[[], Clip], samples: int) -> np.ndarray:
+        """Clips that `draw` gives, cut and joined: float32 `[samples]`."""
         parts, have = [], 0
         while have < samples:
             x = self.corpora.read(draw())
@@ -119,7 +122,7 @@ class Scenes:
         return Scene(clean, self.degrade(clean), words)
 
     def labels(self, words: list[tuple[int, int, int]], chunks: int) -> np.ndarray:
-        """int8 `[chunk, word]`: 1 where a word has just ended (-0.05 to 0.3 s), -1 around that (ignored), 0 elsewhere.
+        """int8 `[chunk, word]`: 1 where a word has just ended (0 to 0.28 s), -1 around that (ignored), 0 elsewhere.
 
         A chunk is placed by its end."""
         out = np.zeros((chunks, len(WORDS)), np.int8)
@@ -127,7 +130,7 @@ class Scenes:
         for word, _, end in words:
             out[(ends >= end - 5600) & (ends <= end + 9600), word] = -1
         for word, _, end in words:
-            out[(ends >= end - 800) & (ends <= end + 4800), word] = 1
+            out[(ends >= end) & (ends <= end + 4500), word] = 1
         return out
 
 

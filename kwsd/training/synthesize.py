@@ -26,12 +26,12 @@ RATE = 16000
 SPOKEN = {"alexa": "alexa", "computer": "computer", "jarvis": "jarvis", "smart_mirror": "smart mirror", "snowboy": "snowboy",
           "view_glass": "view glass"}  # fmt: skip
 NEAR = (
-    "electra", "alexis", "alexander", "a lexus", "relaxer", "election", "elected", "I'll ask her", "select a", "Alex", "a legs are", "elixir",
+    "electra", "alexis", "alexander", "a lexus", "relaxer", "election", "elected", "I'll ask her", "select a", "Alex", "elixir",
     "commuter", "compute", "computing", "competitor", "compare", "come here", "can put her", "pewter", "composer", "community", "come to her",
     "service", "harvest", "travis", "garbage", "nervous", "jealous", "jasper", "jar of this", "job is", "larvae", "carve this", "Charlie's",
     "smart", "mirror", "smart miller", "start mirror", "smart meter", "dark mirror", "smart phone", "smarter", "rear mirror", "small mirror",
-    "snow", "boy", "snow ball", "cowboy", "slow boy", "no boy", "snowman", "snowboard", "show boy", "low boy", "so boy", "oh boy", "snow day",
-    "view", "glass", "new glass", "blue glass", "few glasses", "view class", "you last", "viewfinder", "hourglass", "few classes", "you guess",
+    "snow", "boy", "snow ball", "cowboy", "no boy", "snowman", "snowboard", "oh boy", "snow day",
+    "view", "glass", "new glass", "blue glass", "few glasses", "you last", "viewfinder", "hourglass", "few classes", "you guess",
 )  # fmt: skip
 ACCENTS = ("en", "en-us", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029", "en-us-nyc")
 FLITE = ("kal", "kal16", "awb", "rms", "slt")

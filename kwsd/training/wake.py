@@ -1,4 +1,4 @@
-"""Stage 2: the wake head on the frozen encoder, with hard negatives mined again and again.
+"""Stage 2: the wake head on the frozen encoder, from the provisional head on, with hard negatives mined again and again.
 
 All training audio is embedded several times over, clean and degraded, once; then the head sees windows of 16 embeddings:
 those where a word has just ended, and negatives, a good part of them from the windows that it scores highest at present.
@@ -30,13 +30,13 @@ class Settings:
     """How often each negative is embedded, the first time clean, then degraded anew."""
     word_takes: int = 16
     """How often each recorded word is embedded, on average; synthetic ones beside them."""
-    steps: int = 5000
+    steps: int = 4000
     positives: int = 384
     negatives: int = 1280
-    hard: int = 512
+    hard: int = 384
     hardest: int = 20000
     mine_every: int = 500
-    rate: float = 2e-3
+    rate: float = 5e-4
     seed: int = 2
 
 
@@ -138,7 +138,7 @@ def train(stores: list[Path], rooms: Path, encoder_path: Path, out: Path, settin
     positive = [np.flatnonzero((bank.label[:, w] == 1) & inside) for w in range(len(WORDS))]
     log.info("%.1f h, frames where a word has ended: %s", len(bank.label) * 0.08 / 3600, [len(p) for p in positive])
     silent = np.flatnonzero((bank.label == 0).all(axis=1) & inside)
-    head = WakeHead().train()
+    head = load_head(encoder_path).train().requires_grad_(True)
     optimiser = torch.optim.AdamW(head.parameters(), lr=settings.rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.rate, total_steps=settings.steps + 1, pct_start=0.1)
     first, hard = 0, silent
