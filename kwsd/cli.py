@@ -63,6 +63,11 @@ class _Parser(argparse.ArgumentParser):
         self.exit(USAGE, f"kwsd: {message}\n")
 
 
+def _words(text: str) -> list[str]:
+    """Names of words, with commas between them; a space in one is as good as an underscore."""
+    return [word.strip().replace(" ", "_") for word in text.split(",") if word.strip()]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="kwsd", description="Listens for wake words, knows who spoke, tells programs over a Unix socket.")
     parser.add_argument("--version", action="version", version=f"kwsd {__version__}")
@@ -75,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         if "config" in groups:
             sub.add_argument("--config", type=Path, metavar="FILE", help="configuration (default: the user's, then /etc/kwsd/kwsd.yaml)")
         if "words" in groups:
-            sub.add_argument("--words", type=lambda s: s.split(","), metavar="A,B", help="listen for these words instead of the configured ones")
+            sub.add_argument("--words", type=_words, metavar="A,B", help="listen for these words instead of the configured ones")
         if "socket" in groups:
             sub.add_argument("--socket", type=Path, metavar="PATH", help="the daemon's socket")
         if "json" in groups:
