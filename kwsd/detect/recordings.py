@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -71,16 +72,26 @@ class TraceFile:
     def __init__(self, words: Iterable[str]) -> None:
         self._words = list(words)
         self._files: list[str] = []
-        self._parts: list[list[Trace]] = []
+        # Flat arrays that grow in one piece: thousands of small ones amid the encoder's buffers would tear the heap to shreds.
+        self._ends: list[array[int]] = []
+        self._scores: list[array[float]] = []
 
     def begin(self, path: Path) -> Callable[[Trace], None]:
+        """Start on another recording; what its detector traces goes to the returned function."""
         self._files.append(str(path))
-        self._parts.append([])
-        return self._parts[-1].append
+        ends, scores = array("q"), array("f")
+        self._ends.append(ends)
+        self._scores.append(scores)
+
+        def add(trace: Trace) -> None:
+            ends.frombytes(trace.end.tobytes())
+            scores.frombytes(trace.scores.tobytes())
+
+        return add
 
     def save(self, path: Path) -> None:
         arrays: dict[str, np.ndarray] = {}
-        for k, parts in enumerate(self._parts):
-            arrays[f"scores_{k}"] = np.concatenate([p.scores for p in parts] or [np.zeros((0, len(self._words)), np.float32)])
-            arrays[f"end_{k}"] = np.concatenate([p.end for p in parts] or [np.zeros(0, np.int64)])
+        for k, (ends, scores) in enumerate(zip(self._ends, self._scores, strict=True)):
+            arrays[f"scores_{k}"] = np.array(scores, np.float32).reshape(-1, len(self._words))
+            arrays[f"end_{k}"] = np.array(ends, np.int64)
         np.savez(path, files=np.array(self._files, np.str_), words=np.array(self._words, np.str_), **arrays)  # type: ignore[arg-type]
