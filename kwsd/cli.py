@@ -20,6 +20,7 @@ from typing import Any
 from kwsd import __version__, config
 from kwsd.config import Config, ConfigError, Word
 from kwsd.service.client import Connection, DaemonError, connect
+from kwsd.terminal import Bar, Terminal, print_event
 
 USAGE, DATA, NO_INPUT, UNAVAILABLE, CANNOT_CREATE, NO_PERMISSION, CONFIGURATION = 64, 65, 66, 69, 73, 77, 78
 
@@ -164,22 +165,6 @@ def _loaded(arguments: argparse.Namespace) -> Config:
     return _overrides(arguments)(config.load(arguments.config))
 
 
-def _print_event(body: dict[str, Any], as_json: bool) -> None:
-    print(json.dumps(body, ensure_ascii=False) if as_json else _sentence(body), flush=True)
-
-
-def _sentence(body: dict[str, Any]) -> str:
-    """An event for people."""
-    if body["type"] == "microphone":
-        lost = f" ({body['samples_lost']} samples lost)" if body.get("samples_lost") else ""
-        return f"microphone {body['state']}: {body['detail']}{lost}"
-    who = body.get("speaker")
-    by = f" by {who['name']} ({who['score']:.2f}{'' if who['verified'] else ', not verified'})" if who else ""
-    what = "wake" if body["type"] == "wake" else f"rejected ({body['reason'].replace('_', ' ')})"
-    word = body["word"].replace("_", " ")
-    return f"{what}: “{word}”{by}, score {body['score']:.3f} of {body['threshold']:.3f}, {body['start'] / 16000:.2f}–{body['end'] / 16000:.2f} s"
-
-
 def _run(arguments: argparse.Namespace) -> int:
     import asyncio
 
@@ -194,7 +179,7 @@ def _run(arguments: argparse.Namespace) -> int:
     asked = daemon.Run(
         config=change(config.load(arguments.config)), config_path=arguments.config, source=source, realtime=arguments.realtime,
         wait_for_client=arguments.wait_for_client, rate=arguments.rate, channels=arguments.channels, overrides=change,
-        on_event=(lambda event: _print_event(event.to_dict(), arguments.json)) if shows else None,
+        on_event=(lambda event: print_event(event.to_dict(), arguments.json)) if shows else None,
     )  # fmt: skip
     return asyncio.run(daemon.run(asked))
 
@@ -211,32 +196,11 @@ def _enroll(arguments: argparse.Namespace) -> int:
             if arguments.wav:
                 takes, refused = guide.from_recordings(daemon, arguments.speaker, arguments.wav)
             else:
-                takes, refused = guide.guide(daemon, arguments.speaker, arguments.word, _Terminal()), []
+                takes, refused = guide.guide(daemon, arguments.speaker, arguments.word, Terminal()), []
     for why in refused:
         print(f"left out: {why}", file=sys.stderr)
     print(f"{arguments.speaker} is enrolled, from {takes} takes.")
     return 0
-
-
-class _Terminal:
-    """The guide's voice on a terminal."""
-
-    def ask(self, text: str, take: int, takes: int) -> None:
-        print(f"[{take}/{takes}] Please {text}.", flush=True)
-
-    def level(self, dbfs: float) -> None:
-        if sys.stdout.isatty():
-            bar = "█" * max(int((dbfs + 70) / 2), 0)
-            print(f"\r  {bar:35.35s} {dbfs:4.0f} dBFS", end="", flush=True)
-
-    def accepted(self, level_dbfs: float, speech_s: float) -> None:
-        print(f"{self._fresh()}  good: {speech_s:.1f} s of speech at {level_dbfs:.0f} dBFS", flush=True)
-
-    def rejected(self, why: str) -> None:
-        print(f"{self._fresh()}  not taken: {why}", flush=True)
-
-    def _fresh(self) -> str:
-        return "\r" + " " * 50 + "\r" if sys.stdout.isatty() else ""
 
 
 def _speakers(arguments: argparse.Namespace) -> None:
@@ -258,7 +222,7 @@ def _speakers(arguments: argparse.Namespace) -> None:
 def _events(arguments: argparse.Namespace) -> None:
     with _daemon(arguments) as daemon:
         for n, body in enumerate(daemon.events(arguments.types, arguments.words), 1):
-            _print_event(body, arguments.json)
+            print_event(body, arguments.json)
             if n == arguments.count:
                 return
 
@@ -301,7 +265,7 @@ def _detect(arguments: argparse.Namespace) -> int:
     from kwsd.detect.recordings import TraceFile
 
     recordings, settings = _recordings(arguments)
-    trace, bar, status = TraceFile(settings.words), _Bar(arguments.files), 0
+    trace, bar, status = TraceFile(settings.words), Bar(arguments.files), 0
     for path in arguments.files:
         try:
             for wake in recordings.detect(path, trace.begin(path) if arguments.trace else None, bar.step):
@@ -320,7 +284,7 @@ def _embed(arguments: argparse.Namespace) -> int:
     from kwsd.audio.files import AudioFileError
 
     recordings, _ = _recordings(arguments)
-    bar, status, embeddings, files = _Bar(arguments.files), 0, [], []
+    bar, status, embeddings, files = Bar(arguments.files), 0, [], []
     for path in arguments.files:
         try:
             embedding = recordings.embed(path, bar.step)
@@ -338,34 +302,6 @@ def _embed(arguments: argparse.Namespace) -> int:
     with arguments.out.open("wb") as out:
         np.savez(out, embeddings=np.stack(embeddings), files=np.array(files, np.str_))
     return status
-
-
-class _Bar:
-    """A progress bar over recordings, on a terminal only."""
-
-    def __init__(self, files: Sequence[Path]) -> None:
-        self._shows, self._done, self._total = sys.stderr.isatty(), 0.0, 0.0
-        if self._shows:
-            from kwsd.audio.files import AudioFileError
-            from kwsd.detect.recordings import total_seconds
-
-            for path in files:
-                try:
-                    self._total += total_seconds([path])
-                except AudioFileError:
-                    continue  # told when its turn comes
-
-    def step(self, seconds: float) -> None:
-        self._done += seconds
-        if self._shows and self._total:
-            share = min(self._done / self._total, 1.0)
-            print(
-                f"\r{'█' * int(40 * share):40s} {100 * share:3.0f} %  {self._done / 60:.1f} of {self._total / 60:.1f} min", end="", file=sys.stderr, flush=True
-            )
-
-    def close(self) -> None:
-        if self._shows:
-            print(file=sys.stderr)
 
 
 def _devices(arguments: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from kwsd.training.corpora import Corpora
 from kwsd.training.encoder import load_encoder, save
@@ -37,6 +38,8 @@ class Settings:
     hardest: int = 20000
     mine_every: int = 500
     rate: float = 5e-4
+    average: float = 0.998
+    """Decay of the running average of the weights, which is what is kept: a single step's weights vary by several clips."""
     seed: int = 2
 
 
@@ -128,8 +131,8 @@ def train(stores: list[Path], rooms: Path, encoder_path: Path, out: Path, settin
     rng = np.random.default_rng(settings.seed)
     cache = out.with_suffix(".bank.npz")
     if cache.exists():
-        kept = np.load(cache)
-        bank = Bank(kept["embedding"], kept["label"], kept["timing"])
+        parts = np.load(cache)
+        bank = Bank(parts["embedding"], parts["label"], parts["timing"])
     else:
         scenes = Scenes(Corpora(*stores), rooms, seed=settings.seed)
         bank = gather(load_encoder(encoder_path).to(memory_format=torch.channels_last), scenes, settings)  # type: ignore[call-overload]
@@ -141,18 +144,23 @@ def train(stores: list[Path], rooms: Path, encoder_path: Path, out: Path, settin
     head = load_head(encoder_path).train().requires_grad_(True)
     optimiser = torch.optim.AdamW(head.parameters(), lr=settings.rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.rate, total_steps=settings.steps + 1, pct_start=0.1)
+    average = AveragedModel(head, multi_avg_fn=get_ema_multi_avg_fn(settings.average), use_buffers=True)  # type: ignore[no-untyped-call]
+    kept = average.module
+    assert isinstance(kept, WakeHead)
     first, hard = 0, silent
     if out.exists():
         saved = torch.load(out, weights_only=True)
-        head.load_state_dict(saved["head"])
+        head.load_state_dict(saved["current"])
+        kept.load_state_dict(saved["head"])
+        average.n_averaged.fill_(1)
         optimiser.load_state_dict(saved["optimiser"])
         schedule.load_state_dict(saved["schedule"])
         first = saved["step"]
     sums = np.zeros(3)
     for step in range(first, settings.steps):
         if step and step % settings.mine_every == 0:
-            save(out, head=head, optimiser=optimiser, schedule=schedule, step=step)
-            logits = score_all(head, bank)
+            save(out, head=kept, current=head, optimiser=optimiser, schedule=schedule, step=step)
+            logits = score_all(kept, bank)
             worst = np.where(bank.label == 0, logits, -30).max(axis=1)
             worst[~inside] = -30
             hard = np.argpartition(worst, -settings.hardest)[-settings.hardest :]
@@ -170,12 +178,13 @@ def train(stores: list[Path], rooms: Path, encoder_path: Path, out: Path, settin
         optimiser.zero_grad(set_to_none=True)
         (words + clock).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
+        average.update_parameters(head)
         schedule.step()
         sums += words.item(), clock.item(), 1
         if (step + 1) % 250 == 0:
             log.info("step %d/%d  words %.4f  timing %.4f", step + 1, settings.steps, *(sums[:2] / sums[2]))
             sums[:] = 0
-    save(out, head=head, optimiser=optimiser, schedule=schedule, step=settings.steps)
+    save(out, head=kept, current=head, optimiser=optimiser, schedule=schedule, step=settings.steps)
 
 
 def load_head(path: Path) -> WakeHead:
