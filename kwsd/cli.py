@@ -131,6 +131,8 @@ def _parser() -> argparse.ArgumentParser:
     verb("doctor", _doctor, "what is wrong with this machine, and the command that mends it", "config", "socket", "json")
     show = verb("config", _config, "show the effective configuration", "config")
     show.add_argument("action", choices=["show"])
+    bench = verb("bench", _bench, "what kwsd costs and how well it hears, beside its peers")
+    bench.add_argument("rest", nargs=argparse.REMAINDER, metavar="cost|accuracy|soak …")
     train = verb("train", _train, "make the models (needs the extra [train])")
     train.add_argument("rest", nargs=argparse.REMAINDER, metavar="STAGE …")
     return parser
@@ -331,6 +333,12 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 def _config(arguments: argparse.Namespace) -> None:
     print(config.dump(config.load(arguments.config)), end="")
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from kwsd.bench import suite
+
+    return suite.main(arguments.rest)
 
 
 def _train(arguments: argparse.Namespace) -> int:

@@ -95,24 +95,6 @@ def test_margin_softmax_by_hand() -> None:
     assert flipped.item() > loss(-embedding, torch.tensor([0]), 0.5).item()
 
 
-def test_equal_error_rate_by_hand() -> None:
-    assert evaluate.equal_error_rate(np.array([0.9, 0.8]), np.array([0.1, 0.2]))[0] == 0.0
-    rate, _ = evaluate.equal_error_rate(np.array([0.9, 0.8, 0.7, 0.2]), np.array([0.1, 0.3, 0.15, 0.75]))
-    assert rate == pytest.approx(0.25)
-    swapped, _ = evaluate.equal_error_rate(np.array([0.1, 0.2]), np.array([0.8, 0.9]))
-    assert swapped == 1.0
-
-
-def test_false_accepts_and_thresholds_by_hand() -> None:
-    scores = np.zeros(100, np.float32)
-    scores[[10, 12, 50, 90]] = 0.9, 0.95, 0.4, 0.6
-    peaks = evaluate.false_accept_peaks(scores)
-    assert peaks == pytest.approx([0.95, 0.6, 0.4])
-    assert evaluate.threshold_at(np.array(peaks), hours=2.0, rate=0.1) > 0.95
-    assert 0.6 < evaluate.threshold_at(np.array(peaks), hours=2.0, rate=0.5) <= 0.61
-    assert evaluate.threshold_at(np.array(peaks), hours=2.0, rate=5) == 0.01
-
-
 def test_trials_over_people() -> None:
     rng = np.random.default_rng(0)
     centres = np.eye(8)

@@ -183,17 +183,20 @@ class Detector:
         else:
             self._state = self._student.zero_state()
             self._restart_frames(start)
-        first = start * self.chunk - self.bundle.front_end.history_samples
-        padding = max(self._origin * self.chunk - first, 0)
-        samples = np.asarray(self._audio.read(first + padding, end * self.chunk), np.float32)
-        mel = self.bundle.front_end(np.pad(samples, (padding, 0)))
-        frames, self._state = self._student.step(mel, self._state)
+        frames, self._state = self._student.step(self._features(start, end), self._state)
         self._high.append(frames.embedding)
         self._low.append(frames.tap)
         self._timing.append(frames.timing)
         self.encoded_chunks += end - start
         self._fed = end
         return frames, start
+
+    def _features(self, begin: int, end: int) -> np.ndarray:
+        """Mel frames `[frame, band]` of chunks `[begin, end)`; before the stream there were zeros."""
+        first = begin * self.chunk - self.bundle.front_end.history_samples
+        padding = max(self._origin * self.chunk - first, 0)
+        samples = np.asarray(self._audio.read(first + padding, end * self.chunk), np.float32)
+        return self.bundle.front_end(np.pad(samples, (padding, 0)) if padding else samples)
 
     def _trace(self, begin: int, scores: np.ndarray) -> None:
         if self._on_trace:

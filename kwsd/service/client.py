@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import itertools
 import json
 import os
@@ -79,6 +80,9 @@ class Connection:
         self.close()
 
     def close(self) -> None:
+        """Hang up; who waits for an event on another thread sees the end of them."""
+        with contextlib.suppress(OSError):  # the daemon may have hung up first
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
     def _read(self) -> Body:

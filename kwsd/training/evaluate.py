@@ -19,6 +19,7 @@ from kwsd.audio.files import RATE
 from kwsd.config import Config, Vad, Word
 from kwsd.detect.detector import Detector, Trace
 from kwsd.detect.embedder import Embedder
+from kwsd.detect.metrics import equal_error_rate, false_accept_peaks, threshold_at
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import OperatingPoint
 from kwsd.model.student import SpeakerEncoder, Student
@@ -29,8 +30,6 @@ from kwsd.training.speaker import by_speaker
 
 log = logging.getLogger(__name__)
 RATES = (0.1, 0.5, 1.0)
-DEAF_CHUNKS = 12
-"""Two passes over the threshold within about a second are one false accept."""
 
 
 class Evaluation:
@@ -75,35 +74,6 @@ class Evaluation:
                     yield f"{corpus} {name}", augment.to_int16(x).astype(np.int16)
         for clip in self.scenes.noise:
             yield "noise", self.corpora.read(clip).astype(np.int16)
-
-
-def false_accept_peaks(scores: np.ndarray) -> list[float]:
-    """The peaks of one word's `scores [chunk]`, highest first, none within about a second of a higher one."""
-    peaks = []
-    left = scores.copy()
-    while len(left) and (top := float(left.max())) > 0.01:
-        at = int(left.argmax())
-        peaks.append(top)
-        left[max(at - DEAF_CHUNKS, 0) : at + DEAF_CHUNKS] = 0
-    return peaks
-
-
-def threshold_at(peaks: np.ndarray, hours: float, rate: float) -> float:
-    """The lowest threshold at which `peaks` (highest first) give at most `rate` false accepts an hour."""
-    allowed = int(rate * hours)
-    return float(np.nextafter(np.float32(peaks[allowed]), np.float32(2))) if len(peaks) > allowed else 0.01
-
-
-def equal_error_rate(same: np.ndarray, different: np.ndarray) -> tuple[float, float]:
-    """The rate at which false rejects equal false accepts, and its threshold."""
-    scores = np.concatenate([same, different])
-    own = np.concatenate([np.ones(len(same)), np.zeros(len(different))])
-    order = np.argsort(scores, kind="stable")
-    own = own[order]
-    rejects = np.cumsum(own) / len(same)
-    accepts = 1 - np.cumsum(1 - own) / len(different)
-    at = int(np.argmin(np.abs(rejects - accepts)))
-    return float((rejects[at] + accepts[at]) / 2), float(scores[order][at])
 
 
 @dataclass(frozen=True)

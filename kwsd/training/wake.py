@@ -53,6 +53,8 @@ class Bank:
     """int8 `[frame, word]`."""
     timing: np.ndarray
     """float16 `[frame, 2]`: seconds since the word's beginning and end, where a label is 1."""
+    near: np.ndarray
+    """bool `[frame]`: synthetic words near a wake word. They are learnt from, but not mined: real accents come as close as they do."""
 
 
 @torch.no_grad()
@@ -66,17 +68,17 @@ def embed(encoder: Encoder, heard: np.ndarray) -> np.ndarray:
 def gather(encoder: Encoder, scenes: Scenes, settings: Settings) -> Bank:
     """Embed the split: every word clip amid others `word_takes` times, every other clip `passes` times."""
     rng, corpora, samples = scenes.rng, scenes.corpora, 8 * 16000 // CHUNK * CHUNK
-    embeddings, labels, timings = [], [], []
+    embeddings, labels, timings, nears = [], [], [], []
     jobs: list[tuple[str, object]] = []
     recorded = sum(len(pool[False]) for pool in scenes.words)
     jobs += [("words", None)] * (recorded * settings.word_takes * 2 // 5)
-    others = [c for pool in scenes.speech.values() for c in pool] + scenes.near
+    pools = {"speech": [c for pool in scenes.speech.values() for c in pool], "near": scenes.near, "noise": scenes.noise}
     for n in range(settings.passes):
-        total = np.concatenate([corpora.read(others[i]) for i in rng.permutation(len(others))])
-        jobs += [("clean" if n == 0 else "other", total[i : i + samples]) for i in range(0, len(total) - samples, samples)]
-        noise = np.concatenate([corpora.read(c) for c in scenes.noise])
-        shift = int(rng.integers(samples))
-        jobs += [("noise", noise[i : i + samples]) for i in range(shift, len(noise) - samples, samples)]
+        for kind, clips in pools.items():
+            if clips:
+                total = np.concatenate([corpora.read(clips[i]) for i in rng.permutation(len(clips))])
+                name = "clean" if kind == "speech" and n == 0 else kind
+                jobs += [(name, total[i : i + samples]) for i in range(int(rng.integers(samples)), len(total) - samples, samples)]
     log.info("embedding %.1f h in %d scenes", len(jobs) * samples / 16000 / 3600, len(jobs))
     order = rng.permutation(len(jobs))
     for at in range(0, len(order), 16):
@@ -90,10 +92,10 @@ def gather(encoder: Encoder, scenes: Scenes, settings: Settings) -> Bank:
             else:
                 assert isinstance(payload, np.ndarray)
                 x = payload * np.float32(10 ** (rng.uniform(-12, 6) / 20))
-                heard.append(scenes.degrade(x, harsh={"clean": 0.0, "other": 1.0, "noise": 0.3}[kind]))
+                heard.append(scenes.degrade(x, harsh={"clean": 0.0, "speech": 1.0, "near": 1.0, "noise": 0.3}[kind]))
                 marks.append([])
         out = embed(encoder, np.stack(heard))
-        for embedding, words in zip(out, marks, strict=True):
+        for i, embedding, words in zip(order[at : at + 16], out, marks, strict=True):
             chunks = len(embedding)
             label, timing = scenes.labels(words, chunks), np.zeros((chunks, 2), np.float16)
             ends = (np.arange(chunks) + 1) * CHUNK
@@ -103,9 +105,10 @@ def gather(encoder: Encoder, scenes: Scenes, settings: Settings) -> Bank:
             embeddings.append(embedding.astype(np.float16))
             labels.append(label)
             timings.append(timing)
+            nears.append(np.full(chunks, jobs[i][0] == "near"))
         if at // 16 % 200 == 199:
             log.info("embedded %d of %d scenes", at + 16, len(jobs))
-    return Bank(np.concatenate(embeddings), np.concatenate(labels), np.concatenate(timings))
+    return Bank(*map(np.concatenate, (embeddings, labels, timings, nears)))
 
 
 def windows(bank: Bank, at: np.ndarray) -> Tensor:
@@ -132,11 +135,11 @@ def train(stores: list[Path], rooms: Path, encoder_path: Path, out: Path, settin
     cache = out.with_suffix(".bank.npz")
     if cache.exists():
         parts = np.load(cache)
-        bank = Bank(parts["embedding"], parts["label"], parts["timing"])
+        bank = Bank(parts["embedding"], parts["label"], parts["timing"], parts["near"])
     else:
         scenes = Scenes(Corpora(*stores), rooms, seed=settings.seed)
         bank = gather(load_encoder(encoder_path).to(memory_format=torch.channels_last), scenes, settings)  # type: ignore[call-overload]
-        np.savez(cache, embedding=bank.embedding, label=bank.label, timing=bank.timing)
+        np.savez(cache, embedding=bank.embedding, label=bank.label, timing=bank.timing, near=bank.near)
     inside = np.arange(len(bank.label)) >= WakeHead.context
     positive = [np.flatnonzero((bank.label[:, w] == 1) & inside) for w in range(len(WORDS))]
     log.info("%.1f h, frames where a word has ended: %s", len(bank.label) * 0.08 / 3600, [len(p) for p in positive])
@@ -162,7 +165,7 @@ def train(stores: list[Path], rooms: Path, encoder_path: Path, out: Path, settin
             save(out, head=kept, current=head, optimiser=optimiser, schedule=schedule, step=step)
             logits = score_all(kept, bank)
             worst = np.where(bank.label == 0, logits, -30).max(axis=1)
-            worst[~inside] = -30
+            worst[~inside | bank.near] = -30
             hard = np.argpartition(worst, -settings.hardest)[-settings.hardest :]
             fires = [float((logits[p, w] > 0).mean()) for w, p in enumerate(positive)]
             log.info("mined: hardest logits %.2f … %.2f, positives over 0: %s", worst[hard].min(), worst[hard].max(), np.round(fires, 3))

@@ -1,0 +1,88 @@
+"""Error rates and how sure one can be of them: misses v false accepts an hour, equal error rate, intervals.
+
+Pure functions of scores; nothing here knows where they came from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+MERGE_CHUNKS = 12
+"""Two passes over the threshold within about a second are one false accept."""
+
+
+def false_accept_peaks(scores: np.ndarray, merge_chunks: int = MERGE_CHUNKS) -> list[float]:
+    """The peaks of one word's `scores [chunk]`, highest first, none within `merge_chunks` of a higher one."""
+    peaks = []
+    left = scores.copy()
+    while len(left) and (top := float(left.max())) > 0.01:
+        at = int(left.argmax())
+        peaks.append(top)
+        left[max(at - merge_chunks, 0) : at + merge_chunks] = 0
+    return peaks
+
+
+def threshold_at(peaks: np.ndarray, hours: float, rate: float) -> float:
+    """The lowest threshold at which `peaks` (highest first) give at most `rate` false accepts an hour."""
+    allowed = int(rate * hours)
+    return float(np.nextafter(np.float32(peaks[allowed]), np.float32(2))) if len(peaks) > allowed else 0.01
+
+
+def equal_error_rate(same: np.ndarray, different: np.ndarray) -> tuple[float, float]:
+    """The rate at which false rejects equal false accepts, and its threshold."""
+    rejects, accepts, thresholds = error_curves(same, different)
+    at = int(np.argmin(np.abs(rejects - accepts)))
+    return float((rejects[at] + accepts[at]) / 2), float(thresholds[at])
+
+
+def error_curves(same: np.ndarray, different: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """False reject rate, false accept rate and threshold `[trial]`, thresholds rising: what a DET curve draws (Martin et al. 1997)."""
+    scores = np.concatenate([same, different])
+    own = np.concatenate([np.ones(len(same)), np.zeros(len(different))])
+    order = np.argsort(scores, kind="stable")
+    own = own[order]
+    return np.cumsum(own) / len(same), 1 - np.cumsum(1 - own) / len(different), scores[order]
+
+
+def poisson_interval(count: int, exposure: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Exact bounds (Garwood 1936) of a rate of which `count` events were seen in `exposure`; without any, the upper one is one-sided."""
+    tail = (1 - confidence) / (2 if count else 1)
+    low = _solve(lambda mean: 1 - _poisson_cdf(count - 1, mean) - tail, count) if count else 0.0
+    high = _solve(lambda mean: tail - _poisson_cdf(count, mean), count)
+    return low / exposure, high / exposure
+
+
+def _poisson_cdf(count: int, mean: float) -> float:
+    """P(X <= count) of a Poisson variable."""
+    if mean <= 0:
+        return 1.0
+    terms = [k * math.log(mean) - math.lgamma(k + 1) for k in range(count + 1)]
+    top = max(terms)
+    return min(math.exp(top - mean) * math.fsum(math.exp(t - top) for t in terms), 1.0)
+
+
+def _solve(rising: Callable[[float], float], count: int) -> float:
+    """Where `rising(mean)` crosses zero, by bisection."""
+    low, high = 0.0, 10.0 + 3 * count + 10 * math.sqrt(count)
+    for _ in range(200):
+        middle = (low + high) / 2
+        if rising(middle) < 0:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def bootstrap_interval(missed: Sequence[bool] | np.ndarray, groups: Sequence[str], confidence: float = 0.95, draws: int = 2000) -> tuple[float, float]:
+    """Percentile interval of the share of `missed`, drawing whole groups (speakers) with replacement (Efron 1979)."""
+    names = sorted(set(groups))
+    owner = np.array([names.index(g) for g in groups])
+    misses = np.bincount(owner, np.asarray(missed, float), len(names))
+    sizes = np.bincount(owner, minlength=len(names)).astype(float)
+    drawn = np.random.default_rng(0).integers(len(names), size=(draws, len(names)))
+    shares = misses[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    low, high = np.quantile(shares, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)

@@ -1,0 +1,51 @@
+"""Error rates and intervals against worked numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kwsd.detect import metrics
+
+
+def test_equal_error_rate_by_hand() -> None:
+    assert metrics.equal_error_rate(np.array([0.9, 0.8]), np.array([0.1, 0.2]))[0] == 0.0
+    rate, _ = metrics.equal_error_rate(np.array([0.9, 0.8, 0.7, 0.2]), np.array([0.1, 0.3, 0.15, 0.75]))
+    assert rate == pytest.approx(0.25)
+    swapped, _ = metrics.equal_error_rate(np.array([0.1, 0.2]), np.array([0.8, 0.9]))
+    assert swapped == 1.0
+
+
+def test_false_accepts_and_thresholds_by_hand() -> None:
+    scores = np.zeros(100, np.float32)
+    scores[[10, 12, 50, 90]] = 0.9, 0.95, 0.4, 0.6
+    peaks = metrics.false_accept_peaks(scores)
+    assert peaks == pytest.approx([0.95, 0.6, 0.4])
+    assert metrics.threshold_at(np.array(peaks), hours=2.0, rate=0.1) > 0.95
+    assert 0.6 < metrics.threshold_at(np.array(peaks), hours=2.0, rate=0.5) <= 0.61
+    assert metrics.threshold_at(np.array(peaks), hours=2.0, rate=5) == 0.01
+
+
+@pytest.mark.parametrize(
+    ("count", "low", "high"),
+    [  # Garwood's exact 95 % bounds, as printed in tables of the Poisson distribution; 0 one-sided: -ln 0.05
+        (0, 0.0, 2.9957),
+        (1, 0.0253, 5.5716),
+        (5, 1.6235, 11.6683),
+        (10, 4.7954, 18.3904),
+        (100, 81.364, 121.6268),
+    ],
+)
+def test_poisson_bounds(count: int, low: float, high: float) -> None:
+    assert metrics.poisson_interval(count, 1.0) == pytest.approx((low, high), abs=2e-4)
+    assert metrics.poisson_interval(count, 4.0) == pytest.approx((low / 4, high / 4), abs=1e-4)
+
+
+def test_bootstrap_draws_whole_groups() -> None:
+    # Twenty clips each of ten speakers of whom one is always missed: the clips' own interval would be far too narrow.
+    missed = [speaker == 0 for speaker in range(10) for _ in range(20)]
+    groups = [str(speaker) for speaker in range(10) for _ in range(20)]
+    low, high = metrics.bootstrap_interval(missed, groups)
+    assert low == 0.0
+    assert 0.2 <= high <= 0.4
+    assert metrics.bootstrap_interval([True] * 8, list("abcdefgh")) == (1.0, 1.0)
