@@ -29,7 +29,7 @@ import soundfile
 from kwsd.audio.files import RATE
 from kwsd.bench import scenes
 from kwsd.bench.daemon import Collector, measured
-from kwsd.bench.engines import BLOCK_SAMPLES, ENGINES, KWSD_WORDS, Kwsd, installed
+from kwsd.bench.engines import BLOCK_SAMPLES, ENGINES, KWSD_WORDS, Kwsd
 from kwsd.detect.detector import SPAN_CHUNKS
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import STUDENT
@@ -238,15 +238,14 @@ def _median_cpu_s(do: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
-def cost(seconds: float, repeats: int, wakes: int, engines: list[str] | None = None) -> dict[str, Any]:
+def cost(seconds: float, repeats: int, wakes: int, engines: list[str]) -> dict[str, Any]:
     """All of it, as a dict that `json` takes."""
-    chosen = engines or installed()
     runs = []
-    for run in engine_runs(seconds, repeats, chosen):
+    for run in engine_runs(seconds, repeats, engines):
         log.info("%-17s %-7s %.5f CPU s per audio s, peak %.0f MiB", run.engine, run.scene, run.cpu_per_audio_s, run.peak_mib)
         runs.append(run)
     report: dict[str, Any] = {"engines": [asdict(r) for r in medians(runs)], "runs": [asdict(r) for r in runs]}
-    if "kwsd" in chosen:
+    if "kwsd" in engines:
         log.info("stages …")
         report["stages"] = stages(min(seconds, 120.0))
         log.info("latency of %d wakes, in real time: %.0f s …", wakes, wakes * 3.5)

@@ -6,6 +6,7 @@ runs one over a recording in a process of its own, and prints two lines of JSON:
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import resource
@@ -33,18 +34,27 @@ class Engine(Protocol):
         """int16 `[sample]` to the scores of the steps that they complete: float32 `[step, word]`."""
 
 
+@functools.cache
+def _models() -> Any:
+    """The shipped models, loaded once."""
+    from kwsd.model import bundle
+    from kwsd.model.student import SpeakerEncoder, Student
+
+    loaded = bundle.load()
+    return loaded, Student(loaded), SpeakerEncoder(loaded)
+
+
 class Kwsd:
     """The detector of the daemon with all words, gated."""
 
-    def __init__(self, words: Sequence[str], models: Path | None = None) -> None:
+    def __init__(self, words: Sequence[str]) -> None:
         from kwsd.config import Config, Word
         from kwsd.detect.detector import Detector, Trace
-        from kwsd.model import bundle
 
         self._traces: list[Trace] = []
-        loaded = bundle.load(models)
-        self.threshold = loaded.words[words[0]].threshold
-        self.detector = Detector(Config(words={w: Word() for w in words}), loaded, on_trace=self._traces.append)
+        bundle, student, speaker = _models()
+        self.threshold = bundle.words[words[0]].threshold
+        self.detector = Detector(Config(words={w: Word() for w in words}), bundle, student=student, speaker=speaker, on_trace=self._traces.append)
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
         self._traces.clear()

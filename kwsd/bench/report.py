@@ -87,3 +87,29 @@ def soak_markdown(report: dict[str, Any]) -> str:
         f"{growth['resident_mib']:+.1f} MiB, {growth['descriptors']:+d} descriptors, {growth['threads']:+d} threads.",
         table(["audio h", "resident MiB", "descriptors", "threads", "wakes"], rows),
     ]) + "\n"  # fmt: skip
+
+
+def accuracy_markdown(report: dict[str, Any]) -> str:
+    parts = [
+        "## Accuracy",
+        heading(report["circumstances"]),
+        f"On {report['folder']}; intervals of 95 %: Poisson for false accepts, bootstrap over speakers for misses.",
+    ]
+    noisy = report["snr_db"] is not None
+    rows = []
+    for one in report["words"]:
+        for point in one["points"]:
+            low, high = point["rate_interval"]
+            missed_low, missed_high = point["miss_interval"]
+            rows.append([one["engine"], one["word"], f"{one['recordings']} ({one['speakers']})", f"{one['hours']:.1f}", point["rate"],
+                         f"{point['threshold']:.3f}", f"{point['false_accepts']} ({low:.2f}–{high:.2f}/h)",
+                         f"{100 * point['miss']:.1f} ({100 * missed_low:.1f}–{100 * missed_high:.1f})",
+                         *([f"{100 * point['miss_noisy']:.1f}"] if noisy else [])])  # fmt: skip
+    header = ["engine", "word", "recordings (speakers)", "negative h", "at most FA/h", "threshold", "false accepts", "missed %",
+              *([f"missed % at {report['snr_db']:g} dB"] if noisy else [])]  # fmt: skip
+    if rows:
+        parts.append(table(header, rows))
+    if report["verification"]:
+        voices = [[v["engine"], v["speakers"], v["takes"], f"{100 * v['one']['eer']:.1f}", f"{100 * v['five']['eer']:.1f}"] for v in report["verification"]]
+        parts += ["### Verification", table(["encoder", "speakers", "takes", "EER one v one %", "EER five v one %"], voices)]
+    return "\n\n".join(parts) + "\n"

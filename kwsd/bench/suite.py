@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kwsd.bench import cost, report, soak
+from kwsd.bench import accuracy, corpus, cost, plots, report, soak
 from kwsd.bench.engines import ENGINES, installed
 
 
@@ -18,7 +18,7 @@ def main(argv: Sequence[str]) -> int:
     kinds = parser.add_subparsers(dest="kind", required=True)
 
     def kind(name: str, help: str) -> argparse.ArgumentParser:
-        sub = kinds.add_parser(name, help=help, description=help)
+        sub = kinds.add_parser(name, help=help.splitlines()[0], description=help, formatter_class=argparse.RawDescriptionHelpFormatter)
         sub.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
         sub.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there as well")
         return sub
@@ -27,18 +27,30 @@ def main(argv: Sequence[str]) -> int:
     costs.add_argument("--seconds", type=float, default=600, help="audio a scene (default 600)")
     costs.add_argument("--repeats", type=int, default=3, help="runs an engine and scene, in turn; the median counts (default 3)")
     costs.add_argument("--wakes", type=int, default=60, help="wakes whose latency is measured, in real time (default 60)")
-    costs.add_argument("--engines", type=lambda s: s.split(","), metavar="A,B", help=f"only these; there are {', '.join(ENGINES)}")
     soaks = kind("soak", "hours of audio through the daemon, faster than real time: does anything grow?")
     soaks.add_argument("--hours", type=float, default=6, help="hours of audio (default 6)")
+    accuracies = kind("accuracy", corpus.__doc__ or "")
+    accuracies.add_argument("folder", type=Path, help="labelled recordings")
+    accuracies.add_argument("--negatives", type=Path, nargs="+", default=[], metavar="DIR", help="recordings in which none of the words is said")
+    accuracies.add_argument("--noise", type=Path, metavar="DIR", help="noise to mix in (default: the layout's own, where it has some)")
+    accuracies.add_argument("--snr", type=float, default=10.0, metavar="DB", help="signal-to-noise ratio of the noisy takes (default 10)")
+    accuracies.add_argument("--words", type=lambda s: s.split(","), metavar="A,B", help="only these words")
+    accuracies.add_argument("--plots", type=Path, metavar="DIR", help="draw misses.svg and det.svg there")
+    for sub in (costs, accuracies):
+        sub.add_argument("--engines", type=lambda s: s.split(","), metavar="A,B", help=f"only these; there are {', '.join(ENGINES)}")
     asked = parser.parse_args(argv)
 
+    engines = getattr(asked, "engines", None) or installed()
+    for name in engines:
+        if name not in ENGINES:
+            parser.error(f"there is no engine {name!r}; there are {', '.join(ENGINES)}")
+        if name not in installed():
+            parser.error(f"{name} is not installed: pip install 'kwsd[bench]'")
     if asked.kind == "cost":
-        missing = [e for e in asked.engines or () if e not in installed()]
-        if missing:
-            known = f"is not installed: pip install 'kwsd[bench]', or {missing[0]}" if missing[0] in ENGINES else f"is unknown; there are {', '.join(ENGINES)}"
-            parser.error(f"{missing[0]} {known}")
-        found = cost.cost(asked.seconds, asked.repeats, asked.wakes, asked.engines)
-        text = report.cost_markdown
+        found, text = cost.cost(asked.seconds, asked.repeats, asked.wakes, engines), report.cost_markdown
+    elif asked.kind == "accuracy":
+        found = accuracy.accuracy(asked.folder, engines, asked.negatives, asked.noise, asked.snr, asked.words)
+        text = report.accuracy_markdown
     else:
         found, text = soak.soak(asked.hours), report.soak_markdown
     found["circumstances"] = report.circumstances()
@@ -46,5 +58,7 @@ def main(argv: Sequence[str]) -> int:
         asked.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if asked.markdown:
         asked.markdown.write_text(text(found), encoding="utf-8")
+    if getattr(asked, "plots", None):
+        plots.draw(found, asked.plots)
     sys.stdout.write(text(found))
     return 0

@@ -86,3 +86,18 @@ def bootstrap_interval(missed: Sequence[bool] | np.ndarray, groups: Sequence[str
     shares = misses[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
     low, high = np.quantile(shares, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
+
+
+Trials = tuple[np.ndarray, np.ndarray]
+"""Scores of one speaker's pairs, and of different speakers'."""
+
+
+def verification_trials(people: list[np.ndarray]) -> tuple[Trials, Trials]:
+    """One take against one, and the mean of five against one, over `people`: embeddings `[take, dim]` of unit length, six takes at least."""
+    means = np.stack([p[:5].mean(axis=0) / np.linalg.norm(p[:5].mean(axis=0)) for p in people])
+    firsts, lasts = np.stack([p[-1] for p in people]), np.stack([p[0] for p in people])
+    same_one = np.concatenate([(p @ p.T)[np.triu_indices(len(p), 1)] for p in people])
+    different_one = (firsts @ lasts.T)[~np.eye(len(people), dtype=bool)]
+    same_five = np.concatenate([p[5:] @ m for p, m in zip(people, means, strict=True)])
+    different_five = np.concatenate([(p[5:] @ np.delete(means, i, axis=0).T).ravel() for i, p in enumerate(people)])
+    return (same_one, different_one), (same_five, different_five)

@@ -19,7 +19,7 @@ from kwsd.audio.files import RATE
 from kwsd.config import Config, Vad, Word
 from kwsd.detect.detector import Detector, Trace
 from kwsd.detect.embedder import Embedder
-from kwsd.detect.metrics import equal_error_rate, false_accept_peaks, threshold_at
+from kwsd.detect.metrics import equal_error_rate, false_accept_peaks, threshold_at, verification_trials
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import OperatingPoint
 from kwsd.model.student import SpeakerEncoder, Student
@@ -109,13 +109,7 @@ def verify(evaluation: Evaluation, corpora: tuple[str, ...], clips_each: int = 1
 
 def trials(people: list[np.ndarray]) -> tuple[Verification, np.ndarray, np.ndarray]:
     """Equal error rates over `people`, each embeddings `[take, dim]` with at least six takes; and the five-v-one scores."""
-    means = np.stack([p[:5].mean(axis=0) / np.linalg.norm(p[:5].mean(axis=0)) for p in people])
-    same_one = np.concatenate([(p @ p.T)[np.triu_indices(len(p), 1)] for p in people])
-    firsts = np.stack([p[-1] for p in people])
-    lasts = np.stack([p[0] for p in people])
-    different_one = (firsts @ lasts.T)[~np.eye(len(people), dtype=bool)]
-    same_five = np.concatenate([p[5:] @ m for p, m in zip(people, means)])
-    different_five = np.concatenate([p[5:] @ np.delete(means, i, axis=0).T for i, p in enumerate(people)]).ravel()
+    (same_one, different_one), (same_five, different_five) = verification_trials(people)
     one, _ = equal_error_rate(same_one, different_one)
     five, threshold = equal_error_rate(same_five, different_five)
     return Verification(one, five, threshold, len(people)), same_five, different_five

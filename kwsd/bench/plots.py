@@ -1,0 +1,47 @@
+"""The trade-offs as pictures: misses v false accepts an hour, and DET curves of verification. Needs matplotlib (`kwsd[bench]`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+TICKS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
+
+
+def draw(report: dict[str, Any], folder: Path) -> list[Path]:
+    """Write `misses.svg` and, where there was something to verify, `det.svg` into `folder`; their paths."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    if report["words"]:
+        figure, axes = pyplot.subplots(figsize=(7, 5))
+        for one in report["words"]:
+            rates, misses = zip(*one["curve"], strict=True)
+            axes.step([max(r, 0.01) for r in rates], [100 * m for m in misses], where="post", label=f"{one['engine']}: {one['word']}")
+        axes.set(xscale="log", xlim=(0.01, 10), ylim=(0, 50), xlabel="false accepts an hour (0.01: none)", ylabel="missed, %")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+        written.append(folder / "misses.svg")
+        figure.savefig(written[-1])
+        pyplot.close(figure)
+    if report["verification"]:
+        probit = NormalDist().inv_cdf
+        figure, axes = pyplot.subplots(figsize=(5, 5))
+        for one in report["verification"]:
+            for kind in ("one", "five"):
+                curve = [(a, r) for a, r in one[kind]["curve"] if 0 < a < 1 and 0 < r < 1]
+                axes.plot([probit(a) for a, _ in curve], [probit(r) for _, r in curve], label=f"{one['engine']}, {kind} v one")
+        axes.set(xlabel="false accepts, %", ylabel="false rejects, %", xlim=(probit(0.001), probit(0.5)), ylim=(probit(0.001), probit(0.5)))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_ticks([probit(t) for t in TICKS], [f"{100 * t:g}" for t in TICKS])
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+        written.append(folder / "det.svg")
+        figure.savefig(written[-1])
+        pyplot.close(figure)
+    return written
