@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -55,7 +56,29 @@ def test_the_exported_graphs_equal_torch(networks: tuple[Encoder, WakeHead, Spea
     whole = head(np.concatenate([p.tap for p in parts]), np.concatenate([p.embedding for p in parts]))
     assert np.abs(whole - speaker(tap, embedding)[0].numpy()).max() < 1e-5
     assert exported.encoder_id != bundle.encoder_id
-    assert export.macs_per_second(tmp_path / "student.onnx") > 10_000_000
+    assert json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["macs_per_second"] == pytest.approx(72.4e6, rel=0.01)
+
+
+def test_in_8_bit_online_still_equals_offline(networks: tuple[Encoder, WakeHead, SpeakerHead], bundle: bundles.Bundle, tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    mels = [rng.uniform(0, 10, (8 * 30, 32)).astype(np.float32) for _ in range(6)]
+    for folder, calibration in (("float", []), ("int8", mels[:5])):
+        export.export(*networks, bundle.front_end, tmp_path / folder, calibration)
+    float32, int8 = (Student(bundles.load(tmp_path / folder)) for folder in ("float", "int8"))
+    assert (tmp_path / "int8" / "student.onnx").stat().st_size < 0.7 * (tmp_path / "float" / "student.onnx").stat().st_size
+    whole, _ = int8.step(mels[5], int8.zero_state())
+    state, parts, at = int8.zero_state(), [], 0
+    for chunks in (1, 2, 7, 1, 19):
+        frames, state = int8.step(mels[5][8 * at : 8 * (at + chunks)], state)
+        parts.append(frames)
+        at += chunks
+    for name in ("logits", "timing", "embedding", "tap"):
+        assert np.abs(np.concatenate([getattr(p, name) for p in parts]) - getattr(whole, name)).max() < 1e-4, name
+    exact, _ = float32.step(mels[5], float32.zero_state())
+    for name in ("embedding", "tap"):
+        a, b = getattr(exact, name), getattr(whole, name)
+        assert np.mean((a - b) ** 2) < 0.1 * np.var(a), name
+    assert bundles.load(tmp_path / "float").encoder_id != bundles.load(tmp_path / "int8").encoder_id
 
 
 def test_the_receptive_field_is_what_the_bundle_says(networks: tuple[Encoder, WakeHead, SpeakerHead]) -> None:

@@ -7,6 +7,7 @@ Training and serving both call `LogMel.__call__`, so they cannot differ. It is c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,8 +53,16 @@ class LogMel:
         x = np.asarray(samples, np.float32)
         if (x.shape[-1] - self.history_samples) % self.hop_samples:
             raise ValueError(f"{x.shape[-1]} samples are not {self.history_samples} of history and whole hops of {self.hop_samples}")
-        windows = np.lib.stride_tricks.sliding_window_view(x, self.window_samples, axis=-1)[..., :: self.hop_samples, :]
+        k = (x.shape[-1] - self.history_samples) // self.hop_samples
+        step = x.strides[-1]
+        windows = np.lib.stride_tricks.as_strided(x, (*x.shape[:-1], k, self.window_samples), (*x.strides[:-1], self.hop_samples * step, step), writeable=False)
         spectrum = np.fft.rfft(windows * self.window, self.fft_samples)
-        power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32) @ self.filters
-        decibel = 10.0 * np.log10(np.maximum(power, np.float32(10.0 ** (self.floor_db / 10.0))))
-        return (decibel * np.float32(self.scale) + np.float32(self.offset)).astype(np.float32)
+        parts = spectrum.view(spectrum.real.dtype)  # [..., k, 2 * bin]: real, imaginary, real …
+        power = (parts * parts) @ self._filters_of_parts
+        decibel = np.log10(np.maximum(power, np.float32(10.0 ** (self.floor_db / 10.0))))
+        return (decibel * np.float32(10.0 * self.scale) + np.float32(self.offset)).astype(np.float32, copy=False)
+
+    @cached_property
+    def _filters_of_parts(self) -> FloatArray:
+        """The filters over squared real and imaginary parts: their sum is the power."""
+        return np.repeat(self.filters, 2, axis=0)

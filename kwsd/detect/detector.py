@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 
@@ -80,6 +81,7 @@ class Detector:
         self._fed = 0  # chunk index after the last one that the encoder saw
         self._origin = 0  # chunk index at which the stream began, or began anew after a discontinuity
         self._withhold_until = 0
+        self._asleep = False  # the triggers have been told that the gate is closed
         self.encoded_chunks = 0
         self.configure(config, voiceprints or {})
 
@@ -132,28 +134,31 @@ class Detector:
 
     def _run(self, samples: np.ndarray) -> list[Wake]:
         """Whole chunks: gate, encode the open stretches, decide."""
-        first, count = self.end // self.chunk, len(samples) // self.chunk
-        if self._gate is None:
-            open_ = np.ones(count, bool)
-        else:
-            ends = self.end + (np.arange(count) + 1) * self.chunk
-            open_ = np.array([self._gate.step(c, int(e)) for c, e in zip(samples.reshape(count, -1), ends, strict=True)])
+        gate, chunk, begin = self._gate, self.chunk, self.end
+        rows = samples.reshape(-1, chunk)
+        states = [gate is None or gate.step(row, begin + n * chunk) for n, row in enumerate(rows, 1)]
         events: list[Wake] = []
-        edges = np.flatnonzero(np.diff(open_)) + 1
-        for stretch in np.split(np.arange(count), edges):
-            self._audio.append(samples[stretch[0] * self.chunk : (stretch[-1] + 1) * self.chunk])
-            self.end = (first + int(stretch[-1]) + 1) * self.chunk
-            decide = self._score if open_[stretch[0]] else self._sleep
-            events += decide(first + int(stretch[0]), first + int(stretch[-1]) + 1)
+        at = 0
+        for is_open, stretch in groupby(states):
+            first, at = at, at + sum(1 for _ in stretch)
+            self._audio.append(samples[first * chunk : at * chunk])
+            self.end = begin + at * chunk
+            decide = self._score if is_open else self._sleep
+            events += decide((begin // chunk) + first, (begin // chunk) + at)
         return events
 
     def _sleep(self, begin: int, end: int) -> list[Wake]:
+        if self._on_trace:
+            self._trace(begin, np.zeros((end - begin, len(self.triggers)), np.float32))
+        if self._asleep:
+            return []
+        self._asleep = True
         firings = [(word, t.idle((begin + 1) * self.chunk)) for word, t in self.triggers.items()]
-        self._trace(begin, np.zeros((end - begin, len(self.triggers)), np.float32))
         return [self._rejected(word, f) for word, f in firings if f]
 
     def _score(self, begin: int, end: int) -> list[Wake]:
         """Encode chunks `[begin, end)`, after the look-back that they need, and let the triggers decide."""
+        self._asleep = False
         frames, start = self._encode(begin, end)
         with np.errstate(over="ignore"):
             posteriors = 1 / (1 + np.exp(-frames.logits[:, self._columns]))
@@ -164,11 +169,12 @@ class Detector:
             chunk, at = start + k, (start + k + 1) * self.chunk
             if chunk < self._withhold_until:
                 continue
+            row = posteriors[k].tolist()
             for n, (word, trigger) in enumerate(self.triggers.items()):
                 if chunk < begin:
-                    trigger.prime(float(posteriors[k, n]))
+                    trigger.prime(row[n])
                     continue
-                firing = trigger.step(float(posteriors[k, n]), at)
+                firing = trigger.step(row[n], at)
                 scores[chunk - begin, n] = trigger.score
                 if firing:
                     events.append(self._wake(word, firing) if firing.kind == "wake" else self._rejected(word, firing))

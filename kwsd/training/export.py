@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from kwsd.audio.logmel import LogMel
 from kwsd.model.bundle import FORMAT, FRONT_END, MANIFEST, SPEAKER, STUDENT, OperatingPoint, write_front_end
 from kwsd.training.network import STRIDE_FRAMES, WORDS, Encoder, SpeakerHead, WakeHead
+from kwsd.training.quantise import quantise
 
 CHUNK_SAMPLES = 1280
 SMOOTHING_CHUNKS = 2
@@ -82,27 +84,32 @@ def _check(path: Path) -> None:
     onnx.save(model, str(path))
 
 
-def encoder_id(encoder: Encoder, head: SpeakerHead, front_end: LogMel) -> str:
-    """Of all that decides a speaker embedding."""
+def encoder_id(encoder: Encoder, head: SpeakerHead, front_end: LogMel, grids: str = "") -> str:
+    """Of all that decides a speaker embedding; `grids` is what `quantise` said."""
     digest = hashlib.sha256()
     for part in (encoder.state_dict(), head.state_dict()):
         for name, tensor in sorted(part.items()):
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    digest.update(grids.encode())
     digest.update(front_end.window.tobytes() + front_end.filters.tobytes() + repr((front_end.floor_db, front_end.scale, front_end.offset)).encode())
     return digest.hexdigest()[:16]
 
 
-def export(encoder: Encoder, wake: WakeHead, speaker: SpeakerHead, front_end: LogMel, out: Path) -> None:
-    """Write the bundle with provisional thresholds; `evaluate` sets the measured ones."""
+def export(encoder: Encoder, wake: WakeHead, speaker: SpeakerHead, front_end: LogMel, out: Path, mels: Sequence[np.ndarray] = ()) -> None:
+    """Write the bundle with provisional thresholds; `evaluate` sets the measured ones.
+
+    The encoder is put into 8 bit where there are `mels`, each `[frame, band]`, to calibrate it on."""
     out.mkdir(parents=True, exist_ok=True)
     student = Student(encoder, wake)
     export_student(student, out / STUDENT)
+    macs = macs_per_second(out / STUDENT)
+    grids = quantise(out / STUDENT, mels) if mels else ""
     export_speaker(speaker, out / SPEAKER)
     write_front_end(out / FRONT_END, front_end)
     manifest: dict[str, Any] = {
         "kind": "kwsd-bundle",
         "format": FORMAT,
-        "encoder_id": encoder_id(encoder, speaker, front_end),
+        "encoder_id": encoder_id(encoder, speaker, front_end, grids),
         "sample_rate": 16000,
         "chunk_samples": CHUNK_SAMPLES,
         "receptive_chunks": receptive_chunks(),
@@ -110,6 +117,7 @@ def export(encoder: Encoder, wake: WakeHead, speaker: SpeakerHead, front_end: Lo
         "words": {word: {"threshold": 0.5, "operating_points": []} for word in WORDS},
         "speaker": {"threshold": 0.5},
         "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in (("encoder", encoder), ("wake", wake), ("speaker", speaker))},
+        "macs_per_second": macs,
         "files": {},
     }
     write_manifest(manifest, out)

@@ -15,6 +15,8 @@ from kwsd.training.corpora import Clip, Corpora, speech_span
 from kwsd.training.network import WORDS
 
 CHUNK = 1280
+SPEEDS = (0.87, 1.22)
+"""Slowest and fastest that a clip is played: some people say a wake word in half a second."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Scenes:
             clip = self.word_clip(word) if word >= 0 else self.other_clip()
             x = self.corpora.read(clip)
             if rng.random() < 0.5:
-                x = augment.change_speed(x, float(rng.uniform(0.9, 1.1)))
+                x = augment.change_speed(x, float(rng.uniform(*SPEEDS)))
             if word >= 0 or len(x) < 48000:
                 start, end = speech_span(x)
                 lead, tail = (int(rng.uniform(0.02, 0.2) * 16000) for _ in range(2))

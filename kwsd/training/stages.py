@@ -15,9 +15,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from kwsd.training import corpora, encoder, evaluate, export, speaker, synthesize, wake
+from kwsd.training import corpora, encoder, evaluate, export, scenes, speaker, synthesize, wake
 from kwsd.training.speech_embedding import front_end
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--work", type=Path, default=Path("work"), help="working folder (default: work)")
     parser.add_argument("--models", type=Path, default=Path("models"), help="the bundle to write or to evaluate (default: models)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the stage")
+    parser.add_argument("--float", action="store_true", help="export: leave the encoder in 32 bit")
     parser.add_argument("--ungated", action="store_true", help="evaluate without the voice-activity gate")
     parser.add_argument("--write", action="store_true", help="evaluate: put thresholds and operating points into the bundle")
     asked = parser.parse_args(argv)
@@ -55,13 +57,20 @@ def main(argv: Sequence[str]) -> int:
             speaker.train(stores, rooms, work / "encoder.pt", work / "speaker.pt", _changed(speaker.Settings(), asked.set))
         case "export":
             trained = encoder.load_encoder(work / "encoder.pt")
-            export.export(trained, wake.load_head(work / "wake.pt"), speaker.load_head(work / "speaker.pt"), front_end(), asked.models)
+            mels = [] if asked.float else _calibration(stores, rooms)
+            export.export(trained, wake.load_head(work / "wake.pt"), speaker.load_head(work / "speaker.pt"), front_end(), asked.models, mels)
         case "evaluate":
             report = evaluate.evaluate(asked.models, stores, rooms, gated=not asked.ungated)
             (work / "evaluation.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
             if asked.write:
                 _write_points(asked.models, report)
     return 0
+
+
+def _calibration(stores: list[Path], rooms: Path, takes: int = 100) -> list[np.ndarray]:
+    """Features of scenes of the training split, four seconds each."""
+    training = scenes.Scenes(corpora.Corpora(*stores), rooms, seed=9)
+    return [scenes.mel_of(front_end(), training.draw(50 * scenes.CHUNK).heard) for _ in range(takes)]
 
 
 def _write_points(models: Path, report: dict[str, Any]) -> None:

@@ -40,6 +40,8 @@ class Settings:
     rate: float = 5e-4
     average: float = 0.998
     """Decay of the running average of the weights, which is what is kept: a single step's weights vary by several clips."""
+    heads: int = 2
+    """Heads trained from the same start on other draws; the mean of their weights is kept (Wortsman et al. 2022, arXiv 2203.05482)."""
     seed: int = 2
 
 
@@ -129,9 +131,7 @@ def score_all(head: WakeHead, bank: Bank, block: int = 20000) -> np.ndarray:
 
 
 def train(stores: list[Path], rooms: Path, encoder_path: Path, out: Path, settings: Settings) -> None:
-    """Train the head into `out`. The bank beside it is made once; the loop resumes at the last mining."""
-    torch.manual_seed(settings.seed)
-    rng = np.random.default_rng(settings.seed)
+    """Train the head into `out`. The bank beside it is made once; each head resumes at its last mining."""
     cache = out.with_suffix(".bank.npz")
     if cache.exists():
         parts = np.load(cache)
@@ -140,6 +140,15 @@ def train(stores: list[Path], rooms: Path, encoder_path: Path, out: Path, settin
         scenes = Scenes(Corpora(*stores), rooms, seed=settings.seed)
         bank = gather(load_encoder(encoder_path).to(memory_format=torch.channels_last), scenes, settings)  # type: ignore[call-overload]
         np.savez(cache, embedding=bank.embedding, label=bank.label, timing=bank.timing, near=bank.near)
+    heads = [train_head(bank, encoder_path, out.with_suffix(f".{n}.pt"), settings, settings.seed + n).state_dict() for n in range(settings.heads)]
+    mean = {k: torch.stack([h[k].double() for h in heads]).mean(0).to(first.dtype) for k, first in heads[0].items()}
+    save(out, head=mean, step=settings.steps)
+
+
+def train_head(bank: Bank, encoder_path: Path, out: Path, settings: Settings, seed: int) -> WakeHead:
+    """One head, through the checkpoint `out`."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
     inside = np.arange(len(bank.label)) >= WakeHead.context
     positive = [np.flatnonzero((bank.label[:, w] == 1) & inside) for w in range(len(WORDS))]
     log.info("%.1f h, frames where a word has ended: %s", len(bank.label) * 0.08 / 3600, [len(p) for p in positive])
@@ -188,6 +197,7 @@ def train(stores: list[Path], rooms: Path, encoder_path: Path, out: Path, settin
             log.info("step %d/%d  words %.4f  timing %.4f", step + 1, settings.steps, *(sums[:2] / sums[2]))
             sums[:] = 0
     save(out, head=kept, current=head, optimiser=optimiser, schedule=schedule, step=settings.steps)
+    return kept
 
 
 def load_head(path: Path) -> WakeHead:
