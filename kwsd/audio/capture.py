@@ -21,6 +21,10 @@ from kwsd.config import Microphone as MicrophoneConfig
 log = logging.getLogger(__name__)
 
 
+LONGEST_SLEEP_S = 0.2
+"""Between two looks at a device: how late a stop or a lost device may be noticed."""
+
+
 class MicrophoneError(OSError):
     """The microphone cannot be opened, or was lost; the message names the device and the mend."""
 
@@ -75,20 +79,20 @@ class Microphone:
             raise MicrophoneError(str(error)) from error
         self._size = int(self.rate * block_s)
 
-    def read(self) -> Block | None:
-        """The next block; waits for it. None once `stop` says so. Raises MicrophoneError."""
-        sd = _portaudio()
+    def read(self, blocks: int = 1) -> Block | None:
+        """The next `blocks` in one; waits for them. None once `stop` says so. Raises MicrophoneError."""
+        sd, size = _portaudio(), self._size * blocks
         deadline = time.monotonic() + self._config.stall_s
         try:
-            while (available := self._stream.read_available) < self._size:
+            while (available := self._stream.read_available) < size:
                 if self._stop():
                     return None
                 if time.monotonic() > deadline:
                     raise MicrophoneError(f"the microphone {self.name} has delivered nothing for {self._config.stall_s:g} s")
                 if not self._stream.active:
                     raise MicrophoneError(f"the microphone {self.name} has stopped")
-                time.sleep(min(max((self._size - available) / self.rate, 0.002), 0.05))
-            data, overflowed = self._stream.read(self._size)
+                time.sleep(min(max((size - available) / self.rate, 0.002), LONGEST_SLEEP_S))
+            data, overflowed = self._stream.read(size)
         except sd.PortAudioError as error:
             raise MicrophoneError(f"the microphone {self.name} was lost: {error.args[0]}") from error
         arrived = time.monotonic()

@@ -1,15 +1,15 @@
-"""Recordings: any WAV file or raw pipe as blocks of mono int16 at 16 kHz, in constant memory."""
+"""Recordings: any WAV file or raw pipe as blocks of mono int16 at 16 kHz, in constant memory.
+
+The libraries that read files and change rates are loaded when first wanted: a microphone at 16 kHz wants neither."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
-import soundfile
-import soxr
 
 log = logging.getLogger(__name__)
 RATE = 16000
@@ -17,6 +17,12 @@ RATE = 16000
 
 class AudioFileError(ValueError):
     """A recording cannot be used; the message names it and says why."""
+
+
+def _resampler(rate: int) -> Any:
+    import soxr
+
+    return soxr.ResampleStream(rate, RATE, 1, dtype="float32", quality="HQ")
 
 
 class Mono:
@@ -31,7 +37,7 @@ class Mono:
         if not 1000 <= rate <= 768000:
             raise AudioFileError(f"{name}: a sample rate of {rate} Hz is outside 1000…768000")
         self._channel = channel
-        self._resampler = soxr.ResampleStream(rate, RATE, 1, dtype="float32", quality="HQ") if rate != RATE else None
+        self._resampler = _resampler(rate) if rate != RATE else None
 
     def step(self, block: np.ndarray, last: bool = False) -> np.ndarray:
         """`block [sample, channel]`, int16 or float in -1…1, to int16 `[sample]`; `last` drains the resampler."""
@@ -63,8 +69,10 @@ def read_blocks(path: Path | str, block_s: float = 1.0, channel: int | str = 0) 
                 return
 
 
-def open_file(path: Path | str) -> soundfile.SoundFile:
-    """The recording `path`, open. Raises AudioFileError where it is missing, empty or no audio."""
+def open_file(path: Path | str) -> Any:
+    """The recording `path`, open (`soundfile.SoundFile`). Raises AudioFileError where it is missing, empty or no audio."""
+    import soundfile
+
     path = Path(path)
     if not path.exists():
         raise AudioFileError(f"{path}: no such file")
@@ -98,7 +106,7 @@ def raw_blocks(stream: IO[bytes], rate: int, channels: int, channel: int | str, 
     frame = 2 * channels
     size = max(int(rate * block_s), 1) * frame
     rest = b""
-    while data := stream.read1(size) if hasattr(stream, "read1") else stream.read(size):
+    while data := stream.read(size):
         data = rest + data
         whole = len(data) // frame * frame
         rest = data[whole:]

@@ -20,6 +20,7 @@ import numpy as np
 from kwsd.audio.files import RATE, read_all
 from kwsd.bench import scenes
 from kwsd.bench.engines import BLOCK_SAMPLES, KWSD_WORDS
+from kwsd.detect.detector import PATIENCE_ASLEEP
 from kwsd.detect.embedder import Embedder
 from kwsd.detect.enrolment import Enrolment
 from kwsd.detect.voiceprints import VoiceprintStore
@@ -47,13 +48,13 @@ class MeasuredDaemon:
         self.sent += len(samples)
 
     def caught_up(self, client: Connection, timeout_s: float = 600.0) -> dict[str, Any]:
-        """Wait until it has heard all that was sent (but for an incomplete block); its status then."""
+        """Wait until it has heard all that was sent, but for what it takes at once; its status then."""
         deadline = time.monotonic() + timeout_s
         while True:
             status = client.request("status")
-            if status["audio_s"] * RATE >= self.sent - BLOCK_SAMPLES or time.monotonic() > deadline:
+            if status["audio_s"] * RATE > self.sent - PATIENCE_ASLEEP * BLOCK_SAMPLES - RATE // 10 or time.monotonic() > deadline:
                 return status
-            time.sleep(0.05)
+            time.sleep(0.2)
 
     def cpu_s(self) -> float:
         """CPU seconds of all its threads, to the nanosecond where the kernel says so."""

@@ -24,6 +24,9 @@ from kwsd.model.student import Frames, SpeakerEncoder, State, Student
 
 SPAN_CHUNKS = (10, 25)
 """Fewest and most chunks of a triggered span that the speaker head gets: 0.8 to 2 s."""
+PATIENCE_ASLEEP, PATIENCE_CALM = 4, 2
+"""Chunks taken at once while the gate is closed (a word is longer, so it is not told later), and while no word is in sight."""
+IN_SIGHT = 0.01
 TYPICAL_WORD_S = 0.7
 """Length that a word is given where its frames are gone."""
 EXTRA_CHUNKS = 10
@@ -81,7 +84,8 @@ class Detector:
         self._fed = 0  # chunk index after the last one that the encoder saw
         self._origin = 0  # chunk index at which the stream began, or began anew after a discontinuity
         self._withhold_until = 0
-        self._asleep = False  # the triggers have been told that the gate is closed
+        self._asleep = False  # the gate is closed, and the triggers know it
+        self._in_sight = False  # the last posterior of some word was no longer negligible
         self.encoded_chunks = 0
         self.configure(config, voiceprints or {})
 
@@ -99,6 +103,11 @@ class Detector:
         self.triggers, self._config = triggers, config
         self._gate = VoiceGate(config.vad.mode, int(config.vad.hangover_s * SAMPLE_RATE)) if config.vad.enabled else None
         self.use_voiceprints(voiceprints)
+
+    @property
+    def patience(self) -> int:
+        """How many chunks it may be fed at once without telling a wake late: each feed costs, the more so the less is in it."""
+        return PATIENCE_ASLEEP if self._asleep else 1 if self._in_sight else PATIENCE_CALM
 
     @property
     def voiceprints(self) -> Mapping[str, Voiceprint]:
@@ -162,6 +171,7 @@ class Detector:
         frames, start = self._encode(begin, end)
         with np.errstate(over="ignore"):
             posteriors = 1 / (1 + np.exp(-frames.logits[:, self._columns]))
+        self._in_sight = bool(posteriors[-1].max() > IN_SIGHT)
         scores = np.zeros((end - begin, len(self._columns)), np.float32)
         events: list[Wake] = []
         primed = self.bundle.smoothing_chunks - 1

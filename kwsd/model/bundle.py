@@ -55,8 +55,12 @@ class Bundle:
     smoothing_chunks: int
     speaker_threshold: float
     front_end: LogMel = field(repr=False)
-    student: bytes = field(repr=False)
-    speaker: bytes = field(repr=False)
+    hashes: dict[str, str] = field(repr=False)
+    """SHA-256 of each file, by the manifest."""
+
+    def read(self, name: str) -> bytes:
+        """The file `name`, checked once more: what is used is what was promised. Raises BundleError."""
+        return _checked(self.path, name, self.hashes)
 
 
 def default_path() -> Path:
@@ -78,28 +82,32 @@ def load(path: Path | None = None) -> Bundle:
         raise BundleError(f"{path / MANIFEST}: is no kwsd model bundle's manifest")
     if raw.get("format") != FORMAT:
         raise BundleError(f"{path}: bundle format {raw.get('format')!r}, this kwsd reads {FORMAT}; use the bundle and the kwsd of one release")
-    files = {name: _checked(path, name, raw) for name in (STUDENT, SPEAKER, FRONT_END)}
     try:
+        hashes = {name: str(raw["files"][name]["sha256"]) for name in (STUDENT, SPEAKER, FRONT_END)}
+        for name in hashes:
+            _checked(path, name, hashes)
         words = {name: _word(body) for name, body in raw["words"].items()}
         return Bundle(
             path=path, encoder_id=str(raw["encoder_id"]), words=words, chunk_samples=int(raw["chunk_samples"]),
             receptive_chunks=int(raw["receptive_chunks"]), smoothing_chunks=int(raw["smoothing_chunks"]),
             speaker_threshold=float(raw["speaker"]["threshold"]), front_end=read_front_end(path / FRONT_END),
-            student=files[STUDENT], speaker=files[SPEAKER],
+            hashes=hashes,
         )  # fmt: skip
+    except BundleError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"{path / MANIFEST}: incomplete or malformed ({error!r}); restore the bundle, or reinstall kwsd") from error
 
 
-def _checked(path: Path, name: str, manifest: dict[str, Any]) -> bytes:
+def _checked(path: Path, name: str, hashes: dict[str, str]) -> bytes:
     try:
         data = (path / name).read_bytes()
     except OSError as error:
         raise BundleError(f"{path / name}: cannot be read ({error.strerror}); restore the bundle, or reinstall kwsd") from error
-    wanted = manifest.get("files", {}).get(name, {}).get("sha256")
+    wanted = hashes[name]
     found = hashlib.sha256(data).hexdigest()
     if found != wanted:
-        raise BundleError(f"{path / name}: {len(data)} bytes with sha256 {found[:12]}…, the manifest says {str(wanted)[:12]}…; "
+        raise BundleError(f"{path / name}: {len(data)} bytes with sha256 {found[:12]}…, the manifest says {wanted[:12]}…; "
                           "the file is truncated or another bundle's: restore it, or reinstall kwsd")  # fmt: skip
     return data
 

@@ -47,7 +47,7 @@ class Student:
 
     def __init__(self, bundle: Bundle) -> None:
         path = bundle.path / STUDENT
-        self._session = session(bundle.student, path)
+        self._session = session(bundle.read(STUDENT), path)
         inputs = {i.name: i.shape for i in self._session.get_inputs()}
         outputs = {o.name: o.shape for o in self._session.get_outputs()}
         self._states = [name for name in inputs if name.startswith("state_in.")]
@@ -80,7 +80,7 @@ class SpeakerEncoder:
     min_chunks = 5
 
     def __init__(self, bundle: Bundle) -> None:
-        self._session = session(bundle.speaker, bundle.path / SPEAKER)
+        self._session = session(bundle.read(SPEAKER), bundle.path / SPEAKER)
         names = {i.name for i in self._session.get_inputs()}
         if names != {"tap", "embedding"}:
             raise BundleError(f"{bundle.path / SPEAKER}: takes {', '.join(sorted(names))} instead of tap and embedding; it is another kind of model")

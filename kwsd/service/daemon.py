@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -33,6 +34,8 @@ from kwsd.service.server import serving
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+M_TRIM_THRESHOLD, M_ARENA_MAX = -1, -8
+"""Options of mallopt(3)."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,19 @@ class Run:
     """Told of every event, on the event loop."""
 
 
+def _frugal_heap() -> None:
+    """Ask glibc for one heap instead of one a thread, and for free memory to go back at once: several MiB of a daemon's 80."""
+    with contextlib.suppress(AttributeError, OSError):  # another C library does as it likes
+        c = ctypes.CDLL(None)
+        for option, value in ((M_ARENA_MAX, 1), (M_TRIM_THRESHOLD, 1 << 16)):
+            c.mallopt(option, value)
+
+
 async def run(asked: Run) -> int:
     """The daemon until it is told to stop or its recording has ended; the exit status.
 
     Raises ConfigError, BundleError or AudioFileError before anything has started."""
+    _frugal_heap()
     notifier, hub, stop = Notifier(), Hub(), asyncio.Event()
     loop = asyncio.get_running_loop()
     failure: list[BaseException] = []

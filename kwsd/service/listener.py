@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -42,8 +43,8 @@ class Source(Protocol):
 
     name: str
 
-    def read(self) -> Block | None:
-        """The next block, or None at the end. Raises MicrophoneError where it was lost."""
+    def read(self, blocks: int = 1) -> Block | None:
+        """The next `blocks` of 80 ms in one (fewer at the end), or None at the end. Raises MicrophoneError where it was lost."""
 
 
 class Recording:
@@ -53,10 +54,11 @@ class Recording:
         self.name, self._blocks, self._realtime = name, blocks, realtime
         self._due = 0.0
 
-    def read(self) -> Block | None:
-        samples = next(self._blocks, None)
-        if samples is None:
+    def read(self, blocks: int = 1) -> Block | None:
+        parts = list(islice(self._blocks, blocks))
+        if not parts:
             return None
+        samples = np.concatenate(parts) if len(parts) > 1 else parts[0]
         now = time.monotonic()
         self._due = max(self._due, now - 1.0) + len(samples) / SAMPLE_RATE if self._due else now + len(samples) / SAMPLE_RATE
         if self._realtime and self._due > now:
@@ -180,7 +182,7 @@ class Listener:
             self.figures.microphone = "ok"
             self._emit(Microphone("ok", source.name))
         while not (self._stop.is_set() or self._reopen):
-            block = source.read()
+            block = source.read(1 if self.on_block else self.detector.patience)
             if block is None:
                 return
             self._hear(block)
