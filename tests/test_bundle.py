@@ -47,7 +47,7 @@ def test_the_shipped_bundle_is_sound() -> None:
 
 
 def test_states_are_named_in_pairs() -> None:
-    session = onnxruntime.InferenceSession(bundles.load().read(bundles.STUDENT))
+    session = onnxruntime.InferenceSession(bundles.load().path / bundles.STUDENT)
     ins = {i.name.removeprefix("state_in."): i.shape for i in session.get_inputs() if i.name.startswith("state_in.")}
     outs = {o.name.removeprefix("state_out."): o.shape for o in session.get_outputs() if o.name.startswith("state_out.")}
     assert ins == outs

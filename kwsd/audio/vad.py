@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import _webrtcvad  # the module webrtcvad around it wants 2 MB more, to know its own version
 import numpy as np
-import webrtcvad
 
 FRAME_SAMPLES = 320
 """20 ms; a chunk of 80 ms holds four."""
@@ -21,7 +21,9 @@ class VoiceGate:
     """WebRTC's detector over 20 ms frames, held open for a hang-over. Its state is this object's."""
 
     def __init__(self, mode: int, hangover_samples: int, rate: int = 16000) -> None:
-        self._vad, self._rate, self._hangover = webrtcvad.Vad(mode), rate, hangover_samples
+        self._vad, self._rate, self._hangover = _webrtcvad.create(), rate, hangover_samples
+        _webrtcvad.init(self._vad)
+        _webrtcvad.set_mode(self._vad, mode)
         self._closes_at = 0
         # The least power of the chunks at present counted, and of those before them; 0 so that nothing is quiet at first.
         self._least, self._least_before, self._counted = np.inf, 0.0, 0
@@ -43,4 +45,4 @@ class VoiceGate:
     def _voiced(self, data: bytes) -> int:
         size = FRAME_SAMPLES * 2
         # All frames are asked, also after a voiced one: the detector adapts to the noise with each.
-        return sum([self._vad.is_speech(data[at : at + size], self._rate) for at in range(0, len(data), size)])
+        return sum([_webrtcvad.process(self._vad, self._rate, data[at : at + size], FRAME_SAMPLES) for at in range(0, len(data), size)])

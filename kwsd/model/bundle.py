@@ -55,12 +55,6 @@ class Bundle:
     smoothing_chunks: int
     speaker_threshold: float
     front_end: LogMel = field(repr=False)
-    hashes: dict[str, str] = field(repr=False)
-    """SHA-256 of each file, by the manifest."""
-
-    def read(self, name: str) -> bytes:
-        """The file `name`, checked once more: what is used is what was promised. Raises BundleError."""
-        return _checked(self.path, name, self.hashes)
 
 
 def default_path() -> Path:
@@ -83,15 +77,13 @@ def load(path: Path | None = None) -> Bundle:
     if raw.get("format") != FORMAT:
         raise BundleError(f"{path}: bundle format {raw.get('format')!r}, this kwsd reads {FORMAT}; use the bundle and the kwsd of one release")
     try:
-        hashes = {name: str(raw["files"][name]["sha256"]) for name in (STUDENT, SPEAKER, FRONT_END)}
-        for name in hashes:
-            _checked(path, name, hashes)
+        for name in (STUDENT, SPEAKER, FRONT_END):
+            _check(path / name, str(raw["files"][name]["sha256"]))
         words = {name: _word(body) for name, body in raw["words"].items()}
         return Bundle(
             path=path, encoder_id=str(raw["encoder_id"]), words=words, chunk_samples=int(raw["chunk_samples"]),
             receptive_chunks=int(raw["receptive_chunks"]), smoothing_chunks=int(raw["smoothing_chunks"]),
             speaker_threshold=float(raw["speaker"]["threshold"]), front_end=read_front_end(path / FRONT_END),
-            hashes=hashes,
         )  # fmt: skip
     except BundleError:
         raise
@@ -99,17 +91,15 @@ def load(path: Path | None = None) -> Bundle:
         raise BundleError(f"{path / MANIFEST}: incomplete or malformed ({error!r}); restore the bundle, or reinstall kwsd") from error
 
 
-def _checked(path: Path, name: str, hashes: dict[str, str]) -> bytes:
+def _check(file: Path, wanted: str) -> None:
     try:
-        data = (path / name).read_bytes()
+        data = file.read_bytes()
     except OSError as error:
-        raise BundleError(f"{path / name}: cannot be read ({error.strerror}); restore the bundle, or reinstall kwsd") from error
-    wanted = hashes[name]
+        raise BundleError(f"{file}: cannot be read ({error.strerror}); restore the bundle, or reinstall kwsd") from error
     found = hashlib.sha256(data).hexdigest()
     if found != wanted:
-        raise BundleError(f"{path / name}: {len(data)} bytes with sha256 {found[:12]}…, the manifest says {wanted[:12]}…; "
+        raise BundleError(f"{file}: {len(data)} bytes with sha256 {found[:12]}…, the manifest says {wanted[:12]}…; "
                           "the file is truncated or another bundle's: restore it, or reinstall kwsd")  # fmt: skip
-    return data
 
 
 def _word(body: dict[str, Any]) -> WordModel:

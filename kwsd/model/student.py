@@ -28,8 +28,10 @@ class Frames:
     """`[k, tap frames a chunk, 384]`, the low frames."""
 
 
-def session(model: bytes, path: Path) -> onnxruntime.InferenceSession:
-    """One thread, sequential, no spinning: a small graph on a busy machine. Raises BundleError."""
+def session(path: Path) -> onnxruntime.InferenceSession:
+    """One thread, sequential, no spinning: a small graph on a busy machine. Raises BundleError.
+
+    From the file rather than from bytes, of which onnxruntime would keep a copy."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
@@ -37,7 +39,7 @@ def session(model: bytes, path: Path) -> onnxruntime.InferenceSession:
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # chunks come in runs of many lengths; plans for each would pile up
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises several unrelated types
         raise BundleError(f"{path}: onnxruntime {onnxruntime.__version__} cannot load it ({error}); restore the bundle") from error
 
@@ -47,7 +49,7 @@ class Student:
 
     def __init__(self, bundle: Bundle) -> None:
         path = bundle.path / STUDENT
-        self._session = session(bundle.read(STUDENT), path)
+        self._session = session(path)
         inputs = {i.name: i.shape for i in self._session.get_inputs()}
         outputs = {o.name: o.shape for o in self._session.get_outputs()}
         self._states = [name for name in inputs if name.startswith("state_in.")]
@@ -80,7 +82,7 @@ class SpeakerEncoder:
     min_chunks = 5
 
     def __init__(self, bundle: Bundle) -> None:
-        self._session = session(bundle.read(SPEAKER), bundle.path / SPEAKER)
+        self._session = session(bundle.path / SPEAKER)
         names = {i.name for i in self._session.get_inputs()}
         if names != {"tap", "embedding"}:
             raise BundleError(f"{bundle.path / SPEAKER}: takes {', '.join(sorted(names))} instead of tap and embedding; it is another kind of model")
