@@ -26,6 +26,8 @@ def test_cost_measures_every_stage_and_column(tmp_path: Path, capsys: pytest.Cap
     names = ("vad", "features", "encoder", "wake_head", "trigger_and_rings", "all")
     assert set(found["stages"]) == {*(f"{n}_us_per_chunk" for n in names), "verification_ms_per_wake", "hub_us_per_event"}
     assert min(found["stages"].values()) > 0
+    assert min(found["voices"]["kwsd"][k] for k in ("ms_per_utterance", "startup_cpu_s", "peak_mib")) > 0
+    assert found["idle_in_real_time"] > 0
     assert found["latency"]["heard"] >= 1
     assert {"cpu", "python", "commit", "versions"} <= set(found["circumstances"])
     printed = capsys.readouterr().out
@@ -95,7 +97,7 @@ def test_accuracy_of_synthetic_voices(tmp_path: Path) -> None:
     assert (word["word"], word["recordings"], word["speakers"]) == ("computer", 6, 3)
     assert word["hours"] == pytest.approx((30 + sum(soundfile.info(p).duration for p in tmp_path.rglob("audio/[kg]*/*.wav"))) / 3600, rel=0.01)
     assert word["points"][1]["miss"] <= 0.5
-    (voices,) = found["verification"]
+    voices = found["verification"][0]  # others follow where they are installed
     assert (voices["speakers"], voices["takes"]) == (3, 18)
     assert 0 <= voices["five"]["eer"] <= 0.5
 

@@ -31,6 +31,7 @@ class FakeStream:
         self.audio, self.samplerate, self.channels, self.active = audio, samplerate, channels, True
         audio.opened.append((samplerate, channels))
         self.phase = 0
+        self.latency = audio.buffer_s
 
     def start(self) -> None: ...
     def abort(self) -> None: ...
@@ -59,6 +60,7 @@ class FakePortAudio:
         self.rates, self.channels, self.speaking = {16000, 48000}, 1, 0
         self.busy = self.lost = self.silent = self.gone = self.overflowed = False
         self.opened: list[tuple[int, int]] = []
+        self.buffer_s = 1.0
         self.scans = 0
         self.default = SimpleNamespace(device=[0, 0])
 
@@ -106,6 +108,31 @@ def test_else_at_its_own_rate_and_resampled(portaudio: FakePortAudio) -> None:
     assert abs(len(samples) - 20 * 1280) < 1280
     spectrum = np.abs(np.fft.rfft(samples[4000:20000].astype(float)))
     assert np.argmax(spectrum) == pytest.approx(440, abs=1)
+
+
+def test_a_device_that_holds_little_is_emptied_in_time(portaudio: FakePortAudio, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks are wanted four at a time, 0.32 s, of a device whose buffer holds 0.1 s and runs over after that."""
+    now, read = 0.0, 0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def deliver(stream: FakeStream, frames: int) -> tuple[bytes, bool]:
+        nonlocal read
+        overflowed = round(now * 16000) - read > 1600
+        read += frames
+        return bytes(2 * frames), overflowed
+
+    portaudio.buffer_s = 0.1
+    monkeypatch.setattr(capture, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+    monkeypatch.setattr(FakeStream, "read_available", property(lambda _: min(round(now * 16000) - read, 1600)))
+    monkeypatch.setattr(FakeStream, "read", deliver)
+    with open_microphone(Microphone()) as microphone:
+        blocks = [microphone.read(4) for _ in range(5)]
+    assert [len(b.samples) for b in blocks if b] == [4 * 1280] * 5
+    assert not any(b.overflowed for b in blocks if b)
+    assert now == pytest.approx(5 * 4 * 0.08, abs=0.05)
 
 
 @pytest.mark.parametrize(("channel", "loud"), [(0, False), (4, True), ("mix", True)])

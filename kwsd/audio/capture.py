@@ -78,25 +78,35 @@ class Microphone:
         except AudioFileError as error:
             raise MicrophoneError(str(error)) from error
         self._size = int(self.rate * block_s)
+        self._half_full = max(int(self.rate * float(stream.latency) / 2), self._size // 8)
 
     def read(self, blocks: int = 1) -> Block | None:
-        """The next `blocks` in one; waits for them. None once `stop` says so. Raises MicrophoneError."""
-        sd, size = _portaudio(), self._size * blocks
+        """The next `blocks` in one; waits for them. None once `stop` says so. Raises MicrophoneError.
+
+        The device may be able to hold less than that: it is emptied when half full."""
+        sd, wanted, parts, overflowed = _portaudio(), self._size * blocks, [], False
         deadline = time.monotonic() + self._config.stall_s
         try:
-            while (available := self._stream.read_available) < size:
+            while wanted:
+                available = self._stream.read_available
+                if available >= min(wanted, self._half_full):
+                    data, over = self._stream.read(min(available, wanted))
+                    parts.append(np.frombuffer(data, np.int16).reshape(-1, self.channels))
+                    wanted -= len(parts[-1])
+                    overflowed |= bool(over)
+                    deadline = time.monotonic() + self._config.stall_s
+                    continue
                 if self._stop():
                     return None
                 if time.monotonic() > deadline:
                     raise MicrophoneError(f"the microphone {self.name} has delivered nothing for {self._config.stall_s:g} s")
                 if not self._stream.active:
                     raise MicrophoneError(f"the microphone {self.name} has stopped")
-                time.sleep(min(max((size - available) / self.rate, 0.002), LONGEST_SLEEP_S))
-            data, overflowed = self._stream.read(size)
+                time.sleep(min(max((min(wanted, self._half_full) - available) / self.rate, 0.002), LONGEST_SLEEP_S))
         except sd.PortAudioError as error:
             raise MicrophoneError(f"the microphone {self.name} was lost: {error.args[0]}") from error
         arrived = time.monotonic()
-        return Block(self._mono.step(np.frombuffer(data, np.int16).reshape(-1, self.channels)), arrived, bool(overflowed))
+        return Block(self._mono.step(np.concatenate(parts)), arrived, overflowed)
 
 
 @contextlib.contextmanager

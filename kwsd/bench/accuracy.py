@@ -8,7 +8,6 @@ so they are in-sample: thresholds and misses come from the same recordings.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ import numpy as np
 from kwsd.audio.files import RATE, AudioFileError, read_all, read_blocks
 from kwsd.bench.corpus import Recording, audio_under, labelled, noise_of
 from kwsd.bench.engines import BLOCK_SAMPLES, ENGINES, Engine
+from kwsd.bench.voices import encoders
 from kwsd.detect.metrics import bootstrap_interval, equal_error_rate, error_curves, false_accept_peaks, poisson_interval, threshold_at, verification_trials
 
 log = logging.getLogger(__name__)
@@ -138,31 +138,13 @@ def verification(recordings: list[Recording], takes_each: int = 12) -> list[dict
     if len(chosen) < 2:
         return []
     reports = []
-    for name, embed in _speaker_encoders():
+    for name, make in encoders().items():
+        embed = make()
         embeddings = [np.stack([embed(read_all(path)) for path in paths]) for paths in chosen]
         log.info("%s: %d speakers embedded", name, len(embeddings))
         one, five = verification_trials(embeddings)
         reports.append({"engine": name, "speakers": len(chosen), "takes": sum(map(len, chosen)), "one": _det(*one), "five": _det(*five)})
     return reports
-
-
-def _speaker_encoders() -> Iterator[tuple[str, Any]]:
-    from kwsd.detect.embedder import Embedder
-    from kwsd.model import bundle
-
-    own = Embedder(bundle.load())
-
-    def embed(samples: np.ndarray) -> np.ndarray:
-        vector = own.embed([samples])
-        return np.zeros(own.dim, np.float32) if vector is None else vector
-
-    yield "kwsd", embed
-    if importlib.util.find_spec("resemblyzer"):
-        from resemblyzer import VoiceEncoder
-        from resemblyzer.audio import normalize_volume
-
-        peer = VoiceEncoder("cpu", verbose=False)
-        yield "Resemblyzer", lambda samples: peer.embed_utterance(normalize_volume(samples / np.float32(32768), -30, increase_only=True))
 
 
 def _det(same: np.ndarray, different: np.ndarray) -> dict[str, Any]:

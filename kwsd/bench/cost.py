@@ -30,6 +30,7 @@ from kwsd.audio.files import RATE
 from kwsd.bench import scenes
 from kwsd.bench.daemon import Collector, measured
 from kwsd.bench.engines import BLOCK_SAMPLES, ENGINES, KWSD_WORDS, Kwsd
+from kwsd.bench.voices import encoders
 from kwsd.detect.detector import SPAN_CHUNKS
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import STUDENT
@@ -70,6 +71,15 @@ def run_peer(name: str, words: tuple[str, ...], scene: str, path: Path) -> Run:
     ready, end = json.loads(first), json.loads(last)
     seconds = end["samples"] / RATE
     return Run(name, len(words), scene, seconds, (end["cpu_s"] - ready["cpu_s"]) / seconds, ready["cpu_s"], startup_s, end["peak_mib"], end["fired"])
+
+
+def run_voice(name: str) -> dict[str, float]:
+    """One speaker encoder in a process of its own."""
+    done = subprocess.run([sys.executable, "-m", "kwsd.bench.voices", name], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{name} failed: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}")
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
 
 
 def run_daemon(scene: str, audio: np.ndarray) -> Run:
@@ -135,6 +145,19 @@ def latency(wakes: int) -> dict[str, float]:
         raise RuntimeError("the daemon heard none of the words that the latency is measured on")
     p50, p95, p99 = np.percentile(waits, [50, 95, 99])
     return {"wakes": wakes, "heard": len(waits), "p50_ms": float(p50), "p95_ms": float(p95), "p99_ms": float(p99)}
+
+
+def waking_up(seconds: float) -> float:
+    """CPU s per audio s in an idle room in real time, where every block finds the caches cold; the scenes above come at once."""
+    with measured() as (daemon, _):
+        room, before = scenes.idle(seconds + 5), 0.0
+        began = time.monotonic()
+        for n in range(len(room) // BLOCK_SAMPLES):
+            time.sleep(max(began + n * BLOCK_SAMPLES / RATE - time.monotonic(), 0))
+            daemon.feed(room[n * BLOCK_SAMPLES : (n + 1) * BLOCK_SAMPLES])
+            if n == 5 * RATE // BLOCK_SAMPLES:  # by then the gate's hang-over is past
+                before, began_measuring = daemon.cpu_s(), time.monotonic()
+        return (daemon.cpu_s() - before) / (time.monotonic() - began_measuring)
 
 
 def stages(seconds: float) -> dict[str, float]:
@@ -248,6 +271,8 @@ def cost(seconds: float, repeats: int, wakes: int, engines: list[str]) -> dict[s
     if "kwsd" in engines:
         log.info("stages …")
         report["stages"] = stages(min(seconds, 120.0))
+        report["voices"] = {name: run_voice(name) for name in encoders()}
+        report["idle_in_real_time"] = waking_up(min(seconds, 60.0))
         log.info("latency of %d wakes, in real time: %.0f s …", wakes, wakes * 3.5)
         report["latency"] = latency(wakes)
     return report

@@ -20,7 +20,7 @@ import numpy as np
 from kwsd.audio.files import RATE, read_all
 from kwsd.bench import scenes
 from kwsd.bench.engines import BLOCK_SAMPLES, KWSD_WORDS
-from kwsd.detect.detector import PATIENCE_ASLEEP
+from kwsd.detect.detector import PATIENCE
 from kwsd.detect.embedder import Embedder
 from kwsd.detect.enrolment import Enrolment
 from kwsd.detect.voiceprints import VoiceprintStore
@@ -52,7 +52,7 @@ class MeasuredDaemon:
         deadline = time.monotonic() + timeout_s
         while True:
             status = client.request("status")
-            if status["audio_s"] * RATE > self.sent - PATIENCE_ASLEEP * BLOCK_SAMPLES - RATE // 10 or time.monotonic() > deadline:
+            if status["audio_s"] * RATE > self.sent - PATIENCE * BLOCK_SAMPLES - RATE // 10 or time.monotonic() > deadline:
                 return status
             time.sleep(0.2)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from kwsd import __version__
 from kwsd.bench.scenes import SCENES
+from kwsd.bench.voices import UTTERANCE_S
 
 PACKAGES = ("numpy", "onnxruntime", "webrtcvad-wheels", "pymicro-wakeword", "pyopen-wakeword", "pocketsphinx", "Resemblyzer")
 
@@ -70,8 +71,14 @@ def cost_markdown(report: dict[str, Any]) -> str:
                      f"{max(r['peak_mib'] for r in of):.0f}", f"{of[0]['startup_s']:.2f}", f"{of[0]['startup_cpu_s']:.2f}"])  # fmt: skip
     header = ["engine", "words", *(f"{s}: CPU s/audio s" for s in SCENES), *(f"{s} v {reference}" for s in SCENES), "peak MiB", "start-up s", "start-up CPU s"]
     parts = ["## Cost", heading(report["circumstances"]), table(header, rows)]
+    if "idle_in_real_time" in report:
+        parts.append(f"The scenes are fed as fast as they are taken. Fed in real time, where every block finds the caches cold, kwsd's idle room "
+                     f"takes {report['idle_in_real_time']:.5f} CPU s per audio s.")  # fmt: skip
     if "stages" in report:
         parts += ["### Stages of kwsd, the gate open", table(["stage", "cost"], [[k, f"{v:.2f}"] for k, v in report["stages"].items()])]
+    if "voices" in report:
+        rows = [[name, f"{v['ms_per_utterance']:.1f}", f"{v['startup_cpu_s']:.2f}", f"{v['peak_mib']:.0f}"] for name, v in report["voices"].items()]
+        parts += [f"### A recording of {UTTERANCE_S} s to a voice's embedding", table(["encoder", "CPU ms", "start-up CPU s", "peak MiB"], rows)]
     if "latency" in report:
         figures = {k: f"{v:.0f}" for k, v in report["latency"].items()}
         parts += ["### From the end of the word to the subscriber", table(list(figures), [list(figures.values())])]

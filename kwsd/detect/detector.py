@@ -24,9 +24,10 @@ from kwsd.model.student import Frames, SpeakerEncoder, State, Student
 
 SPAN_CHUNKS = (10, 25)
 """Fewest and most chunks of a triggered span that the speaker head gets: 0.8 to 2 s."""
-PATIENCE_ASLEEP, PATIENCE_CALM = 4, 2
-"""Chunks taken at once while the gate is closed (a word is longer, so it is not told later), and while no word is in sight."""
+PATIENCE = 4
+"""Chunks taken at once while no word is in sight: 0.32 s, which is shorter than a word, so that none is told late."""
 IN_SIGHT = 0.01
+"""The posterior from which on every chunk counts."""
 TYPICAL_WORD_S = 0.7
 """Length that a word is given where its frames are gone."""
 EXTRA_CHUNKS = 10
@@ -84,7 +85,7 @@ class Detector:
         self._fed = 0  # chunk index after the last one that the encoder saw
         self._origin = 0  # chunk index at which the stream began, or began anew after a discontinuity
         self._withhold_until = 0
-        self._asleep = False  # the gate is closed, and the triggers know it
+        self._asleep = False  # the gate is closed, and the triggers have been told
         self._in_sight = False  # the last posterior of some word was no longer negligible
         self.encoded_chunks = 0
         self.configure(config, voiceprints or {})
@@ -107,7 +108,7 @@ class Detector:
     @property
     def patience(self) -> int:
         """How many chunks it may be fed at once without telling a wake late: each feed costs, the more so the less is in it."""
-        return PATIENCE_ASLEEP if self._asleep else 1 if self._in_sight else PATIENCE_CALM
+        return 1 if self._in_sight else PATIENCE
 
     @property
     def voiceprints(self) -> Mapping[str, Voiceprint]:
@@ -161,7 +162,7 @@ class Detector:
             self._trace(begin, np.zeros((end - begin, len(self.triggers)), np.float32))
         if self._asleep:
             return []
-        self._asleep = True
+        self._asleep, self._in_sight = True, False
         firings = [(word, t.idle((begin + 1) * self.chunk)) for word, t in self.triggers.items()]
         return [self._rejected(word, f) for word, f in firings if f]
 
