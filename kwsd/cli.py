@@ -131,9 +131,9 @@ def _parser() -> argparse.ArgumentParser:
     verb("doctor", _doctor, "what is wrong with this machine, and the command that mends it", "config", "socket", "json")
     show = verb("config", _config, "show the effective configuration", "config")
     show.add_argument("action", choices=["show"])
-    bench = verb("bench", _bench, "what kwsd costs and how well it hears, beside its peers")
+    bench = verb("bench", _bench, "what kwsd costs and how well it hears, beside its peers; `kwsd bench cost --help` says more")
     bench.add_argument("rest", nargs=argparse.REMAINDER, metavar="cost|accuracy|soak …")
-    train = verb("train", _train, "make the models (needs the extra [train])")
+    train = verb("train", _train, "make the models (needs the extra [train]); `kwsd train unpack --help` says more")
     train.add_argument("rest", nargs=argparse.REMAINDER, metavar="STAGE …")
     return parser
 

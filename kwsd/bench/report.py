@@ -75,7 +75,7 @@ def cost_markdown(report: dict[str, Any]) -> str:
         parts.append(f"The scenes are fed as fast as they are taken. Fed in real time, where every block finds the caches cold, kwsd's idle room "
                      f"takes {report['idle_in_real_time']:.5f} CPU s per audio s.")  # fmt: skip
     if "stages" in report:
-        parts += ["### Stages of kwsd, the gate open", table(["stage", "cost"], [[k, f"{v:.2f}"] for k, v in report["stages"].items()])]
+        parts += ["### Stages of kwsd, the gate open, a chunk at a time", table(["stage", "cost"], [[k, f"{v:.2f}"] for k, v in report["stages"].items()])]
     if "voices" in report:
         rows = [[name, f"{v['ms_per_utterance']:.1f}", f"{v['startup_cpu_s']:.2f}", f"{v['peak_mib']:.0f}"] for name, v in report["voices"].items()]
         parts += [f"### A recording of {UTTERANCE_S} s to a voice's embedding", table(["encoder", "CPU ms", "start-up CPU s", "peak MiB"], rows)]

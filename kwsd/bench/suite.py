@@ -14,7 +14,10 @@ from kwsd.bench.engines import ENGINES, installed
 
 def main(argv: Sequence[str]) -> int:
     """Run one benchmark; the exit status."""
-    parser = argparse.ArgumentParser(prog="kwsd bench", description="What kwsd costs and how well it hears, beside its peers, on the same audio.")
+    parser = argparse.ArgumentParser(
+        prog="kwsd bench", description="What kwsd costs and how well it hears, beside its peers, on the same audio.",
+        epilog="The peers: pip install 'kwsd[bench]'; for Resemblyzer also: pip install torch librosa && pip install --no-deps Resemblyzer",
+    )  # fmt: skip
     kinds = parser.add_subparsers(dest="kind", required=True)
 
     def kind(name: str, help: str) -> argparse.ArgumentParser:

@@ -1,0 +1,89 @@
+"""Files of one kind in the state directory: never half-written, never lost, read by their owner alone.
+
+Writing goes to a temporary file in the same folder, is flushed to the disk, and only then takes the name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+NAME = re.compile(r"[^\W_][\w .'-]{0,62}", re.UNICODE)
+
+
+class StateError(ValueError):
+    """A file of the state directory cannot be read, written or used; the message names it and the mend."""
+
+
+def check_name(name: str, thing: str, error: type[StateError] = StateError) -> str:
+    """`name` if a `thing` may be called so. Raises `error`."""
+    if not NAME.fullmatch(name) or name != name.strip() or ".." in name:
+        raise error(f"{name!r} cannot be a {thing}'s name: up to 63 letters, digits, spaces, . _ ' and -, a letter or digit first")
+    return name
+
+
+class StateFolder:
+    """The files `NAME + suffix` of a folder, each about one `thing`; errors are of the type `error`."""
+
+    def __init__(self, folder: Path, suffix: str, thing: str, error: type[StateError]) -> None:
+        self.folder, self._suffix, self._thing, self._error = folder, suffix, thing, error
+
+    def path(self, name: str) -> Path:
+        """Where `name` is kept. Raises the error where nothing may be called so."""
+        return self.folder / (check_name(name, self._thing, self._error) + self._suffix)
+
+    def names(self) -> list[str]:
+        """What is there, sorted. Raises the error where the folder may not be listed."""
+        try:
+            return sorted(p.name.removesuffix(self._suffix) for p in self.folder.glob(f"*{self._suffix}") if not p.name.startswith("."))
+        except OSError as error:
+            raise self._error(f"{self.folder}: cannot be listed ({error.strerror})") from error
+
+    def read(self, name: str) -> bytes:
+        """Raises the error where it is missing or may not be read."""
+        path = self.path(name)
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise self._error(f"no {self._thing} is called {name!r}") from None
+        except PermissionError as error:
+            raise self._error(f"{path}: may not be read ({error.strerror}); it should belong to the daemon's user, mode 0600") from error
+        except OSError as error:
+            raise self._error(f"{path}: cannot be read ({error.strerror})") from error
+
+    def write(self, name: str, data: bytes) -> None:
+        """Atomic and durable. Raises the error (a full disk, say); what stood there before then still stands."""
+        path = self.path(name)
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+                out.write(data)
+                out.flush()
+                os.fsync(out.fileno())
+            partial.replace(path)
+            self._sync()
+        except OSError as error:
+            with suppress(OSError):
+                partial.unlink()
+            raise self._error(f"{path}: could not be saved ({error.strerror}); nothing was changed, make room and try again") from error
+
+    def delete(self, name: str) -> None:
+        """Raises the error where there is none."""
+        path = self.path(name)
+        try:
+            path.unlink()
+            self._sync()
+        except FileNotFoundError:
+            raise self._error(f"no {self._thing} is called {name!r}") from None
+        except OSError as error:
+            raise self._error(f"{path}: could not be deleted ({error.strerror})") from error
+
+    def _sync(self) -> None:
+        handle = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
