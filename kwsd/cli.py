@@ -24,6 +24,8 @@ from kwsd.terminal import Bar, Terminal, print_event
 
 USAGE, DATA, NO_INPUT, UNAVAILABLE, CANNOT_CREATE, NO_PERMISSION, CONFIGURATION = 64, 65, 66, 69, 73, 77, 78
 
+DAEMON_CODES = {"permission_denied": NO_PERMISSION, "not_saved": CANNOT_CREATE, "bad_config": CONFIGURATION, "bad_word": DATA}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; the exit status."""
@@ -36,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         return _fail(CONFIGURATION, error)
     except DaemonError as error:
-        return _fail({"permission_denied": NO_PERMISSION, "not_saved": CANNOT_CREATE, "bad_config": CONFIGURATION}.get(error.code, UNAVAILABLE), error)
+        return _fail(
+            {"permission_denied": NO_PERMISSION, "not_saved": CANNOT_CREATE, "bad_config": CONFIGURATION, "bad_word": DATA}.get(error.code, UNAVAILABLE), error
+        )
     except BrokenPipeError:
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - whoever read us has gone; nothing may be flushed to it at exit
         return 0
@@ -111,6 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     speakers = verb("speakers", _speakers, "who is enrolled; delete one", "socket", "json")
     speakers.add_argument("--delete", metavar="NAME", help="forget this speaker")
 
+    _add_word_verbs(verb("word", _word, "wake words of your own"))
+
     events = verb("events", _events, "subscribe to the daemon and print what it says", "socket", "json", "words")
     events.add_argument("--types", type=lambda s: s.split(","), metavar="A,B", help="only these: wake, rejected, microphone")
     events.add_argument("--count", type=int, metavar="N", help="exit after N events")
@@ -132,10 +138,32 @@ def _parser() -> argparse.ArgumentParser:
     show = verb("config", _config, "show the effective configuration", "config")
     show.add_argument("action", choices=["show"])
     bench = verb("bench", _bench, "what kwsd costs and how well it hears, beside its peers; `kwsd bench cost --help` says more")
-    bench.add_argument("rest", nargs=argparse.REMAINDER, metavar="cost|accuracy|soak …")
+    bench.add_argument("rest", nargs=argparse.REMAINDER, metavar="cost|accuracy|words|soak …")
     train = verb("train", _train, "make the models (needs the extra [train]); `kwsd train unpack --help` says more")
     train.add_argument("rest", nargs=argparse.REMAINDER, metavar="STAGE …")
     return parser
+
+
+def _add_word_verbs(parser: argparse.ArgumentParser) -> None:
+    common = _Parser(add_help=False)
+    common.add_argument("--config", type=Path, metavar="FILE", help="configuration (default: the user's, then /etc/kwsd/kwsd.yaml)")
+    common.add_argument("--socket", type=Path, metavar="PATH", help="the daemon's socket")
+    common.add_argument("--state", metavar="DIR", help="keep words in this folder; then no daemon is needed")
+    common.add_argument("--json", action="store_true", help="for programs")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=_Parser)
+    add = actions.add_parser("add", parents=[common], help="make a word of recordings of it; three suffice, ten are better")
+    add.add_argument("word")
+    add.add_argument("--wav", type=Path, nargs="+", required=True, metavar="FILE", help="recordings, each of the word alone")
+    add.add_argument("--yes", action="store_true", help="keep it without asking")
+    actions.add_parser("list", parents=[common], help="the words that were added")
+    for action, help in (("remove", "forget a word"), ("export", "write a word to a file"), ("test", "try a word on recordings")):
+        sub = actions.add_parser(action, parents=[common], help=help)
+        sub.add_argument("word")
+        if action == "export":
+            sub.add_argument("file", type=Path)
+        if action == "test":
+            sub.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    actions.add_parser("import", parents=[common], help="add a word from a file that was exported").add_argument("file", type=Path)
 
 
 def _overrides(arguments: argparse.Namespace) -> Callable[[Config], Config]:
@@ -143,7 +171,7 @@ def _overrides(arguments: argparse.Namespace) -> Callable[[Config], Config]:
 
     def change(base: Config) -> Config:
         if getattr(arguments, "words", None):
-            base = replace(base, words={w: base.words.get(w, Word()) for w in arguments.words})
+            base = replace(base, words={w: base.words.get(w, Word()) for w in arguments.words}, added_words=False)
         if getattr(arguments, "state", None):
             base = replace(base, state=arguments.state)
         if getattr(arguments, "socket", None):
@@ -221,6 +249,53 @@ def _speakers(arguments: argparse.Namespace) -> None:
         print(f"cannot be used: {why}", file=sys.stderr)
 
 
+def _word(arguments: argparse.Namespace) -> int:
+    from kwsd.detect.words import WordStore, to_bytes
+    from kwsd.model import bundle
+    from kwsd.service import wording
+
+    settings = _loaded(arguments)
+    models = bundle.load(Path(settings.models) if settings.models else None)
+    with contextlib.ExitStack() as stack:
+        keeper: wording.Keeper = (
+            wording.Folder(WordStore(settings.state_directory(), models.encoder_id)) if arguments.state
+            else wording.Daemon(stack.enter_context(_daemon(arguments)), models.encoder_id)
+        )  # fmt: skip
+        match arguments.action:
+            case "add":
+                kept = wording.add(keeper, models, arguments.word, arguments.wav, lambda text: print(text, file=sys.stderr), lambda: _agreed(arguments.yes))
+                print(f"{arguments.word} is {'added' if kept else 'not added'}.")
+            case "list":
+                words, unusable = keeper.listed()
+                if arguments.json:
+                    print(json.dumps({"words": words, "unusable": unusable}, ensure_ascii=False))
+                for one in [] if arguments.json else words:
+                    print(f"{one['name']}: threshold {one['threshold']:.2f}, made of {one['made'].get('takes', '?')} takes of {one['length_s']:.1f} s")
+                for why in [] if arguments.json else unusable:
+                    print(f"cannot be used: {why}", file=sys.stderr)
+            case "remove":
+                keeper.delete(arguments.word)
+                print(f"{arguments.word} is removed.")
+            case "export":
+                arguments.file.write_bytes(to_bytes(keeper.get(arguments.word)))
+            case "import":
+                print(f"{wording.import_file(keeper, models, arguments.file)} is added.")
+            case "test":
+                for path, score, woke in wording.test(keeper.get(arguments.word), models, arguments.files):
+                    print(
+                        json.dumps({"file": str(path), "score": score, "wakes": woke}) if arguments.json else f"{path}: {score:.2f}{', wakes' if woke else ''}"
+                    )
+    return 0
+
+
+def _agreed(yes: bool) -> bool:
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise ValueError("nobody is there to say whether the word is good enough; --yes says so")
+    return input("Keep it? [Y/n] ").strip().lower() in ("", "y", "yes")
+
+
 def _events(arguments: argparse.Namespace) -> None:
     with _daemon(arguments) as daemon:
         for n, body in enumerate(daemon.events(arguments.types, arguments.words), 1):
@@ -253,13 +328,17 @@ def _recordings(arguments: argparse.Namespace) -> tuple[Any, Config]:
     from kwsd.detect.detector import check_words
     from kwsd.detect.recordings import Recordings
     from kwsd.detect.voiceprints import VoiceprintStore
+    from kwsd.detect.words import WordStore
     from kwsd.model import bundle
 
     settings = _loaded(arguments)
     models = bundle.load(Path(settings.models) if settings.models else None)
-    check_words(settings, models)
+    words, unusable = WordStore(settings.state_directory(), models.encoder_id).load_all()
+    for why in unusable:
+        print(f"left out: {why}", file=sys.stderr)
+    check_words(settings, models, words)
     voiceprints, _ = VoiceprintStore(settings.state_directory(), models.encoder_id).load_all()
-    return Recordings(settings, models, voiceprints), settings
+    return Recordings(settings, models, voiceprints, words), settings
 
 
 def _detect(arguments: argparse.Namespace) -> int:

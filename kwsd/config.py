@@ -98,6 +98,8 @@ class Socket:
 @dataclass(frozen=True)
 class Config:
     words: dict[str, Word] = field(default_factory=lambda: {"computer": Word()})
+    added_words: bool = True
+    """Listen for the words of `kwsd word add` as well, also where they do not stand in `words`."""
     microphone: Microphone = field(default_factory=Microphone)
     vad: Vad = field(default_factory=Vad)
     speaker: Speaker = field(default_factory=Speaker)

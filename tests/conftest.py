@@ -131,3 +131,12 @@ def raw_client() -> Iterator[Callable[[Path], socket.socket]]:
     yield client
     for sock in opened:
         sock.close()
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> Path:
+    """Ten minutes of hiss with a word now and then, for daemons that must live on."""
+    path = tmp_path / "endless.wav"
+    part = np.concatenate([hiss(2.0), say("computer"), hiss(2.0)])
+    soundfile.write(path, np.tile(part, 120), RATE)
+    return path

@@ -31,15 +31,6 @@ def status_of(pid: int, key: str) -> int:
     raise AssertionError(key)
 
 
-@pytest.fixture
-def endless(tmp_path: Path) -> Path:
-    """Ten minutes of hiss with a word now and then, for daemons that must live on."""
-    path = tmp_path / "endless.wav"
-    part = np.concatenate([hiss(2.0), say("computer"), hiss(2.0)])
-    soundfile.write(path, np.tile(part, 120), RATE)
-    return path
-
-
 def test_a_recording_goes_the_whole_way_to_a_subscriber(start: Start, scene_wav: Path) -> None:
     daemon = start("--source", str(scene_wav), "--wait-for-client")
     with daemon.connect() as client:

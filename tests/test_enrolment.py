@@ -8,7 +8,8 @@ from conftest import RATE, hiss, say
 
 from kwsd.audio.ring import Ring
 from kwsd.detect.embedder import Embedder
-from kwsd.detect.enrolment import Enrolment, TakeListener, TakeRejected
+from kwsd.detect.enrolment import Enrolment, TakeListener
+from kwsd.detect.takes import TakeRejected
 from kwsd.model.bundle import Bundle
 from kwsd.model.student import SpeakerEncoder, Student
 from kwsd.training.synthesize import flite

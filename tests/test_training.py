@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from kwsd.audio.spans import speech_span
 from kwsd.model import bundle as bundles
 from kwsd.model.student import SpeakerEncoder, Student
 from kwsd.training import evaluate, export, stages
 from kwsd.training.augment import Rooms, change_speed, gain_to, level_dbfs, mix
-from kwsd.training.corpora import Clip, Corpora, speech_span
+from kwsd.training.corpora import Clip, Corpora
 from kwsd.training.encoder import wake_loss
 from kwsd.training.network import Encoder, SpeakerHead, WakeHead
 from kwsd.training.scenes import Scenes

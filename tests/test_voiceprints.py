@@ -30,8 +30,8 @@ def test_round_trip_with_mode_and_no_leftovers(store: VoiceprintStore) -> None:
     assert (loaded.name, loaded.encoder_id, loaded.created) == ("ann", "e1", 12.5)
     assert np.linalg.norm(loaded.mean) == pytest.approx(1, abs=1e-5)
     assert store.path("ann").stat().st_mode & 0o777 == 0o600
-    assert store.files.folder.stat().st_mode & 0o777 == 0o700
-    assert [p.name for p in store.files.folder.iterdir()] == ["ann.voiceprint"]
+    assert store.folder.stat().st_mode & 0o777 == 0o700
+    assert [p.name for p in store.folder.iterdir()] == ["ann.voiceprint"]
 
 
 def test_names_that_are_no_file_names_are_refused() -> None:
@@ -92,7 +92,7 @@ from kwsd.detect.voiceprints import VoiceprintError, VoiceprintStore
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
-    VoiceprintStore(Path({str(store.files.folder)!r}), "e1").save(voiceprint(seed=9))
+    VoiceprintStore(Path({str(store.folder)!r}), "e1").save(voiceprint(seed=9))
 except VoiceprintError as error:
     print(error)
 """
@@ -100,7 +100,7 @@ except VoiceprintError as error:
     assert "could not be saved" in done.stdout
     assert "nothing was changed" in done.stdout
     assert store.path("ann").read_bytes() == before
-    assert [p.name for p in store.files.folder.iterdir()] == ["ann.voiceprint"]
+    assert [p.name for p in store.folder.iterdir()] == ["ann.voiceprint"]
 
 
 def test_delete(store: VoiceprintStore) -> None:

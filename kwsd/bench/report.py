@@ -120,3 +120,22 @@ def accuracy_markdown(report: dict[str, Any]) -> str:
         voices = [[v["engine"], v["speakers"], v["takes"], f"{100 * v['one']['eer']:.1f}", f"{100 * v['five']['eer']:.1f}"] for v in report["verification"]]
         parts += ["### Verification", table(["encoder", "speakers", "takes", "EER one v one %", "EER five v one %"], voices)]
     return "\n\n".join(parts) + "\n"
+
+
+def words_markdown(report: dict[str, Any]) -> str:
+    runs = report["runs"]
+    rows = []
+    for word in [*dict.fromkeys(r["word"] for r in runs), None]:
+        row: list[object] = [word or "**mean**"]
+        for count in report["shots"]:
+            same = [r for r in runs if r["shots"] == count and word in (None, r["word"])]
+            hits, own, others = (100 * sum(r[k] for r in same) / len(same) for k in ("hits", "hits_at_threshold", "false_accepts_at_threshold"))
+            row.append(f"{hits:.1f} ({own:.1f} / {others:.2f})")
+        rows.append(row)
+    header = ["word", *(f"{count} shots" for count in report["shots"])]
+    return "\n\n".join([
+        "## Added words", heading(report["circumstances"]),
+        f"On {report['folder']}, {report['recordings']} recordings, {report['seeds']} draws of takes of different speakers: hits in % at 1 % false accepts of "
+        "the other words' recordings; in brackets hits and false accepts in % at the word's own threshold.",
+        table(header, rows),
+    ]) + "\n"  # fmt: skip

@@ -1,4 +1,4 @@
-"""`kwsd bench cost | accuracy | soak`: run, log what is going on, print Markdown, write JSON."""
+"""`kwsd bench cost | accuracy | words | soak`: run, log what is going on, print Markdown, write JSON."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kwsd.bench import accuracy, corpus, cost, plots, report, soak
+from kwsd.bench import accuracy, corpus, cost, plots, report, soak, words
 from kwsd.bench.engines import ENGINES, installed
 
 
@@ -39,6 +39,14 @@ def main(argv: Sequence[str]) -> int:
     accuracies.add_argument("--snr", type=float, default=10.0, metavar="DB", help="signal-to-noise ratio of the noisy takes (default 10)")
     accuracies.add_argument("--words", type=lambda s: s.split(","), metavar="A,B", help="only these words")
     accuracies.add_argument("--plots", type=Path, metavar="DIR", help="draw misses.svg and det.svg there")
+    few = kind("words", words.__doc__ or "")
+    few.add_argument("folder", type=Path, help="labelled recordings, a folder a word")
+    few.add_argument(
+        "--shots", type=lambda s: [int(n) for n in s.split(",")], default=[3, 5, 10], metavar="N,N", help="takes a word is made of (default 3,5,10)"
+    )
+    few.add_argument("--seeds", type=int, default=3, help="draws of takes, each word and number of shots (default 3)")
+    few.add_argument("--words", type=lambda s: s.split(","), metavar="A,B", help="add only these; the others are tried against all the same")
+    few.add_argument("--most", type=int, default=200, help="recordings used of each word (default 200)")
     for sub in (costs, accuracies):
         sub.add_argument("--engines", type=lambda s: s.split(","), metavar="A,B", help=f"only these; there are {', '.join(ENGINES)}")
     asked = parser.parse_args(argv)
@@ -54,6 +62,8 @@ def main(argv: Sequence[str]) -> int:
     elif asked.kind == "accuracy":
         found = accuracy.accuracy(asked.folder, engines, asked.negatives, asked.noise, asked.snr, asked.words)
         text = report.accuracy_markdown
+    elif asked.kind == "words":
+        found, text = words.words(asked.folder, asked.shots, asked.seeds, asked.words, asked.most), report.words_markdown
     else:
         found, text = soak.soak(asked.hours), report.soak_markdown
     found["circumstances"] = report.circumstances()

@@ -15,9 +15,10 @@ import numpy as np
 
 from kwsd.audio.ring import Ring
 from kwsd.audio.vad import VoiceGate
-from kwsd.config import SAMPLE_RATE, Config, ConfigError
+from kwsd.config import SAMPLE_RATE, Config, ConfigError, Word
 from kwsd.detect.trigger import Firing, Trigger
 from kwsd.detect.voiceprints import Voiceprint, best_match
+from kwsd.detect.words import REACH, UserWord, after_silence
 from kwsd.events import SpeakerMatch, Wake
 from kwsd.model.bundle import Bundle
 from kwsd.model.student import Frames, SpeakerEncoder, State, Student
@@ -28,6 +29,8 @@ PATIENCE = 4
 """Chunks taken at once while no word is in sight: 0.32 s, which is shorter than a word, so that none is told late."""
 IN_SIGHT = 0.01
 """The posterior from which on every chunk counts."""
+ADDED_DECIDED_SAMPLES = SAMPLE_RATE // 10
+"""From the end of an added word to its decision, on average."""
 TYPICAL_WORD_S = 0.7
 """Length that a word is given where its frames are gone."""
 EXTRA_CHUNKS = 10
@@ -44,11 +47,12 @@ class Trace:
     """float32 `[chunk, word]`, in the order of the config's words; 0 while the gate is closed or scores are withheld."""
 
 
-def check_words(config: Config, bundle: Bundle) -> None:
-    """Raises ConfigError for a word that the bundle does not have."""
-    unknown = [w for w in config.words if w not in bundle.words]
+def check_words(config: Config, bundle: Bundle, added: Mapping[str, UserWord]) -> None:
+    """Raises ConfigError for a word that neither the bundle has nor the user has `added`."""
+    unknown = [w for w in config.words if w not in bundle.words and w not in added]
     if unknown:
-        raise ConfigError(f"words: {bundle.path} has no model of {', '.join(map(repr, unknown))}; it has {', '.join(bundle.words)}")
+        raise ConfigError(f"words: {bundle.path} has no model of {', '.join(map(repr, unknown))}; it has {', '.join(bundle.words)}, "
+                          f"and {', '.join(added) or 'none'} added; `kwsd word add` makes others")  # fmt: skip
 
 
 class Detector:
@@ -59,12 +63,13 @@ class Detector:
         config: Config,
         bundle: Bundle,
         voiceprints: Mapping[str, Voiceprint] | None = None,
+        words: Mapping[str, UserWord] | None = None,
         *,
         student: Student | None = None,
         speaker: SpeakerEncoder | None = None,
         on_trace: Callable[[Trace], None] | None = None,
     ) -> None:
-        check_words(config, bundle)
+        check_words(config, bundle, words or {})
         self.bundle, self._on_trace = bundle, on_trace
         self._student = student or Student(bundle)
         self._speaker = speaker or SpeakerEncoder(bundle)
@@ -88,20 +93,23 @@ class Detector:
         self._asleep = False  # the gate is closed, and the triggers have been told
         self._in_sight = False  # the last posterior of some word was no longer negligible
         self.encoded_chunks = 0
-        self.configure(config, voiceprints or {})
+        self.configure(config, voiceprints or {}, words or {})
 
-    def configure(self, config: Config, voiceprints: Mapping[str, Voiceprint]) -> None:
-        """Take up another configuration and other voiceprints between two chunks, without losing audio or state.
+    def configure(self, config: Config, voiceprints: Mapping[str, Voiceprint], words: Mapping[str, UserWord]) -> None:
+        """Take up another configuration, other voiceprints and other added words between two chunks, without losing audio or state.
 
         Raises ConfigError, and then nothing has changed."""
-        check_words(config, self.bundle)
-        names = list(self.bundle.words)
+        check_words(config, self.bundle, words)
+        added = {name: word for name, word in words.items() if config.added_words or name in config.words}
+        names = [*config.words, *(name for name in added if name not in config.words)]
         triggers = {}
-        for word, own in config.words.items():
-            threshold = own.threshold if own.threshold is not None else self.bundle.words[word].threshold
-            triggers[word] = Trigger(threshold, int(own.refractory_s * SAMPLE_RATE), config.near_miss, self.bundle.smoothing_chunks)
-        self._columns = [names.index(word) for word in config.words]
-        self.triggers, self._config = triggers, config
+        for name in names:
+            own, known = config.words.get(name, Word()), added.get(name) or self.bundle.words[name]
+            threshold = own.threshold if own.threshold is not None else known.threshold
+            triggers[name] = Trigger(threshold, int(own.refractory_s * SAMPLE_RATE), config.near_miss, self.bundle.smoothing_chunks)
+        columns = [*self.bundle.words, *added]
+        self._columns = [columns.index(name) for name in names]
+        self.triggers, self._config, self._added = triggers, config, added
         self._gate = VoiceGate(config.vad.mode, int(config.vad.hangover_s * SAMPLE_RATE)) if config.vad.enabled else None
         self.use_voiceprints(voiceprints)
 
@@ -170,8 +178,9 @@ class Detector:
         """Encode chunks `[begin, end)`, after the look-back that they need, and let the triggers decide."""
         self._asleep = False
         frames, start = self._encode(begin, end)
+        logits = np.concatenate([frames.logits, self._added_logits(start, end)], axis=1) if self._added else frames.logits
         with np.errstate(over="ignore"):
-            posteriors = 1 / (1 + np.exp(-frames.logits[:, self._columns]))
+            posteriors = 1 / (1 + np.exp(-logits[:, self._columns]))
         self._in_sight = bool(posteriors[-1].max() > IN_SIGHT)
         scores = np.zeros((end - begin, len(self._columns)), np.float32)
         events: list[Wake] = []
@@ -191,6 +200,13 @@ class Detector:
                     events.append(self._wake(word, firing) if firing.kind == "wake" else self._rejected(word, firing))
         self._trace(begin, scores)
         return events
+
+    def _added_logits(self, begin: int, end: int) -> np.ndarray:
+        """Logits `[chunk, word]` of the added words for chunks `[begin, end)`; before the first frame there was silence."""
+        high = self._high.read(max(begin - REACH, self._high.begin), end)
+        missing = REACH + end - begin - len(high)
+        high = after_silence(high, self._student, self.bundle, missing) if missing else high
+        return np.stack([word.logits(high) for word in self._added.values()], axis=1)
 
     def _encode(self, begin: int, end: int) -> tuple[Frames, int]:
         """Frames from chunk `start <= begin` to `end`; where the encoder slept, from the zero state and far enough back."""
@@ -225,19 +241,24 @@ class Detector:
 
     def _rejected(self, word: str, firing: Firing) -> Wake:
         assert firing.kind != "wake"
-        start, end = self._span(firing.at)
+        start, end = self._span(word, firing.at)
         return Wake(word, round(firing.score, 6), self.triggers[word].threshold, start, end, reason=firing.kind)
 
     def _wake(self, word: str, firing: Firing) -> Wake:
-        start, end = self._span(firing.at)
+        start, end = self._span(word, firing.at)
         match = self.identify(start, firing.at)
         wake = Wake(word, round(firing.score, 6), self.triggers[word].threshold, start, end, speaker=match)
         require = self._config.speaker.require
         allowed = require == "anyone" or (match is not None and match.verified and (require == "enrolled" or match.name in require))
         return wake if allowed else replace(wake, reason="wrong_speaker")
 
-    def _span(self, at: int) -> tuple[int, int]:
-        """Where the word lies that was decided at sample `at`: the head says how long ago it began and ended."""
+    def _span(self, word: str, at: int) -> tuple[int, int]:
+        """Where the word lies that was decided at sample `at`: the head says how long ago it began and ended.
+
+        Of added words it says nothing: they are as long as their takes were, and decided soon after their end."""
+        if word in self._added:
+            end = at - ADDED_DECIDED_SAMPLES
+            return max(end - int(self._added[word].length_s * SAMPLE_RATE), 0), end
         chunk = at // self.chunk - 1
         known = self._timing.begin <= chunk < self._timing.end
         began, ended = (float(t) for t in self._timing.read(chunk, chunk + 1)[0]) if known else (TYPICAL_WORD_S, 0.0)

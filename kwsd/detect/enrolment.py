@@ -10,26 +10,18 @@ import numpy as np
 
 from kwsd.audio.ring import Ring
 from kwsd.config import SAMPLE_RATE
-from kwsd.detect.embedder import Embedder, voiced
+from kwsd.detect.embedder import Embedder
+from kwsd.detect.takes import TakeRejected, check_take, level_dbfs
 from kwsd.detect.voiceprints import Voiceprint, check_name
 
 MIN_TAKES = 3
 WORD_TAKES, FREE_TAKES = 5, 2
 """What a guided enrolment asks for: utterances of the wake word, stretches of free speech."""
-MIN_SPEECH_S, MAX_TAKE_S = 0.4, 20.0
-QUIET_DBFS, CLIPPED_SHARE = -60.0, 0.001
+MIN_SPEECH_S = 0.4
 CONSISTENT = 0.25
 """Cosine to the mean of the other takes under which a take counts as somebody else's."""
 
 Kind = Literal["word", "free"]
-
-
-class TakeRejected(ValueError):
-    """A take cannot be used: `reason` for programs (silent, clipped, too_short, too_long, inconsistent), the message for people."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -37,13 +29,6 @@ class Take:
     embedding: np.ndarray
     level_dbfs: float
     speech_s: float
-
-
-def level_dbfs(samples: np.ndarray) -> float:
-    """RMS level of int16 `samples`, dB of full scale; -100 for silence."""
-    if not len(samples):
-        return -100.0
-    return max(float(10 * np.log10(np.mean(samples.astype(np.float64) ** 2) / 32768.0**2 + 1e-10)), -100.0)
 
 
 class Enrolment:
@@ -55,22 +40,7 @@ class Enrolment:
 
     def add(self, samples: np.ndarray) -> Take:
         """Check and keep one take, int16 `[sample]`. Raises TakeRejected, and then nothing is kept."""
-        seconds = len(samples) / SAMPLE_RATE
-        if seconds > MAX_TAKE_S:
-            raise TakeRejected("too_long", f"the take lasts {seconds:.0f} s; at most {MAX_TAKE_S:.0f} s are of use: cut it")
-        whole = len(samples) // 320 * 320
-        frames = samples[:whole].reshape(-1, 320)
-        if not len(frames):
-            raise TakeRejected("too_short", "the take holds no samples")
-        speech = frames[voiced(frames)]
-        level, speech_s = level_dbfs(speech.reshape(-1)), len(speech) * 320 / SAMPLE_RATE
-        if not len(speech) or level < QUIET_DBFS:
-            raise TakeRejected("silent", f"the take is silent ({level:.0f} dBFS); speak up, or raise the microphone's gain")
-        clipped = float(np.mean((samples >= 32700) | (samples <= -32700)))
-        if clipped > CLIPPED_SHARE:
-            raise TakeRejected("clipped", f"{100 * clipped:.1f} % of the take is clipped; lower the microphone's gain, or step back")
-        if speech_s < MIN_SPEECH_S:
-            raise TakeRejected("too_short", f"the take holds {speech_s:.1f} s of speech; at least {MIN_SPEECH_S} s are needed")
+        level, speech_s = check_take(samples, MIN_SPEECH_S)
         embedding = self._embedder.embed([samples])
         if embedding is None:
             raise TakeRejected("too_short", "the take holds too little speech")

@@ -13,6 +13,7 @@ from kwsd.config import Config
 from kwsd.detect.detector import Detector, Trace
 from kwsd.detect.embedder import Embedder
 from kwsd.detect.voiceprints import Voiceprint
+from kwsd.detect.words import UserWord
 from kwsd.events import Wake
 from kwsd.model.bundle import Bundle
 from kwsd.model.student import SpeakerEncoder, Student
@@ -43,14 +44,16 @@ def with_tail(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 class Recordings:
     """Runs recordings one after the other, each a stream of its own; the models are loaded once."""
 
-    def __init__(self, config: Config, bundle: Bundle, voiceprints: Mapping[str, Voiceprint] | None = None) -> None:
-        self._config, self._bundle, self._voiceprints = config, bundle, voiceprints or {}
+    def __init__(
+        self, config: Config, bundle: Bundle, voiceprints: Mapping[str, Voiceprint] | None = None, words: Mapping[str, UserWord] | None = None
+    ) -> None:
+        self._config, self._bundle, self._voiceprints, self._words = config, bundle, voiceprints or {}, words or {}
         self._student, self._speaker = Student(bundle), SpeakerEncoder(bundle)
 
     def detect(self, path: Path, on_trace: Callable[[Trace], None] | None = None, progress: Progress | None = None) -> Iterator[Wake]:
         """The events of one recording, as they are found. Raises AudioFileError."""
         detector = Detector(
-            self._config, self._bundle, self._voiceprints, student=self._student, speaker=self._speaker, on_trace=on_trace
+            self._config, self._bundle, self._voiceprints, self._words, student=self._student, speaker=self._speaker, on_trace=on_trace
         )  # fmt: skip
         for block in with_tail(self._blocks(path, progress)):
             yield from detector.feed(block)

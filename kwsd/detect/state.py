@@ -9,8 +9,17 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 NAME = re.compile(r"[^\W_][\w .'-]{0,62}", re.UNICODE)
+
+
+class Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+T = TypeVar("T", bound=Named)
 
 
 class StateError(ValueError):
@@ -24,22 +33,52 @@ def check_name(name: str, thing: str, error: type[StateError] = StateError) -> s
     return name
 
 
-class StateFolder:
-    """The files `NAME + suffix` of a folder, each about one `thing`; errors are of the type `error`."""
+class Store(Generic[T]):
+    """The files `NAME + suffix` of a folder, each one `thing`, bound to an encoder; errors are of the type `error`."""
 
-    def __init__(self, folder: Path, suffix: str, thing: str, error: type[StateError]) -> None:
-        self.folder, self._suffix, self._thing, self._error = folder, suffix, thing, error
+    suffix: str
+    thing: str
+    error: type[StateError]
+
+    def __init__(self, folder: Path, encoder_id: str) -> None:
+        self.folder, self.encoder_id = folder, encoder_id
+
+    def parse(self, name: str, data: bytes) -> T:
+        """What a file holds. Raises the error where it is damaged or of another encoder."""
+        raise NotImplementedError
+
+    def to_bytes(self, thing: T) -> bytes:
+        raise NotImplementedError
+
+    def load(self, name: str) -> T:
+        """Raises the error where it is missing, damaged, or of another encoder."""
+        return self.parse(name, self.read(name))
+
+    def load_all(self) -> tuple[dict[str, T], list[StateError]]:
+        """Everything that can be used, and why the rest cannot."""
+        good: dict[str, T] = {}
+        bad: list[StateError] = []
+        try:
+            names = self.names()
+        except StateError as error:
+            return {}, [error]
+        for name in names:
+            try:
+                good[name] = self.load(name)
+            except StateError as error:
+                bad.append(error)
+        return good, bad
 
     def path(self, name: str) -> Path:
         """Where `name` is kept. Raises the error where nothing may be called so."""
-        return self.folder / (check_name(name, self._thing, self._error) + self._suffix)
+        return self.folder / (check_name(name, self.thing, self.error) + self.suffix)
 
     def names(self) -> list[str]:
         """What is there, sorted. Raises the error where the folder may not be listed."""
         try:
-            return sorted(p.name.removesuffix(self._suffix) for p in self.folder.glob(f"*{self._suffix}") if not p.name.startswith("."))
+            return sorted(p.name.removesuffix(self.suffix) for p in self.folder.glob(f"*{self.suffix}") if not p.name.startswith("."))
         except OSError as error:
-            raise self._error(f"{self.folder}: cannot be listed ({error.strerror})") from error
+            raise self.error(f"{self.folder}: cannot be listed ({error.strerror})") from error
 
     def read(self, name: str) -> bytes:
         """Raises the error where it is missing or may not be read."""
@@ -47,20 +86,20 @@ class StateFolder:
         try:
             return path.read_bytes()
         except FileNotFoundError:
-            raise self._error(f"no {self._thing} is called {name!r}") from None
+            raise self.error(f"no {self.thing} is called {name!r}") from None
         except PermissionError as error:
-            raise self._error(f"{path}: may not be read ({error.strerror}); it should belong to the daemon's user, mode 0600") from error
+            raise self.error(f"{path}: may not be read ({error.strerror}); it should belong to the daemon's user, mode 0600") from error
         except OSError as error:
-            raise self._error(f"{path}: cannot be read ({error.strerror})") from error
+            raise self.error(f"{path}: cannot be read ({error.strerror})") from error
 
-    def write(self, name: str, data: bytes) -> None:
+    def save(self, thing: T) -> None:
         """Atomic and durable. Raises the error (a full disk, say); what stood there before then still stands."""
-        path = self.path(name)
+        path = self.path(thing.name)
         partial = path.with_name(f".{path.name}.partial")
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
-                out.write(data)
+                out.write(self.to_bytes(thing))
                 out.flush()
                 os.fsync(out.fileno())
             partial.replace(path)
@@ -68,7 +107,7 @@ class StateFolder:
         except OSError as error:
             with suppress(OSError):
                 partial.unlink()
-            raise self._error(f"{path}: could not be saved ({error.strerror}); nothing was changed, make room and try again") from error
+            raise self.error(f"{path}: could not be saved ({error.strerror}); nothing was changed, make room and try again") from error
 
     def delete(self, name: str) -> None:
         """Raises the error where there is none."""
@@ -77,9 +116,9 @@ class StateFolder:
             path.unlink()
             self._sync()
         except FileNotFoundError:
-            raise self._error(f"no {self._thing} is called {name!r}") from None
+            raise self.error(f"no {self.thing} is called {name!r}") from None
         except OSError as error:
-            raise self._error(f"{path}: could not be deleted ({error.strerror})") from error
+            raise self.error(f"{path}: could not be deleted ({error.strerror})") from error
 
     def _sync(self) -> None:
         handle = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -9,15 +9,13 @@ import io
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from kwsd.detect import state
-from kwsd.detect.state import StateError, StateFolder
+from kwsd.detect.state import StateError, Store
 from kwsd.events import SpeakerMatch
 
-SUFFIX = ".voiceprint"
 FORMAT = 1
 
 
@@ -52,18 +50,13 @@ def best_match(embedding: np.ndarray, voiceprints: Mapping[str, Voiceprint], thr
     return SpeakerMatch(name, round(score, 4), threshold, score >= threshold)
 
 
-class VoiceprintStore:
+class VoiceprintStore(Store[Voiceprint]):
     """The voiceprints of a state directory."""
 
-    def __init__(self, folder: Path, encoder_id: str) -> None:
-        self.files, self.encoder_id = StateFolder(folder, SUFFIX, "speaker", VoiceprintError), encoder_id
+    suffix, thing, error = ".voiceprint", "speaker", VoiceprintError
 
-    def path(self, name: str) -> Path:
-        return self.files.path(name)
-
-    def load(self, name: str) -> Voiceprint:
-        """Raises VoiceprintError where it is missing, damaged, or of another encoder."""
-        path, data = self.path(name), self.files.read(name)
+    def parse(self, name: str, data: bytes) -> Voiceprint:
+        path = self.path(name)
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as kept:
                 if int(kept["format"]) != FORMAT:
@@ -79,28 +72,7 @@ class VoiceprintStore:
             raise VoiceprintError(f"{path}: damaged (no takes in it); remove it and run `kwsd enroll {name}`, or restore it")
         return Voiceprint(name, encoder_id, takes, created)
 
-    def load_all(self) -> tuple[dict[str, Voiceprint], list[VoiceprintError]]:
-        """Every voiceprint that can be used, and why the others cannot."""
-        good: dict[str, Voiceprint] = {}
-        bad: list[VoiceprintError] = []
-        try:
-            names = self.files.names()
-        except VoiceprintError as error:
-            return {}, [error]
-        for name in names:
-            try:
-                good[name] = self.load(name)
-            except VoiceprintError as error:
-                bad.append(error)
-        return good, bad
-
-    def save(self, voiceprint: Voiceprint) -> None:
-        """Atomic and durable. Raises VoiceprintError (a full disk, say); what stood there before then still stands."""
+    def to_bytes(self, thing: Voiceprint) -> bytes:
         buffer = io.BytesIO()
-        np.savez(buffer, format=np.int64(FORMAT), takes=voiceprint.takes.astype(np.float32), encoder_id=np.str_(voiceprint.encoder_id),
-                 created=np.float64(voiceprint.created))  # fmt: skip
-        self.files.write(voiceprint.name, buffer.getvalue())
-
-    def delete(self, name: str) -> None:
-        """Raises VoiceprintError where there is none."""
-        self.files.delete(name)
+        np.savez(buffer, format=np.int64(FORMAT), takes=thing.takes.astype(np.float32), encoder_id=np.str_(thing.encoder_id), created=np.float64(thing.created))
+        return buffer.getvalue()

@@ -19,6 +19,8 @@ from kwsd.audio.logmel import LogMel
 FORMAT = 1
 MANIFEST = "manifest.json"
 STUDENT, SPEAKER, FRONT_END = "student.onnx", "speaker.onnx", "front_end.npz"
+NEGATIVES = "negatives.npz"
+"""What a word that a user adds is held against; looked at only when one is made."""
 
 
 class BundleError(ValueError):
@@ -46,7 +48,7 @@ class WordModel:
 class Bundle:
     path: Path
     encoder_id: str
-    """Of everything that decides a speaker embedding: front end, encoder, speaker head. Voiceprints are bound to it."""
+    """Of everything that decides a speaker embedding: front end, encoder, speaker head. Voiceprints and added words are bound to it."""
     words: dict[str, WordModel]
     """In the order of the student's outputs."""
     chunk_samples: int
@@ -55,6 +57,15 @@ class Bundle:
     smoothing_chunks: int
     speaker_threshold: float
     front_end: LogMel = field(repr=False)
+    hashes: dict[str, str] = field(repr=False)
+    """SHA-256 of each file, by the manifest."""
+
+    def file(self, name: str) -> Path:
+        """Where the file `name` lies, once its hash is found right. Raises BundleError."""
+        if name not in self.hashes:
+            raise BundleError(f"{self.path}: the bundle has no {name}; restore it, or reinstall kwsd")
+        _check(self.path / name, self.hashes[name])
+        return self.path / name
 
 
 def default_path() -> Path:
@@ -77,13 +88,14 @@ def load(path: Path | None = None) -> Bundle:
     if raw.get("format") != FORMAT:
         raise BundleError(f"{path}: bundle format {raw.get('format')!r}, this kwsd reads {FORMAT}; use the bundle and the kwsd of one release")
     try:
+        hashes = {name: str(file["sha256"]) for name, file in raw["files"].items()}
         for name in (STUDENT, SPEAKER, FRONT_END):
-            _check(path / name, str(raw["files"][name]["sha256"]))
+            _check(path / name, hashes[name])
         words = {name: _word(body) for name, body in raw["words"].items()}
         return Bundle(
             path=path, encoder_id=str(raw["encoder_id"]), words=words, chunk_samples=int(raw["chunk_samples"]),
             receptive_chunks=int(raw["receptive_chunks"]), smoothing_chunks=int(raw["smoothing_chunks"]),
-            speaker_threshold=float(raw["speaker"]["threshold"]), front_end=read_front_end(path / FRONT_END),
+            speaker_threshold=float(raw["speaker"]["threshold"]), hashes=hashes, front_end=read_front_end(path / FRONT_END),
         )  # fmt: skip
     except BundleError:
         raise

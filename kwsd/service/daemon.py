@@ -21,7 +21,9 @@ from kwsd import config as configuration
 from kwsd.config import Config, ConfigError
 from kwsd.detect.detector import Detector, check_words
 from kwsd.detect.embedder import Embedder
+from kwsd.detect.state import Named, Store
 from kwsd.detect.voiceprints import VoiceprintStore
+from kwsd.detect.words import WordStore
 from kwsd.events import Event, Microphone
 from kwsd.model import bundle as bundles
 from kwsd.model.student import SpeakerEncoder, Student
@@ -34,6 +36,7 @@ from kwsd.service.server import serving
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+N = TypeVar("N", bound=Named)
 M_TRIM_THRESHOLD, M_ARENA_MAX = -1, -8
 """Options of mallopt(3)."""
 
@@ -74,13 +77,15 @@ async def run(asked: Run) -> int:
     loop = asyncio.get_running_loop()
     failure: list[BaseException] = []
     bundle = bundles.load(Path(asked.config.models) if asked.config.models else None)
-    check_words(asked.config, bundle)
+    state = asked.config.state_directory()
+    store, words = VoiceprintStore(state, bundle.encoder_id), WordStore(state, bundle.encoder_id)
+    added = _usable(words)
+    check_words(asked.config, bundle, added)
     recording = None
     if asked.source != "mic":
         recording = open_recording(asked.source, asked.config, realtime=asked.realtime, rate=asked.rate, channels=asked.channels)
     student, speaker = Student(bundle), SpeakerEncoder(bundle)
-    store = VoiceprintStore(asked.config.state_directory(), bundle.encoder_id)
-    detector = Detector(asked.config, bundle, student=student, speaker=speaker)
+    detector = Detector(asked.config, bundle, _usable(store), added, student=student, speaker=speaker)
 
     def publish(event: Event) -> None:
         hub.publish(event.to_dict())
@@ -106,12 +111,8 @@ async def run(asked: Run) -> int:
         finally:
             notifier.send(READY=1, STATUS=_status(service, None))
 
-    service = Service(asked.config, listener, hub, store, Embedder(bundle, student, speaker), reload)
-    good, bad = store.load_all()
-    for error in bad:
-        log.error("%s", error)
-    detector.use_voiceprints(good)
-    if asked.config.speaker.require != "anyone" and not good:
+    service = Service(asked.config, listener, hub, store, words, Embedder(bundle, student, speaker), reload)
+    if asked.config.speaker.require != "anyone" and not detector.voiceprints:
         log.warning("speaker.require asks for an enrolled speaker, and none is enrolled: every wake will be rejected; run `kwsd enroll NAME`")
 
     async with contextlib.AsyncExitStack() as stack:
@@ -122,7 +123,7 @@ async def run(asked: Run) -> int:
             stack.push_async_callback(_cancel, loop.create_task(_watch(notifier, listener)))
         notifier.send(READY=1, STATUS="starting to listen")
         stack.callback(notifier.send, STOPPING=1)
-        log.info("listening for %s on %s; socket %s", ", ".join(asked.config.words), asked.source, asked.config.socket_path())
+        log.info("listening for %s on %s; socket %s", ", ".join(detector.triggers), asked.source, asked.config.socket_path())
         if asked.wait_for_client:
             await _either(hub.subscribed, stop)
         listener.go()
@@ -139,18 +140,27 @@ def _cross(loop: asyncio.AbstractEventLoop, tell: Callable[[T], None], what: T) 
 
 
 def _status(service: Service, event: Microphone | None) -> str:
-    figures, words = service.listener.figures, ", ".join(service.config.words)
+    figures, words = service.listener.figures, ", ".join(service.listener.detector.triggers)
     state, detail = (event.state, event.detail) if event else (figures.microphone, figures.source)
     if state == "lost":
         return f"microphone lost, trying again: {detail}"
     return f"listening for {words} on {detail}; {len(service.listener.detector.voiceprints)} speaker(s) enrolled"
 
 
+def _usable(store: Store[N]) -> dict[str, N]:
+    """What of a store can be used, by name; the log says what cannot."""
+    good, bad = store.load_all()
+    for error in bad:
+        log.error("%s", error)
+    return good
+
+
 async def _reload(asked: Run, service: Service) -> None:
     """Configuration, words and voiceprints anew; on any error everything stays as it was. Raises RequestError."""
+    good, words = await asyncio.to_thread(lambda: (_usable(service.voiceprints), _usable(service.words)))
     try:
         new = asked.overrides(configuration.load(asked.config_path))
-        check_words(new, service.listener.detector.bundle)
+        check_words(new, service.listener.detector.bundle, words)
     except ConfigError as error:
         log.error("reload refused, everything stays as it was: %s", error)
         raise RequestError("bad_config", str(error)) from error
@@ -158,17 +168,14 @@ async def _reload(asked: Run, service: Service) -> None:
         if getattr(new, key) != getattr(service.config, key):
             log.warning("a changed %s takes effect at the next start", key)
             new = replace(new, **{key: getattr(service.config, key)})
-    good, bad = await asyncio.to_thread(service.voiceprints.load_all)
-    for damaged in bad:
-        log.error("%s", damaged)
 
     def take_up() -> None:
-        service.listener.detector.configure(new, good)
+        service.listener.detector.configure(new, good, words)
         service.listener.reconfigure(new)
 
     await asyncio.wrap_future(service.listener.call(take_up))
     service.config = new
-    log.info("reloaded: %s; %d speaker(s)", ", ".join(new.words), len(good))
+    log.info("reloaded: %s; %d speaker(s)", ", ".join(service.listener.detector.triggers), len(good))
 
 
 @contextlib.contextmanager

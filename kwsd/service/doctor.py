@@ -14,7 +14,7 @@ from pathlib import Path
 from kwsd import config as configuration
 from kwsd.audio import capture
 from kwsd.config import Config, ConfigError
-from kwsd.detect.enrolment import level_dbfs
+from kwsd.detect.takes import level_dbfs
 from kwsd.detect.voiceprints import VoiceprintStore
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import BundleError

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from kwsd.audio.files import AudioFileError, read_all
 from kwsd.config import Config
 from kwsd.detect.embedder import Embedder
-from kwsd.detect.enrolment import FREE_TAKES, WORD_TAKES, Enrolment, TakeRejected
+from kwsd.detect.enrolment import FREE_TAKES, WORD_TAKES, Enrolment
+from kwsd.detect.takes import TakeRejected
 from kwsd.detect.voiceprints import VoiceprintStore
 from kwsd.model import bundle
 from kwsd.service.client import Connection, DaemonError

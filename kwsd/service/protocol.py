@@ -60,6 +60,10 @@ REQUESTS: dict[str, dict[str, tuple[tuple[type, ...], bool]]] = {
     "enroll.abort": {},
     "speakers": {},
     "speakers.delete": {"name": ((str,), True)},
+    "words": {},
+    "words.get": {"name": ((str,), True)},
+    "words.put": {"file": ((str,), True)},
+    "words.delete": {"name": ((str,), True)},
     "reload": {},
 }
 

@@ -20,8 +20,11 @@ from kwsd import __version__
 from kwsd.audio.capture import Block
 from kwsd.config import SAMPLE_RATE, Config
 from kwsd.detect.embedder import Embedder
-from kwsd.detect.enrolment import Enrolment, Take, TakeListener, TakeRejected, level_dbfs
+from kwsd.detect.enrolment import Enrolment, Take, TakeListener
+from kwsd.detect.state import StateError
+from kwsd.detect.takes import TakeRejected, level_dbfs
 from kwsd.detect.voiceprints import VoiceprintError, VoiceprintStore
+from kwsd.detect.words import WordError, WordStore, about, check_name, from_bytes, to_bytes
 from kwsd.events import Wake
 from kwsd.service import protocol
 from kwsd.service.hub import Filter, Hub
@@ -31,7 +34,7 @@ from kwsd.service.server import Connection
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-PRIVILEGED = ("audio", "enroll.begin", "enroll.next", "enroll.commit", "enroll.abort", "speakers.delete", "reload")
+PRIVILEGED = ("audio", "enroll.begin", "enroll.next", "enroll.commit", "enroll.abort", "speakers.delete", "words.get", "words.put", "words.delete", "reload")
 MAX_AUDIO_S = 20.0
 """Longest look-back in one reply; its base64 has to fit a line."""
 
@@ -44,6 +47,7 @@ class Service:
     listener: Listener
     hub: Hub
     voiceprints: VoiceprintStore
+    words: WordStore
     embedder: Embedder
     reload: Callable[[], Any]
     """Coroutine function; raises RequestError."""
@@ -55,12 +59,19 @@ class Service:
         self._does = {
             "subscribe": self.subscribe, "status": self.status, "audio": self.audio, "speakers": self.speakers,
             "speakers.delete": self.delete_speaker, "enroll.begin": self.enroll_begin, "enroll.next": self.enroll_next,
-            "enroll.commit": self.enroll_commit, "enroll.abort": self.enroll_abort, "reload": self.reload_all,
+            "enroll.commit": self.enroll_commit, "enroll.abort": self.enroll_abort, "words": self.added_words,
+            "words.get": self.get_word, "words.put": self.put_word, "words.delete": self.delete_word, "reload": self.reload_all,
         }  # fmt: skip
         assert set(self._does) == set(protocol.REQUESTS)
 
     def hello(self) -> Body:
-        return {"type": "hello", "protocol": protocol.PROTOCOL, "version": __version__, "words": list(self.config.words), "sample_rate": SAMPLE_RATE}
+        return {
+            "type": "hello",
+            "protocol": protocol.PROTOCOL,
+            "version": __version__,
+            "words": list(self.listener.detector.triggers),
+            "sample_rate": SAMPLE_RATE,
+        }
 
     async def dispatch(self, connection: Connection, request: Request) -> Body:
         if request.type in PRIVILEGED and not connection.peer.privileged(self.config.socket.admin_group):
@@ -70,9 +81,8 @@ class Service:
         return await self._does[request.type](connection, request.body)
 
     async def subscribe(self, connection: Connection, body: Body) -> Body:
-        unknown = [w for w in body.get("words", ()) if w not in self.config.words]
-        if unknown:
-            raise RequestError("unknown_word", f"{unknown[0]!r} is not listened for; the words are {', '.join(self.config.words)}")
+        for word in body.get("words", ()):
+            self._check_word(word)
         wanted = {k: frozenset(body[k]) if k in body else None for k in ("types", "words")}
         connection.outlet.filter = Filter(**wanted)
         self.hub.subscribed.set()
@@ -124,6 +134,43 @@ class Service:
         await self.use_voiceprints()
         return {"deleted": body["name"]}
 
+    async def added_words(self, connection: Connection, body: Body) -> Body:
+        good, bad = await asyncio.to_thread(self.words.load_all)
+        return {"words": [about(word) for word in good.values()], "unusable": [str(e) for e in bad]}
+
+    async def get_word(self, connection: Connection, body: Body) -> Body:
+        try:
+            word = await asyncio.to_thread(self.words.load, check_name(body["name"]))
+        except StateError as error:
+            raise RequestError("unknown_word", str(error)) from error
+        return {"name": word.name, "file": base64.b64encode(to_bytes(word)).decode()}
+
+    async def put_word(self, connection: Connection, body: Body) -> Body:
+        try:
+            word = from_bytes(_unbase64("words.put: file", body["file"]), self.words.encoder_id, "words.put")
+        except WordError as error:
+            raise RequestError("bad_word", str(error)) from error
+        if word.name in self.listener.detector.bundle.words:
+            raise RequestError("bad_word", f"{word.name!r} comes with kwsd; call yours something else")
+        replaces = await asyncio.to_thread(self.words.path(word.name).exists)
+        try:
+            await asyncio.to_thread(self.words.save, word)
+        except WordError as error:
+            raise RequestError("not_saved", str(error)) from error
+        await self.reload()
+        return {"name": word.name, "replaces": replaces}
+
+    async def delete_word(self, connection: Connection, body: Body) -> Body:
+        name = body["name"].strip().replace(" ", "_")
+        if name in self.config.words:
+            raise RequestError("in_use", f"{name!r} stands in the configuration; take it out of `words` there first")
+        try:
+            await asyncio.to_thread(self.words.delete, name)
+        except WordError as error:
+            raise RequestError("unknown_word", str(error)) from error
+        await self.reload()
+        return {"deleted": name}
+
     async def reload_all(self, connection: Connection, body: Body) -> Body:
         await self.reload()
         return {}
@@ -134,7 +181,7 @@ class Service:
         except VoiceprintError as error:
             raise RequestError("bad_name", str(error)) from error
         exists = self.voiceprints.path(body["name"]).exists()
-        return {"name": body["name"], "replaces": exists, "words": list(self.config.words)}
+        return {"name": body["name"], "replaces": exists, "words": list(self.listener.detector.triggers)}
 
     async def enroll_next(self, connection: Connection, body: Body) -> Body:
         session = self._session(connection)
@@ -172,6 +219,10 @@ class Service:
             log.error("%s", error)
         await self._on_listener(lambda: self.listener.detector.use_voiceprints(good))
 
+    def _check_word(self, word: str) -> None:
+        if word not in (words := self.listener.detector.triggers):
+            raise RequestError("unknown_word", f"{word!r} is not listened for; the words are {', '.join(words)}")
+
     def _speakers(self) -> list[str]:
         return sorted(self.listener.detector.voiceprints)
 
@@ -188,8 +239,8 @@ class Service:
         kind, word, timeout_s = body.get("kind", "word"), body.get("word"), float(body.get("timeout_s", 15.0))
         if kind not in ("word", "free") or not 1 <= timeout_s <= 60:
             raise RequestError("bad_request", "enroll.next: kind must be word or free, timeout_s 1 to 60")
-        if word is not None and word not in self.config.words:
-            raise RequestError("unknown_word", f"{word!r} is not listened for; the words are {', '.join(self.config.words)}")
+        if word is not None:
+            self._check_word(word)
         if self._recording:
             raise RequestError("busy", "another client is recording a take; try again when it has finished")
         loop, taken = asyncio.get_running_loop(), Future[np.ndarray]()
@@ -215,7 +266,7 @@ class Service:
         try:
             return await asyncio.wait_for(asyncio.wrap_future(taken), timeout_s)
         except TimeoutError:
-            heard = f"the word {word or ' or '.join(self.config.words)!s}" if kind == "word" else "two seconds of speech"
+            heard = f"the word {word or ' or '.join(listener.detector.triggers)}" if kind == "word" else "two seconds of speech"
             state = "" if listener.figures.microphone == "ok" else "; the microphone is lost"
             raise RequestError("no_speech", f"{heard} was not heard within {timeout_s:g} s{state}") from None
         finally:
@@ -229,11 +280,15 @@ class Service:
         self.listener.call(change)
 
 
-def _decode(text: str) -> np.ndarray:
+def _unbase64(what: str, text: str) -> bytes:
     try:
-        data = base64.b64decode(text, validate=True)
+        return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise RequestError("bad_request", f"enroll.next: audio is not base64 ({error})") from error
+        raise RequestError("bad_request", f"{what} is not base64 ({error})") from error
+
+
+def _decode(text: str) -> np.ndarray:
+    data = _unbase64("enroll.next: audio", text)
     if len(data) % 2:
         raise RequestError("bad_request", "enroll.next: audio must be whole int16 samples at 16 kHz")
     return np.frombuffer(data, "<i2").astype(np.int16)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kwsd.audio.logmel import LogMel
-from kwsd.model.bundle import FORMAT, FRONT_END, MANIFEST, SPEAKER, STUDENT, OperatingPoint, write_front_end
+from kwsd.model.bundle import FORMAT, FRONT_END, MANIFEST, NEGATIVES, SPEAKER, STUDENT, OperatingPoint, write_front_end
 from kwsd.training.network import STRIDE_FRAMES, WORDS, Encoder, SpeakerHead, WakeHead
 from kwsd.training.quantise import quantise
 
@@ -96,7 +96,7 @@ def encoder_id(encoder: Encoder, head: SpeakerHead, front_end: LogMel, grids: st
 
 
 def export(encoder: Encoder, wake: WakeHead, speaker: SpeakerHead, front_end: LogMel, out: Path, mels: Sequence[np.ndarray] = ()) -> None:
-    """Write the bundle with provisional thresholds; `evaluate` sets the measured ones.
+    """Write the bundle with provisional thresholds; `evaluate` sets the measured ones, and `negatives` adds the bank.
 
     The encoder is put into 8 bit where there are `mels`, each `[frame, band]`, to calibrate it on."""
     out.mkdir(parents=True, exist_ok=True)
@@ -106,6 +106,7 @@ def export(encoder: Encoder, wake: WakeHead, speaker: SpeakerHead, front_end: Lo
     grids = quantise(out / STUDENT, mels) if mels else ""
     export_speaker(speaker, out / SPEAKER)
     write_front_end(out / FRONT_END, front_end)
+    parts = {"encoder": encoder, "wake": wake, "speaker": speaker}
     manifest: dict[str, Any] = {
         "kind": "kwsd-bundle",
         "format": FORMAT,
@@ -116,7 +117,7 @@ def export(encoder: Encoder, wake: WakeHead, speaker: SpeakerHead, front_end: Lo
         "smoothing_chunks": SMOOTHING_CHUNKS,
         "words": {word: {"threshold": 0.5, "operating_points": []} for word in WORDS},
         "speaker": {"threshold": 0.5},
-        "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in (("encoder", encoder), ("wake", wake), ("speaker", speaker))},
+        "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
         "macs_per_second": macs,
         "files": {},
     }
@@ -125,10 +126,14 @@ def export(encoder: Encoder, wake: WakeHead, speaker: SpeakerHead, front_end: Lo
 
 def write_manifest(manifest: dict[str, Any], out: Path) -> None:
     """Write the manifest with the present hashes of the files."""
-    manifest["files"] = {
-        name: {"sha256": hashlib.sha256((out / name).read_bytes()).hexdigest(), "bytes": (out / name).stat().st_size} for name in (STUDENT, SPEAKER, FRONT_END)
-    }
+    there = [name for name in (STUDENT, SPEAKER, FRONT_END, NEGATIVES) if (out / name).exists()]
+    manifest["files"] = {name: {"sha256": hashlib.sha256((out / name).read_bytes()).hexdigest(), "bytes": (out / name).stat().st_size} for name in there}
     (out / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+
+def rewrite_manifest(out: Path) -> None:
+    """Put the present hashes of the files into the manifest of the bundle `out`."""
+    write_manifest(json.loads((out / MANIFEST).read_text(encoding="utf-8")), out)
 
 
 def set_thresholds(out: Path, words: dict[str, tuple[float, list[OperatingPoint]]], speaker: float) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from kwsd.audio.logmel import LogMel
+from kwsd.audio.spans import speech_span
 from kwsd.training import augment
 from kwsd.training.augment import Rooms
-from kwsd.training.corpora import Clip, Corpora, speech_span
+from kwsd.training.corpora import Clip, Corpora
 from kwsd.training.network import WORDS
 
 CHUNK = 1280

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
+from kwsd.audio.spans import speech_span
 from kwsd.training import augment
-from kwsd.training.corpora import Clip, Corpora, speech_span
+from kwsd.training.corpora import Clip, Corpora
 from kwsd.training.encoder import load_encoder, save
 from kwsd.training.network import STRIDE_FRAMES, TAP_FRAMES, Encoder, SpeakerHead
 from kwsd.training.scenes import CHUNK, Scenes, mel_of

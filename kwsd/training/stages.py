@@ -18,11 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from kwsd.training import corpora, encoder, evaluate, export, scenes, speaker, synthesize, wake
+from kwsd.model import bundle as bundles
+from kwsd.model.bundle import NEGATIVES
+from kwsd.model.student import Student
+from kwsd.training import align, corpora, encoder, evaluate, export, negatives, scenes, speaker, synthesize, wake
 from kwsd.training.speech_embedding import front_end
 
 log = logging.getLogger(__name__)
-STAGES = ("unpack", "synthesize", "encoder", "wake", "speaker", "export", "evaluate")
+STAGES = ("unpack", "synthesize", "align", "encoder", "wake", "speaker", "export", "negatives", "evaluate")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,6 +52,8 @@ def main(argv: Sequence[str]) -> int:
             corpora.unpack(asked.data, work / "recorded")
         case "synthesize":
             synthesize.synthesize(work / "synthetic", **_settings({"seed": 1, "kokoro_voices": 80}, asked.set))
+        case "align":
+            align.align([work / "recorded"], work / "aligned.tsv", **_settings({"whisper": "base"}, asked.set))
         case "encoder":
             encoder.train(stores, rooms, work / "encoder.pt", _changed(encoder.Settings(), asked.set))
         case "wake":
@@ -59,6 +64,9 @@ def main(argv: Sequence[str]) -> int:
             trained = encoder.load_encoder(work / "encoder.pt")
             mels = [] if asked.float else _calibration(stores, rooms)
             export.export(trained, wake.load_head(work / "wake.pt"), speaker.load_head(work / "speaker.pt"), front_end(), asked.models, mels)
+        case "negatives":
+            negatives.gather(corpora.Corpora(*stores), work / "aligned.tsv", rooms, Student(bundles.load(asked.models)), asked.models / NEGATIVES)
+            export.rewrite_manifest(asked.models)
         case "evaluate":
             report = evaluate.evaluate(asked.models, stores, rooms, gated=not asked.ungated)
             (work / "evaluation.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
@@ -75,8 +83,8 @@ def _calibration(stores: list[Path], rooms: Path, takes: int = 100) -> list[np.n
 
 def _write_points(models: Path, report: dict[str, Any]) -> None:
     """Default thresholds: that of 0.5 false accepts an hour for words, 1 % false accepts for speakers."""
-    words = {word: (points[1].threshold, points) for word, points in evaluate.points_of(report).items()}
-    export.set_thresholds(models, words, float(report["speakers_all"]["threshold_1_percent_fa"]))
+    thresholds = {word: (points[1].threshold, points) for word, points in evaluate.points_of(report).items()}
+    export.set_thresholds(models, thresholds, float(report["speakers_all"]["threshold_1_percent_fa"]))
 
 
 def _settings(defaults: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
@@ -90,5 +98,5 @@ def _settings(defaults: dict[str, Any], changes: Sequence[str]) -> dict[str, Any
 
 
 def _changed(settings: Any, changes: Sequence[str]) -> Any:
-    plain = {f.name: getattr(settings, f.name) for f in fields(settings) if isinstance(getattr(settings, f.name), int | float)}
+    plain = {f.name: getattr(settings, f.name) for f in fields(settings) if isinstance(getattr(settings, f.name), int | float | str)}
     return replace(settings, **_settings(plain, changes))

@@ -1,0 +1,147 @@
+"""Words that users add, seen from the client: made here, kept by the daemon or in a state directory."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from kwsd import __version__
+from kwsd.audio.files import AudioFileError, read_all
+from kwsd.detect.fewshot import Quality, WordTake, WordTrainer
+from kwsd.detect.takes import TakeRejected
+from kwsd.detect.words import UserWord, WordError, WordStore, about, check_name, from_bytes, to_bytes
+from kwsd.model.bundle import Bundle
+from kwsd.service.client import Connection
+
+
+class Keeper(Protocol):
+    """Where words are kept."""
+
+    def listed(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """What is known of each word, and why others cannot be used."""
+
+    def get(self, name: str) -> UserWord: ...
+    def put(self, word: UserWord) -> None: ...
+    def delete(self, name: str) -> None: ...
+
+
+class Folder:
+    """A state directory of which no daemon need know."""
+
+    def __init__(self, store: WordStore) -> None:
+        self._store = store
+
+    def listed(self) -> tuple[list[dict[str, Any]], list[str]]:
+        good, bad = self._store.load_all()
+        return [about(word) for word in good.values()], [str(error) for error in bad]
+
+    def get(self, name: str) -> UserWord:
+        return self._store.load(check_name(name))
+
+    def put(self, word: UserWord) -> None:
+        self._store.save(word)
+
+    def delete(self, name: str) -> None:
+        self._store.delete(check_name(name))
+
+
+class Daemon:
+    """The running daemon, which takes up what is put there."""
+
+    def __init__(self, connection: Connection, encoder_id: str) -> None:
+        self._connection, self._encoder_id = connection, encoder_id
+
+    def listed(self) -> tuple[list[dict[str, Any]], list[str]]:
+        body = self._connection.request("words")
+        return body["words"], body["unusable"]
+
+    def get(self, name: str) -> UserWord:
+        body = self._connection.request("words.get", name=name)
+        return from_bytes(base64.b64decode(body["file"]), self._encoder_id, name)
+
+    def put(self, word: UserWord) -> None:
+        self._connection.request("words.put", file=base64.b64encode(to_bytes(word)).decode())
+
+    def delete(self, name: str) -> None:
+        self._connection.request("words.delete", name=name)
+
+
+def make(keeper: Keeper, bundle: Bundle, name: str, paths: Sequence[Path]) -> tuple[UserWord, Quality, list[str]]:
+    """The word `name` of recordings, not yet kept: it, how good it is, and why some recordings were left out.
+
+    Raises WordError: there is such a word already, or too few recordings can be used."""
+    name = free_name(keeper, bundle, name)
+    trainer, takes, refused = WordTrainer(bundle), list[WordTake](), []
+    for path in paths:
+        try:
+            takes.append(trainer.take(read_all(path)))
+        except AudioFileError as error:
+            refused.append(str(error))
+        except TakeRejected as error:
+            refused.append(f"{path}: {error}")
+    others = [keeper.get(one["name"]) for one in keeper.listed()[0]]
+    try:
+        word, quality = trainer.make(name, takes, others)
+    except WordError as error:
+        raise WordError("\n".join([*refused, str(error)])) from error
+    return replace(word, made={**word.made, "kwsd": __version__}), quality, refused
+
+
+def free_name(keeper: Keeper, bundle: Bundle, name: str) -> str:
+    """`name` as a word is called, if none is called so yet. Raises WordError."""
+    name = check_name(name)
+    if name in bundle.words:
+        raise WordError(f"{name!r} comes with kwsd: put it under `words` in the configuration, or call yours something else")
+    if name in [one["name"] for one in keeper.listed()[0]]:
+        raise WordError(f"{name!r} is there already; `kwsd word remove {name}` makes room for another")
+    return name
+
+
+def add(keeper: Keeper, bundle: Bundle, name: str, paths: Sequence[Path], tell: Callable[[str], None], keep: Callable[[], bool]) -> bool:
+    """Make a word of recordings, `tell` how good it is, and keep it if `keep()` says so; whether it was kept. Raises WordError."""
+    word, quality, refused = make(keeper, bundle, name, paths)
+    for why in refused:
+        tell(f"left out: {why}")
+    tell(describe(word.name, quality))
+    for warning in quality.warnings:
+        tell(f"warning: {warning}")
+    if not keep():
+        return False
+    keeper.put(word)
+    return True
+
+
+def describe(name: str, quality: Quality) -> str:
+    """How good a word is, for a person."""
+    return (f"{name}: {quality.takes} takes of {quality.length_s:.1f} s. Left out one after the other, {quality.missed} of them would be missed, "
+            f"{quality.missed_in_noise} in noise at 10 dB; about {quality.false_accepts_per_hour:g} false wakes an hour of ceaseless speech "
+            f"(continued from {quality.bank_hours:.1f} h of it)")  # fmt: skip
+
+
+def import_file(keeper: Keeper, bundle: Bundle, path: Path) -> str:
+    """Keep the word in the file `path`; its name. Raises WordError or OSError."""
+    word = from_bytes(path.read_bytes(), bundle.encoder_id, str(path))
+    free_name(keeper, bundle, word.name)
+    keeper.put(word)
+    return word.name
+
+
+def test(word: UserWord, bundle: Bundle, paths: Sequence[Path]) -> list[tuple[Path, float, bool]]:
+    """The highest score of `word` in each recording, and whether it wakes. Raises AudioFileError."""
+    from kwsd.config import Config, Word
+    from kwsd.detect.detector import Trace
+    from kwsd.detect.recordings import Recordings
+
+    recordings, results = Recordings(Config(words={word.name: Word()}, added_words=False), bundle, words={word.name: word}), []
+    for path in paths:
+        tops = [0.0]
+
+        def note(trace: Trace, tops: list[float] = tops) -> None:
+            tops.append(float(trace.scores.max(initial=0.0)))
+
+        woke = [wake for wake in recordings.detect(path, note) if wake.reason is None]
+        results.append((path, max(tops), bool(woke)))
+    return results

@@ -1,0 +1,96 @@
+"""Stage: the words of unlabelled sentences and where they lie, found by Whisper (through faster-whisper), into a store for `Corpora`.
+
+Sentences are joined to nearly thirty seconds, which is what Whisper takes at once whatever it is given. A word is kept where
+Whisper is sure of it and it lies within one sentence.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from kwsd.audio.files import RATE
+from kwsd.training.corpora import Clip, Corpora
+
+log = logging.getLogger(__name__)
+SENTENCES = ("libri", "speechocean")
+WINDOW_S, GAP_S = 28.0, 0.5
+SURE = 0.6
+"""Whisper's probability from which on a word is believed."""
+FIELDS = ["store", "start", "samples", "corpus", "speaker", "label"]
+
+
+def align(stores: list[Path], out: Path, whisper: str) -> None:
+    """Write `out`, a row a word, of all sentences in the stores; `whisper` is a model's name or folder. Goes on where it was cut off."""
+    from faster_whisper import WhisperModel
+
+    corpora = Corpora(*stores)
+    sentences = [clip for clip in corpora.clips if clip.corpus in SENTENCES]
+    last = _last(out)
+    logging.getLogger("faster_whisper").setLevel(logging.WARNING)
+    model = WhisperModel(whisper, device="auto", compute_type="int8")
+    with out.open("a", encoding="utf-8", newline="") as lines:
+        table = csv.writer(lines, delimiter="\t", lineterminator="\n")
+        if last is None:
+            table.writerow(FIELDS)
+        for n, group in enumerate(_groups(sentences)):
+            if last and (group[0].store, group[0].start) <= last:
+                continue
+            audio, starts = _joined(corpora, group)
+            segments, _ = model.transcribe(audio, language="en", beam_size=1, word_timestamps=True, condition_on_previous_text=False)
+            rows = [_row(w.word, w.start, w.end, w.probability, group, starts) for segment in segments for w in segment.words or ()]
+            table.writerows(row for row in rows if row)
+            lines.flush()
+            if n % 20 == 0:
+                log.info("aligned to clip %s/%d, %d windows", group[-1].corpus, group[-1].start, n + 1)
+
+
+def _last(out: Path) -> tuple[int, int] | None:
+    """Store and position of the last word found so far."""
+    if not out.exists():
+        return None
+    with out.open(encoding="utf-8") as lines:
+        rows = [(int(r["store"]), int(r["start"])) for r in csv.DictReader(lines, delimiter="\t")]
+    return max(rows, default=None)
+
+
+def _groups(clips: list[Clip]) -> Iterator[list[Clip]]:
+    group: list[Clip] = []
+    length = 0.0
+    for clip in clips:
+        seconds = clip.samples / RATE + GAP_S
+        if group and length + seconds > WINDOW_S:
+            yield group
+            group, length = [], 0.0
+        group.append(clip)
+        length += seconds
+    if group:
+        yield group
+
+
+def _joined(corpora: Corpora, group: list[Clip]) -> tuple[np.ndarray, list[float]]:
+    """float32 `[sample]` in -1…1 of the sentences, each at the same level, and where each begins, in seconds."""
+    parts: list[np.ndarray] = []
+    starts, at = [], 0
+    gap = np.zeros(int(GAP_S * RATE), np.float32)
+    for clip in group:
+        samples = corpora.read(clip)
+        starts.append(at / RATE)
+        parts += [0.5 * samples / max(float(np.abs(samples).max()), 1.0), gap]
+        at += len(samples) + len(gap)
+    return np.concatenate(parts).astype(np.float32), starts
+
+
+def _row(word: str, begin_s: float, end_s: float, probability: float, group: list[Clip], starts: list[float]) -> list[object] | None:
+    text = re.sub(r"[^a-z']", "", word.lower()).strip("'")
+    n = int(np.searchsorted(starts, begin_s, side="right")) - 1
+    clip = group[n]
+    begin, end = round((begin_s - starts[n]) * RATE), round((end_s - starts[n]) * RATE)
+    if probability < SURE or len(text) < 3 or end > clip.samples or end - begin < 0.15 * RATE:
+        return None
+    return [clip.store, clip.start + begin, end - begin, clip.corpus, clip.speaker, text]
