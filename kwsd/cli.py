@@ -153,7 +153,9 @@ def _add_word_verbs(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=_Parser)
     add = actions.add_parser("add", parents=[common], help="make a word of recordings of it; three suffice, ten are better")
     add.add_argument("word")
-    add.add_argument("--wav", type=Path, nargs="+", required=True, metavar="FILE", help="recordings, each of the word alone")
+    origin = add.add_mutually_exclusive_group(required=True)
+    origin.add_argument("--wav", type=Path, nargs="+", default=[], metavar="FILE", help="recordings, each of the word alone")
+    origin.add_argument("--text-only", action="store_true", help="no recordings: let espeak-ng say it; far worse, and it says how much")
     add.add_argument("--yes", action="store_true", help="keep it without asking")
     actions.add_parser("list", parents=[common], help="the words that were added")
     for action, help in (("remove", "forget a word"), ("export", "write a word to a file"), ("test", "try a word on recordings")):

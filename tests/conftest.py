@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from kwsd.audio.synthesis import espeak
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import Bundle
 from kwsd.model.student import SpeakerEncoder, Student
 from kwsd.service.client import Connection, connect
-from kwsd.training.synthesize import espeak
 
 RATE = 16000
 

@@ -201,6 +201,18 @@ def test_the_verbs_on_a_state_directory(tmp_path: Path, recordings: list[str], c
     assert "no word of kwsd" in capsys.readouterr().err
 
 
+def test_of_text_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    state = ["--state", str(tmp_path / "state")]
+    assert cli.main(["word", "add", PHRASE, *state, "--text-only", "--yes"]) == 0
+    assert "made of synthetic voices alone" in capsys.readouterr().err
+    soundfile.write(tmp_path / "take.wav", np.concatenate([say(PHRASE, "en-gb+f4"), hiss(0.5)]), RATE)
+    assert cli.main(["word", "test", PHRASE, *state, "--json", str(tmp_path / "take.wav")]) == 0
+    assert json.loads(capsys.readouterr().out)["wakes"]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert cli.main(["word", "add", "other words", *state, "--text-only", "--yes"]) == cli.UNAVAILABLE
+    assert "apt install espeak-ng" in capsys.readouterr().err
+
+
 def test_the_running_daemon_takes_it_up(start: Start, tmp_path: Path, banana: UserWord, endless: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "hey_banana.word").write_bytes(to_bytes(banana))
     daemon = start("--source", str(endless), "--realtime")

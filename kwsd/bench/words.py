@@ -2,7 +2,7 @@
 
 For every word, number of shots and seed: takes of as many different speakers make the word, as `kwsd word add` does; it is
 tried on the recordings of the speakers that are left, and on all recordings of the other words. Hits are those over the score
-that 1 % of the others reach; how it does at its own threshold is told as well.
+that 1 % of the others reach; 0 shots are synthetic voices alone. How it does at its own threshold is told as well.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def words(folder: Path, shots: Sequence[int], seeds: int, only: Sequence[str] | 
     for word in wanted:
         for count in shots:
             for seed in range(seeds):
-                shot, voices = _shots(np.flatnonzero(label == word), speaker, count, seed, take)
+                shot, voices = (
+                    (trainer.spoken(word.replace("_", " ")), set()) if count == 0 else _shots(np.flatnonzero(label == word), speaker, count, seed, take)
+                )
                 if len(shot) < count:
                     raise AudioFileError(f"{folder}: {word} has usable takes of {len(shot)} speakers; {count} shots need as many")
                 made, quality = trainer.make(word, shot)

@@ -8,6 +8,7 @@ would be missed is measured on each take by a detector made of the others (leave
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from functools import cached_property
 import numpy as np
 
 from kwsd.audio.spans import speech_span
+from kwsd.audio.synthesis import espeak_takes
 from kwsd.config import SAMPLE_RATE
 from kwsd.detect.metrics import false_accept_peaks
 from kwsd.detect.takes import TakeRejected, check_take
@@ -24,6 +26,8 @@ from kwsd.model.bundle import NEGATIVES, Bundle, OperatingPoint
 from kwsd.model.student import Frames, Student
 
 MIN_TAKES = 3
+SPOKEN_TAKES = 16
+"""Voices that say a word which is made of text alone."""
 MIN_SPEECH_S, MAX_WORD_S, MAX_TAKE_S = 0.25, 1.6, 6.0
 MAX_CLIPPED = 0.02
 """A word stays what it is where a voice no longer does."""
@@ -178,6 +182,14 @@ class WordTrainer:
             versions.append(frames.embedding[first - REACH : first + LATE])
         tops = 1 / (1 + np.exp(-heard[0].max(axis=0).astype(np.float64)))
         return WordTake(np.stack(versions), length_s, dict(zip(self.bundle.words, tops.tolist(), strict=True)))
+
+    def spoken(self, text: str) -> list[WordTake]:
+        """Takes of `text` by espeak-ng, but for the voices that cannot be used. Raises SynthesisError."""
+        takes = []
+        for samples in espeak_takes(text, SPOKEN_TAKES):
+            with contextlib.suppress(TakeRejected):  # some whisper, some shout
+                takes.append(self.take(samples))
+        return takes
 
     def make(self, name: str, takes: Sequence[WordTake], others: Sequence[UserWord] = ()) -> tuple[UserWord, Quality]:
         """The word `name` and how good it is. Raises WordError where there are too few takes."""

@@ -69,12 +69,18 @@ class Daemon:
         self._connection.request("words.delete", name=name)
 
 
-def make(keeper: Keeper, bundle: Bundle, name: str, paths: Sequence[Path]) -> tuple[UserWord, Quality, list[str]]:
-    """The word `name` of recordings, not yet kept: it, how good it is, and why some recordings were left out.
+TEXT_ONLY = ("warning: made of synthetic voices alone. On the development split such words caught 63 % where "
+             "words of three recordings caught 90 % (at 1 % false accepts): record it three times, and it will be far better")  # fmt: skip
 
-    Raises WordError: there is such a word already, or too few recordings can be used."""
-    name = free_name(keeper, bundle, name)
+
+def make(keeper: Keeper, bundle: Bundle, name: str, paths: Sequence[Path]) -> tuple[UserWord, Quality, list[str]]:
+    """The word `name` of recordings (without any: of its text), not yet kept: it, how good it is, and why some recordings were left out.
+
+    Raises WordError: there is such a word already, or too few recordings can be used; SynthesisError: its text cannot be spoken."""
+    text, name = name.replace("_", " "), free_name(keeper, bundle, name)
     trainer, takes, refused = WordTrainer(bundle), list[WordTake](), []
+    if not paths:
+        takes += trainer.spoken(text)
     for path in paths:
         try:
             takes.append(trainer.take(read_all(path)))
@@ -87,7 +93,7 @@ def make(keeper: Keeper, bundle: Bundle, name: str, paths: Sequence[Path]) -> tu
         word, quality = trainer.make(name, takes, others)
     except WordError as error:
         raise WordError("\n".join([*refused, str(error)])) from error
-    return replace(word, made={**word.made, "kwsd": __version__}), quality, refused
+    return replace(word, made={**word.made, "of": "recordings" if paths else "text", "kwsd": __version__}), quality, refused
 
 
 def free_name(keeper: Keeper, bundle: Bundle, name: str) -> str:
@@ -106,6 +112,8 @@ def add(keeper: Keeper, bundle: Bundle, name: str, paths: Sequence[Path], tell: 
     for why in refused:
         tell(f"left out: {why}")
     tell(describe(word.name, quality))
+    if not paths:
+        tell(TEXT_ONLY)
     for warning in quality.warnings:
         tell(f"warning: {warning}")
     if not keep():

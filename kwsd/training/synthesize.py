@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-import io
 import json
 import logging
 import subprocess
-import wave
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,8 +19,10 @@ from typing import Any
 import numpy as np
 import soxr
 
+from kwsd.audio.files import RATE
+from kwsd.audio.synthesis import ACCENTS, espeak, espeak_variants, read_wav
+
 log = logging.getLogger(__name__)
-RATE = 16000
 SPOKEN = {"alexa": "alexa", "computer": "computer", "jarvis": "jarvis", "smart_mirror": "smart mirror", "snowboy": "snowboy",
           "view_glass": "view glass"}  # fmt: skip
 NEAR = (
@@ -39,36 +39,14 @@ NEAR = (
     "view", "glass", "new glass", "blue glass", "few glasses", "you last", "viewfinder", "hourglass", "few classes", "you guess",
     "the glass", "you glance",
 )  # fmt: skip
-ACCENTS = ("en", "en-us", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029", "en-us-nyc")
 FLITE = ("kal", "kal16", "awb", "rms", "slt")
 KOKORO_IPA = (("dʒ", "ʤ"), ("tʃ", "ʧ"), ("aɪ", "I"), ("eɪ", "A"), ("oʊ", "O"), ("ɔɪ", "Y"), ("aʊ", "W"), ("ɚ", "əɹ"), ("ː", ""))
-
-
-def espeak_variants() -> list[str]:
-    listing = subprocess.run(["espeak-ng", "--voices=variant"], capture_output=True, text=True, check=True).stdout
-    return sorted({line.split("!v/")[1].split()[0] for line in listing.splitlines() if "!v/" in line})
-
-
-def _wav(data: bytes) -> np.ndarray:
-    with wave.open(io.BytesIO(data)) as wav:
-        rate, width = wav.getframerate(), wav.getsampwidth()
-        frames = wav.readframes(1 << 26)
-    if width != 2:
-        raise ValueError(f"a synthesiser wrote {8 * width} bit")
-    pcm = np.frombuffer(frames, np.int16)
-    return pcm if rate == RATE else soxr.resample(pcm, rate, RATE)
-
-
-def espeak(text: str, voice: str, speed: int = 160, pitch: int = 50) -> np.ndarray:
-    """int16 `[sample]` at 16 kHz of `text` by espeak-ng."""
-    command = ["espeak-ng", "--stdout", "-v", voice, "-s", str(speed), "-p", str(pitch), text]
-    return _wav(subprocess.run(command, capture_output=True, check=True).stdout)
 
 
 def flite(text: str, voice: str, stretch: float = 1.0) -> np.ndarray:
     """int16 `[sample]` at 16 kHz of `text` by flite."""
     command = ["flite", "-voice", voice, "--setf", f"duration_stretch={stretch}", "-t", text, "-o", "/dev/stdout"]
-    return _wav(subprocess.run(command, capture_output=True, check=True).stdout)
+    return read_wav(subprocess.run(command, capture_output=True, check=True).stdout)
 
 
 class Kokoro:
