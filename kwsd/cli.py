@@ -155,6 +155,7 @@ def _add_word_verbs(parser: argparse.ArgumentParser) -> None:
     add.add_argument("word")
     origin = add.add_mutually_exclusive_group(required=True)
     origin.add_argument("--wav", type=Path, nargs="+", default=[], metavar="FILE", help="recordings, each of the word alone")
+    origin.add_argument("--record", type=int, metavar="N", help="ask for N takes, through the daemon's microphone")
     origin.add_argument("--text-only", action="store_true", help="no recordings: let espeak-ng say it; far worse, and it says how much")
     add.add_argument("--yes", action="store_true", help="keep it without asking")
     actions.add_parser("list", parents=[common], help="the words that were added")
@@ -252,6 +253,9 @@ def _speakers(arguments: argparse.Namespace) -> None:
 
 
 def _word(arguments: argparse.Namespace) -> int:
+    import functools
+
+    from kwsd.detect.fewshot import WordTrainer
     from kwsd.detect.words import WordStore, to_bytes
     from kwsd.model import bundle
     from kwsd.service import wording
@@ -265,7 +269,14 @@ def _word(arguments: argparse.Namespace) -> int:
         )  # fmt: skip
         match arguments.action:
             case "add":
-                kept = wording.add(keeper, models, arguments.word, arguments.wav, lambda text: print(text, file=sys.stderr), lambda: _agreed(arguments.yes))
+                if arguments.record and not isinstance(keeper, wording.Daemon):
+                    return _fail(USAGE, "--record needs the daemon, which listens to the microphone; with --state, use --wav")
+                trainer, hear = WordTrainer(models), None
+                if arguments.wav:
+                    hear = functools.partial(wording.of_recordings, trainer, arguments.wav)
+                elif isinstance(keeper, wording.Daemon) and arguments.record:
+                    hear = functools.partial(wording.of_microphone, trainer, keeper.connection, arguments.word, arguments.record, Terminal())
+                kept = wording.add(keeper, trainer, arguments.word, hear, lambda text: print(text, file=sys.stderr), lambda: _agreed(arguments.yes))
                 print(f"{arguments.word} is {'added' if kept else 'not added'}.")
             case "list":
                 words, unusable = keeper.listed()

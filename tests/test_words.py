@@ -234,3 +234,21 @@ def test_the_running_daemon_takes_it_up(start: Start, tmp_path: Path, banana: Us
     assert capsys.readouterr().out == ""
     with daemon.connect() as client:
         assert "hey_banana" not in client.request("status")["words"]
+
+
+def test_recorded_through_the_daemon(start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spoken = [part for n in range(20) for part in (say(PHRASE, VOICES[n % 3]), hiss(1.2, seed=n))]
+    soundfile.write(tmp_path / "room.wav", np.concatenate([hiss(1.0), *spoken]), RATE)
+    daemon = start("--source", str(tmp_path / "room.wav"), "--realtime")
+    daemon.connect().close()
+    assert cli.main(["word", "add", PHRASE, "--socket", str(daemon.socket), "--record", "3", "--yes"]) == 0
+    said = capsys.readouterr()
+    assert "[3/3] Please say “hey banana”." in said.out
+    assert said.out.count("good:") == 3
+    assert "hey_banana: 3 takes of" in said.err
+    with daemon.connect() as client:
+        assert "hey_banana" in client.request("status")["words"]
+        client.request("subscribe", types=["wake"], words=["hey_banana"])
+        assert next(iter(client))["word"] == "hey_banana"
+    assert cli.main(["word", "add", "other", "--state", str(tmp_path), "--record", "3"]) == cli.USAGE
+    assert "--record needs the daemon" in capsys.readouterr().err

@@ -21,7 +21,9 @@ MIN_SPEECH_S = 0.4
 CONSISTENT = 0.25
 """Cosine to the mean of the other takes under which a take counts as somebody else's."""
 
-Kind = Literal["word", "free"]
+Kind = Literal["word", "free", "utterance"]
+STRETCHES = {"free": (2.0, 1.0, 6.0), "utterance": (0.2, 0.6, 4.0)}
+"""Speech that a take holds at least, the pause that ends it, and the speech that ends it without one, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Enrolment:
 
 
 class TakeListener:
-    """Cuts one take out of a running stream: a wake word when the detector has heard it, free speech by its pauses."""
+    """Cuts one take out of a running stream: a wake word when the detector has heard it, free speech or one utterance by its pauses."""
 
     def __init__(self, kind: Kind, word: str | None, begin: int) -> None:
         self.kind, self.word, self.begin = kind, word, begin
@@ -77,8 +79,8 @@ class TakeListener:
         return max(start - SAMPLE_RATE // 5, self.begin), end + SAMPLE_RATE // 20
 
     def step(self, audio: Ring, block: np.ndarray) -> tuple[int, int] | None:
-        """After a block of free speech: the take's samples once the speaker has paused or said enough."""
-        if self.kind != "free":
+        """After a block of speech: the take's samples once the speaker has paused or said enough."""
+        if self.kind not in STRETCHES:
             return None
         level = level_dbfs(block) + 100
         self._floor = min(self._floor + 0.02, max(level, 15.0))
@@ -88,7 +90,8 @@ class TakeListener:
         if self._onset is None:
             return None
         spoken, pause = self._last_voice - self._onset, audio.end - self._last_voice
-        if spoken >= 6 * SAMPLE_RATE or (pause > SAMPLE_RATE and spoken >= 2 * SAMPLE_RATE):
+        least_s, pause_s, most_s = STRETCHES[self.kind]
+        if spoken >= most_s * SAMPLE_RATE or (pause > pause_s * SAMPLE_RATE and spoken >= least_s * SAMPLE_RATE):
             return max(self._onset - SAMPLE_RATE // 10, self.begin, audio.begin), audio.end
         if pause > 2 * SAMPLE_RATE:
             self._onset = None

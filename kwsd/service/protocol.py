@@ -58,6 +58,7 @@ REQUESTS: dict[str, dict[str, tuple[tuple[type, ...], bool]]] = {
     "enroll.next": {"kind": ((str,), False), "word": ((str,), False), "timeout_s": (_NUMBER, False), "audio": ((str,), False)},
     "enroll.commit": {},
     "enroll.abort": {},
+    "take": {"timeout_s": (_NUMBER, False)},
     "speakers": {},
     "speakers.delete": {"name": ((str,), True)},
     "words": {},

@@ -20,7 +20,7 @@ from kwsd import __version__
 from kwsd.audio.capture import Block
 from kwsd.config import SAMPLE_RATE, Config
 from kwsd.detect.embedder import Embedder
-from kwsd.detect.enrolment import Enrolment, Take, TakeListener
+from kwsd.detect.enrolment import STRETCHES, Enrolment, Kind, Take, TakeListener
 from kwsd.detect.state import StateError
 from kwsd.detect.takes import TakeRejected, level_dbfs
 from kwsd.detect.voiceprints import VoiceprintError, VoiceprintStore
@@ -34,7 +34,19 @@ from kwsd.service.server import Connection
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-PRIVILEGED = ("audio", "enroll.begin", "enroll.next", "enroll.commit", "enroll.abort", "speakers.delete", "words.get", "words.put", "words.delete", "reload")
+PRIVILEGED = (
+    "audio",
+    "take",
+    "enroll.begin",
+    "enroll.next",
+    "enroll.commit",
+    "enroll.abort",
+    "speakers.delete",
+    "words.get",
+    "words.put",
+    "words.delete",
+    "reload",
+)
 MAX_AUDIO_S = 20.0
 """Longest look-back in one reply; its base64 has to fit a line."""
 
@@ -57,7 +69,7 @@ class Service:
         self.started = time.monotonic()
         self._recording = False
         self._does = {
-            "subscribe": self.subscribe, "status": self.status, "audio": self.audio, "speakers": self.speakers,
+            "subscribe": self.subscribe, "status": self.status, "audio": self.audio, "take": self.take, "speakers": self.speakers,
             "speakers.delete": self.delete_speaker, "enroll.begin": self.enroll_begin, "enroll.next": self.enroll_next,
             "enroll.commit": self.enroll_commit, "enroll.abort": self.enroll_abort, "words": self.added_words,
             "words.get": self.get_word, "words.put": self.put_word, "words.delete": self.delete_word, "reload": self.reload_all,
@@ -114,12 +126,16 @@ class Service:
             except LookupError as error:
                 raise RequestError("gone", f"audio: {error}; lookback_s in the configuration sets how much is kept") from error
             if fd is None:
-                return {"start": start, "end": end, "sample_rate": SAMPLE_RATE, "pcm": base64.b64encode(samples.astype("<i2").tobytes()).decode()}
+                return {"start": start, "end": end, "sample_rate": SAMPLE_RATE, "pcm": _base64(samples)}
             await asyncio.to_thread(_write_wav, os.dup(fd), samples)
             return {"start": start, "end": end, "sample_rate": SAMPLE_RATE, "written": "wav"}
         finally:
             if fd is not None:
                 os.close(fd)
+
+    async def take(self, connection: Connection, body: Body) -> Body:
+        samples = await self._record(connection, "utterance", None, body)
+        return {"sample_rate": SAMPLE_RATE, "pcm": _base64(samples)}
 
     async def speakers(self, connection: Connection, body: Body) -> Body:
         good, bad = await asyncio.to_thread(self.voiceprints.load_all)
@@ -188,7 +204,7 @@ class Service:
         if "audio" in body:
             samples = _decode(body["audio"])
         else:
-            samples = await self._record(connection, body)
+            samples = await self._record(connection, body.get("kind", "word"), body.get("word"), body)
         try:
             take: Take = await asyncio.to_thread(session.add, samples)
         except TakeRejected as error:
@@ -234,11 +250,11 @@ class Service:
     async def _on_listener(self, do: Callable[[], T]) -> T:
         return await asyncio.wait_for(asyncio.wrap_future(self.listener.call(do)), 10)
 
-    async def _record(self, connection: Connection, body: Body) -> np.ndarray:
+    async def _record(self, connection: Connection, kind: Kind, word: str | None, body: Body) -> np.ndarray:
         """One take from the microphone, with `level` messages to the client while it waits."""
-        kind, word, timeout_s = body.get("kind", "word"), body.get("word"), float(body.get("timeout_s", 15.0))
-        if kind not in ("word", "free") or not 1 <= timeout_s <= 60:
-            raise RequestError("bad_request", "enroll.next: kind must be word or free, timeout_s 1 to 60")
+        timeout_s = float(body.get("timeout_s", 15.0))
+        if kind not in ("word", *STRETCHES) or not 1 <= timeout_s <= 60:
+            raise RequestError("bad_request", f"a take: kind must be word or {' or '.join(STRETCHES)}, timeout_s 1 to 60")
         if word is not None:
             self._check_word(word)
         if self._recording:
@@ -266,7 +282,7 @@ class Service:
         try:
             return await asyncio.wait_for(asyncio.wrap_future(taken), timeout_s)
         except TimeoutError:
-            heard = f"the word {word or ' or '.join(listener.detector.triggers)}" if kind == "word" else "two seconds of speech"
+            heard = f"the word {word or ' or '.join(listener.detector.triggers)}" if kind == "word" else f"speech of {STRETCHES[kind][0]:g} s"
             state = "" if listener.figures.microphone == "ok" else "; the microphone is lost"
             raise RequestError("no_speech", f"{heard} was not heard within {timeout_s:g} s{state}") from None
         finally:
@@ -278,6 +294,10 @@ class Service:
             self.listener.on_heard, self.listener.on_block = on_heard, on_block
 
         self.listener.call(change)
+
+
+def _base64(samples: np.ndarray) -> str:
+    return base64.b64encode(samples.astype("<i2").tobytes()).decode()
 
 
 def _unbase64(what: str, text: str) -> bytes:

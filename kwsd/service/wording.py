@@ -8,13 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from kwsd import __version__
 from kwsd.audio.files import AudioFileError, read_all
 from kwsd.detect.fewshot import Quality, WordTake, WordTrainer
-from kwsd.detect.takes import TakeRejected
+from kwsd.detect.takes import TakeRejected, level_dbfs
 from kwsd.detect.words import UserWord, WordError, WordStore, about, check_name, from_bytes, to_bytes
 from kwsd.model.bundle import Bundle
-from kwsd.service.client import Connection
+from kwsd.service.client import Connection, DaemonError
+from kwsd.service.guide import RETRIES, Voice
 
 
 class Keeper(Protocol):
@@ -52,35 +55,34 @@ class Daemon:
     """The running daemon, which takes up what is put there."""
 
     def __init__(self, connection: Connection, encoder_id: str) -> None:
-        self._connection, self._encoder_id = connection, encoder_id
+        self.connection, self._encoder_id = connection, encoder_id
 
     def listed(self) -> tuple[list[dict[str, Any]], list[str]]:
-        body = self._connection.request("words")
+        body = self.connection.request("words")
         return body["words"], body["unusable"]
 
     def get(self, name: str) -> UserWord:
-        body = self._connection.request("words.get", name=name)
+        body = self.connection.request("words.get", name=name)
         return from_bytes(base64.b64decode(body["file"]), self._encoder_id, name)
 
     def put(self, word: UserWord) -> None:
-        self._connection.request("words.put", file=base64.b64encode(to_bytes(word)).decode())
+        self.connection.request("words.put", file=base64.b64encode(to_bytes(word)).decode())
 
     def delete(self, name: str) -> None:
-        self._connection.request("words.delete", name=name)
+        self.connection.request("words.delete", name=name)
 
 
-TEXT_ONLY = ("warning: made of synthetic voices alone. On the development split such words caught 63 % where "
+TEXT_ONLY = ("made of synthetic voices alone. On the development split such words caught 63 % where "
              "words of three recordings caught 90 % (at 1 % false accepts): record it three times, and it will be far better")  # fmt: skip
 
 
-def make(keeper: Keeper, bundle: Bundle, name: str, paths: Sequence[Path]) -> tuple[UserWord, Quality, list[str]]:
-    """The word `name` of recordings (without any: of its text), not yet kept: it, how good it is, and why some recordings were left out.
+Heard = tuple[list[WordTake], list[str]]
+"""Takes that can be used, and why others cannot."""
 
-    Raises WordError: there is such a word already, or too few recordings can be used; SynthesisError: its text cannot be spoken."""
-    text, name = name.replace("_", " "), free_name(keeper, bundle, name)
-    trainer, takes, refused = WordTrainer(bundle), list[WordTake](), []
-    if not paths:
-        takes += trainer.spoken(text)
+
+def of_recordings(trainer: WordTrainer, paths: Sequence[Path]) -> Heard:
+    """The takes in recordings."""
+    takes, refused = list[WordTake](), []
     for path in paths:
         try:
             takes.append(trainer.take(read_all(path)))
@@ -88,12 +90,25 @@ def make(keeper: Keeper, bundle: Bundle, name: str, paths: Sequence[Path]) -> tu
             refused.append(str(error))
         except TakeRejected as error:
             refused.append(f"{path}: {error}")
-    others = [keeper.get(one["name"]) for one in keeper.listed()[0]]
-    try:
-        word, quality = trainer.make(name, takes, others)
-    except WordError as error:
-        raise WordError("\n".join([*refused, str(error)])) from error
-    return replace(word, made={**word.made, "of": "recordings" if paths else "text", "kwsd": __version__}), quality, refused
+    return takes, refused
+
+
+def of_microphone(trainer: WordTrainer, daemon: Connection, name: str, count: int, voice: Voice) -> Heard:
+    """`count` takes from the daemon's microphone, guided. Raises DaemonError."""
+    takes, rejected = list[WordTake](), 0
+    while len(takes) < count:
+        voice.ask(f"say “{name.replace('_', ' ')}”", len(takes) + 1, count)
+        try:
+            pcm = daemon.request("take", timeout_s=20, on_level=voice.level)["pcm"]
+            samples = np.frombuffer(base64.b64decode(pcm), "<i2")
+            takes.append(trainer.take(samples))
+            voice.accepted(level_dbfs(samples), takes[-1].length_s)
+        except (DaemonError, TakeRejected) as error:
+            rejected += 1
+            if rejected > RETRIES or (isinstance(error, DaemonError) and error.code != "no_speech"):
+                raise
+            voice.rejected(str(error))
+    return takes, []
 
 
 def free_name(keeper: Keeper, bundle: Bundle, name: str) -> str:
@@ -106,15 +121,19 @@ def free_name(keeper: Keeper, bundle: Bundle, name: str) -> str:
     return name
 
 
-def add(keeper: Keeper, bundle: Bundle, name: str, paths: Sequence[Path], tell: Callable[[str], None], keep: Callable[[], bool]) -> bool:
-    """Make a word of recordings, `tell` how good it is, and keep it if `keep()` says so; whether it was kept. Raises WordError."""
-    word, quality, refused = make(keeper, bundle, name, paths)
+def add(keeper: Keeper, trainer: WordTrainer, name: str, hear: Callable[[], Heard] | None, tell: Callable[[str], None], keep: Callable[[], bool]) -> bool:
+    """Make a word of what `hear()` gives (None: of its text), `tell` how good it is, and keep it if `keep()` says so; whether it was kept.
+
+    Raises WordError: there is such a word already, or too few takes can be used; SynthesisError: its text cannot be spoken."""
+    text, name = name.replace("_", " "), free_name(keeper, trainer.bundle, name)
+    takes, refused = hear() if hear else (trainer.spoken(text), [])
+    others = [keeper.get(one["name"]) for one in keeper.listed()[0]]
     for why in refused:
         tell(f"left out: {why}")
-    tell(describe(word.name, quality))
-    if not paths:
-        tell(TEXT_ONLY)
-    for warning in quality.warnings:
+    word, quality = trainer.make(name, takes, others)
+    word = replace(word, made={**word.made, "of": "recordings" if hear else "text", "kwsd": __version__})
+    tell(describe(name, quality))
+    for warning in quality.warnings if hear else [TEXT_ONLY, *quality.warnings]:
         tell(f"warning: {warning}")
     if not keep():
         return False
