@@ -66,7 +66,7 @@ def test_standard_input_of_any_rate(start: Start, scene: np.ndarray) -> None:
 
 def test_a_subscriber_that_never_reads_is_dropped_and_slows_nobody(start: Start, tmp_path: Path, raw_client: Callable[[Path], socket.socket]) -> None:
     config = tmp_path / "small.yaml"
-    config.write_text("socket: {backlog_bytes: 4096}\nwords: {computer: {refractory_s: 0}}\n")
+    config.write_text("socket: {backlog_bytes: 65536}\nwords: {computer: {refractory_s: 0}}\n")
     wav = tmp_path / "many.wav"
     soundfile.write(wav, np.tile(np.concatenate([say("computer"), hiss(0.8)]), 150), RATE)
     daemon = start("--config", str(config), "--source", str(wav), "--wait-for-client")
