@@ -120,3 +120,19 @@ def test_noise_lies_where_it_should() -> None:
     mixed = accuracy.with_noise(talk, noise, 10.0).astype(float) - talk
     frames = np.sort(np.mean(talk[: len(talk) // 400 * 400].astype(float).reshape(-1, 400) ** 2, axis=1))
     assert 10 * np.log10(frames[len(frames) // 2 :].mean() / np.mean(mixed**2)) == pytest.approx(10.0, abs=0.2)
+
+
+def test_added_words_are_measured_on_a_folder(tmp_path: Path) -> None:
+    for n, voice in enumerate(("en-us", "en-us+f3", "en-gb+m3", "en-us+m7", "en-029+f5")):
+        for word in ("hey banana", "smart mirror", "good evening"):
+            _write(tmp_path / "words" / word.replace(" ", "_") / f"v{n}_nohash_0.wav", say(word, voice))
+    out = tmp_path / "words.json"
+    assert suite.main(["words", str(tmp_path / "words"), "--words", "hey_banana", "--shots", "0,3", "--seeds", "1", "--json", str(out)]) == 0
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert [(r["word"], r["shots"], r["tried"], r["others"]) for r in found["runs"]] == [("hey_banana", 0, 5, 10), ("hey_banana", 3, 2, 10)]
+    assert all(0 <= r[k] <= 1 for r in found["runs"] for k in ("hits", "hits_at_threshold", "false_accepts_at_threshold", "left_out_misses"))
+    assert found["runs"][1]["hits"] >= 0.5
+    with pytest.raises(AudioFileError, match="usable takes of 5 speakers; 6 shots"):
+        suite.main(["words", str(tmp_path / "words"), "--words", "hey_banana", "--shots", "6", "--seeds", "1"])
+    with pytest.raises(AudioFileError, match="no recording of 'apple'"):
+        suite.main(["words", str(tmp_path / "words"), "--words", "apple"])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import torch
 from kwsd.audio.spans import speech_span
 from kwsd.model import bundle as bundles
 from kwsd.model.student import SpeakerEncoder, Student
-from kwsd.training import evaluate, export, stages
+from kwsd.training import align, evaluate, export, negatives, stages
 from kwsd.training.augment import Rooms, change_speed, gain_to, level_dbfs, mix
 from kwsd.training.corpora import Clip, Corpora
 from kwsd.training.encoder import wake_loss
@@ -195,3 +197,59 @@ def test_settings_are_changed_by_name() -> None:
 
 def test_there_are_many_rough_voices() -> None:
     assert len(espeak_variants()) > 50
+
+
+@pytest.fixture
+def sentences(tmp_path: Path) -> Path:
+    """A store of twenty sentences of three seconds and twenty single words, all of them noise."""
+    folder = tmp_path / "store"
+    folder.mkdir()
+    np.save(folder / "audio.npy", np.random.default_rng(0).normal(0, 1000, 16000 * 80).astype(np.int16))
+    rows = ["start\tsamples\tcorpus\tspeaker\tlabel"]
+    rows += [f"{n * 48000}\t48000\tlibri\ta{n}\t" for n in range(20)]
+    rows += [f"{16000 * (60 + n)}\t16000\tgsc\tb{n}\tgo" for n in range(20)]
+    (folder / "manifest.tsv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def test_words_of_joined_sentences_find_their_clips(sentences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sentences of 3 s with gaps of 0.5 s: what is said at 4.0 s of the joined audio lies half a second into the second."""
+    heard: list[float] = []
+
+    class Whisper:
+        def __init__(self, name: str, **_: object) -> None:
+            assert name == "tiny"
+
+        def transcribe(self, audio: np.ndarray, **_: object) -> tuple[list[SimpleNamespace], None]:
+            heard.append(len(audio) / 16000)
+            said = [(" Hello,", 4.0, 4.4, 0.9), (" maybe", 4.5, 4.9, 0.3), (" across", 6.2, 7.0, 0.9), (" it", 7.2, 7.5, 0.9)]
+            words = [SimpleNamespace(word=w, start=a, end=b, probability=p) for w, a, b, p in said]
+            return [SimpleNamespace(words=words)], None
+
+    monkeypatch.setitem(sys.modules, "faster_whisper", SimpleNamespace(WhisperModel=Whisper))
+    out = tmp_path / "aligned.tsv"
+    align.align([sentences], out, "tiny")
+    rows = [line.split("\t") for line in out.read_text().splitlines()]
+    assert rows[0] == align.FIELDS
+    assert rows[1] == ["0", str(48000 + 8000), "6400", "libri", "a1", "hello"]
+    assert {row[5] for row in rows[1:]} == {"hello"}  # unsure, across two sentences, too short
+    assert len(heard) == len(rows) - 1 == 3
+    assert all(seconds <= align.WINDOW_S for seconds in heard)
+    out.write_text("\n".join(out.read_text().splitlines()[:3]) + "\n")
+    align.align([sentences], out, "tiny")  # goes on behind the last word
+    assert len(heard) == 4
+    assert len(out.read_text().splitlines()) == len(rows)
+
+
+def test_the_bank_names_what_is_said_in_it(sentences: Path, tmp_path: Path, bundle: bundles.Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(tmp_path / "rirs.npz", rirs=np.eye(10, 2000, dtype=np.float16))
+    (tmp_path / "aligned.tsv").write_text("\t".join(align.FIELDS) + "\n" + "".join(f"0\t{n * 48000 + 100}\t4000\tlibri\ta{n}\tapple\n" for n in range(20)))
+    monkeypatch.setattr(negatives, "SECONDS", {"libri": 20, "gsc": 10})
+    negatives.gather(Corpora(sentences), tmp_path / "aligned.tsv", tmp_path / "rirs.npz", bundle, tmp_path / "bank.npz")
+    with np.load(tmp_path / "bank.npz") as bank:
+        assert bank["high"].dtype == np.int8
+        assert bank["high"].shape[1:] == bank["scale"].shape == (96,)
+        assert bank["texts"].tolist() == ["apple", "apple", "go"]
+        assert len(bank["starts"]) == 3
+        assert 20 / 0.08 < len(bank["high"]) < 40 / 0.08
+        assert np.abs(bank["high"]).max() == 127

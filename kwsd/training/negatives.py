@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from kwsd.model.bundle import Bundle
 from kwsd.model.student import Student
 from kwsd.training import augment
 from kwsd.training.corpora import Clip, Corpora
 from kwsd.training.scenes import CHUNK, Scenes, mel_of
-from kwsd.training.speech_embedding import front_end
 
 log = logging.getLogger(__name__)
 SECONDS = {"libri": 700, "speechocean": 700, "gsc": 200, "arabic": 150, "dsp20": 120, "fsdd": 40, "precise": 80, "synthetic": 300,
@@ -27,8 +27,9 @@ DEGRADED = 0.5
 """Share of the segments that are heard through a room, noise and a microphone."""
 
 
-def gather(corpora: Corpora, aligned: Path, rooms: Path, student: Student, out: Path, seed: int = 6) -> None:
-    """Write the bank `out` from the training split, through the exported `student`."""
+def gather(corpora: Corpora, aligned: Path, rooms: Path, bundle: Bundle, out: Path, seed: int = 6) -> None:
+    """Write the bank `out` from the training split, through the exported student of `bundle`."""
+    student = Student(bundle)
     scenes = Scenes(corpora, rooms, seed=seed)
     rng, words = scenes.rng, _Words(aligned)
     high: list[np.ndarray] = []
@@ -49,7 +50,7 @@ def gather(corpora: Corpora, aligned: Path, rooms: Path, student: Student, out: 
                 said |= words.of(clip)
             x = np.concatenate(parts)
             x = scenes.degrade(x) if rng.random() < DEGRADED else augment.to_int16(x)
-            mel = mel_of(front_end(), x[: len(x) // CHUNK * CHUNK])
+            mel = mel_of(bundle.front_end, x[: len(x) // CHUNK * CHUNK])
             embedding = student.step(mel, student.zero_state())[0].embedding[LEAD_CHUNKS:]
             if len(embedding):
                 high.append(embedding)
@@ -66,8 +67,10 @@ class _Words:
     """The words that are known to be said in a clip."""
 
     def __init__(self, aligned: Path) -> None:
-        rows = list(csv.DictReader(aligned.open(encoding="utf-8"), delimiter="\t")) if aligned.exists() else []
-        self._found = sorted((int(r["store"]), int(r["start"]), r["label"]) for r in rows)
+        self._found: list[tuple[int, int, str]] = []
+        if aligned.exists():
+            with aligned.open(encoding="utf-8") as lines:
+                self._found = sorted((int(r["store"]), int(r["start"]), r["label"]) for r in csv.DictReader(lines, delimiter="\t"))
 
     def of(self, clip: Clip) -> set[str]:
         if clip.label:

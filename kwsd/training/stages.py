@@ -20,7 +20,6 @@ import torch
 
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import NEGATIVES
-from kwsd.model.student import Student
 from kwsd.training import align, corpora, encoder, evaluate, export, negatives, scenes, speaker, synthesize, wake
 from kwsd.training.speech_embedding import front_end
 
@@ -65,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
             mels = [] if asked.float else _calibration(stores, rooms)
             export.export(trained, wake.load_head(work / "wake.pt"), speaker.load_head(work / "speaker.pt"), front_end(), asked.models, mels)
         case "negatives":
-            negatives.gather(corpora.Corpora(*stores), work / "aligned.tsv", rooms, Student(bundles.load(asked.models)), asked.models / NEGATIVES)
+            negatives.gather(corpora.Corpora(*stores), work / "aligned.tsv", rooms, bundles.load(asked.models), asked.models / NEGATIVES)
             export.rewrite_manifest(asked.models)
         case "evaluate":
             report = evaluate.evaluate(asked.models, stores, rooms, gated=not asked.ungated)
