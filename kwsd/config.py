@@ -24,13 +24,15 @@ class ConfigError(ValueError):
 class Word:
     """One wake word. What is `null` comes from the model bundle."""
 
-    threshold: float | None = None
-    """Score from which it fires, above 0 and up to 1."""
+    threshold: float | Literal["strict", "balanced", "lenient"] | None = None
+    """Score from which it fires, above 0 and up to 1; or one of its operating points, measured at 0.1, 0.5 and 1 false accept an hour
+    (0.5, 1 and 2 of an added word)."""
     refractory_s: float = 2.0
     """After a wake, the same word is deaf for so long."""
 
     def __post_init__(self) -> None:
-        _check("threshold", self.threshold is None or 0 < self.threshold <= 1, self.threshold, "above 0 and at most 1, or null")
+        number = isinstance(self.threshold, int | float)
+        _check("threshold", not number or 0 < float(self.threshold or 0) <= 1, self.threshold, "above 0 and at most 1, or null")
         _check("refractory_s", 0 <= self.refractory_s <= 60, self.refractory_s, "between 0 and 60 seconds")
 
 

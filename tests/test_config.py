@@ -16,7 +16,10 @@ from kwsd.config import Config, ConfigError, Vad, Word
         ("colour: red", r"kwsd.yaml, line 1: unknown key 'colour'"),
         ("words:\n  computer:\n    treshold: 0.5", r"line 3: unknown key 'words.computer.treshold'; here stand threshold, refractory_s"),
         ("words:\n  computer:\n    threshold: 1.5", r"line 3: words.computer.threshold: 1.5 is not above 0 and at most 1"),
-        ("words:\n  computer:\n    threshold: high", r"line 3: words.computer.threshold: 'high' is not a number or null"),
+        (
+            "words:\n  computer:\n    threshold: high",
+            r"line 3: words.computer.threshold: 'high' is not a number or 'strict' or 'balanced' or 'lenient' or null",
+        ),
         ("words: {}", r"line 1: words: \{\} is not at least one wake word"),
         ("words: [computer]", r"line 1: words must be a mapping"),
         ("words:\n  a:\n  a:", r"line 3: words: 'a' stands twice"),

@@ -167,3 +167,13 @@ def test_reconfiguring_keeps_the_stream(bench: Bench, scene: np.ndarray) -> None
 def test_an_unknown_word_is_refused_by_name(bench: Bench) -> None:
     with pytest.raises(ConfigError, match="no model of 'hal'; it has alexa, computer"):
         bench.detector(Config(words={"hal": Word()}))
+
+
+def test_a_threshold_may_be_named(bench: Bench, bundle: Bundle) -> None:
+    points = bundle.words["computer"].operating_points
+    named = [bench.detector(Config(words={"computer": Word(threshold=name)})).triggers["computer"].threshold for name in ("strict", "balanced", "lenient")]
+    assert named == [p.threshold for p in points]
+    assert named[0] > named[1] == bundle.words["computer"].threshold > named[2]
+    bare = replace(bundle, words={"computer": replace(bundle.words["computer"], operating_points=())})
+    with pytest.raises(ConfigError, match="'strict' was not measured for this word"):
+        Detector(Config(words={"computer": Word(threshold="strict")}), bare)

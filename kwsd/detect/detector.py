@@ -20,7 +20,7 @@ from kwsd.detect.trigger import Firing, Trigger
 from kwsd.detect.voiceprints import Voiceprint, best_match
 from kwsd.detect.words import REACH, UserWord, after_silence
 from kwsd.events import SpeakerMatch, Wake
-from kwsd.model.bundle import Bundle
+from kwsd.model.bundle import Bundle, WordModel
 from kwsd.model.student import Frames, SpeakerEncoder, State, Student
 
 SPAN_CHUNKS = (10, 25)
@@ -29,6 +29,8 @@ PATIENCE = 4
 """Chunks taken at once while no word is in sight: 0.32 s, which is shorter than a word, so that none is told late."""
 IN_SIGHT = 0.01
 """The posterior from which on every chunk counts."""
+OPERATING_POINTS = ("strict", "balanced", "lenient")
+"""Of each word, by rising false accepts an hour."""
 ADDED_DECIDED_SAMPLES = SAMPLE_RATE // 10
 """From the end of an added word to its decision, on average."""
 TYPICAL_WORD_S = 0.7
@@ -48,11 +50,23 @@ class Trace:
 
 
 def check_words(config: Config, bundle: Bundle, added: Mapping[str, UserWord]) -> None:
-    """Raises ConfigError for a word that neither the bundle has nor the user has `added`."""
+    """Raises ConfigError for a word that neither the bundle has nor the user has `added`, or whose operating point was not measured."""
     unknown = [w for w in config.words if w not in bundle.words and w not in added]
     if unknown:
         raise ConfigError(f"words: {bundle.path} has no model of {', '.join(map(repr, unknown))}; it has {', '.join(bundle.words)}, "
                           f"and {', '.join(added) or 'none'} added; `kwsd word add` makes others")  # fmt: skip
+    for word, own in config.words.items():
+        _threshold(word, own, added.get(word) or bundle.words[word])
+
+
+def _threshold(name: str, own: Word, known: WordModel | UserWord) -> float:
+    """The threshold that the configuration asks for. Raises ConfigError where it names an operating point that was not measured."""
+    if not isinstance(own.threshold, str):
+        return own.threshold if own.threshold is not None else known.threshold
+    points = sorted(known.operating_points, key=lambda point: point.false_accepts_per_hour)
+    if len(points) != len(OPERATING_POINTS):
+        raise ConfigError(f"words.{name}.threshold: {own.threshold!r} was not measured for this word; give a number, or null")
+    return points[OPERATING_POINTS.index(own.threshold)].threshold
 
 
 class Detector:
@@ -105,8 +119,7 @@ class Detector:
         triggers = {}
         for name in names:
             own, known = config.words.get(name, Word()), added.get(name) or self.bundle.words[name]
-            threshold = own.threshold if own.threshold is not None else known.threshold
-            triggers[name] = Trigger(threshold, int(own.refractory_s * SAMPLE_RATE), config.near_miss, self.bundle.smoothing_chunks)
+            triggers[name] = Trigger(_threshold(name, own, known), int(own.refractory_s * SAMPLE_RATE), config.near_miss, self.bundle.smoothing_chunks)
         columns = [*self.bundle.words, *added]
         self._columns = [columns.index(name) for name in names]
         self.triggers, self._config, self._added = triggers, config, added
