@@ -38,9 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         return _fail(CONFIGURATION, error)
     except DaemonError as error:
-        return _fail(
-            {"permission_denied": NO_PERMISSION, "not_saved": CANNOT_CREATE, "bad_config": CONFIGURATION, "bad_word": DATA}.get(error.code, UNAVAILABLE), error
-        )
+        return _fail(DAEMON_CODES.get(error.code, UNAVAILABLE), error)
     except BrokenPipeError:
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - whoever read us has gone; nothing may be flushed to it at exit
         return 0
@@ -73,6 +71,18 @@ def _words(text: str) -> list[str]:
     return [word.strip().replace(" ", "_") for word in text.split(",") if word.strip()]
 
 
+def _shared_options(parser: argparse.ArgumentParser, *groups: str) -> None:
+    """The options that many verbs have, each spelled one way."""
+    if "config" in groups:
+        parser.add_argument("--config", type=Path, metavar="FILE", help="configuration (default: the user's, then /etc/kwsd/kwsd.yaml)")
+    if "words" in groups:
+        parser.add_argument("--words", type=_words, metavar="A,B", help="listen for these words instead of the configured ones")
+    if "socket" in groups:
+        parser.add_argument("--socket", type=Path, metavar="PATH", help="the daemon's socket")
+    if "json" in groups:
+        parser.add_argument("--json", action="store_true", help="JSON instead of text for people")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="kwsd", description="Listens for wake words, knows who spoke, tells programs over a Unix socket.")
     parser.add_argument("--version", action="version", version=f"kwsd {__version__}")
@@ -82,14 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     def verb(name: str, does: Callable[[argparse.Namespace], int | None], help: str, *groups: str) -> argparse.ArgumentParser:
         sub: argparse.ArgumentParser = verbs.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
         sub.set_defaults(verb=does)
-        if "config" in groups:
-            sub.add_argument("--config", type=Path, metavar="FILE", help="configuration (default: the user's, then /etc/kwsd/kwsd.yaml)")
-        if "words" in groups:
-            sub.add_argument("--words", type=_words, metavar="A,B", help="listen for these words instead of the configured ones")
-        if "socket" in groups:
-            sub.add_argument("--socket", type=Path, metavar="PATH", help="the daemon's socket")
-        if "json" in groups:
-            sub.add_argument("--json", action="store_true", help="JSON instead of text for people")
+        _shared_options(sub, *groups)
         return sub
 
     run = verb("run", _run, "the daemon", "config", "words", "socket", "json")
@@ -146,10 +149,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_word_verbs(parser: argparse.ArgumentParser) -> None:
     common = _Parser(add_help=False)
-    common.add_argument("--config", type=Path, metavar="FILE", help="configuration (default: the user's, then /etc/kwsd/kwsd.yaml)")
-    common.add_argument("--socket", type=Path, metavar="PATH", help="the daemon's socket")
+    _shared_options(common, "config", "socket", "json")
     common.add_argument("--state", metavar="DIR", help="keep words in this folder; then no daemon is needed")
-    common.add_argument("--json", action="store_true", help="for programs")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=_Parser)
     add = actions.add_parser("add", parents=[common], help="make a word of recordings of it; three suffice, ten are better")
     add.add_argument("word")
@@ -295,9 +296,8 @@ def _word(arguments: argparse.Namespace) -> int:
                 print(f"{wording.import_file(keeper, models, arguments.file)} is added.")
             case "test":
                 for path, score, woke in wording.test(keeper.get(arguments.word), models, arguments.files):
-                    print(
-                        json.dumps({"file": str(path), "score": score, "wakes": woke}) if arguments.json else f"{path}: {score:.2f}{', wakes' if woke else ''}"
-                    )
+                    told = {"file": str(path), "score": score, "wakes": woke}
+                    print(json.dumps(told) if arguments.json else f"{path}: {score:.2f}{', wakes' if woke else ''}")
     return 0
 
 

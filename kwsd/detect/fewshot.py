@@ -224,20 +224,21 @@ class WordTrainer:
 
     def _fit(self, blank: UserWord, takes: Sequence[WordTake], usable: np.ndarray) -> UserWord:
         """`blank` with weights fitted to takes and usable negatives: a fit to some, and another to those that it found hard."""
-        rng, bank, offsets = np.random.default_rng(2), self.negatives.high, np.array(blank.offsets)
-        positives = np.concatenate([t.frames[:, REACH + late - offsets] for t in takes for late in range(LATE)])
-        at = np.flatnonzero(usable)
-        word = blank
-        drawn = rng.choice(at, min(DRAWN, len(at)), replace=False)
-        for _ in range(2):
-            weights, bias = self._regress(self._white(positives), self._white(bank[drawn[:, None] - offsets]))
-            mean, matrix = self._whitening
+        rng, offsets, at = np.random.default_rng(2), np.array(blank.offsets), np.flatnonzero(usable)
+        mean, matrix = self._whitening
+        positives = self._white(np.concatenate([t.frames[:, REACH + late - offsets] for t in takes for late in range(LATE)]))
+
+        def draw() -> np.ndarray:
+            return rng.choice(at, min(DRAWN, len(at)), replace=False)
+
+        def fitted(negatives: np.ndarray) -> UserWord:
+            weights, bias = self._regress(positives, self._white(self.negatives.high[negatives[:, None] - offsets]))
             raw = weights.reshape(len(offsets), -1) @ matrix / np.sqrt(len(mean))
-            word = replace(blank, weights=raw.astype(np.float32), bias=float(bias - (raw @ mean).sum()))
-            logits = self._logits(word)
-            hardest = at[np.argpartition(logits[at], -HARDEST)[-HARDEST:]]
-            drawn = np.union1d(rng.choice(at, min(DRAWN, len(at)), replace=False), hardest)
-        return word
+            return replace(blank, weights=raw.astype(np.float32), bias=float(bias - (raw @ mean).sum()))
+
+        logits = self._logits(fitted(draw()))[at]
+        hardest = at[np.argpartition(logits, -HARDEST)[-HARDEST:]]
+        return fitted(np.union1d(draw(), hardest))
 
     def _white(self, frames: np.ndarray) -> np.ndarray:
         """`[n, offset, dim]` to float64 `[n, offset * dim]`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from kwsd.detect.enrolment import FREE_TAKES, WORD_TAKES, Enrolment
 from kwsd.detect.takes import TakeRejected
 from kwsd.detect.voiceprints import VoiceprintStore
 from kwsd.model import bundle
+from kwsd.service import protocol
 from kwsd.service.client import Connection, DaemonError
 
 RETRIES = 6
@@ -68,7 +68,7 @@ def from_recordings(daemon: Connection, name: str, paths: Sequence[Path]) -> tup
         for path in paths:
             try:
                 samples = read_all(path)
-                daemon.request("enroll.next", audio=base64.b64encode(samples.astype("<i2").tobytes()).decode())
+                daemon.request("enroll.next", audio=protocol.pcm(samples))
             except AudioFileError as error:
                 refused.append(str(error))
             except DaemonError as error:

@@ -9,10 +9,13 @@ Rules:
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 PROTOCOL = 1
 MAX_LINE = 1 << 20
@@ -72,6 +75,11 @@ REQUESTS: dict[str, dict[str, tuple[tuple[type, ...], bool]]] = {
 def encode(body: Body) -> bytes:
     """One message as a line."""
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def pcm(samples: np.ndarray) -> str:
+    """int16 `[sample]` as messages carry it: base64 of little-endian PCM."""
+    return base64.b64encode(samples.astype("<i2").tobytes()).decode()
 
 
 def with_seq(line: bytes, seq: int) -> bytes:

@@ -21,7 +21,6 @@ from kwsd.audio.capture import Block
 from kwsd.config import SAMPLE_RATE, Config
 from kwsd.detect.embedder import Embedder
 from kwsd.detect.enrolment import STRETCHES, Enrolment, Kind, Take, TakeListener
-from kwsd.detect.state import StateError
 from kwsd.detect.takes import TakeRejected, level_dbfs
 from kwsd.detect.voiceprints import VoiceprintError, VoiceprintStore
 from kwsd.detect.words import WordError, WordStore, about, check_name, from_bytes, to_bytes
@@ -126,7 +125,7 @@ class Service:
             except LookupError as error:
                 raise RequestError("gone", f"audio: {error}; lookback_s in the configuration sets how much is kept") from error
             if fd is None:
-                return {"start": start, "end": end, "sample_rate": SAMPLE_RATE, "pcm": _base64(samples)}
+                return {"start": start, "end": end, "sample_rate": SAMPLE_RATE, "pcm": protocol.pcm(samples)}
             await asyncio.to_thread(_write_wav, os.dup(fd), samples)
             return {"start": start, "end": end, "sample_rate": SAMPLE_RATE, "written": "wav"}
         finally:
@@ -135,7 +134,7 @@ class Service:
 
     async def take(self, connection: Connection, body: Body) -> Body:
         samples = await self._record(connection, "utterance", None, body)
-        return {"sample_rate": SAMPLE_RATE, "pcm": _base64(samples)}
+        return {"sample_rate": SAMPLE_RATE, "pcm": protocol.pcm(samples)}
 
     async def speakers(self, connection: Connection, body: Body) -> Body:
         good, bad = await asyncio.to_thread(self.voiceprints.load_all)
@@ -157,7 +156,7 @@ class Service:
     async def get_word(self, connection: Connection, body: Body) -> Body:
         try:
             word = await asyncio.to_thread(self.words.load, check_name(body["name"]))
-        except StateError as error:
+        except WordError as error:
             raise RequestError("unknown_word", str(error)) from error
         return {"name": word.name, "file": base64.b64encode(to_bytes(word)).decode()}
 
@@ -177,10 +176,10 @@ class Service:
         return {"name": word.name, "replaces": replaces}
 
     async def delete_word(self, connection: Connection, body: Body) -> Body:
-        name = body["name"].strip().replace(" ", "_")
-        if name in self.config.words:
-            raise RequestError("in_use", f"{name!r} stands in the configuration; take it out of `words` there first")
         try:
+            name = check_name(body["name"])
+            if name in self.config.words:
+                raise RequestError("in_use", f"{name!r} stands in the configuration; take it out of `words` there first")
             await asyncio.to_thread(self.words.delete, name)
         except WordError as error:
             raise RequestError("unknown_word", str(error)) from error
@@ -294,10 +293,6 @@ class Service:
             self.listener.on_heard, self.listener.on_block = on_heard, on_block
 
         self.listener.call(change)
-
-
-def _base64(samples: np.ndarray) -> str:
-    return base64.b64encode(samples.astype("<i2").tobytes()).decode()
 
 
 def _unbase64(what: str, text: str) -> bytes:

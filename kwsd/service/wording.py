@@ -12,7 +12,10 @@ import numpy as np
 
 from kwsd import __version__
 from kwsd.audio.files import AudioFileError, read_all
+from kwsd.config import Config, Word
+from kwsd.detect.detector import Trace
 from kwsd.detect.fewshot import Quality, WordTake, WordTrainer
+from kwsd.detect.recordings import Recordings
 from kwsd.detect.takes import TakeRejected, level_dbfs
 from kwsd.detect.words import UserWord, WordError, WordStore, about, check_name, from_bytes, to_bytes
 from kwsd.model.bundle import Bundle
@@ -111,12 +114,12 @@ def of_microphone(trainer: WordTrainer, daemon: Connection, name: str, count: in
     return takes, []
 
 
-def free_name(keeper: Keeper, bundle: Bundle, name: str) -> str:
-    """`name` as a word is called, if none is called so yet. Raises WordError."""
+def free_name(kept: Sequence[str], bundle: Bundle, name: str) -> str:
+    """`name` as a word is called, if none of those `kept` is called so. Raises WordError."""
     name = check_name(name)
     if name in bundle.words:
         raise WordError(f"{name!r} comes with kwsd: put it under `words` in the configuration, or call yours something else")
-    if name in [one["name"] for one in keeper.listed()[0]]:
+    if name in kept:
         raise WordError(f"{name!r} is there already; `kwsd word remove {name}` makes room for another")
     return name
 
@@ -125,9 +128,10 @@ def add(keeper: Keeper, trainer: WordTrainer, name: str, hear: Callable[[], Hear
     """Make a word of what `hear()` gives (None: of its text), `tell` how good it is, and keep it if `keep()` says so; whether it was kept.
 
     Raises WordError: there is such a word already, or too few takes can be used; SynthesisError: its text cannot be spoken."""
-    text, name = name.replace("_", " "), free_name(keeper, trainer.bundle, name)
+    kept = [one["name"] for one in keeper.listed()[0]]
+    text, name = name.replace("_", " "), free_name(kept, trainer.bundle, name)
     takes, refused = hear() if hear else (trainer.spoken(text), [])
-    others = [keeper.get(one["name"]) for one in keeper.listed()[0]]
+    others = [keeper.get(other) for other in kept]
     for why in refused:
         tell(f"left out: {why}")
     word, quality = trainer.make(name, takes, others)
@@ -151,17 +155,13 @@ def describe(name: str, quality: Quality) -> str:
 def import_file(keeper: Keeper, bundle: Bundle, path: Path) -> str:
     """Keep the word in the file `path`; its name. Raises WordError or OSError."""
     word = from_bytes(path.read_bytes(), bundle.encoder_id, str(path))
-    free_name(keeper, bundle, word.name)
+    free_name([one["name"] for one in keeper.listed()[0]], bundle, word.name)
     keeper.put(word)
     return word.name
 
 
 def test(word: UserWord, bundle: Bundle, paths: Sequence[Path]) -> list[tuple[Path, float, bool]]:
     """The highest score of `word` in each recording, and whether it wakes. Raises AudioFileError."""
-    from kwsd.config import Config, Word
-    from kwsd.detect.detector import Trace
-    from kwsd.detect.recordings import Recordings
-
     recordings, results = Recordings(Config(words={word.name: Word()}, added_words=False), bundle, words={word.name: word}), []
     for path in paths:
         tops = [0.0]

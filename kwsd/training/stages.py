@@ -82,8 +82,8 @@ def _calibration(stores: list[Path], rooms: Path, takes: int = 100) -> list[np.n
 
 def _write_points(models: Path, report: dict[str, Any]) -> None:
     """Default thresholds: that of 0.5 false accepts an hour for words, 1 % false accepts for speakers."""
-    thresholds = {word: (points[1].threshold, points) for word, points in evaluate.points_of(report).items()}
-    export.set_thresholds(models, thresholds, float(report["speakers_all"]["threshold_1_percent_fa"]))
+    words = {word: (points[1].threshold, points) for word, points in evaluate.points_of(report).items()}
+    export.set_thresholds(models, words, float(report["speakers_all"]["threshold_1_percent_fa"]))
 
 
 def _settings(defaults: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
@@ -97,5 +97,5 @@ def _settings(defaults: dict[str, Any], changes: Sequence[str]) -> dict[str, Any
 
 
 def _changed(settings: Any, changes: Sequence[str]) -> Any:
-    plain = {f.name: getattr(settings, f.name) for f in fields(settings) if isinstance(getattr(settings, f.name), int | float | str)}
+    plain = {f.name: getattr(settings, f.name) for f in fields(settings) if isinstance(getattr(settings, f.name), int | float)}
     return replace(settings, **_settings(plain, changes))
