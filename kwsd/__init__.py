@@ -5,7 +5,8 @@ with kwsd.connect() as daemon:
         print(event["word"], event["speaker"])
 """
 
-from kwsd.service.client import AsyncConnection, Connection, DaemonError, connect, connect_async
+from kwsd.service.client import AsyncConnection, Connection, connect, connect_async
+from kwsd.service.errors import DaemonError
 
 __version__ = "0.1.0"
 __all__ = ["AsyncConnection", "Connection", "DaemonError", "__version__", "connect", "connect_async"]

@@ -15,30 +15,37 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kwsd import __version__, config
+from kwsd import config
+from kwsd.arguments import USAGE, build
 from kwsd.config import Config, ConfigError, Word
-from kwsd.service.client import Connection, DaemonError, connect
-from kwsd.terminal import Bar, Terminal, print_event
+from kwsd.service.client import Connection, connect
+from kwsd.service.errors import RequestError
+from kwsd.terminal import Bar, Terminal, clip_sentence, print_event
 
-USAGE, DATA, NO_INPUT, UNAVAILABLE, CANNOT_CREATE, NO_PERMISSION, CONFIGURATION = 64, 65, 66, 69, 73, 77, 78
+if TYPE_CHECKING:
+    from kwsd.model.bundle import Bundle
+    from kwsd.service.keeping import Ask
 
-DAEMON_CODES = {"permission_denied": NO_PERMISSION, "not_saved": CANNOT_CREATE, "bad_config": CONFIGURATION, "bad_word": DATA}
+DATA, NO_INPUT, UNAVAILABLE, CANNOT_CREATE, NO_PERMISSION, CONFIGURATION = 65, 66, 69, 73, 77, 78
+REQUEST_CODES = {"permission_denied": NO_PERMISSION, "not_saved": CANNOT_CREATE, "bad_config": CONFIGURATION} | dict.fromkeys(
+    ("bad_word", "unknown_word", "no_speaker", "no_clip", "bad_calibration", "in_use"), DATA
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; the exit status."""
     # The matrices here are small: numpy's threads would only wait for each other. It reads this when it is first imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    arguments = _parser().parse_args(argv)
+    arguments = build().parse_args(argv)
     logging.basicConfig(level=logging.DEBUG if arguments.verbose else logging.INFO, format=_log_format(), stream=sys.stderr)
     try:
-        return int(arguments.verb(arguments) or 0)
+        return int(VERBS[arguments.name](arguments) or 0)
     except ConfigError as error:
         return _fail(CONFIGURATION, error)
-    except DaemonError as error:
-        return _fail(DAEMON_CODES.get(error.code, UNAVAILABLE), error)
+    except RequestError as error:
+        return _fail(REQUEST_CODES.get(error.code, UNAVAILABLE), error)
     except BrokenPipeError:
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - whoever read us has gone; nothing may be flushed to it at exit
         return 0
@@ -58,116 +65,6 @@ def _log_format() -> str:
 def _fail(code: int, error: object) -> int:
     print(f"kwsd: {error}", file=sys.stderr)
     return code
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        self.print_usage(sys.stderr)
-        self.exit(USAGE, f"kwsd: {message}\n")
-
-
-def _words(text: str) -> list[str]:
-    """Names of words, with commas between them; a space in one is as good as an underscore."""
-    return [word.strip().replace(" ", "_") for word in text.split(",") if word.strip()]
-
-
-def _shared_options(parser: argparse.ArgumentParser, *groups: str) -> None:
-    """The options that many verbs have, each spelled one way."""
-    if "config" in groups:
-        parser.add_argument("--config", type=Path, metavar="FILE", help="configuration (default: the user's, then /etc/kwsd/kwsd.yaml)")
-    if "words" in groups:
-        parser.add_argument("--words", type=_words, metavar="A,B", help="listen for these words instead of the configured ones")
-    if "socket" in groups:
-        parser.add_argument("--socket", type=Path, metavar="PATH", help="the daemon's socket")
-    if "json" in groups:
-        parser.add_argument("--json", action="store_true", help="JSON instead of text for people")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="kwsd", description="Listens for wake words, knows who spoke, tells programs over a Unix socket.")
-    parser.add_argument("--version", action="version", version=f"kwsd {__version__}")
-    parser.add_argument("-v", "--verbose", action="store_true", help="log more")
-    verbs = parser.add_subparsers(dest="name", required=True, metavar="VERB", parser_class=_Parser)
-
-    def verb(name: str, does: Callable[[argparse.Namespace], int | None], help: str, *groups: str) -> argparse.ArgumentParser:
-        sub: argparse.ArgumentParser = verbs.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
-        sub.set_defaults(verb=does)
-        _shared_options(sub, *groups)
-        return sub
-
-    run = verb("run", _run, "the daemon", "config", "words", "socket", "json")
-    run.add_argument(
-        "--source",
-        default="mic",
-        metavar="SOURCE",
-        help="mic (default), a recording, - for raw PCM on standard input, or auto: mic, else the bundled recording",
-    )
-    run.add_argument("--rate", type=int, default=16000, help="sample rate of raw PCM (default 16000)")
-    run.add_argument("--channels", type=int, default=1, help="channels of raw PCM (default 1)")
-    run.add_argument("--realtime", action="store_true", help="go through a recording no faster than it was spoken")
-    run.add_argument("--wait-for-client", action="store_true", help="begin to listen once somebody has subscribed")
-    run.add_argument("--print", action="store_true", help="print the events as well")
-    run.add_argument("--state", metavar="DIR", help="folder of the voiceprints")
-
-    enroll = verb("enroll", _enroll, "register a speaker", "socket", "config")
-    enroll.add_argument("speaker", metavar="NAME")
-    enroll.add_argument("--wav", nargs="+", type=Path, metavar="FILE", help="from recordings of the speaker instead of the microphone")
-    enroll.add_argument("--word", help="the wake word to say (default: the first one that is listened for)")
-    enroll.add_argument("--state", metavar="DIR", help="with --wav: write the voiceprint there, without a daemon")
-
-    speakers = verb("speakers", _speakers, "who is enrolled; delete one", "socket", "json")
-    speakers.add_argument("--delete", metavar="NAME", help="forget this speaker")
-
-    _add_word_verbs(verb("word", _word, "wake words of your own"))
-
-    events = verb("events", _events, "subscribe to the daemon and print what it says", "socket", "json", "words")
-    events.add_argument("--types", type=lambda s: s.split(","), metavar="A,B", help="only these: wake, rejected, microphone")
-    events.add_argument("--count", type=int, metavar="N", help="exit after N events")
-
-    verb("status", _status, "how the daemon is doing", "socket", "json")
-    verb("reload", _reload, "let the daemon read its configuration and voiceprints anew", "socket")
-
-    detect = verb("detect", _detect, "the detector over recordings, a JSON line an event", "config", "words")
-    detect.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    detect.add_argument("--trace", type=Path, metavar="OUT.npz", help="also write every chunk's scores")
-    detect.add_argument("--state", metavar="DIR", help="folder of the voiceprints")
-
-    embed = verb("embed", _embed, "speaker embeddings of recordings", "config")
-    embed.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    embed.add_argument("--out", type=Path, required=True, metavar="OUT.npz")
-
-    verb("devices", _devices, "the input devices", "json")
-    verb("doctor", _doctor, "what is wrong with this machine, and the command that mends it", "config", "socket", "json")
-    show = verb("config", _config, "show the effective configuration", "config")
-    show.add_argument("action", choices=["show"])
-    bench = verb("bench", _bench, "what kwsd costs and how well it hears, beside its peers; `kwsd bench cost --help` says more")
-    bench.add_argument("rest", nargs=argparse.REMAINDER, metavar="cost|accuracy|words|soak …")
-    train = verb("train", _train, "make the models (needs the extra [train]); `kwsd train unpack --help` says more")
-    train.add_argument("rest", nargs=argparse.REMAINDER, metavar="STAGE …")
-    return parser
-
-
-def _add_word_verbs(parser: argparse.ArgumentParser) -> None:
-    common = _Parser(add_help=False)
-    _shared_options(common, "config", "socket", "json")
-    common.add_argument("--state", metavar="DIR", help="keep words in this folder; then no daemon is needed")
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=_Parser)
-    add = actions.add_parser("add", parents=[common], help="make a word of recordings of it; three suffice, ten are better")
-    add.add_argument("word")
-    origin = add.add_mutually_exclusive_group(required=True)
-    origin.add_argument("--wav", type=Path, nargs="+", default=[], metavar="FILE", help="recordings, each of the word alone")
-    origin.add_argument("--record", type=int, metavar="N", help="ask for N takes, through the daemon's microphone")
-    origin.add_argument("--text-only", action="store_true", help="no recordings: let espeak-ng say it; far worse, and it says how much")
-    add.add_argument("--yes", action="store_true", help="keep it without asking")
-    actions.add_parser("list", parents=[common], help="the words that were added")
-    for action, help in (("remove", "forget a word"), ("export", "write a word to a file"), ("test", "try a word on recordings")):
-        sub = actions.add_parser(action, parents=[common], help=help)
-        sub.add_argument("word")
-        if action == "export":
-            sub.add_argument("file", type=Path)
-        if action == "test":
-            sub.add_argument("files", type=Path, nargs="+", metavar="FILE")
-    actions.add_parser("import", parents=[common], help="add a word from a file that was exported").add_argument("file", type=Path)
 
 
 def _overrides(arguments: argparse.Namespace) -> Callable[[Config], Config]:
@@ -253,34 +150,31 @@ def _speakers(arguments: argparse.Namespace) -> None:
         print(f"cannot be used: {why}", file=sys.stderr)
 
 
-def _word(arguments: argparse.Namespace) -> int:
-    import functools
-
-    from kwsd.detect.fewshot import WordTrainer
-    from kwsd.detect.words import WordStore, to_bytes
+def _keeping(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[Ask, Bundle, Config]:
+    """Who answers about what is kept: the daemon, or the folder of --state; with the models and the configuration."""
     from kwsd.model import bundle
-    from kwsd.service import wording
+    from kwsd.service.keeping import Keeping
 
     settings = _loaded(arguments)
     models = bundle.load(Path(settings.models) if settings.models else None)
+    if arguments.state:
+        return Keeping(settings.state_directory(), models, lambda: settings), models, settings
+    return stack.enter_context(_daemon(arguments)), models, settings
+
+
+def _word(arguments: argparse.Namespace) -> int:
+    from kwsd.detect.words import to_bytes
+    from kwsd.service import wording
+
     with contextlib.ExitStack() as stack:
-        keeper: wording.Keeper = (
-            wording.Folder(WordStore(settings.state_directory(), models.encoder_id)) if arguments.state
-            else wording.Daemon(stack.enter_context(_daemon(arguments)), models.encoder_id)
-        )  # fmt: skip
+        ask, models, _ = _keeping(arguments, stack)
         match arguments.action:
             case "add":
-                if arguments.record and not isinstance(keeper, wording.Daemon):
-                    return _fail(USAGE, "--record needs the daemon, which listens to the microphone; with --state, use --wav")
-                trainer, hear = WordTrainer(models), None
-                if arguments.wav:
-                    hear = functools.partial(wording.of_recordings, trainer, arguments.wav)
-                elif isinstance(keeper, wording.Daemon) and arguments.record:
-                    hear = functools.partial(wording.of_microphone, trainer, keeper.connection, arguments.word, arguments.record, Terminal())
-                kept = wording.add(keeper, trainer, arguments.word, hear, lambda text: print(text, file=sys.stderr), lambda: _agreed(arguments.yes))
-                print(f"{arguments.word} is {'added' if kept else 'not added'}.")
+                return _add_word(arguments, ask, models)
+            case "improve":
+                return _improve_word(arguments, ask, models)
             case "list":
-                words, unusable = keeper.listed()
+                words, unusable = wording.listed(ask)
                 if arguments.json:
                     print(json.dumps({"words": words, "unusable": unusable}, ensure_ascii=False))
                 for one in [] if arguments.json else words:
@@ -288,24 +182,167 @@ def _word(arguments: argparse.Namespace) -> int:
                 for why in [] if arguments.json else unusable:
                     print(f"cannot be used: {why}", file=sys.stderr)
             case "remove":
-                keeper.delete(arguments.word)
-                print(f"{arguments.word} is removed.")
+                name = ask.request("words.delete", name=arguments.word)["deleted"]
+                print(f"{name} is removed.")
             case "export":
-                arguments.file.write_bytes(to_bytes(keeper.get(arguments.word)))
+                arguments.file.write_bytes(to_bytes(wording.get(ask, models, arguments.word)))
             case "import":
-                print(f"{wording.import_file(keeper, models, arguments.file)} is added.")
+                print(f"{wording.import_file(ask, models, arguments.file)} is added.")
             case "test":
-                for path, score, woke in wording.test(keeper.get(arguments.word), models, arguments.files):
+                for path, score, woke in wording.test(ask, models, arguments.word, arguments.files):
                     told = {"file": str(path), "score": score, "wakes": woke}
                     print(json.dumps(told) if arguments.json else f"{path}: {score:.2f}{', wakes' if woke else ''}")
     return 0
+
+
+def _add_word(arguments: argparse.Namespace, ask: Ask, models: Bundle) -> int:
+    from kwsd.detect.fewshot import WordTrainer
+    from kwsd.service import wording
+
+    daemon = ask if isinstance(ask, Connection) else None
+    if daemon is None and (arguments.record or arguments.room):
+        return _fail(USAGE, "--record and --room need the daemon, which listens to the microphone; with --state, use --wav")
+    trainer, text = WordTrainer(models), arguments.word.replace("_", " ")
+    room = wording.look_back(daemon) if daemon and arguments.room else None
+
+    def hear() -> wording.Heard:
+        if arguments.text_only:
+            return trainer.spoken(text), []
+        if daemon and arguments.record:
+            takes, refused = wording.of_microphone(trainer, daemon, arguments.word, arguments.record, Terminal())
+        else:
+            takes, refused = wording.of_recordings(trainer, arguments.wav)
+        return [*takes, *(trainer.spoken(text) if arguments.synthesis else [])], refused
+
+    origin: wording.Origin = "text" if arguments.text_only else "recordings"
+    kept = wording.add(ask, trainer, arguments.word, hear, origin, _say, lambda: _agreed(arguments.yes), room)
+    print(f"{arguments.word} is {'added' if kept else 'not added'}.")
+    return 0
+
+
+def _improve_word(arguments: argparse.Namespace, ask: Ask, models: Bundle) -> int:
+    from dataclasses import asdict
+
+    from kwsd.detect.fewshot import WordTrainer
+    from kwsd.service import wording
+
+    word, result = wording.improve(ask, WordTrainer(models), arguments.word, _say)
+    if arguments.json:
+        print(json.dumps({"word": word.name, **asdict(result)}))
+    for line in [] if arguments.json else wording.describe_improvement(result):
+        _say(line)
+    kept = _agreed(arguments.yes)
+    if kept:
+        wording.put(ask, word)
+    if not arguments.json:
+        print(f"{word.name} is {'improved' if kept else 'as it was'}.")
+    return 0
+
+
+def _calibrate(arguments: argparse.Namespace) -> int:
+    import time
+    from dataclasses import asdict
+
+    from kwsd.service import calibrating
+
+    rate = calibrating.rate(arguments.rate)
+    only, arguments.words = arguments.words, None  # what is listened for is the daemon's to say
+    with contextlib.ExitStack() as stack:
+        ask, models, settings = _keeping(arguments, stack)
+        if arguments.undo:
+            ask.request("calibration.undo")
+            print("The last calibration is undone.")
+            return 0
+        if arguments.speakers:
+            choice, present, origin = calibrating.speakers(ask, arguments.far)
+            results, told = [], calibrating.describe_speakers(choice, present, origin)
+            report: Any = {"speakers": {**asdict(choice), "present": present}}
+        else:
+            choice, told = None, []
+            if arguments.wav:
+                bar = Bar(arguments.wav)
+                evidence = calibrating.of_recordings(ask, models, settings, arguments.wav, bar.step)
+                bar.close()
+            elif arguments.log is not None:
+                since = time.time() - arguments.log if arguments.log else 0.0
+                evidence = calibrating.of_log(ask, since, nobody_spoke=arguments.nobody_spoke)
+            elif isinstance(ask, Connection):
+                _say(f"Listening for {calibrating.hours(arguments.listen / 3600)}: nobody should say the words now. ^C ends it early.")
+                evidence = calibrating.of_listening(ask, arguments.listen, Terminal().waiting)
+            else:
+                return _fail(USAGE, "--listen needs the daemon, which listens to the microphone; with --state, use --wav or --log")
+            results = calibrating.calibrate(ask, models, evidence, rate, only)
+            for result in results:
+                told += [*calibrating.describe(result, arguments.rate), *calibrating.table(result)]
+            report = {"words": [asdict(result) for result in results]}
+        if arguments.json:
+            print(json.dumps(report))
+        for line in [] if arguments.json else told:
+            print(line)
+        if arguments.plot and results:
+            _plot(results, arguments.plot)
+        kept = _agreed(arguments.yes)
+        if kept:
+            calibrating.keep(ask, results, choice)
+        if not arguments.json:
+            print("In force now; `kwsd calibrate --undo` goes back." if kept else "Nothing is changed.")
+    return 0
+
+
+def _plot(results: Sequence[Any], path: Path) -> None:
+    from kwsd.bench.plots import draw_calibration
+
+    if path.suffix not in (".png", ".svg"):
+        raise ValueError(f"--plot {path}: the picture must be called .png or .svg")
+    try:
+        draw_calibration(results, path)
+    except ModuleNotFoundError as error:
+        raise OSError(f"--plot needs {error.name}: pip install 'kwsd[plots]'") from error
+
+
+def _clips(arguments: argparse.Namespace) -> int:
+    import base64
+
+    with contextlib.ExitStack() as stack:
+        ask, _, _ = _keeping(arguments, stack)
+        match arguments.action:
+            case "list":
+                body = ask.request("clips")
+                if arguments.json:
+                    print(json.dumps({"clips": body["clips"], "enabled": body["enabled"]}, ensure_ascii=False))
+                for one in [] if arguments.json else body["clips"]:
+                    print(clip_sentence(one))
+                if not body["clips"] and not arguments.json:
+                    print("no clips" if body["enabled"] else "no clips, and none will be kept: `clips: on` in the configuration keeps them")
+            case "play":
+                import numpy as np
+
+                from kwsd.audio.playback import play
+                from kwsd.detect.clips import wav_bytes
+
+                samples = np.frombuffer(base64.b64decode(ask.request("clips.get", name=arguments.id)["pcm"]), "<i2").astype(np.int16)
+                if arguments.out:
+                    arguments.out.write_bytes(wav_bytes(samples))
+                else:
+                    play(samples)
+            case "label":
+                label = {} if arguments.label == "none" else {"label": arguments.label}
+                print(f"{ask.request('clips.label', names=arguments.ids, **label)['labelled']} clip(s) labelled {arguments.label}")
+            case "clear":
+                named = {"names": arguments.ids} if arguments.ids else {}
+                print(f"{ask.request('clips.clear', **named)['deleted']} clip(s) deleted")
+    return 0
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _agreed(yes: bool) -> bool:
     if yes:
         return True
     if not sys.stdin.isatty():
-        raise ValueError("nobody is there to say whether the word is good enough; --yes says so")
+        raise ValueError("nobody is there to say whether it is good enough; --yes says so")
     return input("Keep it? [Y/n] ").strip().lower() in ("", "y", "yes")
 
 
@@ -338,20 +375,13 @@ def _reload(arguments: argparse.Namespace) -> None:
 
 
 def _recordings(arguments: argparse.Namespace) -> tuple[Any, Config]:
-    from kwsd.detect.detector import check_words
     from kwsd.detect.recordings import Recordings
-    from kwsd.detect.voiceprints import VoiceprintStore
-    from kwsd.detect.words import WordStore
     from kwsd.model import bundle
+    from kwsd.service.keeping import Keeping
 
     settings = _loaded(arguments)
     models = bundle.load(Path(settings.models) if settings.models else None)
-    words, unusable = WordStore(settings.state_directory(), models.encoder_id).load_all()
-    for why in unusable:
-        print(f"left out: {why}", file=sys.stderr)
-    check_words(settings, models, words)
-    voiceprints, _ = VoiceprintStore(settings.state_directory(), models.encoder_id).load_all()
-    return Recordings(settings, models, voiceprints, words), settings
+    return Recordings(settings, models, *Keeping(settings.state_directory(), models, lambda: settings).household()), settings
 
 
 def _detect(arguments: argparse.Namespace) -> int:
@@ -440,6 +470,11 @@ def _train(arguments: argparse.Namespace) -> int:
         return _fail(UNAVAILABLE, f"training needs {error.name}; install the extra: pip install 'kwsd[train]'")
     return stages.main(arguments.rest)
 
+
+VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
+    "run": _run, "enroll": _enroll, "speakers": _speakers, "word": _word, "calibrate": _calibrate, "clips": _clips, "events": _events, "status": _status,
+    "reload": _reload, "detect": _detect, "embed": _embed, "devices": _devices, "doctor": _doctor, "config": _config, "bench": _bench, "train": _train,
+}  # fmt: skip
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -81,6 +81,22 @@ class Speaker:
 
 
 @dataclass(frozen=True)
+class Clips:
+    """Recordings of wakes and near misses that the daemon keeps in its state directory (`kwsd clips`)."""
+
+    enabled: bool = False
+    max_count: int = 200
+    """The oldest go first, those that nobody has labelled before all others; the same for age and size."""
+    max_age_days: float = 30.0
+    max_mib: float = 32.0
+
+    def __post_init__(self) -> None:
+        _check("max_count", 1 <= self.max_count <= 100_000, self.max_count, "between 1 and 100000")
+        _check("max_age_days", 0 < self.max_age_days <= 3650, self.max_age_days, "above 0 and at most 3650 days")
+        _check("max_mib", 1 <= self.max_mib <= 1 << 20, self.max_mib, "between 1 and 1048576 MiB")
+
+
+@dataclass(frozen=True)
 class Socket:
     path: str | None = None
     """Null: `$RUNTIME_DIRECTORY/kwsd.sock` under systemd, else `/run/kwsd/kwsd.sock` for root, `$XDG_RUNTIME_DIR/kwsd/kwsd.sock` for others."""
@@ -106,6 +122,9 @@ class Config:
     vad: Vad = field(default_factory=Vad)
     speaker: Speaker = field(default_factory=Speaker)
     socket: Socket = field(default_factory=Socket)
+    clips: Clips = field(default_factory=Clips)
+    log_peaks: bool = True
+    """Keep times and scores of what came near a word (no audio) in the state directory, for `kwsd calibrate --log`."""
     near_miss: float = 0.5
     """A score that peaks over this share of the threshold without reaching it is reported as `rejected: near_miss`."""
     lookback_s: float = 10.0
@@ -113,7 +132,9 @@ class Config:
     models: str | None = None
     """Folder of the model bundle; null is the one that came with kwsd."""
     state: str | None = None
-    """Folder of the voiceprints. Null: `$STATE_DIRECTORY` under systemd, else `/var/lib/kwsd` for root, `$XDG_STATE_HOME/kwsd` for others."""
+    """Folder of voiceprints, added words, calibration and clips.
+
+    Null: `$STATE_DIRECTORY` under systemd, else `/var/lib/kwsd` for root, `$XDG_STATE_HOME/kwsd` for others."""
 
     def __post_init__(self) -> None:
         _check("words", len(self.words) > 0, self.words, "at least one wake word")
@@ -222,8 +243,8 @@ def _read(kind: Any, node: yaml.Node, name: str, key: str) -> Any:
 
 
 def _read_struct(kind: Any, node: yaml.Node, name: str, key: str) -> Any:
-    if kind is Vad and isinstance(node, yaml.ScalarNode) and isinstance(_plain(node), bool):
-        return Vad(enabled=_plain(node))  # `vad: off`
+    if kind in (Vad, Clips) and isinstance(node, yaml.ScalarNode) and isinstance(_plain(node), bool):
+        return kind(enabled=_plain(node))  # `vad: off`, `clips: on`
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(f"{name}, line {node.start_mark.line + 1}: {key or 'the file'} must be a mapping of keys to values")
     fields = typing.get_type_hints(kind)

@@ -28,6 +28,14 @@ def sentence(body: dict[str, Any]) -> str:
     return f"{what}: “{word}”{by}, score {body['score']:.3f} of {body['threshold']:.3f}, {body['start'] / 16000:.2f}–{body['end'] / 16000:.2f} s"
 
 
+def clip_sentence(body: dict[str, Any]) -> str:
+    """A clip for people."""
+    who = f" by {body['speaker']['name']}" if body.get("speaker") else ""
+    label = f", labelled {body['label']}" if body["label"] else ""
+    what = body["kind"].replace("_", " ")
+    return f"{body['id']}: {what}, score {body['score']:.3f} of {body['threshold']:.3f}{who}{label}"
+
+
 class Terminal:
     """The guide's voice on a terminal."""
 
@@ -44,6 +52,10 @@ class Terminal:
 
     def rejected(self, why: str) -> None:
         print(f"{self._fresh()}  not taken: {why}", flush=True)
+
+    def waiting(self, done_s: float, all_s: float) -> None:
+        if sys.stderr.isatty():
+            print(f"\r{'█' * int(40 * done_s / all_s):40s} {done_s / 60:.1f} of {all_s / 60:.1f} min", end="", file=sys.stderr, flush=True)
 
     def _fresh(self) -> str:
         return "\r" + " " * 50 + "\r" if sys.stdout.isatty() else ""

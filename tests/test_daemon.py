@@ -19,7 +19,8 @@ import pytest
 import soundfile
 from conftest import RATE, Daemon, hiss, say
 
-from kwsd.service.client import DaemonError, connect
+from kwsd.service.client import connect
+from kwsd.service.errors import DaemonError
 
 Start = Callable[..., Daemon]
 
@@ -109,14 +110,14 @@ def test_reload_takes_up_words_and_thresholds_without_losing_audio(start: Start,
     daemon = start("--config", str(config), "--source", str(endless), "--realtime")
     with daemon.connect() as client:
         before = client.request("status")
-        assert before["words"] == {"computer": {"threshold": 0.9}}
+        assert before["words"] == {"computer": {"threshold": 0.9, "origin": "configured"}}
         config.write_text("words: {alexa: , computer: {threshold: 0.4}}\n")
         daemon.process.send_signal(signal.SIGHUP)
         deadline = time.monotonic() + 5
         while list((after := client.request("status"))["words"]) != ["alexa", "computer"]:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        assert after["words"]["computer"] == {"threshold": 0.4}
+        assert after["words"]["computer"] == {"threshold": 0.4, "origin": "configured"}
         config.write_text("words: {hal: }\n")
         with pytest.raises(DaemonError, match="no model of 'hal'"):
             client.request("reload")

@@ -156,7 +156,7 @@ def test_reconfiguring_keeps_the_stream(bench: Bench, scene: np.ndarray) -> None
     traces: list[Trace] = []
     detector = bench.detector(UNGATED, traces)
     detector.feed(scene[: 4 * RATE])
-    detector.configure(replace(UNGATED, words={"alexa": Word(), "computer": Word(threshold=0.9)}), {}, {})
+    detector.configure(replace(UNGATED, words={"alexa": Word(), "computer": Word(threshold=0.9)}), {}, {}, None)
     detector.feed(scene[4 * RATE :])
     _, straight, _ = bench.run(UNGATED, [scene])
     before = sum(len(t.scores) for t in traces[: len(traces)] if t.end[-1] <= 4 * RATE)

@@ -15,7 +15,8 @@ import soundfile
 from kwsd import cli
 from kwsd.config import Config, ConfigError, Vad, Word
 from kwsd.detect.detector import Detector, Trace
-from kwsd.detect.fewshot import LATE, Negatives, WordTrainer, _threshold
+from kwsd.detect.fewshot import LATE, Negatives, WordTrainer
+from kwsd.detect.metrics import tail_threshold
 from kwsd.detect.takes import TakeRejected
 from kwsd.detect.words import REACH, UserWord, WordError, WordStore, about, check_name, from_bytes, to_bytes
 from kwsd.model.bundle import Bundle
@@ -107,9 +108,9 @@ def test_the_tail_continues_an_exponential() -> None:
     """Logits of exponential excesses over 0 with mean 0.5: 30 an hour over 0 are e^2 times fewer over 1."""
     logits = -0.5 * np.log((np.arange(30) + 0.5) / 30)
     peaks = 1 / (1 + np.exp(-np.sort(logits)[::-1]))
-    threshold = _threshold(peaks, 1.0, 30 / np.e**2)
+    threshold = tail_threshold(peaks, 1.0, 30 / np.e**2)
     assert np.log(threshold / (1 - threshold)) == pytest.approx(1.0, abs=0.1)
-    assert _threshold(peaks, 1.0, 0.1) > _threshold(peaks, 1.0, 1.0)
+    assert tail_threshold(peaks, 1.0, 0.1) > tail_threshold(peaks, 1.0, 1.0)
 
 
 def test_what_holds_the_word_is_not_held_against_it() -> None:
@@ -251,4 +252,4 @@ def test_recorded_through_the_daemon(start: Start, tmp_path: Path, capsys: pytes
         client.request("subscribe", types=["wake"], words=["hey_banana"])
         assert next(iter(client))["word"] == "hey_banana"
     assert cli.main(["word", "add", "other", "--state", str(tmp_path), "--record", "3"]) == cli.USAGE
-    assert "--record needs the daemon" in capsys.readouterr().err
+    assert "--record and --room need the daemon" in capsys.readouterr().err

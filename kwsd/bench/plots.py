@@ -2,11 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kwsd.service.calibrating import Result
 
 TICKS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
+
+
+def draw_calibration(results: Sequence[Result], path: Path) -> None:
+    """Misses v false accepts an hour of calibrated words, the latter with their 95 % bounds; the picture is what `path` is called.
+
+    Raises ModuleNotFoundError, OSError."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(len(results), 1, figsize=(7, 1 + 3.2 * len(results)), squeeze=False)
+    for axes, one in zip(panels[:, 0], results, strict=True):
+        rows = [row for row in one.rows if row.missed]
+        for n, label in enumerate(("as recorded", "in noise at 10 dB")):
+            missed = [100 * row.missed[n] for row in rows if row.missed]
+            axes.fill_betweenx(missed, [max(r.bounds[0], 1e-3) for r in rows], [r.bounds[1] for r in rows], alpha=0.15, color=f"C{n}")
+            axes.plot([max(r.seen / one.choice.hours, 1e-3) for r in rows], missed, "o-", color=f"C{n}", label=label)
+        for row, mark, name in ((one.before, "s", "now"), (one.after, "*", "new")):
+            if row.missed:
+                axes.plot(
+                    max(row.seen / one.choice.hours, 1e-3), 100 * row.missed[0], mark, color="black", ms=9, label=f"{name}: threshold {row.threshold:.2f}"
+                )
+        axes.axvline(max(one.choice.rate, 1e-3), color="grey", ls=":", label="wanted")
+        axes.set(xscale="log", title=f"{one.word}, {one.choice.hours:.1f} h heard", xlabel="false wakes an hour (0.001: none), 95 % bounds", ylabel="missed, %")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)
 
 
 def draw(report: dict[str, Any], folder: Path) -> list[Path]:

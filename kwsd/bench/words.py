@@ -17,7 +17,7 @@ import numpy as np
 from kwsd.audio.files import AudioFileError, read_all
 from kwsd.bench.accuracy import between_silence
 from kwsd.bench.corpus import Recording, labelled
-from kwsd.detect.fewshot import WordTake, WordTrainer, smoothed
+from kwsd.detect.fewshot import WordTake, WordTrainer
 from kwsd.detect.takes import TakeRejected
 from kwsd.detect.words import UserWord
 from kwsd.model import bundle as bundles
@@ -88,4 +88,4 @@ def _shots(of_word: np.ndarray, speaker: np.ndarray, count: int, seed: int, take
 
 def _highest(trainer: WordTrainer, word: UserWord, high: np.ndarray) -> float:
     """The highest score of a recording, from its frames."""
-    return float(smoothed(trainer.logits(word, high)).max())
+    return float(trainer.smoothed(trainer.logits(word, high)).max())

@@ -15,12 +15,14 @@ import numpy as np
 
 from kwsd.audio.ring import Ring
 from kwsd.audio.vad import VoiceGate
-from kwsd.config import SAMPLE_RATE, Config, ConfigError, Word
+from kwsd.config import SAMPLE_RATE, Config
+from kwsd.detect.calibration import Calibration
 from kwsd.detect.trigger import Firing, Trigger
+from kwsd.detect.vocabulary import vocabulary
 from kwsd.detect.voiceprints import Voiceprint, best_match
 from kwsd.detect.words import REACH, UserWord, after_silence
 from kwsd.events import SpeakerMatch, Wake
-from kwsd.model.bundle import Bundle, WordModel
+from kwsd.model.bundle import Bundle
 from kwsd.model.student import Frames, SpeakerEncoder, State, Student
 
 SPAN_CHUNKS = (10, 25)
@@ -29,8 +31,6 @@ PATIENCE = 4
 """Chunks taken at once while no word is in sight: 0.32 s, which is shorter than a word, so that none is told late."""
 IN_SIGHT = 0.01
 """The posterior from which on every chunk counts."""
-OPERATING_POINTS = ("strict", "balanced", "lenient")
-"""Of each word, by rising false accepts an hour."""
 ADDED_DECIDED_SAMPLES = SAMPLE_RATE // 10
 """From the end of an added word to its decision, on average."""
 TYPICAL_WORD_S = 0.7
@@ -43,30 +43,11 @@ EXTRA_CHUNKS = 10
 class Trace:
     """Scores of consecutive chunks: what the trigger compares."""
 
+    words: tuple[str, ...]
     end: np.ndarray
     """int64 `[chunk]`, the sample index after each chunk."""
     scores: np.ndarray
-    """float32 `[chunk, word]`, in the order of the config's words; 0 while the gate is closed or scores are withheld."""
-
-
-def check_words(config: Config, bundle: Bundle, added: Mapping[str, UserWord]) -> None:
-    """Raises ConfigError for a word that neither the bundle has nor the user has `added`, or whose operating point was not measured."""
-    unknown = [w for w in config.words if w not in bundle.words and w not in added]
-    if unknown:
-        raise ConfigError(f"words: {bundle.path} has no model of {', '.join(map(repr, unknown))}; it has {', '.join(bundle.words)}, "
-                          f"and {', '.join(added) or 'none'} added; `kwsd word add` makes others")  # fmt: skip
-    for word, own in config.words.items():
-        _threshold(word, own, added.get(word) or bundle.words[word])
-
-
-def _threshold(name: str, own: Word, known: WordModel | UserWord) -> float:
-    """The threshold that the configuration asks for. Raises ConfigError where it names an operating point that was not measured."""
-    if not isinstance(own.threshold, str):
-        return own.threshold if own.threshold is not None else known.threshold
-    points = sorted(known.operating_points, key=lambda point: point.false_accepts_per_hour)
-    if len(points) != len(OPERATING_POINTS):
-        raise ConfigError(f"words.{name}.threshold: {own.threshold!r} was not measured for this word; give a number, or null")
-    return points[OPERATING_POINTS.index(own.threshold)].threshold
+    """float32 `[chunk, word]`; 0 while the gate is closed or scores are withheld."""
 
 
 class Detector:
@@ -78,13 +59,14 @@ class Detector:
         bundle: Bundle,
         voiceprints: Mapping[str, Voiceprint] | None = None,
         words: Mapping[str, UserWord] | None = None,
+        calibration: Calibration | None = None,
         *,
         student: Student | None = None,
         speaker: SpeakerEncoder | None = None,
         on_trace: Callable[[Trace], None] | None = None,
     ) -> None:
-        check_words(config, bundle, words or {})
-        self.bundle, self._on_trace = bundle, on_trace
+        vocabulary(config, bundle, words or {}, calibration)  # what is wrong with it is said before anything is loaded
+        self.bundle, self.on_trace = bundle, on_trace
         self._student = student or Student(bundle)
         self._speaker = speaker or SpeakerEncoder(bundle)
         self.chunk = bundle.chunk_samples
@@ -107,22 +89,23 @@ class Detector:
         self._asleep = False  # the gate is closed, and the triggers have been told
         self._in_sight = False  # the last posterior of some word was no longer negligible
         self.encoded_chunks = 0
-        self.configure(config, voiceprints or {}, words or {})
+        self.configure(config, voiceprints or {}, words or {}, calibration)
 
-    def configure(self, config: Config, voiceprints: Mapping[str, Voiceprint], words: Mapping[str, UserWord]) -> None:
-        """Take up another configuration, other voiceprints and other added words between two chunks, without losing audio or state.
+    def configure(self, config: Config, voiceprints: Mapping[str, Voiceprint], words: Mapping[str, UserWord], calibration: Calibration | None) -> None:
+        """Take up another configuration, other voiceprints, added words and calibration between two chunks, without losing audio or state.
 
         Raises ConfigError, and then nothing has changed."""
-        check_words(config, self.bundle, words)
-        added = {name: word for name, word in words.items() if config.added_words or name in config.words}
-        names = [*config.words, *(name for name in added if name not in config.words)]
-        triggers = {}
-        for name in names:
-            own, known = config.words.get(name, Word()), added.get(name) or self.bundle.words[name]
-            triggers[name] = Trigger(_threshold(name, own, known), int(own.refractory_s * SAMPLE_RATE), config.near_miss, self.bundle.smoothing_chunks)
-        columns = [*self.bundle.words, *added]
-        self._columns = [columns.index(name) for name in names]
-        self.triggers, self._config, self._added = triggers, config, added
+        self.listened = vocabulary(config, self.bundle, words, calibration)
+        self.triggers = {
+            name: Trigger(one.threshold, int(one.refractory_s * SAMPLE_RATE), config.near_miss, self.bundle.smoothing_chunks)
+            for name, one in self.listened.items()
+        }
+        self._added = {name: one.known for name, one in self.listened.items() if isinstance(one.known, UserWord)}
+        columns = [*self.bundle.words, *self._added]
+        self._columns = [columns.index(name) for name in self.listened]
+        self._config, self._words = config, tuple(self.listened)
+        calibrated = calibration.speaker.threshold if calibration and calibration.speaker else self.bundle.speaker_threshold
+        self.speaker_threshold = config.speaker.threshold if config.speaker.threshold is not None else calibrated
         self._gate = VoiceGate(config.vad.mode, int(config.vad.hangover_s * SAMPLE_RATE)) if config.vad.enabled else None
         self.use_voiceprints(voiceprints)
 
@@ -179,7 +162,7 @@ class Detector:
         return events
 
     def _sleep(self, begin: int, end: int) -> list[Wake]:
-        if self._on_trace:
+        if self.on_trace:
             self._trace(begin, np.zeros((end - begin, len(self.triggers)), np.float32))
         if self._asleep:
             return []
@@ -245,8 +228,8 @@ class Detector:
         return self.bundle.front_end(np.pad(samples, (padding, 0)) if padding else samples)
 
     def _trace(self, begin: int, scores: np.ndarray) -> None:
-        if self._on_trace:
-            self._on_trace(Trace((begin + 1 + np.arange(len(scores), dtype=np.int64)) * self.chunk, scores))
+        if self.on_trace:
+            self.on_trace(Trace(self._words, (begin + 1 + np.arange(len(scores), dtype=np.int64)) * self.chunk, scores))
 
     def _restart_frames(self, chunk: int) -> None:
         for ring in (self._high, self._low, self._timing):
@@ -284,8 +267,7 @@ class Detector:
         if not self._voiceprints:
             return None
         embedding = self.embedding(start, end)
-        threshold = self._config.speaker.threshold if self._config.speaker.threshold is not None else self.bundle.speaker_threshold
-        return best_match(embedding, self._voiceprints, threshold) if embedding is not None else None
+        return best_match(embedding, self._voiceprints, self.speaker_threshold) if embedding is not None else None
 
     def embedding(self, start: int, end: int) -> np.ndarray | None:
         """Speaker embedding `[dim]` of samples `[start, end)`, widened to at least 0.8 s; None where the frames are gone."""

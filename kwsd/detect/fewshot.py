@@ -17,11 +17,11 @@ from functools import cached_property
 import numpy as np
 
 from kwsd.audio.spans import speech_span
-from kwsd.audio.synthesis import espeak_takes
+from kwsd.audio.synthesis import espeak_takes, has_kokoro, kokoro_takes
 from kwsd.config import SAMPLE_RATE
-from kwsd.detect.metrics import false_accept_peaks
+from kwsd.detect.metrics import false_accept_peaks, tail_threshold
 from kwsd.detect.takes import TakeRejected, check_take
-from kwsd.detect.words import REACH, UserWord, WordError, after_silence, check_name
+from kwsd.detect.words import MOST_KEPT, REACH, UserWord, WordError, after_silence, check_name
 from kwsd.model.bundle import NEGATIVES, Bundle, OperatingPoint
 from kwsd.model.student import Frames, Student
 
@@ -45,8 +45,10 @@ RATES = (0.5, 1.0, 2.0)
 DEFAULT_RATE = 2.0
 """Half a false wake an hour where a quarter of the day is speech."""
 RIDGE = 20.0
-DRAWN, HARDEST, TAIL = 4000, 2000, 30
-"""Negatives of the first fit; those of the second, which the first took most for the word; peaks that the tail is fitted to."""
+DRAWN, HARDEST = 4000, 2000
+"""Negatives of the first fit; those of the second, which the first took most for the word."""
+WRONG_CHUNKS, WRONG_WEIGHT = 8, 8
+"""Chunks about the end of a wrong clip at which the word must not fire, and how often each counts as a negative."""
 SHRINK = 0.3
 """Share of the mean variance that is added to each before whitening."""
 SHORT_S = 0.4
@@ -75,6 +77,10 @@ class Negatives:
         parts = set(word.replace("_", " ").lower().split())
         holds = np.array([bool(parts & set(text.split())) for text in self.texts])
         return ~holds[self.segment] & (np.arange(len(self.high)) - self.starts[self.segment] >= REACH)
+
+    def joined(self, room: np.ndarray) -> Negatives:
+        """With the frames `[chunk, dim]` of a room as one more segment."""
+        return Negatives(np.concatenate([self.high, room]), np.append(self.starts, len(self.high)), (*self.texts, ""))
 
 
 def read_negatives(bundle: Bundle) -> Negatives:
@@ -110,6 +116,8 @@ class Quality:
     """Takes that the others hardly resemble."""
     alike: dict[str, float]
     """Share of the takes at which other words of this device fire."""
+    woken: tuple[bool, ...] = ()
+    """Whether each clip that is not the word still wakes a detector that was made without it."""
 
     @property
     def warnings(self) -> list[str]:
@@ -127,12 +135,12 @@ class Quality:
 class WordTrainer:
     """Makes words. The encoder and the bank are loaded once."""
 
-    def __init__(self, bundle: Bundle, student: Student | None = None) -> None:
-        self.bundle, self._student = bundle, student or Student(bundle)
+    def __init__(self, bundle: Bundle, student: Student | None = None, negatives: Negatives | None = None) -> None:
+        self.bundle, self._student, self._bank = bundle, student or Student(bundle), negatives
 
     @cached_property
     def negatives(self) -> Negatives:
-        return read_negatives(self.bundle)
+        return self._bank or read_negatives(self.bundle)
 
     @cached_property
     def _whitening(self) -> tuple[np.ndarray, np.ndarray]:
@@ -156,9 +164,28 @@ class WordTrainer:
         return word.logits(after_silence(high, self._student, self.bundle, REACH))
 
     def take(self, samples: np.ndarray) -> WordTake:
-        """Hear one take, int16 `[sample]`. Raises TakeRejected."""
+        """Hear one take, int16 `[sample]`, which holds the word alone. Raises TakeRejected."""
         check_take(samples, MIN_SPEECH_S, MAX_TAKE_S, MAX_CLIPPED)
         begin, end = speech_span(samples.astype(np.float32))
+        return self._take(samples, begin, end)
+
+    def clip_take(self, samples: np.ndarray, begin: int, end: int) -> WordTake:
+        """Hear a clip of a running microphone, int16 `[sample]`, in which the word is said in samples `[begin, end)`. Raises TakeRejected."""
+        heard = self._take(samples, begin, end)
+        return replace(heard, frames=np.concatenate([self._about(samples, end, LATE)[None], heard.frames[1:]]))
+
+    def wrong_clip(self, samples: np.ndarray, end: int) -> np.ndarray:
+        """Frames float32 `[REACH + WRONG_CHUNKS, dim]` of a clip, int16 `[sample]`, that was taken for the word at sample `end`, and is not."""
+        return self._about(samples, max(end - WRONG_CHUNKS // 4 * self.bundle.chunk_samples, 1), WRONG_CHUNKS)
+
+    def _about(self, samples: np.ndarray, end: int, after: int) -> np.ndarray:
+        """`REACH` frames before the chunk that holds sample `end`, and `after` from it on; around the clip there is silence."""
+        lead, chunk = REACH * self.bundle.chunk_samples, self.bundle.chunk_samples
+        frames = self._hear(np.pad(samples, (lead, (after + 1) * chunk))).embedding
+        first = (lead + end - 1) // chunk
+        return frames[first - REACH : first + after]
+
+    def _take(self, samples: np.ndarray, begin: int, end: int) -> WordTake:
         length_s = (end - begin) / SAMPLE_RATE
         if length_s > MAX_WORD_S:
             raise TakeRejected("too_long", f"the take holds {length_s:.1f} s of speech, a wake word at most {MAX_WORD_S}: say it alone")
@@ -184,43 +211,55 @@ class WordTrainer:
         return WordTake(np.stack(versions), length_s, dict(zip(self.bundle.words, tops.tolist(), strict=True)))
 
     def spoken(self, text: str) -> list[WordTake]:
-        """Takes of `text` by espeak-ng, but for the voices that cannot be used. Raises SynthesisError."""
+        """Takes of `text` by espeak-ng, and by neural voices where those are installed, but for what cannot be used. Raises SynthesisError."""
         takes = []
-        for samples in espeak_takes(text, SPOKEN_TAKES):
+        for samples in [*espeak_takes(text, SPOKEN_TAKES), *(kokoro_takes(text, SPOKEN_TAKES) if has_kokoro() else [])]:
             with contextlib.suppress(TakeRejected):  # some whisper, some shout
                 takes.append(self.take(samples))
         return takes
 
-    def make(self, name: str, takes: Sequence[WordTake], others: Sequence[UserWord] = ()) -> tuple[UserWord, Quality]:
-        """The word `name` and how good it is. Raises WordError where there are too few takes."""
+    def make(
+        self, name: str, takes: Sequence[WordTake], others: Sequence[UserWord] = (), wrong: Sequence[np.ndarray] = (), room: np.ndarray | None = None
+    ) -> tuple[UserWord, Quality]:
+        """The word `name`, of the last `MOST_KEPT` takes, and how good it is. Raises WordError where there are too few.
+
+        `wrong`: frames of clips that are not the word, as `wrong_clip` gives them; `room`: frames `[chunk, dim]` of the room without it."""
         name = check_name(name)
         if len(takes) < MIN_TAKES:
             raise WordError(f"{name!r}: {len(takes)} take(s) can be used; at least {MIN_TAKES} are needed, ten are better")
+        takes = takes[-MOST_KEPT:]
         length_s = float(np.median([t.length_s for t in takes]))
         offsets = tuple(range(0, min(max(2 * round(length_s / 0.16), 8), REACH) + 1, 2))
+        if room is not None:
+            return WordTrainer(self.bundle, self._student, self.negatives.joined(room)).make(name, takes, others, wrong)
         usable = self.negatives.usable(name)
         parts = np.random.default_rng(1).integers(2, size=len(self.negatives.starts))[self.negatives.segment]
         hours = usable.sum() * self.bundle.chunk_samples / SAMPLE_RATE / 3600
-        blank = UserWord(name, self.bundle.encoder_id, offsets, np.zeros(0), 0.0, 0.5, length_s, (), np.stack([t.frames for t in takes]), {})
+        kept = np.stack([t.frames for t in takes])
+        not_it = np.stack(wrong[-MOST_KEPT:]) if wrong else np.zeros((0, REACH + WRONG_CHUNKS, kept.shape[-1]), np.float32)
+        blank = UserWord(name, self.bundle.encoder_id, offsets, np.zeros(0), 0.0, 0.5, length_s, (), kept, {}, wrong=not_it)
         # Each half of the bank judges a detector that was fitted to the other.
         peaks = np.sort(np.concatenate([self._peaks(self._fit(blank, takes, usable & (parts != half)), usable & (parts == half)) for half in (0, 1)]))[::-1]
-        thresholds = {rate: _threshold(peaks, hours, rate) for rate in RATES}
+        thresholds = {rate: tail_threshold(peaks, hours, rate) for rate in RATES}
         default = thresholds[DEFAULT_RATE]
-        folds = min(len(takes), 5)
-        left_out = np.zeros((len(takes), 2))
+        folds = min(max(len(takes), len(not_it)), 5)
+        left_out, woken = np.zeros((len(takes), 2)), np.zeros(len(not_it), bool)
         for fold in range(folds):
-            kept = [t for n, t in enumerate(takes) if n % folds != fold]
-            word = self._fit(blank, kept, usable)
+            ours = [t for n, t in enumerate(takes) if n % folds != fold]
+            word = self._fit(replace(blank, wrong=not_it[np.arange(len(not_it)) % folds != fold]), ours, usable)
             for n in range(fold, len(takes), folds):
-                left_out[n] = [_score(word, frames) for frames in takes[n].frames[:2]]
+                left_out[n] = [self.score(word, frames) for frames in takes[n].frames[:2]]
+            woken[fold::folds] = [self.score(word, frames) >= default for frames in not_it[fold::folds]]
         points = tuple(OperatingPoint(t, rate, *(left_out < t).mean(axis=0).tolist()) for rate, t in thresholds.items())
         made = {"takes": len(takes), "time": int(time.time())}
-        word = replace(self._fit(blank, takes, usable), threshold=default, operating_points=points, made=made)
+        word = replace(self._fit(blank, takes, usable), threshold=default, operating_points=points, made=made, scores=left_out.astype(np.float32))
         odd = tuple(int(n) for n in np.flatnonzero(left_out[:, 0] < OTHER_WORD * np.median(left_out[:, 0])))
-        alike = {o.name: float(np.mean([_score(o, t.frames[0]) >= o.threshold for t in takes])) for o in others if o.name != name}
+        alike = {o.name: float(np.mean([self.score(o, t.frames[0]) >= o.threshold for t in takes])) for o in others if o.name != name}
         alike |= {w: float(np.mean([t.builtin[w] >= model.threshold for t in takes])) for w, model in self.bundle.words.items()}
         clean, noisy = (int(n) for n in (left_out < default).sum(axis=0))
-        return word, Quality(clean, noisy, len(takes), length_s, DEFAULT_RATE, float(hours), odd, {k: v for k, v in alike.items() if v > 0})
+        return word, Quality(
+            clean, noisy, len(takes), length_s, DEFAULT_RATE, float(hours), odd, {k: v for k, v in alike.items() if v > 0}, tuple(woken.tolist())
+        )
 
     def _fit(self, blank: UserWord, takes: Sequence[WordTake], usable: np.ndarray) -> UserWord:
         """`blank` with weights fitted to takes and usable negatives: a fit to some, and another to those that it found hard."""
@@ -228,11 +267,14 @@ class WordTrainer:
         mean, matrix = self._whitening
         positives = self._white(np.concatenate([t.frames[:, REACH + late - offsets] for t in takes for late in range(LATE)]))
 
+        wrong = blank.wrong[:, REACH + np.arange(blank.wrong.shape[1] - REACH)[:, None] - offsets].reshape(-1, len(offsets), len(mean))
+        wrong = np.repeat(wrong, WRONG_WEIGHT, axis=0)
+
         def draw() -> np.ndarray:
             return rng.choice(at, min(DRAWN, len(at)), replace=False)
 
         def fitted(negatives: np.ndarray) -> UserWord:
-            weights, bias = self._regress(positives, self._white(self.negatives.high[negatives[:, None] - offsets]))
+            weights, bias = self._regress(positives, self._white(np.concatenate([self.negatives.high[negatives[:, None] - offsets], wrong])))
             raw = weights.reshape(len(offsets), -1) @ matrix / np.sqrt(len(mean))
             return replace(blank, weights=raw.astype(np.float32), bias=float(bias - (raw @ mean).sum()))
 
@@ -266,9 +308,25 @@ class WordTrainer:
         """Of every frame of the bank, `[frame]`; the first of a segment look into the one before, and are not used."""
         return word.logits(np.pad(self.negatives.high, ((REACH, 0), (0, 0))))
 
+    def smoothed(self, logits: np.ndarray) -> np.ndarray:
+        """Scores of consecutive chunks `[chunk]`: the mean of the last posteriors, as the trigger takes it."""
+        n = self.bundle.smoothing_chunks
+        sums = np.cumsum(np.pad(1 / (1 + np.exp(-np.clip(logits, -30, 30))), (n, 0)))
+        return np.asarray((sums[n:] - sums[:-n]) / np.minimum(np.arange(1, len(logits) + 1), n))
+
+    def score(self, word: UserWord, frames: np.ndarray) -> float:
+        """The highest score of `word` at a take or a wrong clip, of whose frames `[REACH + k, dim]`."""
+        return float(self.smoothed(word.logits(frames.astype(np.float32))).max())
+
+    def false_accepts(self, word: UserWord, threshold: float) -> float:
+        """Peaks of `word` over `threshold` an hour of the bank."""
+        usable = self.negatives.usable(word.name)
+        hours = usable.sum() * self.bundle.chunk_samples / SAMPLE_RATE / 3600
+        return sum(peak >= threshold for peak in self._peaks(word, usable)) / float(hours)
+
     def _peaks(self, word: UserWord, usable: np.ndarray) -> list[float]:
         """The peaks of the word's scores over the usable frames of the bank."""
-        scores = smoothed(self._logits(word))
+        scores = self.smoothed(self._logits(word))
         scores[~usable] = 0
         return false_accept_peaks(scores)
 
@@ -278,24 +336,3 @@ def _noise(samples: int, rng: np.random.Generator) -> np.ndarray:
     spectrum = np.fft.rfft(rng.standard_normal(samples))
     noise = np.fft.irfft(spectrum * np.maximum(np.arange(len(spectrum)), 1) ** -rng.uniform(0, 1), samples)
     return np.asarray(noise / np.sqrt(np.mean(noise**2)))
-
-
-def smoothed(logits: np.ndarray) -> np.ndarray:
-    """Scores of consecutive chunks: the mean of the last two posteriors, as the trigger takes it."""
-    posteriors = 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
-    return np.concatenate([posteriors[:1], (posteriors[1:] + posteriors[:-1]) / 2])
-
-
-def _score(word: UserWord, frames: np.ndarray) -> float:
-    """The highest score about the end of a take, of whose frames `[REACH + LATE, dim]`."""
-    return float(smoothed(word.logits(frames.astype(np.float32))).max())
-
-
-def _threshold(peaks: np.ndarray, hours: float, rate: float) -> float:
-    """The score that `rate` peaks an hour reach, by an exponential tail of their logits (peaks over threshold, Pickands 1975)."""
-    top = peaks[:TAIL]
-    logits = np.log(top / (1 - np.minimum(top, 1 - 1e-9)))
-    base = logits[-1]
-    scale = max(float((logits - base).mean()), 0.05)
-    logit = base + scale * np.log(max(len(top) / hours / rate, 1e-6))
-    return float(np.clip(1 / (1 + np.exp(-logit)), 0.02, 0.98))

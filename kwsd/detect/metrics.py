@@ -12,6 +12,8 @@ import numpy as np
 
 MERGE_CHUNKS = 12
 """Two passes over the threshold within about a second are one false accept."""
+TAIL = 30
+"""Peaks that a tail is fitted to."""
 
 
 def false_accept_peaks(scores: np.ndarray, merge_chunks: int = MERGE_CHUNKS) -> list[float]:
@@ -29,6 +31,16 @@ def threshold_at(peaks: np.ndarray, hours: float, rate: float) -> float:
     """The lowest threshold at which `peaks` (highest first) give at most `rate` false accepts an hour."""
     allowed = int(rate * hours)
     return float(np.nextafter(np.float32(peaks[allowed]), np.float32(2))) if len(peaks) > allowed else 0.01
+
+
+def tail_threshold(peaks: np.ndarray, hours: float, rate: float) -> float:
+    """The score that `rate` of `peaks` (highest first) an hour reach, by an exponential tail of their logits (peaks over threshold, Pickands 1975)."""
+    top = peaks[:TAIL]
+    logits = np.log(top / (1 - np.minimum(top, 1 - 1e-9)))
+    base = logits[-1]
+    scale = max(float((logits - base).mean()), 0.05)
+    logit = base + scale * np.log(max(len(top) / hours / rate, 1e-6))
+    return float(np.clip(1 / (1 + np.exp(-logit)), 0.02, 0.98))
 
 
 def equal_error_rate(same: np.ndarray, different: np.ndarray) -> tuple[float, float]:
@@ -50,9 +62,23 @@ def error_curves(same: np.ndarray, different: np.ndarray) -> tuple[np.ndarray, n
 def poisson_interval(count: int, exposure: float, confidence: float = 0.95) -> tuple[float, float]:
     """Exact bounds (Garwood 1936) of a rate of which `count` events were seen in `exposure`; without any, the upper one is one-sided."""
     tail = (1 - confidence) / (2 if count else 1)
-    low = _solve(lambda mean: 1 - _poisson_cdf(count - 1, mean) - tail, count) if count else 0.0
-    high = _solve(lambda mean: tail - _poisson_cdf(count, mean), count)
+    most = 10.0 + 3 * count + 10 * math.sqrt(count)
+    low = _solve(lambda mean: 1 - _poisson_cdf(count - 1, mean) - tail, most) if count else 0.0
+    high = _solve(lambda mean: tail - _poisson_cdf(count, mean), most)
     return low / exposure, high / exposure
+
+
+def binomial_interval(count: int, tries: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Exact bounds (Clopper and Pearson 1934) of a share of which `count` in `tries` were seen."""
+    tail = (1 - confidence) / 2
+    low = _solve(lambda share: 1 - _binomial_cdf(count - 1, tries, share) - tail, 1.0) if count else 0.0
+    high = _solve(lambda share: tail - _binomial_cdf(count, tries, share), 1.0) if count < tries else 1.0
+    return low, high
+
+
+def _binomial_cdf(count: int, tries: int, share: float) -> float:
+    """P(X <= count) of a binomial variable."""
+    return math.fsum(math.comb(tries, k) * share**k * (1 - share) ** (tries - k) for k in range(count + 1))
 
 
 def _poisson_cdf(count: int, mean: float) -> float:
@@ -64,9 +90,9 @@ def _poisson_cdf(count: int, mean: float) -> float:
     return min(math.exp(top - mean) * math.fsum(math.exp(t - top) for t in terms), 1.0)
 
 
-def _solve(rising: Callable[[float], float], count: int) -> float:
-    """Where `rising(mean)` crosses zero, by bisection."""
-    low, high = 0.0, 10.0 + 3 * count + 10 * math.sqrt(count)
+def _solve(rising: Callable[[float], float], most: float) -> float:
+    """Where `rising` crosses zero between 0 and `most`, by bisection."""
+    low, high = 0.0, most
     for _ in range(200):
         middle = (low + high) / 2
         if rising(middle) < 0:

@@ -10,8 +10,10 @@ import numpy as np
 
 from kwsd.audio.files import RATE, open_file, read_blocks
 from kwsd.config import Config
+from kwsd.detect.calibration import Calibration
 from kwsd.detect.detector import Detector, Trace
 from kwsd.detect.embedder import Embedder
+from kwsd.detect.vocabulary import vocabulary
 from kwsd.detect.voiceprints import Voiceprint
 from kwsd.detect.words import UserWord
 from kwsd.events import Wake
@@ -45,15 +47,22 @@ class Recordings:
     """Runs recordings one after the other, each a stream of its own; the models are loaded once."""
 
     def __init__(
-        self, config: Config, bundle: Bundle, voiceprints: Mapping[str, Voiceprint] | None = None, words: Mapping[str, UserWord] | None = None
+        self,
+        config: Config,
+        bundle: Bundle,
+        voiceprints: Mapping[str, Voiceprint] | None = None,
+        words: Mapping[str, UserWord] | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
-        self._config, self._bundle, self._voiceprints, self._words = config, bundle, voiceprints or {}, words or {}
+        """Raises ConfigError."""
+        vocabulary(config, bundle, words or {}, calibration)
+        self._config, self._bundle, self._voiceprints, self._words, self._calibration = config, bundle, voiceprints or {}, words or {}, calibration
         self._student, self._speaker = Student(bundle), SpeakerEncoder(bundle)
 
     def detect(self, path: Path, on_trace: Callable[[Trace], None] | None = None, progress: Progress | None = None) -> Iterator[Wake]:
         """The events of one recording, as they are found. Raises AudioFileError."""
         detector = Detector(
-            self._config, self._bundle, self._voiceprints, self._words, student=self._student, speaker=self._speaker, on_trace=on_trace
+            self._config, self._bundle, self._voiceprints, self._words, self._calibration, student=self._student, speaker=self._speaker, on_trace=on_trace
         )  # fmt: skip
         for block in with_tail(self._blocks(path, progress)):
             yield from detector.feed(block)

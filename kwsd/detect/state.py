@@ -33,6 +33,31 @@ def check_name(name: str, thing: str, error: type[StateError] = StateError) -> s
     return name
 
 
+def write_atomically(path: Path, data: bytes) -> None:
+    """`data` as the file `path`, 0600, on the disk when this returns. Raises OSError, and then what stood there still stands."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        partial.replace(path)
+        _sync(path.parent)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 class Store(Generic[T]):
     """The files `NAME + suffix` of a folder, each one `thing`, bound to an encoder; errors are of the type `error`."""
 
@@ -95,18 +120,9 @@ class Store(Generic[T]):
     def save(self, thing: T) -> None:
         """Atomic and durable. Raises the error (a full disk, say); what stood there before then still stands."""
         path = self.path(thing.name)
-        partial = path.with_name(f".{path.name}.partial")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
-                out.write(self.to_bytes(thing))
-                out.flush()
-                os.fsync(out.fileno())
-            partial.replace(path)
-            self._sync()
+            write_atomically(path, self.to_bytes(thing))
         except OSError as error:
-            with suppress(OSError):
-                partial.unlink()
             raise self.error(f"{path}: could not be saved ({error.strerror}); nothing was changed, make room and try again") from error
 
     def delete(self, name: str) -> None:
@@ -114,15 +130,8 @@ class Store(Generic[T]):
         path = self.path(name)
         try:
             path.unlink()
-            self._sync()
+            _sync(self.folder)
         except FileNotFoundError:
             raise self.error(f"no {self.thing} is called {name!r}") from None
         except OSError as error:
             raise self.error(f"{path}: could not be deleted ({error.strerror})") from error
-
-    def _sync(self) -> None:
-        handle = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -15,6 +15,7 @@ import numpy as np
 from kwsd.detect import state
 from kwsd.detect.state import StateError, Store
 from kwsd.events import SpeakerMatch
+from kwsd.model.bundle import COHORT, Bundle
 
 FORMAT = 1
 
@@ -48,6 +49,13 @@ def best_match(embedding: np.ndarray, voiceprints: Mapping[str, Voiceprint], thr
     """The voiceprint nearest to `embedding [dim]` by cosine."""
     name, score = max(((v.name, float(embedding @ v.mean)) for v in voiceprints.values()), key=lambda pair: pair[1])
     return SpeakerMatch(name, round(score, 4), threshold, score >= threshold)
+
+
+def read_cohort(bundle: Bundle) -> np.ndarray:
+    """Embeddings of strangers, float32 `[stranger, dim]` of unit length. Raises BundleError."""
+    with np.load(bundle.file(COHORT), allow_pickle=False) as kept:
+        voices = kept["voices"].astype(np.float32)
+    return np.asarray(voices / np.linalg.norm(voices, axis=1, keepdims=True))
 
 
 class VoiceprintStore(Store[Voiceprint]):

@@ -6,6 +6,7 @@ of some before it.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import zipfile
@@ -19,7 +20,9 @@ from kwsd.detect.state import StateError, Store
 from kwsd.model.bundle import Bundle, OperatingPoint
 from kwsd.model.student import Student
 
-FORMAT = 1
+FORMAT = 2
+MOST_KEPT = 32
+"""Takes, and wrong clips, whose frames a word's file keeps."""
 REACH = 15
 """Frames before the present one that a word may look at."""
 
@@ -45,6 +48,22 @@ class UserWord:
     """float16 `[take, version, frame, dim]`: the frames about the end of the word, from which it can be made anew."""
     made: dict[str, Any]
     """How it was made: counts of takes, kwsd's version, the time."""
+    scores: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.float32), repr=False)
+    """float32 `[take, 2]`: what a detector made of the other takes gave each, as it is and in noise."""
+    wrong: np.ndarray = field(default_factory=lambda: np.zeros((0, 1, 1), np.float16), repr=False)
+    """float16 `[clip, frame, dim]`: frames of what it took for the word and its user said was not; none of them is to wake it again."""
+
+    @property
+    def id(self) -> str:
+        """Of what gives its scores."""
+        return hashlib.sha256(np.append(self.weights, self.bias).astype(np.float32).tobytes() + bytes(self.offsets)).hexdigest()[:16]
+
+    def missed(self, threshold: float) -> tuple[float, float] | None:
+        """Share of its takes that would be missed at `threshold`, left out one after the other: as they are, and in noise."""
+        if not len(self.scores):
+            return None
+        clean, noisy = (self.scores < threshold).mean(axis=0).tolist()
+        return clean, noisy
 
     def logits(self, high: np.ndarray) -> np.ndarray:
         """Frames `[REACH + k, dim]` to the logits of the last `k`, float32 `[k]`."""
@@ -71,7 +90,8 @@ def check_name(name: str) -> str:
 def about(word: UserWord) -> dict[str, Any]:
     """What programs may know of a word."""
     points = [asdict(p) for p in word.operating_points]
-    return {"name": word.name, "threshold": word.threshold, "length_s": round(word.length_s, 2), "operating_points": points, "made": word.made}
+    return {"name": word.name, "id": word.id, "threshold": word.threshold, "length_s": round(word.length_s, 2), "operating_points": points,
+            "made": word.made}  # fmt: skip
 
 
 def to_bytes(word: UserWord) -> bytes:
@@ -79,7 +99,10 @@ def to_bytes(word: UserWord) -> bytes:
     head = {"format": FORMAT, "name": word.name, "encoder_id": word.encoder_id, "offsets": word.offsets, "bias": word.bias, "threshold": word.threshold,
             "length_s": word.length_s, "operating_points": [asdict(p) for p in word.operating_points], "made": word.made}  # fmt: skip
     buffer = io.BytesIO()
-    np.savez(buffer, head=np.str_(json.dumps(head)), weights=word.weights.astype(np.float32), takes=word.takes.astype(np.float16))
+    # A byte a number: messages carry whole words, and have a longest line.
+    scale = np.maximum(np.abs(word.takes).reshape(-1, word.takes.shape[-1]).max(axis=0, initial=1e-3), 1e-3).astype(np.float32) / 127
+    packed = {name: np.clip(np.round(kept / scale), -127, 127).astype(np.int8) for name, kept in (("takes", word.takes[:MOST_KEPT]), ("wrong", word.wrong))}
+    np.savez(buffer, head=np.str_(json.dumps(head)), weights=word.weights.astype(np.float32), scores=word.scores.astype(np.float32), scale=scale, **packed)
     return buffer.getvalue()
 
 
@@ -93,7 +116,8 @@ def from_bytes(data: bytes, encoder_id: str, origin: str) -> UserWord:
             word = UserWord(
                 check_name(head["name"]), str(head["encoder_id"]), tuple(int(o) for o in head["offsets"]), np.asarray(kept["weights"], np.float32),
                 float(head["bias"]), float(head["threshold"]), float(head["length_s"]), tuple(OperatingPoint(**p) for p in head["operating_points"]),
-                np.asarray(kept["takes"], np.float16), dict(head["made"]),
+                (kept["takes"] * kept["scale"]).astype(np.float16), dict(head["made"]), np.asarray(kept["scores"], np.float32),
+                (kept["wrong"] * kept["scale"]).astype(np.float16),
             )  # fmt: skip
     except WordError:
         raise
@@ -102,7 +126,7 @@ def from_bytes(data: bytes, encoder_id: str, origin: str) -> UserWord:
     if word.encoder_id != encoder_id:
         raise WordError(f"{origin}: made for the encoder {word.encoder_id}, this model is {encoder_id}; add {word.name!r} again")
     fits = word.weights.ndim == 2 and len(word.weights) == len(word.offsets) and word.takes.shape[-1:] == word.weights.shape[-1:]
-    fits = fits and all(0 <= o <= REACH for o in word.offsets) and 0 < word.threshold <= 1
+    fits = fits and all(0 <= o <= REACH for o in word.offsets) and 0 < word.threshold <= 1 and word.scores.ndim == 2
     if not fits or not np.isfinite(word.weights).all() or not np.isfinite(word.bias):
         raise WordError(f"{origin}: damaged (its numbers do not fit together); add {word.name!r} again, or restore it")
     return word

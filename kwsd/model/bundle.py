@@ -21,6 +21,8 @@ MANIFEST = "manifest.json"
 STUDENT, SPEAKER, FRONT_END = "student.onnx", "speaker.onnx", "front_end.npz"
 NEGATIVES = "negatives.npz"
 """What a word that a user adds is held against; looked at only when one is made."""
+COHORT = "cohort.npz"
+"""Voices of strangers, for calibrating speakers."""
 
 
 class BundleError(ValueError):
@@ -42,6 +44,17 @@ class WordModel:
     threshold: float
     """The default."""
     operating_points: tuple[OperatingPoint, ...]
+    id: str
+    """Of the model that gives its scores."""
+    scores: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
+    """Quantiles, evenly spaced, of the highest scores of the development split's recordings of it: clean, and at 10 dB."""
+
+    def missed(self, threshold: float) -> tuple[float, float] | None:
+        """Share of those recordings that would be missed at `threshold`: clean, and at 10 dB; None where they were not measured."""
+        if not all(self.scores):
+            return None
+        clean, noisy = (float(np.mean(np.array(kind) < threshold)) for kind in self.scores)
+        return clean, noisy
 
 
 @dataclass(frozen=True)
@@ -91,7 +104,7 @@ def load(path: Path | None = None) -> Bundle:
         hashes = {name: str(file["sha256"]) for name, file in raw["files"].items()}
         for name in (STUDENT, SPEAKER, FRONT_END):
             _check(path / name, hashes[name])
-        words = {name: _word(body) for name, body in raw["words"].items()}
+        words = {name: _word(body, hashes[STUDENT][:16]) for name, body in raw["words"].items()}
         return Bundle(
             path=path, encoder_id=str(raw["encoder_id"]), words=words, chunk_samples=int(raw["chunk_samples"]),
             receptive_chunks=int(raw["receptive_chunks"]), smoothing_chunks=int(raw["smoothing_chunks"]),
@@ -114,8 +127,10 @@ def _check(file: Path, wanted: str) -> None:
                           "the file is truncated or another bundle's: restore it, or reinstall kwsd")  # fmt: skip
 
 
-def _word(body: dict[str, Any]) -> WordModel:
-    return WordModel(float(body["threshold"]), tuple(OperatingPoint(**{k: float(v) for k, v in p.items()}) for p in body["operating_points"]))
+def _word(body: dict[str, Any], id: str) -> WordModel:
+    points = tuple(OperatingPoint(**{k: float(v) for k, v in p.items()}) for p in body["operating_points"])
+    clean, noisy = (tuple(map(float, body.get(kind, ()))) for kind in ("scores", "scores_10db"))
+    return WordModel(float(body["threshold"]), points, id, (clean, noisy))
 
 
 def read_front_end(path: Path) -> LogMel:

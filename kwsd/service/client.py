@@ -21,16 +21,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+from kwsd.service.errors import DaemonError
+
 Body = dict[str, Any]
 LINE_LIMIT = 1 << 22
-
-
-class DaemonError(RuntimeError):
-    """The daemon cannot be reached, or has refused a request; `code` is for programs."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def find_socket() -> Path:

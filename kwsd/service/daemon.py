@@ -19,15 +19,14 @@ from typing import TypeVar
 
 from kwsd import config as configuration
 from kwsd.config import Config, ConfigError
-from kwsd.detect.detector import Detector, check_words
+from kwsd.detect.detector import Detector
 from kwsd.detect.embedder import Embedder
-from kwsd.detect.state import Named, Store
-from kwsd.detect.voiceprints import VoiceprintStore
-from kwsd.detect.words import WordStore
+from kwsd.detect.vocabulary import vocabulary
 from kwsd.events import Event, Microphone
 from kwsd.model import bundle as bundles
 from kwsd.model.student import SpeakerEncoder, Student
 from kwsd.service.hub import Hub
+from kwsd.service.keeping import Keeping
 from kwsd.service.listener import Listener, open_recording
 from kwsd.service.notify import Notifier
 from kwsd.service.protocol import RequestError
@@ -36,7 +35,6 @@ from kwsd.service.server import serving
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-N = TypeVar("N", bound=Named)
 M_TRIM_THRESHOLD, M_ARENA_MAX = -1, -8
 """Options of mallopt(3)."""
 
@@ -77,15 +75,14 @@ async def run(asked: Run) -> int:
     loop = asyncio.get_running_loop()
     failure: list[BaseException] = []
     bundle = bundles.load(Path(asked.config.models) if asked.config.models else None)
-    state = asked.config.state_directory()
-    store, words = VoiceprintStore(state, bundle.encoder_id), WordStore(state, bundle.encoder_id)
-    added = _usable(words)
-    check_words(asked.config, bundle, added)
+    keeping = Keeping(asked.config.state_directory(), bundle, lambda: service.config)
+    household = keeping.household()
+    vocabulary(asked.config, bundle, household[1], household[2])
     recording = None
     if asked.source != "mic":
         recording = open_recording(asked.source, asked.config, realtime=asked.realtime, rate=asked.rate, channels=asked.channels)
     student, speaker = Student(bundle), SpeakerEncoder(bundle)
-    detector = Detector(asked.config, bundle, _usable(store), added, student=student, speaker=speaker)
+    detector = Detector(asked.config, bundle, *household, student=student, speaker=speaker)
 
     def publish(event: Event) -> None:
         hub.publish(event.to_dict())
@@ -111,11 +108,13 @@ async def run(asked: Run) -> int:
         finally:
             notifier.send(READY=1, STATUS=_status(service, None))
 
-    service = Service(asked.config, listener, hub, store, words, Embedder(bundle, student, speaker), reload)
+    listener.on_clip, listener.on_peaks = keeping.keep_clip, keeping.keep_peaks
+    service = Service(asked.config, listener, hub, keeping, Embedder(bundle, student, speaker), reload)
     if asked.config.speaker.require != "anyone" and not detector.voiceprints:
         log.warning("speaker.require asks for an enrolled speaker, and none is enrolled: every wake will be rejected; run `kwsd enroll NAME`")
 
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(keeping)
         await stack.enter_async_context(serving(asked.config.socket_path(), asked.config.socket, hub, service.hello, service.dispatch))
         stack.enter_context(_signals(loop, stop, reload))
         stack.enter_context(listener.running())
@@ -147,20 +146,12 @@ def _status(service: Service, event: Microphone | None) -> str:
     return f"listening for {words} on {detail}; {len(service.listener.detector.voiceprints)} speaker(s) enrolled"
 
 
-def _usable(store: Store[N]) -> dict[str, N]:
-    """What of a store can be used, by name; the log says what cannot."""
-    good, bad = store.load_all()
-    for error in bad:
-        log.error("%s", error)
-    return good
-
-
 async def _reload(asked: Run, service: Service) -> None:
     """Configuration, words and voiceprints anew; on any error everything stays as it was. Raises RequestError."""
-    good, words = await asyncio.to_thread(lambda: (_usable(service.voiceprints), _usable(service.words)))
+    household = await asyncio.wrap_future(service.keeping.in_turn(service.keeping.household))
     try:
         new = asked.overrides(configuration.load(asked.config_path))
-        check_words(new, service.listener.detector.bundle, words)
+        vocabulary(new, service.listener.detector.bundle, household[1], household[2])
     except ConfigError as error:
         log.error("reload refused, everything stays as it was: %s", error)
         raise RequestError("bad_config", str(error)) from error
@@ -168,14 +159,9 @@ async def _reload(asked: Run, service: Service) -> None:
         if getattr(new, key) != getattr(service.config, key):
             log.warning("a changed %s takes effect at the next start", key)
             new = replace(new, **{key: getattr(service.config, key)})
-
-    def take_up() -> None:
-        service.listener.detector.configure(new, good, words)
-        service.listener.reconfigure(new)
-
-    await asyncio.wrap_future(service.listener.call(take_up))
+    await asyncio.wrap_future(service.listener.call(lambda: service.listener.configure(new, *household)))
     service.config = new
-    log.info("reloaded: %s; %d speaker(s)", ", ".join(service.listener.detector.triggers), len(good))
+    log.info("reloaded: %s; %d speaker(s)", ", ".join(service.listener.detector.triggers), len(household[0]))
 
 
 @contextlib.contextmanager

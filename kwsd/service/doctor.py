@@ -16,9 +16,11 @@ from kwsd.audio import capture
 from kwsd.config import Config, ConfigError
 from kwsd.detect.takes import level_dbfs
 from kwsd.detect.voiceprints import VoiceprintStore
+from kwsd.detect.words import WordStore
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import BundleError
 from kwsd.service import client
+from kwsd.service.errors import DaemonError
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,11 @@ def _models(config: Config) -> Iterator[Finding]:
         yield Finding("models", False, str(error), "pip install --force-reinstall kwsd")
         return
     yield Finding("models", True, f"{bundle.path}, encoder {bundle.encoder_id}, {len(bundle.words)} words")
-    unknown = [w for w in config.words if w not in bundle.words]
-    if unknown:
-        yield Finding("words", False, f"no model of {', '.join(unknown)}", f"set words to some of {', '.join(bundle.words)}")
     folder = config.state_directory()
+    added, _ = WordStore(folder, bundle.encoder_id).load_all()
+    unknown = [w for w in config.words if w not in bundle.words and w not in added]
+    if unknown and (not folder.exists() or os.access(folder, os.R_OK)):
+        yield Finding("words", False, f"no model of {', '.join(unknown)}", f"set words to some of {', '.join([*bundle.words, *added])}, or kwsd word add")
     good, bad = VoiceprintStore(folder, bundle.encoder_id).load_all()
     for damaged in bad:
         yield Finding("voiceprints", False, str(damaged), "kwsd enroll NAME")
@@ -69,7 +72,7 @@ def _daemon(socket: Path | None) -> Finding:
     try:
         with client.connect(socket) as daemon:
             status = daemon.request("status")
-    except client.DaemonError as error:
+    except DaemonError as error:
         return Finding("daemon", False, str(error), "systemctl start kwsd   (or: kwsd run)")
     microphone = status["microphone"]
     if microphone["state"] == "lost":

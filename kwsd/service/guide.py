@@ -15,7 +15,8 @@ from kwsd.detect.takes import TakeRejected
 from kwsd.detect.voiceprints import VoiceprintStore
 from kwsd.model import bundle
 from kwsd.service import protocol
-from kwsd.service.client import Connection, DaemonError
+from kwsd.service.client import Connection
+from kwsd.service.errors import DaemonError
 
 RETRIES = 6
 """Rejected takes after which a guided enrolment gives up."""

@@ -14,13 +14,14 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -28,13 +29,20 @@ from kwsd.audio import capture, files
 from kwsd.audio.capture import Block, MicrophoneError
 from kwsd.audio.ring import Ring
 from kwsd.config import SAMPLE_RATE, Config
-from kwsd.detect.detector import Detector
+from kwsd.detect.calibration import Calibration
+from kwsd.detect.clips import AFTER_S, BEFORE_S, Clip
+from kwsd.detect.detector import Detector, Trace
+from kwsd.detect.peaks import PeakMeter, WordPeaks
 from kwsd.detect.recordings import with_tail
+from kwsd.detect.voiceprints import Voiceprint
+from kwsd.detect.words import UserWord
 from kwsd.events import Event, Microphone, Wake
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 BLOCK_S = 0.08
+PEAKS_EVERY_S = 600
+LONGEST_CLIP_S = 8.0
 RETRY_MAX_S = 15.0
 
 
@@ -102,6 +110,14 @@ class Listener:
         self.on_block: Callable[[Block], None] | None = None
         self.on_heard: Callable[[Wake], None] | None = None
         """Set by an enrolment, on this thread, through `call`."""
+        self.on_clip: Callable[[Clip, np.ndarray], None] | None = None
+        """Told of each clip that the configuration asks to keep."""
+        self.on_peaks: Callable[[float, dict[str, WordPeaks]], None] | None = None
+        """Told every ten minutes what came near a word, and when those ended."""
+        detector.on_trace = self._traced
+        self._meter, self._metered = PeakMeter(), 0
+        self._traces: deque[Trace] = deque(maxlen=int(LONGEST_CLIP_S / BLOCK_S))
+        self._wanted: list[Wake] = []
         self._config, self._emit, self._done, self._recording = config, emit, done, recording
         self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self._stop, self._reopen = threading.Event(), False
@@ -131,8 +147,11 @@ class Listener:
         self._calls.put((do, future))
         return future
 
-    def reconfigure(self, config: Config) -> None:
-        """On the listener's thread: take up another microphone configuration."""
+    def configure(self, config: Config, voiceprints: Mapping[str, Voiceprint], words: Mapping[str, UserWord], calibration: Calibration) -> None:
+        """On the listener's thread: take up another configuration and what a state directory holds. Raises ConfigError, and then nothing has changed."""
+        self.tell_peaks()
+        self.detector.configure(config, voiceprints, words, calibration)
+        self._traces.clear()  # their columns are other words'
         self._reopen = self._recording is None and config.microphone != self._config.microphone
         self._config = config
 
@@ -149,6 +168,9 @@ class Listener:
         except BaseException as error:
             log.exception("the listener died")
             self._done(error)
+        finally:
+            self._cut_clips(at_the_end=True)
+            self.tell_peaks()
 
     def _listen_for_ever(self) -> None:
         pause, lost_at = self._config.microphone.retry_s, None
@@ -203,6 +225,10 @@ class Listener:
         self.beats += 1
         for wake in wakes:
             self._tell(wake, block.arrived)
+        if self._wanted:
+            self._cut_clips()
+        if self.figures.samples - self._metered >= PEAKS_EVERY_S * SAMPLE_RATE:
+            self.tell_peaks()
         if self.on_block:
             self.on_block(block)
 
@@ -210,9 +236,51 @@ class Listener:
         now = time.monotonic()
         ago = now - arrived + (self.audio.end - wake.end) / SAMPLE_RATE
         self.figures.wakes += wake.reason is None
-        self._emit(replace(wake, time=round(time.time() - ago, 3), latency_ms=round(1000 * (now - arrived), 2)))
+        wake = replace(wake, time=round(time.time() - ago, 3), latency_ms=round(1000 * (now - arrived), 2))
+        self._emit(wake)
+        if self._config.clips.enabled:
+            self._wanted.append(wake)
         if self.on_heard:
             self.on_heard(wake)
+
+    def _traced(self, trace: Trace) -> None:
+        self._meter.add(trace)
+        if self._config.clips.enabled:
+            self._traces.append(trace)
+
+    def _cut_clips(self, at_the_end: bool = False) -> None:
+        """Hand out the clips whose last half second has been heard."""
+        ready = [w for w in self._wanted if at_the_end or self.audio.end >= w.end + AFTER_S * SAMPLE_RATE]
+        self._wanted = [w for w in self._wanted if w not in ready]
+        for wake in ready:
+            begin = max(wake.start - int(BEFORE_S * SAMPLE_RATE), self.audio.begin)
+            end = min(wake.end + int(AFTER_S * SAMPLE_RATE), self.audio.end)
+            if self.on_clip and begin < wake.end <= end:
+                self.on_clip(self._clip(wake, begin, end), cast(np.ndarray, self.audio.read(begin, end)))
+
+    def _clip(self, wake: Wake, begin: int, end: int) -> Clip:
+        scores = [
+            (int(at) - begin, round(float(row[trace.words.index(wake.word)]), 4))
+            for trace in self._traces if wake.word in trace.words
+            for at, row in zip(trace.end, trace.scores, strict=True) if begin < at <= end
+        ]  # fmt: skip
+        known = self.detector.listened.get(wake.word)
+        return Clip(
+            "", wake.word, known.known.id if known else "", wake.reason or "wake", wake.time or 0.0, wake.score, wake.threshold, max(wake.start - begin, 0),
+            wake.end - begin, tuple(scores), asdict(wake.speaker) if wake.speaker else None,
+        )  # fmt: skip
+
+    def tell_peaks(self) -> None:
+        """On the listener's thread, or when it has ended: hand out the peaks since the last time."""
+        now, samples, found = time.time(), self.figures.samples - self._metered, self._meter.take()
+        self._metered = self.figures.samples
+        if not self.on_peaks or not self._config.log_peaks or samples < SAMPLE_RATE:
+            return
+        words = {}
+        for name, one in self.detector.listened.items():
+            peaks = [(now - (self.audio.end - at) / SAMPLE_RATE, score, score >= one.threshold) for at, score in found.get(name, ())]
+            words[name] = WordPeaks(one.known.id, samples / SAMPLE_RATE, tuple(peaks))
+        self.on_peaks(now, words)
 
     def _gap(self, samples: int) -> None:
         """`samples` are missing: the stream's index moves on, the detector starts anew."""

