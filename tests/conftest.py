@@ -12,17 +12,24 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the verbs do; numpy's threads would only wait for each other
+
 import numpy as np
 import pytest
 import soundfile
 
 from kwsd.audio.synthesis import espeak
+from kwsd.detect.fewshot import WordTrainer
+from kwsd.detect.words import UserWord
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import Bundle
 from kwsd.model.student import SpeakerEncoder, Student
 from kwsd.service.client import Connection, connect
 
 RATE = 16000
+PHRASE = "hey banana"
+VOICES = ("en-us", "en-us+f3", "en-gb+m3", "en-gb-scotland+f2", "en-us+m7", "en-029+f5")
+"""A word that a user might add, and voices that say it."""
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +55,21 @@ def say(text: str, voice: str = "en-us", speed: int = 150, pitch: int = 50) -> n
 
 def hiss(seconds: float, level: float = 3.0, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, level, int(seconds * RATE)).astype(np.int16)
+
+
+@pytest.fixture(scope="session")
+def trainer(bundle: Bundle, student: Student) -> WordTrainer:
+    return WordTrainer(bundle, student)
+
+
+@pytest.fixture(scope="session")
+def banana(trainer: WordTrainer) -> UserWord:
+    """The word, made of one take of each voice."""
+    word, quality = trainer.make(PHRASE, [trainer.take(say(PHRASE, voice)) for voice in VOICES])
+    assert quality.missed <= 2
+    assert not quality.odd
+    assert not quality.alike
+    return word
 
 
 @pytest.fixture(scope="session")
@@ -98,6 +120,9 @@ class Daemon:
         self.process.wait()
         if self.process.stdin:
             self.process.stdin.close()
+
+
+Start = Callable[..., Daemon]
 
 
 @pytest.fixture

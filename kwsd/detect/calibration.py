@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from kwsd.detect.metrics import TAIL, binomial_interval, poisson_interval, tail_threshold, threshold_at
+from kwsd.detect.metrics import binomial_interval, poisson_interval, tail_rate, tail_threshold, threshold_at
 from kwsd.detect.peaks import WordPeaks
 from kwsd.detect.state import StateError, Store
 
@@ -201,9 +201,11 @@ def choose(heard: Heard, rate: float, present: float) -> Choice:
     tailed = len(heard.peaks) >= FEWEST_PEAKS
     if rate * heard.hours < COUNTED:
         threshold = max(threshold, tail_threshold(heard.peaks, heard.hours, rate) if tailed else present)
-    capped, threshold = threshold > HIGHEST, float(np.clip(threshold, LOWEST, HIGHEST))
+    capped, threshold = threshold >= HIGHEST, float(np.clip(threshold, LOWEST, HIGHEST))
     seen = int((heard.peaks >= threshold).sum())
-    return Choice(threshold, rate, heard.hours, seen, poisson_interval(seen, heard.hours), _tail_rate(heard, threshold) if tailed else None, capped)
+    return Choice(
+        threshold, rate, heard.hours, seen, poisson_interval(seen, heard.hours), tail_rate(heard.peaks, heard.hours, threshold) if tailed else None, capped
+    )
 
 
 def trade_off(heard: Heard, thresholds: Iterable[float]) -> list[tuple[float, int, float, float, float | None]]:
@@ -211,20 +213,15 @@ def trade_off(heard: Heard, thresholds: Iterable[float]) -> list[tuple[float, in
     rows = []
     for threshold in thresholds:
         seen = int((heard.peaks >= threshold).sum())
-        rows.append((threshold, seen, *poisson_interval(seen, heard.hours), _tail_rate(heard, threshold) if len(heard.peaks) >= FEWEST_PEAKS else None))
+        rows.append(
+            (
+                threshold,
+                seen,
+                *poisson_interval(seen, heard.hours),
+                tail_rate(heard.peaks, heard.hours, threshold) if len(heard.peaks) >= FEWEST_PEAKS else None,
+            )
+        )
     return rows
-
-
-def _tail_rate(heard: Heard, threshold: float) -> float:
-    """False accepts an hour over `threshold` by the tail, by bisection; where the peaks themselves can be counted, their count."""
-    seen = int((heard.peaks >= threshold).sum())
-    if seen >= TAIL:
-        return seen / heard.hours
-    low, high = 1e-9, TAIL / heard.hours
-    for _ in range(60):
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if tail_threshold(heard.peaks, heard.hours, middle) > threshold else (low, middle)
-    return high
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ class ClipStore:
                 clip = Clip(**{**body, "scores": tuple((int(at), float(score)) for at, score in body["scores"])})
                 if clip.id == path.stem and clip.label in (None, *get_args(ClipLabel)):
                     clips.append(clip)
-        return sorted(clips, key=lambda clip: clip.time)
+        return sorted(clips, key=lambda clip: (clip.time, clip.id))
 
     def find(self, ids: Iterable[str]) -> list[Clip]:
         """Raises ClipError where one is not there."""

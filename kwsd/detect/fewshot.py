@@ -19,7 +19,7 @@ import numpy as np
 from kwsd.audio.spans import speech_span
 from kwsd.audio.synthesis import espeak_takes, has_kokoro, kokoro_takes
 from kwsd.config import SAMPLE_RATE
-from kwsd.detect.metrics import false_accept_peaks, tail_threshold
+from kwsd.detect.metrics import false_accept_peaks, tail_rate, tail_threshold
 from kwsd.detect.takes import TakeRejected, check_take
 from kwsd.detect.words import MOST_KEPT, REACH, UserWord, WordError, after_silence, check_name
 from kwsd.model.bundle import NEGATIVES, Bundle, OperatingPoint
@@ -219,11 +219,19 @@ class WordTrainer:
         return takes
 
     def make(
-        self, name: str, takes: Sequence[WordTake], others: Sequence[UserWord] = (), wrong: Sequence[np.ndarray] = (), room: np.ndarray | None = None
+        self,
+        name: str,
+        takes: Sequence[WordTake],
+        others: Sequence[UserWord] = (),
+        *,
+        wrong: Sequence[np.ndarray] = (),
+        room: np.ndarray | None = None,
+        rate: float = DEFAULT_RATE,
     ) -> tuple[UserWord, Quality]:
         """The word `name`, of the last `MOST_KEPT` takes, and how good it is. Raises WordError where there are too few.
 
-        `wrong`: frames of clips that are not the word, as `wrong_clip` gives them; `room`: frames `[chunk, dim]` of the room without it."""
+        `wrong`: frames of clips that are not the word, as `wrong_clip` gives them; `room`: frames `[chunk, dim]` of the room without it;
+        `rate`: false accepts an hour of ceaseless speech at its threshold."""
         name = check_name(name)
         if len(takes) < MIN_TAKES:
             raise WordError(f"{name!r}: {len(takes)} take(s) can be used; at least {MIN_TAKES} are needed, ten are better")
@@ -231,17 +239,15 @@ class WordTrainer:
         length_s = float(np.median([t.length_s for t in takes]))
         offsets = tuple(range(0, min(max(2 * round(length_s / 0.16), 8), REACH) + 1, 2))
         if room is not None:
-            return WordTrainer(self.bundle, self._student, self.negatives.joined(room)).make(name, takes, others, wrong)
+            return WordTrainer(self.bundle, self._student, self.negatives.joined(room)).make(name, takes, others, wrong=wrong, rate=rate)
         usable = self.negatives.usable(name)
-        parts = np.random.default_rng(1).integers(2, size=len(self.negatives.starts))[self.negatives.segment]
         hours = usable.sum() * self.bundle.chunk_samples / SAMPLE_RATE / 3600
         kept = np.stack([t.frames for t in takes])
         not_it = np.stack(wrong[-MOST_KEPT:]) if wrong else np.zeros((0, REACH + WRONG_CHUNKS, kept.shape[-1]), np.float32)
         blank = UserWord(name, self.bundle.encoder_id, offsets, np.zeros(0), 0.0, 0.5, length_s, (), kept, {}, wrong=not_it)
-        # Each half of the bank judges a detector that was fitted to the other.
-        peaks = np.sort(np.concatenate([self._peaks(self._fit(blank, takes, usable & (parts != half)), usable & (parts == half)) for half in (0, 1)]))[::-1]
+        peaks = self._judged_peaks(blank, takes, usable)
         thresholds = {rate: tail_threshold(peaks, hours, rate) for rate in RATES}
-        default = thresholds[DEFAULT_RATE]
+        default = tail_threshold(peaks, hours, rate)
         folds = min(max(len(takes), len(not_it)), 5)
         left_out, woken = np.zeros((len(takes), 2)), np.zeros(len(not_it), bool)
         for fold in range(folds):
@@ -255,11 +261,23 @@ class WordTrainer:
         word = replace(self._fit(blank, takes, usable), threshold=default, operating_points=points, made=made, scores=left_out.astype(np.float32))
         odd = tuple(int(n) for n in np.flatnonzero(left_out[:, 0] < OTHER_WORD * np.median(left_out[:, 0])))
         alike = {o.name: float(np.mean([self.score(o, t.frames[0]) >= o.threshold for t in takes])) for o in others if o.name != name}
-        alike |= {w: float(np.mean([t.builtin[w] >= model.threshold for t in takes])) for w, model in self.bundle.words.items()}
+        alike |= {w: float(np.mean([t.builtin.get(w, 0.0) >= model.threshold for t in takes])) for w, model in self.bundle.words.items()}
         clean, noisy = (int(n) for n in (left_out < default).sum(axis=0))
-        return word, Quality(
-            clean, noisy, len(takes), length_s, DEFAULT_RATE, float(hours), odd, {k: v for k, v in alike.items() if v > 0}, tuple(woken.tolist())
-        )
+        alike = {other: share for other, share in alike.items() if share > 0}
+        return word, Quality(clean, noisy, len(takes), length_s, rate, float(hours), odd, alike, tuple(woken.tolist()))
+
+    def rate(self, word: UserWord, threshold: float) -> float:
+        """False accepts an hour of ceaseless speech to expect of `word` at `threshold`."""
+        takes = [WordTake(frames, word.length_s, {}) for frames in word.takes.astype(np.float32)]
+        usable = self.negatives.usable(word.name)
+        hours = usable.sum() * self.bundle.chunk_samples / SAMPLE_RATE / 3600
+        return tail_rate(self._judged_peaks(word, takes, usable), float(hours), threshold)
+
+    def _judged_peaks(self, blank: UserWord, takes: Sequence[WordTake], usable: np.ndarray) -> np.ndarray:
+        """Peaks of the scores over the bank, highest first; each half of it judges a detector that was fitted to the other."""
+        parts = np.random.default_rng(1).integers(2, size=len(self.negatives.starts))[self.negatives.segment]
+        found = [self._peaks(self._fit(blank, takes, usable & (parts != half)), usable & (parts == half)) for half in (0, 1)]
+        return np.sort(np.concatenate(found))[::-1]
 
     def _fit(self, blank: UserWord, takes: Sequence[WordTake], usable: np.ndarray) -> UserWord:
         """`blank` with weights fitted to takes and usable negatives: a fit to some, and another to those that it found hard."""
@@ -283,22 +301,23 @@ class WordTrainer:
         return fitted(np.union1d(draw(), hardest))
 
     def _white(self, frames: np.ndarray) -> np.ndarray:
-        """`[n, offset, dim]` to float64 `[n, offset * dim]`."""
+        """`[n, offset, dim]` to float32 `[n, offset * dim]`."""
         mean, matrix = self._whitening
-        return (((frames - mean) @ matrix).reshape(len(frames), -1) / np.sqrt(len(mean))).astype(np.float64)
+        return np.asarray(((frames - mean) @ matrix).reshape(len(frames), -1) / np.float32(np.sqrt(len(mean))))
 
     @staticmethod
     def _regress(positives: np.ndarray, negatives: np.ndarray, steps: int = 12) -> tuple[np.ndarray, float]:
-        """Ridge logistic regression by Newton's method: weights `[dim]` and bias."""
-        x = np.concatenate([positives, negatives])
-        x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
-        y = np.repeat([1.0, 0.0], [len(positives), len(negatives)])
+        """Ridge logistic regression by Newton's method: weights `[dim]` and bias. Sums over rows in 32 bit, what is solved in 64."""
+        x = np.concatenate([positives, negatives]).astype(np.float32)
+        x = np.concatenate([x, np.ones((len(x), 1), np.float32)], axis=1)
+        y = np.repeat(np.array([1.0, 0.0], np.float32), [len(positives), len(negatives)])
         ridge = np.full(x.shape[1], RIDGE)
         ridge[-1] = 1e-3
         w = np.zeros(x.shape[1])
         for _ in range(steps):
-            p = 1 / (1 + np.exp(-np.clip(x @ w, -30, 30)))
-            step = np.linalg.solve((x * (p * (1 - p) + 1e-9)[:, None]).T @ x + np.diag(ridge), x.T @ (p - y) + ridge * w)
+            p = 1 / (1 + np.exp(-np.clip(x @ w.astype(np.float32), -30, 30)))
+            rooted = x * np.sqrt(p * (1 - p) + np.float32(1e-9))[:, None]
+            step = np.linalg.solve((rooted.T @ rooted).astype(np.float64) + np.diag(ridge), x.T @ (p - y) + ridge * w)
             w -= step
             if np.abs(step).max() < 1e-4:
                 break
@@ -317,12 +336,6 @@ class WordTrainer:
     def score(self, word: UserWord, frames: np.ndarray) -> float:
         """The highest score of `word` at a take or a wrong clip, of whose frames `[REACH + k, dim]`."""
         return float(self.smoothed(word.logits(frames.astype(np.float32))).max())
-
-    def false_accepts(self, word: UserWord, threshold: float) -> float:
-        """Peaks of `word` over `threshold` an hour of the bank."""
-        usable = self.negatives.usable(word.name)
-        hours = usable.sum() * self.bundle.chunk_samples / SAMPLE_RATE / 3600
-        return sum(peak >= threshold for peak in self._peaks(word, usable)) / float(hours)
 
     def _peaks(self, word: UserWord, usable: np.ndarray) -> list[float]:
         """The peaks of the word's scores over the usable frames of the bank."""

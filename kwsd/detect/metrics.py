@@ -35,12 +35,26 @@ def threshold_at(peaks: np.ndarray, hours: float, rate: float) -> float:
 
 def tail_threshold(peaks: np.ndarray, hours: float, rate: float) -> float:
     """The score that `rate` of `peaks` (highest first) an hour reach, by an exponential tail of their logits (peaks over threshold, Pickands 1975)."""
-    top = peaks[:TAIL]
-    logits = np.log(top / (1 - np.minimum(top, 1 - 1e-9)))
-    base = logits[-1]
-    scale = max(float((logits - base).mean()), 0.05)
-    logit = base + scale * np.log(max(len(top) / hours / rate, 1e-6))
-    return float(np.clip(1 / (1 + np.exp(-logit)), 0.02, 0.98))
+    base, scale, count = _tail(peaks)
+    logit = base + scale * math.log(max(count / hours / rate, 1e-6))
+    return float(np.clip(1 / (1 + math.exp(-logit)), 0.02, 0.98))
+
+
+def tail_rate(peaks: np.ndarray, hours: float, threshold: float) -> float:
+    """How many of `peaks` (highest first) an hour reach `threshold`: counted where there are many, else by the tail of `tail_threshold`."""
+    seen = int((peaks >= threshold).sum())
+    base, scale, count = _tail(peaks)
+    return seen / hours if seen >= count else count / hours * math.exp(-(_logit(threshold) - base) / scale)
+
+
+def _tail(peaks: np.ndarray) -> tuple[float, float, int]:
+    """Logit at which the tail begins, mean excess over it, and peaks in it."""
+    logits = [_logit(float(peak)) for peak in peaks[:TAIL]]
+    return logits[-1], max(math.fsum(logits) / len(logits) - logits[-1], 0.05), len(logits)
+
+
+def _logit(share: float) -> float:
+    return math.log(share / (1 - min(share, 1 - 1e-9)))
 
 
 def equal_error_rate(same: np.ndarray, different: np.ndarray) -> tuple[float, float]:

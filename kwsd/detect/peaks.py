@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -85,10 +86,10 @@ class PeakLog:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "peaks.jsonl"
 
-    def append(self, time: float, words: Mapping[str, WordPeaks]) -> None:
-        """Keep a stretch that ended at `time`, seconds since the epoch. Raises OSError."""
+    def append(self, words: Mapping[str, WordPeaks]) -> None:
+        """Keep a stretch that has just ended. Raises OSError."""
         body = {name: [w.model, round(w.seconds, 1), [[round(t, 1), round(s, 4), int(woke)] for t, s, woke in w.peaks]] for name, w in words.items()}
-        line = json.dumps({"time": round(time, 1), "words": body}, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+        line = json.dumps({"written": round(time.time(), 1), "words": body}, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._forget()
         with open(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "r+b") as out:
@@ -101,18 +102,18 @@ class PeakLog:
             os.fsync(out.fileno())
 
     def read(self, since: float = 0.0) -> dict[str, list[WordPeaks]]:
-        """Stretches of each word that ended after `since`, and their peaks after it. Lines that were cut off are passed over. Raises OSError."""
+        """Stretches of each word that were written after `since`, seconds since the epoch. Lines that were cut off are passed over. Raises OSError."""
         found: dict[str, list[WordPeaks]] = {}
         if not self.path.exists():
             return found
         for line in self.path.read_bytes().splitlines():
             with suppress(ValueError, KeyError, TypeError):
                 body = json.loads(line)
-                if body["time"] <= since:
+                if body["written"] <= since:
                     continue
                 for name, (model, seconds, peaks) in body["words"].items():
-                    inside = tuple((float(t), float(s), bool(woke)) for t, s, woke in peaks if t > since)
-                    found.setdefault(name, []).append(WordPeaks(str(model), min(float(seconds), body["time"] - since), inside))
+                    told = tuple((float(t), float(s), bool(woke)) for t, s, woke in peaks)
+                    found.setdefault(name, []).append(WordPeaks(str(model), float(seconds), told))
         return found
 
     def clear(self) -> None:

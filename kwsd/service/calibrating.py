@@ -94,8 +94,8 @@ def of_log(ask: Ask, since: float, *, nobody_spoke: bool) -> Evidence:
 
 def of_listening(ask: Ask, seconds: float, wait: Callable[[float, float], None]) -> Evidence:
     """What the daemon hears from now on, while nobody says the words. `wait(done, all)` is called every second, and may end it by KeyboardInterrupt."""
+    ask.request("peaks", since=time.time())  # what was heard before is another stretch
     begun = time.time()
-    ask.request("peaks", since=begun)  # what was heard before is another stretch
     try:
         while (done := time.time() - begun) < seconds:
             wait(done, seconds)
@@ -182,6 +182,8 @@ def describe(result: Result, wanted: str) -> list[str]:
         lines.append(f"  missed: {', '.join(pairs)}")
     if c.capped:
         lines.append("  warning: hardly anything would reach a threshold for that rate; this is the highest that is of use")
+    if result.after.missed and result.after.missed[0] > max(0.5, result.before.missed[0] if result.before.missed else 0.0):
+        lines.append("  warning: it would miss most; allow more false wakes (--rate), or make the word better with more takes")
     if result.taken_as_right:
         lines.append(f"  {result.taken_as_right} wake(s) without a label are taken as right; label clips, or use --nobody-spoke")
     if result.origin == "configured":
@@ -224,5 +226,5 @@ def per(rate: float) -> str:
     """A rate, given an hour, in the unit that reads best."""
     for unit, length in (("an hour", 1.0), ("a day", 24.0), ("a week", 168.0)):
         if rate * length >= 0.5:
-            return f"{rate * length:.2g} {unit}"
+            return f"{rate * length:.{0 if rate * length >= 10 else 1}f} {unit}"
     return f"{rate * 8766:.2g} a year"

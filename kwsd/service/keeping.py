@@ -93,8 +93,8 @@ class Keeping:
         """Soon, and without anybody waiting for it; a disk that is full costs the clip and a line in the log."""
         self._soon("a clip", lambda: self.clips.add(clip, samples))
 
-    def keep_peaks(self, time: float, words: dict[str, WordPeaks]) -> None:
-        self._soon("peaks", lambda: self.peaks.append(time, words))
+    def keep_peaks(self, words: dict[str, WordPeaks]) -> None:
+        self._soon("peaks", lambda: self.peaks.append(words))
 
     def _soon(self, what: str, do: Callable[[], Any]) -> None:
         if self._waiting >= MOST_WAITING:

@@ -112,8 +112,8 @@ class Listener:
         """Set by an enrolment, on this thread, through `call`."""
         self.on_clip: Callable[[Clip, np.ndarray], None] | None = None
         """Told of each clip that the configuration asks to keep."""
-        self.on_peaks: Callable[[float, dict[str, WordPeaks]], None] | None = None
-        """Told every ten minutes what came near a word, and when those ended."""
+        self.on_peaks: Callable[[dict[str, WordPeaks]], None] | None = None
+        """Told every ten minutes what came near a word in them."""
         detector.on_trace = self._traced
         self._meter, self._metered = PeakMeter(), 0
         self._traces: deque[Trace] = deque(maxlen=int(LONGEST_CLIP_S / BLOCK_S))
@@ -122,7 +122,7 @@ class Listener:
         self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self._stop, self._reopen = threading.Event(), False
         self._go = threading.Event()
-        self._heard_until = 0.0
+        self._heard_until, self._began = 0.0, time.time()
         self._thread = threading.Thread(target=self._main, name="listener", daemon=True)
 
     @contextmanager
@@ -234,14 +234,19 @@ class Listener:
 
     def _tell(self, wake: Wake, arrived: float) -> None:
         now = time.monotonic()
-        ago = now - arrived + (self.audio.end - wake.end) / SAMPLE_RATE
         self.figures.wakes += wake.reason is None
-        wake = replace(wake, time=round(time.time() - ago, 3), latency_ms=round(1000 * (now - arrived), 2))
+        wake = replace(wake, time=round(self._wall(wake.end, now - arrived), 3), latency_ms=round(1000 * (now - arrived), 2))
         self._emit(wake)
         if self._config.clips.enabled:
             self._wanted.append(wake)
         if self.on_heard:
             self.on_heard(wake)
+
+    def _wall(self, sample: int, since_last_s: float = 0.0) -> float:
+        """When `sample` was, seconds since the epoch; of a recording: as if it had been played since it was opened."""
+        if self._recording is not None:
+            return self._began + sample / SAMPLE_RATE
+        return time.time() - since_last_s - (self.audio.end - sample) / SAMPLE_RATE
 
     def _traced(self, trace: Trace) -> None:
         self._meter.add(trace)
@@ -272,15 +277,15 @@ class Listener:
 
     def tell_peaks(self) -> None:
         """On the listener's thread, or when it has ended: hand out the peaks since the last time."""
-        now, samples, found = time.time(), self.figures.samples - self._metered, self._meter.take()
+        samples, found = self.figures.samples - self._metered, self._meter.take()
         self._metered = self.figures.samples
         if not self.on_peaks or not self._config.log_peaks or samples < SAMPLE_RATE:
             return
         words = {}
         for name, one in self.detector.listened.items():
-            peaks = [(now - (self.audio.end - at) / SAMPLE_RATE, score, score >= one.threshold) for at, score in found.get(name, ())]
+            peaks = [(self._wall(at), score, score >= one.threshold) for at, score in found.get(name, ())]
             words[name] = WordPeaks(one.known.id, samples / SAMPLE_RATE, tuple(peaks))
-        self.on_peaks(now, words)
+        self.on_peaks(words)
 
     def _gap(self, samples: int) -> None:
         """`samples` are missing: the stream's index moves on, the detector starts anew."""

@@ -146,8 +146,8 @@ class Improvement:
     """Clips that are not the word, and wake it, before and after."""
     takes_missed: tuple[int, int]
     takes: int
-    false_accepts_per_hour: tuple[float, float]
-    """On the bank of negatives."""
+    false_accepts_per_hour: float
+    """Of ceaseless speech, to expect before and after: the thresholds are such that it stays."""
 
 
 def improve(ask: Ask, trainer: WordTrainer, name: str, tell: Callable[[str], None]) -> tuple[UserWord, Improvement]:
@@ -157,7 +157,7 @@ def improve(ask: Ask, trainer: WordTrainer, name: str, tell: Callable[[str], Non
         raise WordError(f"{name!r} comes with kwsd and cannot be made anew on the device; labelled clips set its threshold: `kwsd calibrate --log`")
     old = get(ask, trainer.bundle, name)
     used = set(old.made.get("clips", ()))
-    right: list[WordTake] = []
+    right: list[tuple[float, WordTake]] = []
     wrong: list[np.ndarray] = []
     learnt = []
     for one in ask.request("clips")["clips"]:
@@ -167,23 +167,25 @@ def improve(ask: Ask, trainer: WordTrainer, name: str, tell: Callable[[str], Non
         samples = np.frombuffer(base64.b64decode(body["pcm"]), "<i2").astype(np.int16)
         learnt.append(one["id"])
         if one["label"] == "right":
-            right.append(trainer.clip_take(samples, one["start"], one["end"]))
+            right.append((one["score"], trainer.clip_take(samples, one["start"], one["end"])))
         else:
             wrong.append(trainer.wrong_clip(samples, one["end"]))
     if not learnt:
         raise WordError(f"{name!r} has no labelled clips that it has not learnt from; `clips: on` keeps them, `kwsd clips label right|wrong ID…` labels them")
-    tell(f"{name}: {len(right)} clips of it, {len(wrong)} of something else")
     takes = [WordTake(frames, old.length_s, {}) for frames in old.takes.astype(np.float32)]
-    word, after = trainer.make(name, [*takes, *right], wrong=[*old.wrong.astype(np.float32), *wrong])
-    scores = word.scores[:, 0]
-    of_right, of_takes = scores[len(scores) - len(right) :], scores[: max(len(scores) - len(right), 0)]
-    threshold = ask.request("calibration")["words"].get(name, {}).get("threshold", old.threshold)
+    right.sort(key=lambda scored: scored[0])
+    said = [take for _, take in right[: max(MOST_KEPT - len(takes), MOST_KEPT // 4)]]  # those that it found hardest teach most
+    of_them = f" (the {len(said)} hardest are learnt)" if len(said) < len(right) else ""
+    tell(f"{name}: {len(right)} clips of it{of_them}, and {len(wrong)} of something else")
+    present = ask.request("calibration")["words"].get(name, {}).get("threshold", old.threshold)
+    rate = min(max(trainer.rate(old, present), 0.01), 20.0)
+    word, after = trainer.make(name, [*takes, *said], wrong=[*old.wrong.astype(np.float32), *wrong], rate=rate)
+    of_takes, of_said = np.split(word.scores[:, 0], [len(word.scores) - len(said)])
     result = Improvement(
-        right=len(of_right), wrong=len(wrong), takes=len(of_takes),
-        missed=(sum(trainer.score(old, take.frames[0]) < threshold for take in right), int((of_right < word.threshold).sum())),
-        woken=(sum(trainer.score(old, frames) >= threshold for frames in wrong), sum(after.woken[len(after.woken) - len(wrong) :])),
-        takes_missed=(int((old.scores[:, 0] < threshold).sum()), int((of_takes < word.threshold).sum())),
-        false_accepts_per_hour=(trainer.false_accepts(old, threshold), after.false_accepts_per_hour),
+        right=len(said), wrong=len(wrong), takes=len(of_takes), false_accepts_per_hour=rate,
+        missed=(sum(trainer.score(old, take.frames[0]) < present for take in said), int((of_said < word.threshold).sum())),
+        woken=(sum(trainer.score(old, frames) >= present for frames in wrong), sum(after.woken[len(after.woken) - len(wrong) :])),
+        takes_missed=(int((old.scores[:, 0] < present).sum()), int((of_takes < word.threshold).sum())),
     )  # fmt: skip
     made = {**old.made, **word.made, "takes": old.made.get("takes", len(takes)), "clips": sorted(used | set(learnt))}
     return replace(word, made=made), result
@@ -202,10 +204,9 @@ def describe_improvement(result: Improvement) -> list[str]:
     def pair(what: tuple[int, int], of: int) -> str:
         return f"{what[0]} → {what[1]} of {of}"
 
-    before, after = result.false_accepts_per_hour
     return [f"  missed of its clips: {pair(result.missed, result.right)}; of its takes: {pair(result.takes_missed, result.takes)}",
             f"  woken by clips of something else: {pair(result.woken, result.wrong)}",
-            f"  false wakes in an hour of ceaseless speech: {before:.1f} → {after:.1f}",
+            f"  at about {result.false_accepts_per_hour:.2g} false wakes an hour of ceaseless speech, before and after",
             "  (each clip and take judged by a detector that was made without it)"]  # fmt: skip
 
 
