@@ -121,6 +121,9 @@ def test_another_word_among_the_takes_is_told(trainer: WordTrainer) -> None:
     _, quality = trainer.make(PHRASE, [*takes, trainer.take(say("smart mirror"))])
     assert 5 in quality.odd
     assert any("take 6 hardly resembles" in w for w in quality.warnings)
+    assert not quality.voices
+    _, quality = trainer.make(PHRASE, [replace(take, voice=np.eye(5)[n]) for n, take in enumerate(takes)])
+    assert any("sound like several people" in w for w in quality.warnings)
     _, quality = trainer.make("dear computer", [trainer.take(say("computer", voice)) for voice in VOICES[:3]])
     assert "computer" in quality.alike
     with pytest.raises(WordError, match=r"2 take\(s\) can be used; at least 3"):
