@@ -217,6 +217,8 @@ def describe_speakers(choice: SpeakerChoice, present: float, origin: str) -> lis
 
 def hours(value: float) -> str:
     """A length of time, given in hours, in the unit that reads best."""
+    if value < 0.05:
+        return f"{3600 * value:.0f} s"
     if value < 1.5:
         return f"{60 * value:.0f} min"
     return f"{value:.1f} h" if value < 48 else f"{value / 24:.0f} days"

@@ -1,0 +1,257 @@
+"""Teachers: what a pretrained model says of an utterance. None of them is ever on the device.
+
+- `Transformer`: any of HuBERT, wav2vec 2.0, WavLM and Whisper that `transformers` loads, by folder or by hub name, with a choice of
+  layers; codes are those of its own quantiser (wav2vec 2.0) or of a k-means codebook over one of its layers.
+- `SpeechEmbedding`: Google's network for short words.
+- `Voice`: Resemblyzer's speaker encoder; it has one vector an utterance, and no frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kwsd.training import speech_embedding
+
+RATE = 16000
+FAMILIES = ("hubert", "wav2vec2", "wavlm", "whisper")
+
+
+class TeacherError(ValueError):
+    """A teacher cannot be loaded or asked; the message says why."""
+
+
+class Teacher(Protocol):
+    """Frames are what it says of each moment; an utterance is int16-scale float32 `[sample]` at 16 kHz."""
+
+    name: str
+    rate_hz: float
+    """Frames a second; 0 of a teacher that has none."""
+    dim: int
+    """Of one frame of one layer, or of a pooled vector of a teacher without frames."""
+    layers: tuple[int, ...]
+
+    def frames(self, samples: np.ndarray) -> np.ndarray:
+        """float32 `[layer, frame, dim]`. Raises TeacherError where it has none."""
+        ...
+
+    def pooled(self, samples: np.ndarray) -> np.ndarray:
+        """float32 `[layer, dim]`: the mean over time."""
+        ...
+
+    def codes(self, samples: np.ndarray) -> np.ndarray:
+        """int64 `[frame]`: which vector of the codebook stands for each frame. Raises TeacherError where there is no codebook."""
+        ...
+
+
+@dataclass
+class Codebook:
+    """Vectors that stand for frames of a layer."""
+
+    vectors: np.ndarray
+    """float32 `[code, dim]`"""
+    layer: int
+
+    def nearest(self, frames: np.ndarray) -> np.ndarray:
+        """int64 `[frame]` of `[frame, dim]`, by Euclidean distance."""
+        distance = (self.vectors**2).sum(1) - 2 * frames @ self.vectors.T
+        return np.asarray(distance.argmin(1), np.int64)
+
+
+def k_means(frames: np.ndarray, codes: int, layer: int, rounds: int = 20, seed: int = 0) -> Codebook:
+    """Lloyd's algorithm over `frames [frame, dim]`, begun by k-means++ (Arthur and Vassilvitskii 2007); empty cells are drawn anew."""
+    if len(frames) < codes:
+        raise TeacherError(f"{len(frames)} frames cannot be parted into {codes} codes")
+    rng = np.random.default_rng(seed)
+    vectors = np.empty((codes, frames.shape[1]), np.float32)
+    vectors[0] = frames[rng.integers(len(frames))]
+    nearest = ((frames - vectors[0]) ** 2).sum(1)
+    for n in range(1, codes):
+        vectors[n] = frames[rng.choice(len(frames), p=nearest / nearest.sum())] if nearest.sum() > 0 else frames[rng.integers(len(frames))]
+        nearest = np.minimum(nearest, ((frames - vectors[n]) ** 2).sum(1))
+    book = Codebook(vectors, layer)
+    for _ in range(rounds):
+        own = book.nearest(frames)
+        counts = np.bincount(own, minlength=codes)
+        sums = np.zeros_like(vectors, np.float64)
+        np.add.at(sums, own, frames)
+        moved = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], frames[rng.integers(len(frames), size=codes)]).astype(np.float32)
+        done = np.allclose(moved, book.vectors, atol=1e-5)
+        book.vectors = moved
+        if done:
+            break
+    return book
+
+
+class Transformer:
+    """A pretrained transformer encoder. Layer 0 is what goes into the first block, layer n what comes out of the nth."""
+
+    def __init__(self, where: str | Path, layers: Sequence[int], *, name: str | None = None, codebook: Codebook | None = None, padded: bool = False) -> None:
+        """`where`: a folder or a hub name. `padded`: let Whisper see the 30 s that it was trained on; without, it runs on the true
+        length with the first of its positions, ten times as cheap. Raises TeacherError."""
+        import transformers
+
+        try:
+            config = transformers.AutoConfig.from_pretrained(where)
+        except (OSError, ValueError) as error:
+            raise TeacherError(f"{where}: no model that transformers can load ({error})") from error
+        if config.model_type not in FAMILIES:
+            raise TeacherError(f"{where} is a {config.model_type}; teachers are {', '.join(FAMILIES)}")
+        self.name, self.layers, self.family, self._padded = name or Path(where).name, tuple(layers), config.model_type, padded
+        self._codebook, self._quantiser = codebook, None
+        if self.family == "whisper":
+            model: Any = transformers.WhisperModel.from_pretrained(where, dtype=torch.float32)
+            extractor: Any = transformers.WhisperFeatureExtractor
+            self._features = extractor(feature_size=config.num_mel_bins)
+            self._model, count, self.dim, self.rate_hz = model.encoder, config.encoder_layers, config.d_model, RATE / 320
+        else:
+            self._normalise = _normalises(where)
+            if self.family == "wav2vec2" and "Wav2Vec2ForPreTraining" in (config.architectures or ()):
+                pretrained: Any = transformers.Wav2Vec2ForPreTraining.from_pretrained(where, dtype=torch.float32)
+                self._model, self._quantiser = pretrained.wav2vec2, pretrained.quantizer.eval()
+            else:
+                self._model = transformers.AutoModel.from_pretrained(where, dtype=torch.float32)
+            count, self.dim, self.rate_hz = config.num_hidden_layers, config.hidden_size, RATE / float(np.prod(config.conv_stride))
+            self._shortest = _shortest(config.conv_kernel, config.conv_stride)
+        self._model.eval().requires_grad_(False)
+        if not self.layers or any(not 0 <= layer <= count for layer in self.layers):
+            raise TeacherError(f"{where} has layers 0 to {count}; {list(self.layers)} were asked for")
+        self.parameters = sum(p.numel() for p in self._model.parameters())
+
+    def frames(self, samples: np.ndarray) -> np.ndarray:
+        hidden = self._hidden(samples)
+        return np.stack([hidden[layer][0].numpy() for layer in self.layers])
+
+    def pooled(self, samples: np.ndarray) -> np.ndarray:
+        return self.frames(samples).mean(axis=1)
+
+    def codes(self, samples: np.ndarray) -> np.ndarray:
+        """Of its own quantiser's two groups the pair counts as one code."""
+        if self._codebook is not None:
+            return self._codebook.nearest(self._hidden(samples)[self._codebook.layer][0].numpy())
+        if self._quantiser is None:
+            raise TeacherError(f"{self.name} has no quantiser of its own; fit a codebook to one of its layers with `k_means`")
+        with torch.inference_mode():
+            scores = self._quantiser.weight_proj(self._convolved(samples))
+            own = scores.view(scores.shape[1], self._quantiser.num_groups, -1).argmax(-1)
+            return np.asarray((own * self._quantiser.num_vars ** torch.arange(own.shape[1])).sum(1).numpy(), np.int64)
+
+    def _hidden(self, samples: np.ndarray) -> list[Tensor]:
+        """What goes into each block and comes out of the last, `[1, frame, dim]` each."""
+        with torch.inference_mode():
+            if self.family == "whisper":
+                return self._whisper(samples)
+            return list(self._model(self._waveform(samples), output_hidden_states=True).hidden_states)
+
+    def _whisper(self, samples: np.ndarray) -> list[Tensor]:
+        frames = max(len(samples) // 320, 1)
+        length = 480_000 if self._padded else frames * 320
+        samples = np.pad(samples[:length], (0, max(length - len(samples), 0))) / 32768
+        mel = torch.from_numpy(self._features(samples, sampling_rate=RATE, padding="do_not_pad", return_tensors="np")["input_features"]).float()
+        encoder = self._model
+        x = torch.nn.functional.gelu(encoder.conv2(torch.nn.functional.gelu(encoder.conv1(mel)))).transpose(1, 2)
+        x = x + encoder.embed_positions.weight[: x.shape[1]]
+        hidden = [x]
+        for block in encoder.layers:
+            x = block(x, None)
+            x = x[0] if isinstance(x, tuple) else x
+            hidden.append(x)
+        hidden[-1] = encoder.layer_norm(hidden[-1])
+        return [h[:, :frames] for h in hidden]
+
+    def _waveform(self, samples: np.ndarray) -> Tensor:
+        x = np.pad(samples, (0, max(self._shortest - len(samples), 0))).astype(np.float32) / 32768
+        if self._normalise:
+            x = (x - x.mean()) / np.sqrt(x.var() + 1e-7)
+        return torch.from_numpy(x)[None]
+
+    def _convolved(self, samples: np.ndarray) -> Tensor:
+        """What its quantiser sees, `[1, frame, conv dim]`."""
+        features = self._model.feature_extractor(self._waveform(samples)).transpose(1, 2)
+        return self._model.feature_projection(features)[1]
+
+
+def _normalises(where: str | Path) -> bool:
+    """Whether the checkpoint wants its input at zero mean and unit variance; wav2vec 2.0's way where it does not say."""
+    import transformers
+
+    try:
+        return bool(transformers.Wav2Vec2FeatureExtractor.from_pretrained(where).do_normalize)
+    except OSError:
+        return True
+
+
+def _shortest(kernels: Sequence[int], strides: Sequence[int]) -> int:
+    """Samples that give one frame."""
+    samples = 1
+    for kernel, stride in zip(reversed(kernels), reversed(strides)):
+        samples = (samples - 1) * stride + kernel
+    return samples
+
+
+@dataclass
+class SpeechEmbedding:
+    """Google's speech embedding (Lin et al. 2020, arXiv 2002.01322), as it came: 96 numbers every 80 ms over 775 ms."""
+
+    name: str = "speech_embedding"
+    rate_hz: float = 12.5
+    dim: int = 96
+    layers: tuple[int, ...] = (0,)
+    codebook: Codebook | None = None
+    _network: Any = field(default=None, repr=False)
+
+    def frames(self, samples: np.ndarray) -> np.ndarray:
+        """The frame of each chunk of 80 ms, which ends with it; before the utterance there was silence."""
+        if self._network is None:
+            self._network = speech_embedding.pretrained_encoder().eval().requires_grad_(False)
+        front = speech_embedding.front_end()
+        whole = samples[: max(len(samples) // 1280, 1) * 1280]
+        whole = np.pad(whole, (front.history_samples, max(1280 - len(whole), 0))).astype(np.float32)
+        with torch.inference_mode():
+            embedding, _, _ = self._network(torch.from_numpy(front(whole))[None], self._network.zero_state())
+        return embedding.numpy()
+
+    def pooled(self, samples: np.ndarray) -> np.ndarray:
+        return self.frames(samples).mean(axis=1)
+
+    def codes(self, samples: np.ndarray) -> np.ndarray:
+        if self.codebook is None:
+            raise TeacherError(f"{self.name} has no codebook; fit one with `k_means`")
+        return self.codebook.nearest(self.frames(samples)[0])
+
+
+@dataclass
+class Voice:
+    """Resemblyzer's speaker encoder (GE2E, Wan et al. 2018, arXiv 1710.10467). A short clip says little of a voice: pool a speaker's clips."""
+
+    name: str = "voice"
+    rate_hz: float = 0.0
+    dim: int = 256
+    layers: tuple[int, ...] = (0,)
+    _encoder: Any = field(default=None, repr=False)
+
+    def frames(self, samples: np.ndarray) -> np.ndarray:
+        raise TeacherError(f"{self.name} has no frames, only a vector an utterance")
+
+    def pooled(self, samples: np.ndarray) -> np.ndarray:
+        """float32 `[1, 256]` of unit length."""
+        from resemblyzer import VoiceEncoder
+        from resemblyzer.audio import normalize_volume
+
+        if self._encoder is None:
+            self._encoder = VoiceEncoder("cpu", verbose=False)
+        embedding = self._encoder.embed_utterance(normalize_volume(samples.astype(np.float32) / 32768, -30, increase_only=False))
+        return np.asarray(embedding, np.float32)[None]
+
+    def of_speaker(self, clips: Iterable[np.ndarray]) -> np.ndarray:
+        """The target of each of a speaker's clips: the embedding of all of them together, `[256]`."""
+        return self.pooled(np.concatenate(list(clips)))[0]
+
+    def codes(self, samples: np.ndarray) -> np.ndarray:
+        raise TeacherError(f"{self.name} has no codebook")
