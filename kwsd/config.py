@@ -192,15 +192,18 @@ def _exists(path: Path) -> bool:
 
 def parse(text: str, name: str = "<config>") -> Config:
     """The configuration in a YAML `text`; `name` stands in error messages. Raises ConfigError."""
+    result = parse_as(Config, text, name)
+    assert isinstance(result, Config)
+    return result
+
+
+def parse_as(kind: Any, text: str, name: str) -> Any:
+    """A YAML `text` as the type `kind`: a dataclass, or a dict of names to them. Raises ConfigError."""
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{name}: not YAML: {error}") from error
-    if node is None:
-        return Config()
-    result = _read(Config, node, name, "")
-    assert isinstance(result, Config)
-    return result
+    return _read(kind, node, name, "") if node is not None else kind()
 
 
 def dump(config: Config) -> str:
@@ -226,14 +229,14 @@ def _read(kind: Any, node: yaml.Node, name: str, key: str) -> Any:
             if not isinstance(k, yaml.ScalarNode) or k.value in values:
                 raise ConfigError(f"{name}, line {k.start_mark.line + 1}: {key}: {getattr(k, 'value', k)!r} stands twice or is no name")
             empty = isinstance(v, yaml.ScalarNode) and v.tag.endswith(":null")
-            values[k.value] = get_args(kind)[1]() if empty else _read(get_args(kind)[1], v, name, f"{key}.{k.value}")
+            values[k.value] = get_args(kind)[1]() if empty else _read(get_args(kind)[1], v, name, f"{key}.{k.value}" if key else k.value)
         return values
     options = get_args(kind) if get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
     value = _plain(node)
     for option in options:
         if get_origin(option) is Literal and value in get_args(option) and not isinstance(value, bool):
             return value
-        if get_origin(option) is list and isinstance(value, list) and all(isinstance(v, str) for v in value):
+        if get_origin(option) is list and isinstance(value, list) and all(type(v) is get_args(option)[0] for v in value):
             return value
         if option is float and isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
@@ -277,5 +280,9 @@ def _wanted(options: tuple[Any, ...]) -> str:
     names = {float: "a number", int: "a whole number", str: "text", bool: "true or false", type(None): "null"}
     words = []
     for option in options:
-        words += [repr(a) for a in get_args(option)] if get_origin(option) is Literal else [names.get(option, "a list of names")]
+        words += (
+            [repr(a) for a in get_args(option)]
+            if get_origin(option) is Literal
+            else [names.get(option, "a list of names" if get_args(option) == (str,) else "a list of whole numbers")]
+        )
     return " or ".join(words)

@@ -1,4 +1,4 @@
-"""`kwsd train STAGE`: unpack, synthesize, align, encoder, wake, speaker, export, negatives, cohort, evaluate. Each resumes where it was cut off.
+"""`kwsd train STAGE`: unpack, synthesize, align, cache, encoder, wake, speaker, export, negatives, cohort, evaluate. Each resumes where it was cut off.
 
 All stages share a working folder: unpack and synthesize fill `WORK/recorded` and `WORK/synthetic`, the others leave
 `WORK/encoder.pt`, `WORK/wake.pt`, `WORK/speaker.pt`, and export writes the bundle.
@@ -20,11 +20,11 @@ import torch
 
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import COHORT, NEGATIVES
-from kwsd.training import align, corpora, encoder, evaluate, export, negatives, scenes, speaker, synthesize, wake
+from kwsd.training import align, cache, corpora, encoder, evaluate, export, negatives, scenes, settings, speaker, synthesize, wake
 from kwsd.training.speech_embedding import front_end
 
 log = logging.getLogger(__name__)
-STAGES = ("unpack", "synthesize", "align", "encoder", "wake", "speaker", "export", "negatives", "cohort", "evaluate")
+STAGES = ("unpack", "synthesize", "align", "cache", "encoder", "wake", "speaker", "export", "negatives", "cohort", "evaluate")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -35,6 +35,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--work", type=Path, default=Path("work"), help="working folder (default: work)")
     parser.add_argument("--models", type=Path, default=Path("models"), help="the bundle to write or to evaluate (default: models)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the stage")
+    parser.add_argument("--only", metavar="A,B", help="cache: these teachers")
     parser.add_argument("--float", action="store_true", help="export: leave the encoder in 32 bit")
     parser.add_argument("--ungated", action="store_true", help="evaluate without the voice-activity gate")
     parser.add_argument("--write", action="store_true", help="evaluate: put thresholds and operating points into the bundle")
@@ -53,6 +54,12 @@ def main(argv: Sequence[str]) -> int:
             synthesize.synthesize(work / "synthetic", **_settings({"seed": 1, "kokoro_voices": 80}, asked.set))
         case "align":
             align.align([work / "recorded"], work / "aligned.tsv", **_settings({"whisper": "base"}, asked.set))
+        case "cache":
+            teachers = settings.read("cache", dict[str, cache.TeacherSettings], asked.set)
+            for name in asked.only.split(",") if asked.only else teachers:
+                if name not in teachers:
+                    parser.error(f"--only {name}: cache.yaml has {', '.join(teachers)}")
+                cache.cache(corpora.Corpora(*stores), name, teachers[name], work / "targets" / name)
         case "encoder":
             encoder.train(stores, rooms, work / "encoder.pt", _changed(encoder.Settings(), asked.set))
         case "wake":

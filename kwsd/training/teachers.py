@@ -20,6 +20,7 @@ from torch import Tensor
 from kwsd.training import speech_embedding
 
 RATE = 16000
+WHISPER_SAMPLES = 480_000
 FAMILIES = ("hubert", "wav2vec2", "wavlm", "whisper")
 
 
@@ -92,9 +93,9 @@ def k_means(frames: np.ndarray, codes: int, layer: int, rounds: int = 20, seed: 
 class Transformer:
     """A pretrained transformer encoder. Layer 0 is what goes into the first block, layer n what comes out of the nth."""
 
-    def __init__(self, where: str | Path, layers: Sequence[int], *, name: str | None = None, codebook: Codebook | None = None, padded: bool = False) -> None:
-        """`where`: a folder or a hub name. `padded`: let Whisper see the 30 s that it was trained on; without, it runs on the true
-        length with the first of its positions, ten times as cheap. Raises TeacherError."""
+    def __init__(self, where: str | Path, layers: Sequence[int], *, name: str | None = None, codebook: Codebook | None = None, window_s: float = 0.0) -> None:
+        """`where`: a folder or a hub name. `window_s`: Whisper was trained on windows of 30 s; it sees at least so many, silence after the
+        speech, with the first of its positions: 0 is the true length, and cheapest. Raises TeacherError."""
         import transformers
 
         try:
@@ -103,7 +104,7 @@ class Transformer:
             raise TeacherError(f"{where}: no model that transformers can load ({error})") from error
         if config.model_type not in FAMILIES:
             raise TeacherError(f"{where} is a {config.model_type}; teachers are {', '.join(FAMILIES)}")
-        self.name, self.layers, self.family, self._padded = name or Path(where).name, tuple(layers), config.model_type, padded
+        self.name, self.layers, self.family, self._window = name or Path(where).name, tuple(layers), config.model_type, window_s
         self._codebook, self._quantiser = codebook, None
         if self.family == "whisper":
             model: Any = transformers.WhisperModel.from_pretrained(where, dtype=torch.float32)
@@ -151,7 +152,8 @@ class Transformer:
 
     def _whisper(self, samples: np.ndarray) -> list[Tensor]:
         frames = max(len(samples) // 320, 1)
-        length = 480_000 if self._padded else frames * 320
+        length = min(max(frames * 320, round(self._window * RATE)), WHISPER_SAMPLES)
+        frames = min(frames, WHISPER_SAMPLES // 320)
         samples = np.pad(samples[:length], (0, max(length - len(samples), 0))) / 32768
         mel = torch.from_numpy(self._features(samples, sampling_rate=RATE, padding="do_not_pad", return_tensors="np")["input_features"]).float()
         encoder = self._model

@@ -1,0 +1,231 @@
+"""`kwsd train cache`: what the teachers say of every clip, once, so that all runs share it.
+
+A teacher's frames are averaged over chunks of 80 ms, projected by PCA layer by layer, and kept a byte a number; its codes are those of
+most frames of a chunk. A voice is one vector a speaker, over all their clips. Targets lie in `WORK/targets/NAME`: `basis.npz` and a part
+for every so many clips, each written whole, so that a run that was cut off goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from kwsd.training.corpora import Clip, Corpora
+from kwsd.training.teachers import Codebook, SpeechEmbedding, Teacher, TeacherError, Transformer, Voice, k_means
+
+log = logging.getLogger(__name__)
+RATE, CHUNK = 16000, 1280
+PART_CLIPS = 400
+
+
+@dataclass(frozen=True)
+class TeacherSettings:
+    """One teacher of `settings/cache.yaml`."""
+
+    kind: str
+    """transformer, speech_embedding or voice."""
+    where: str | None = None
+    """Of a transformer: a folder, or a hub name."""
+    layers: list[int] = field(default_factory=lambda: [0])
+    window_s: float = 3.0
+    """Whisper sees at least so much. On words of 1 s its top layer then has a cosine of 0.81 with what 30 s give (0.61 on the true
+    length), at twice the cost of the latter (30 s: 26 times)."""
+    dims: int = 128
+    """Of each layer, after PCA."""
+    codes: int = 0
+    """Size of the k-means codebook over the projected frames of `codes_layer`; 0 for the teacher's own quantiser, if it has one."""
+    codes_layer: int = 0
+    most_s: float = 15.0
+    """Longer clips are cut."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("transformer", "speech_embedding", "voice"):
+            raise TeacherError(f"kind: {self.kind!r} is not transformer, speech_embedding or voice")
+        if self.kind == "transformer" and self.where is None:
+            raise TeacherError("where: a transformer needs the folder or the hub name of its checkpoint")
+        if self.codes and self.codes_layer not in self.layers:
+            raise TeacherError(f"codes_layer: {self.codes_layer} is not among the layers {self.layers}")
+
+
+def teacher_of(name: str, settings: TeacherSettings) -> Teacher:
+    """Raises TeacherError."""
+    match settings.kind:
+        case "speech_embedding":
+            return SpeechEmbedding(name)
+        case "voice":
+            return Voice(name)
+    return Transformer(str(settings.where), settings.layers, name=name, window_s=settings.window_s)
+
+
+@dataclass(frozen=True)
+class Basis:
+    """How frames are projected: per layer, the mean and the directions of most variance of the teacher's chunks."""
+
+    mean: np.ndarray
+    """float32 `[layer, dim]`"""
+    axes: np.ndarray
+    """float32 `[layer, dim, dims]`: scaled, so that the chunks it was fitted to have unit variance on average over `dims`."""
+    codebook: np.ndarray
+    """float32 `[code, dims]`; `[0, dims]` where there is none."""
+
+    @classmethod
+    def fit(cls, chunks: np.ndarray, dims: int) -> Basis:
+        """Of chunks `[layer, chunk, dim]`."""
+        means, axes = chunks.mean(axis=1), []
+        for layer, mean in zip(chunks, means):
+            variances, directions = np.linalg.eigh(np.cov((layer - mean).T.astype(np.float64)).reshape(layer.shape[1], -1))
+            kept = directions[:, ::-1][:, :dims]
+            axes.append(kept / np.sqrt(variances[::-1][:dims].mean()))
+        return cls(means.astype(np.float32), np.stack(axes).astype(np.float32), np.zeros((0, min(dims, chunks.shape[2])), np.float32))
+
+    def project(self, chunks: np.ndarray) -> np.ndarray:
+        """`[layer, chunk, dim]` to float32 `[layer, chunk, dims]`."""
+        return np.einsum("lcd,ldk->lck", chunks - self.mean[:, None], self.axes)
+
+
+SCALE = 24.0
+"""Of a projected number to a byte: five standard deviations fit."""
+
+
+def per_chunk(frames: np.ndarray, rate_hz: float, chunks: int) -> np.ndarray:
+    """Frames `[layer, frame, dim]` averaged over chunks of 80 ms: `[layer, chunk, dim]`; the last frame stands for what is missing."""
+    edges = np.arange(chunks + 1) * CHUNK / RATE * rate_hz
+    sums = np.cumsum(np.pad(frames, ((0, 0), (1, max(int(np.ceil(edges[-1])) - frames.shape[1], 0)), (0, 0)), mode="edge"), axis=1, dtype=np.float64)
+    sums -= sums[:, :1]
+    first = np.floor(edges[:-1]).astype(int)
+    last = np.maximum(np.floor(edges[1:]).astype(int), first + 1)
+    return np.asarray((sums[:, last] - sums[:, first]) / (last - first)[:, None], np.float32)
+
+
+def cache(corpora: Corpora, name: str, settings: TeacherSettings, folder: Path, development: bool = False) -> None:
+    """Ask the teacher `name` about every clip of the split that holds speech, resuming where a run was cut off."""
+    teacher = teacher_of(name, settings)
+    clips = [c for c in corpora.clips if c.development == development and not c.noise and c.samples >= CHUNK]
+    clips.sort(key=lambda c: (c.store, c.start))
+    folder.mkdir(parents=True, exist_ok=True)
+    if settings.kind == "voice":
+        _cache_voices(corpora, teacher, clips, settings, folder)
+        return
+    basis = _basis(corpora, teacher, clips, settings, folder / "basis.npz")
+    began, seconds, parts = time.monotonic(), 0.0, -(-len(clips) // PART_CLIPS)
+    for part in range(parts):
+        path = folder / f"part-{part:04d}.npz"
+        if path.exists():
+            continue
+        chosen = clips[part * PART_CLIPS : (part + 1) * PART_CLIPS]
+        rows, codes = [], []
+        for clip in chosen:
+            samples, chunks = _cut(corpora, clip, settings)
+            projected = basis.project(per_chunk(teacher.frames(samples), teacher.rate_hz, chunks))
+            rows.append(np.clip(np.round(SCALE * projected), -127, 127).astype(np.int8).transpose(1, 0, 2))
+            codes.append(_codes(teacher, basis, settings, samples, projected))
+            seconds += len(samples) / RATE
+        keys = np.array([(c.store, c.start, len(r)) for c, r in zip(chosen, rows)], np.int64)
+        partial = folder / ".partial.npz"
+        np.savez(partial, keys=keys, frames=np.concatenate(rows), codes=np.concatenate(codes))
+        partial.rename(path)
+        pace = (time.monotonic() - began) / seconds
+        log.info("%s: part %d of %d, %.3f s a second of audio", name, part + 1, parts, pace)
+
+
+def _cut(corpora: Corpora, clip: Clip, settings: TeacherSettings) -> tuple[np.ndarray, int]:
+    """The clip's samples in whole chunks, and how many."""
+    chunks = min(clip.samples // CHUNK, int(settings.most_s * RATE / CHUNK))
+    return corpora.read(clip)[: chunks * CHUNK], chunks
+
+
+def _basis(corpora: Corpora, teacher: Teacher, clips: Sequence[Clip], settings: TeacherSettings, path: Path, sample: int = 300) -> Basis:
+    if path.exists():
+        with np.load(path, allow_pickle=False) as kept:
+            return Basis(kept["mean"], kept["axes"], kept["codebook"])
+    rng = np.random.default_rng(0)
+    heard = []
+    for n in rng.permutation(len(clips))[:sample]:
+        samples, chunks = _cut(corpora, clips[n], settings)
+        heard.append(per_chunk(teacher.frames(samples), teacher.rate_hz, chunks))
+    chunks_of_all = np.concatenate(heard, axis=1)
+    basis = Basis.fit(chunks_of_all, settings.dims)
+    if settings.codes:
+        projected = basis.project(chunks_of_all)[settings.layers.index(settings.codes_layer)]
+        basis = Basis(basis.mean, basis.axes, k_means(projected, min(settings.codes, len(projected)), settings.codes_layer).vectors)
+    np.savez(path.with_suffix(".partial.npz"), mean=basis.mean, axes=basis.axes, codebook=basis.codebook)
+    path.with_suffix(".partial.npz").rename(path)
+    log.info("%s: %d chunks of %d clips give the basis, %d codes", teacher.name, chunks_of_all.shape[1], len(heard), len(basis.codebook))
+    return basis
+
+
+def _codes(teacher: Teacher, basis: Basis, settings: TeacherSettings, samples: np.ndarray, projected: np.ndarray) -> np.ndarray:
+    """int32 `[chunk]`; -1 of a teacher without a codebook."""
+    if len(basis.codebook):
+        return Codebook(basis.codebook, settings.codes_layer).nearest(projected[settings.layers.index(settings.codes_layer)]).astype(np.int32)
+    chunks = projected.shape[1]
+    try:
+        own = teacher.codes(samples)
+    except TeacherError:
+        return np.full(chunks, -1, np.int32)
+    at = np.minimum(((np.arange(chunks) + 0.5) * (CHUNK * teacher.rate_hz / RATE)).astype(int), len(own) - 1)
+    return own[at].astype(np.int32)
+
+
+def _cache_voices(corpora: Corpora, teacher: Teacher, clips: Sequence[Clip], settings: TeacherSettings, folder: Path) -> None:
+    """One vector a speaker over `most_s` of their clips: `voices.npz`."""
+    path = folder / "voices.npz"
+    if path.exists():
+        return
+    people: dict[str, list[Clip]] = {}
+    for clip in clips:
+        if clip.speaker and not clip.synthetic:
+            people.setdefault(f"{clip.corpus}/{clip.speaker}", []).append(clip)
+    rng, vectors = np.random.default_rng(0), []
+    for n, own in enumerate(people.values()):
+        parts, have = [], 0
+        for i in rng.permutation(len(own)):
+            parts.append(corpora.read(own[i])[: int(settings.most_s * RATE) - have])
+            have += len(parts[-1])
+            if have >= settings.most_s * RATE:
+                break
+        vectors.append(teacher.pooled(np.concatenate(parts))[0])
+        if n % 200 == 199:
+            log.info("%s: %d of %d people", teacher.name, n + 1, len(people))
+    np.savez(path.with_suffix(".partial.npz"), people=np.array(list(people), np.str_), vectors=np.stack(vectors))
+    path.with_suffix(".partial.npz").rename(path)
+
+
+class Targets:
+    """What `cache` has written of a teacher with frames: `of(clip)`."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises TeacherError where there is nothing, or not all of it."""
+        parts = sorted(folder.glob("part-*.npz"))
+        if not parts or not (folder / "basis.npz").exists():
+            raise TeacherError(f"{folder}: holds no targets; run `kwsd train cache` first")
+        with np.load(folder / "basis.npz", allow_pickle=False) as kept:
+            self.codebook = kept["codebook"]
+        frames, codes, self._at, position = [], [], dict[tuple[int, int], tuple[int, int]](), 0
+        for part in parts:
+            with np.load(part, allow_pickle=False) as kept:
+                for store, start, chunks in kept["keys"].tolist():
+                    self._at[store, start] = position, position + chunks
+                    position += chunks
+                frames.append(kept["frames"])
+                codes.append(kept["codes"])
+        self._frames, self._codes = np.concatenate(frames), np.concatenate(codes)
+        self.layers, self.dims = self._frames.shape[1:]
+
+    def __contains__(self, clip: Clip) -> bool:
+        return (clip.store, clip.start) in self._at
+
+    def of(self, clip: Clip) -> tuple[np.ndarray, np.ndarray]:
+        """float32 `[layer, chunk, dims]` of the clip's chunks, and its codes int64 `[chunk]`. Raises KeyError."""
+        begin, end = self._at[clip.store, clip.start]
+        return self._frames[begin:end].transpose(1, 0, 2).astype(np.float32) / SCALE, self._codes[begin:end].astype(np.int64)
+
+    @cached_property
+    def clips(self) -> int:
+        return len(self._at)

@@ -1,0 +1,129 @@
+"""Targets of teachers: projected, kept a byte a number, resumed, read back; and the settings that say which."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kwsd.config import ConfigError
+from kwsd.training import cache, settings
+from kwsd.training.cache import Basis, Targets, TeacherSettings, per_chunk
+from kwsd.training.corpora import Corpora
+from kwsd.training.teachers import TeacherError
+
+RATE = 16000
+
+
+class Ramp:
+    """A teacher whose two layers say the time, and noise about it, at 50 Hz; asked so often."""
+
+    name, rate_hz, dim, layers = "ramp", 50.0, 6, (1, 2)
+    asked = 0
+
+    def frames(self, samples: np.ndarray) -> np.ndarray:
+        Ramp.asked += 1
+        time = np.arange(len(samples) // 320)[:, None] / 50
+        noise = np.random.default_rng(len(samples)).normal(0, 0.1, (2, len(time), 6))
+        return (np.stack([time * np.ones(6), -time * np.ones(6)]) + noise).astype(np.float32)
+
+    def pooled(self, samples: np.ndarray) -> np.ndarray:
+        return self.frames(samples).mean(axis=1)
+
+    def codes(self, samples: np.ndarray) -> np.ndarray:
+        return np.arange(len(samples) // 320)
+
+
+@pytest.fixture
+def corpora(tmp_path: Path) -> Corpora:
+    store = tmp_path / "store"
+    store.mkdir()
+    lengths = [int(n) for n in np.random.default_rng(0).integers(3000, 40000, 30)]
+    np.save(store / "audio.npy", np.zeros(sum(lengths), np.int16))
+    starts = np.cumsum([0, *lengths[:-1]])
+    rows = [f"{start}\t{n}\tgsc\tspeaker{i % 9}\tword" for i, (start, n) in enumerate(zip(starts, lengths, strict=True))]
+    (store / "manifest.tsv").write_text("\n".join(["start\tsamples\tcorpus\tspeaker\tlabel", *rows]) + "\n")
+    return Corpora(store)
+
+
+def test_frames_are_averaged_over_chunks() -> None:
+    frames = np.arange(10, dtype=np.float32)[None, :, None]
+    assert per_chunk(frames, 50.0, 2)[0, :, 0].tolist() == [1.5, 5.5]  # four frames of 20 ms a chunk
+    assert per_chunk(frames, 12.5, 3)[0, :, 0].tolist() == [0.0, 1.0, 2.0]
+    assert per_chunk(frames, 50.0, 3)[0, 2, 0] == pytest.approx((8 + 9 + 9 + 9) / 4)
+
+
+def test_the_basis_holds_what_varies() -> None:
+    rng = np.random.default_rng(1)
+    directions = np.linalg.qr(rng.normal(size=(8, 2)))[0]
+    chunks = (5 + rng.normal(0, 1, (1, 4000, 2)) * (3.0, 1.0) @ directions.T).astype(np.float32)
+    basis = Basis.fit(chunks, 2)
+    projected = basis.project(chunks)[0]
+    assert np.abs(projected.mean(axis=0)).max() < 1e-3
+    assert projected.var() == pytest.approx(1.0, rel=0.01)
+    assert abs(np.corrcoef(projected.T)[0, 1]) < 1e-3
+    assert projected.var(axis=0)[0] / projected.var(axis=0)[1] == pytest.approx(9, rel=0.1)
+
+
+def test_kept_resumed_and_read_again(corpora: Corpora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "teacher_of", lambda *_: Ramp())
+    monkeypatch.setattr(cache, "PART_CLIPS", 5)
+    asked = TeacherSettings("transformer", "nowhere", layers=[1, 2], dims=3, codes=7, codes_layer=2)
+    folder = tmp_path / "targets"
+    with pytest.raises(TeacherError, match="run `kwsd train cache` first"):
+        Targets(folder)
+    cache.cache(corpora, "ramp", asked, folder)
+    clips = [c for c in corpora.clips if not c.development]
+    before = Ramp.asked
+    cache.cache(corpora, "ramp", asked, folder)
+    assert Ramp.asked == before
+    (folder / "part-0002.npz").unlink()
+    cache.cache(corpora, "ramp", asked, folder)
+    assert Ramp.asked == before + 5
+    targets = Targets(folder)
+    assert (targets.clips, targets.layers, targets.dims, targets.codebook.shape) == (len(clips), 2, 3, (7, 3))
+    with np.load(folder / "basis.npz") as kept:
+        basis = Basis(kept["mean"], kept["axes"], kept["codebook"])
+    for clip in clips:
+        assert clip in targets
+        frames, codes = targets.of(clip)
+        chunks = clip.samples // 1280
+        samples = corpora.read(clip)[: chunks * 1280]
+        want = basis.project(per_chunk(Ramp().frames(samples), 50.0, chunks))
+        assert frames.shape == (2, chunks, 3)
+        assert np.abs(frames - np.clip(want, -127 / cache.SCALE, 127 / cache.SCALE)).max() <= 0.5 / cache.SCALE + 1e-5
+        nearest = ((want[1][:, None] - basis.codebook) ** 2).sum(-1).argmin(1)
+        assert np.array_equal(codes, nearest)
+    assert not any(c in targets for c in corpora.clips if c.development)
+    cache.cache(corpora, "ramp", TeacherSettings("transformer", "nowhere", layers=[1, 2], dims=3), tmp_path / "own")
+    own = Targets(tmp_path / "own").of(clips[0])[1]
+    assert own.tolist() == (4 * np.arange(len(own)) + 2).tolist()  # the teacher's own code in the middle of each chunk
+
+
+def test_voices_are_pooled_over_a_speakers_clips(corpora: Corpora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "teacher_of", lambda *_: Ramp())
+    cache.cache(corpora, "voice", TeacherSettings("voice", most_s=2.0), tmp_path / "v")
+    with np.load(tmp_path / "v" / "voices.npz") as kept:
+        assert kept["people"].tolist() == list(dict.fromkeys(f"gsc/{c.speaker}" for c in corpora.clips if not c.development))
+        assert kept["vectors"].shape == (len(kept["people"]), 6)
+
+
+def test_settings_are_typed_and_can_be_changed() -> None:
+    kind = dict[str, TeacherSettings]
+    shipped = settings.read("cache", kind, ["whisper.where=/models/whisper", "whisper.layers=[1, 6]", "whisper.codes_layer=6"])
+    assert shipped["whisper"].where == "/models/whisper"
+    assert shipped["whisper"].layers == [1, 6]
+    assert shipped["voice"].kind == "voice"
+    with pytest.raises(TeacherError, match="where: a transformer needs the folder"):
+        settings.read("cache", kind)
+    for change, message in (
+        ("whisper.layer=[1]", "unknown key 'whisper.layer'"),
+        ("whisper.layers=[a]", "is not a list of whole numbers"),
+        ("hubert.where=x", "has no 'hubert'|has no hubert"),
+        ("whisper", "write KEY.KEY=VALUE"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            settings.read("cache", kind, ["whisper.where=x", change])
+    with pytest.raises(TeacherError, match="codes_layer: 3 is not among"):
+        settings.read("cache", kind, ["whisper.where=x", "whisper.codes_layer=3"])
