@@ -1,4 +1,6 @@
-"""`kwsd train STAGE`: unpack, synthesize, align, cache, encoder, wake, speaker, export, negatives, cohort, evaluate. Each resumes where it was cut off.
+"""`kwsd train STAGE`; each resumes where it was cut off.
+
+Data: unpack, synthesize, align. Teachers: cache, distill. Training: encoder, wake, speaker. The bundle: export, negatives, cohort, evaluate.
 
 All stages share a working folder: unpack and synthesize fill `WORK/recorded` and `WORK/synthetic`, the others leave
 `WORK/encoder.pt`, `WORK/wake.pt`, `WORK/speaker.pt`, and export writes the bundle.
@@ -20,11 +22,11 @@ import torch
 
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import COHORT, NEGATIVES
-from kwsd.training import align, cache, corpora, encoder, evaluate, export, negatives, scenes, settings, speaker, synthesize, wake
+from kwsd.training import align, cache, corpora, distill, encoder, evaluate, export, negatives, scenes, settings, speaker, synthesize, wake
 from kwsd.training.speech_embedding import front_end
 
 log = logging.getLogger(__name__)
-STAGES = ("unpack", "synthesize", "align", "cache", "encoder", "wake", "speaker", "export", "negatives", "cohort", "evaluate")
+STAGES = ("unpack", "synthesize", "align", "cache", "distill", "encoder", "wake", "speaker", "export", "negatives", "cohort", "evaluate")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -60,6 +62,9 @@ def main(argv: Sequence[str]) -> int:
                 if name not in teachers:
                     parser.error(f"--only {name}: cache.yaml has {', '.join(teachers)}")
                 cache.cache(corpora.Corpora(*stores), name, teachers[name], work / "targets" / name)
+        case "distill":
+            wanted = settings.read("distill", distill.Settings, asked.set)
+            distill.train(stores, rooms, work / "targets", work / "distilled.pt", wanted)
         case "encoder":
             encoder.train(stores, rooms, work / "encoder.pt", _changed(encoder.Settings(), asked.set))
         case "wake":

@@ -1,0 +1,180 @@
+"""Distillation: batches say what the targets say, every part learns, a run resumes, and two processes share one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kwsd.model.bundle import Bundle
+from kwsd.training import distill, settings
+from kwsd.training.cache import SCALE, Targets
+from kwsd.training.corpora import Corpora
+from kwsd.training.distill import Batches, Lesson, Settings
+from kwsd.training.encoder import load_encoder
+from kwsd.training.scenes import CHUNK
+from kwsd.training.teachers import TeacherError
+from tests.conftest import say
+
+LESSONS = {
+    "deep": Lesson(l1_cosine=1.0, dual_view=0.5, codebook=0.2, layers=[1], delay=2),
+    "low": Lesson(l1_cosine=1.0, source="tap"),
+    "voice": Lesson(voice=1.0, source="tap"),
+}
+SMALL = Settings(steps=3, batch=3, scene_s=2.4, start="fresh", mask_share=0.3, teachers=LESSONS, checkpoint_every=2, log_every=1)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of spoken words with two teachers' targets and voices, and rooms."""
+    work = tmp_path_factory.mktemp("work")
+    texts, voices = ("good evening", "thank you", "the weather", "banana"), ("en-us", "en-us+f3", "en-gb+m3", "en-gb+f4", "en-us+m7")
+    takes = [(voice, say(text, voice)) for voice in voices for text in texts]
+    (work / "recorded").mkdir()
+    np.save(work / "recorded" / "audio.npy", np.concatenate([x for _, x in takes]))
+    starts = np.cumsum([0, *(len(x) for _, x in takes[:-1])])
+    rows = [f"{start}\t{len(x)}\tgsc\t{voice}\ttext" for start, (voice, x) in zip(starts, takes, strict=True)]
+    (work / "recorded" / "manifest.tsv").write_text("\n".join(["start\tsamples\tcorpus\tspeaker\tlabel", *rows]) + "\n")
+    np.savez(work / "rirs.npz", rirs=np.random.default_rng(0).normal(0, 1, (10, 800)) * np.exp(-np.arange(800) / 100))
+    rng = np.random.default_rng(1)
+    clips = Corpora(work / "recorded").clips
+    for name, layers, dims in (("deep", 2, 6), ("low", 1, 4)):
+        folder = work / "targets" / name
+        folder.mkdir(parents=True)
+        keys = np.array([(c.store, c.start, c.samples // CHUNK) for c in clips])
+        total = int(keys[:, 2].sum())
+        frames = rng.integers(-100, 100, (total, layers, dims)).astype(np.int8)
+        np.savez(folder / "basis.npz", mean=0, axes=0, codebook=rng.normal(0, 1, (9, dims)).astype(np.float32))
+        np.savez(folder / "part-0000.npz", keys=keys, frames=frames, codes=rng.integers(0, 9, total).astype(np.int32))
+    (work / "targets" / "voice").mkdir()
+    np.savez(work / "targets" / "voice" / "voices.npz", people=np.array([f"gsc/{v}" for v in voices]), vectors=rng.normal(0, 1, (5, 8)))
+    return work
+
+
+@pytest.fixture(autouse=True)
+def front_end(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
+    monkeypatch.setattr(distill, "front_end", lambda: bundle.front_end)
+
+
+def batches(work: Path, wanted: Settings) -> Batches:
+    return Batches([work / "recorded"], work / "rirs.npz", work / "targets", wanted, 5)
+
+
+def test_a_batch_says_what_the_targets_say(work: Path) -> None:
+    batch = next(iter(batches(work, SMALL)))
+    chunks = 30
+    assert batch.mel.shape == (3, 8 * chunks, 32)
+    assert batch.frames["deep"].shape == (3, chunks, 2, 6)
+    told = Targets(work / "targets" / "deep")
+    known = {told.of(c)[0].transpose(1, 0, 2).tobytes(): c for c in Corpora(work / "recorded").clips}
+    whole = [s for s in batch.segments if batch.frames["deep"][s.row, s.begin : s.end].numpy().tobytes() in known]
+    assert len(whole) >= 1  # others are cut
+    for s in batch.segments:
+        assert (batch.codes["deep"][s.row, s.begin : s.end] >= 0).all()
+    outside = torch.ones(3, chunks, dtype=torch.bool)
+    for s in batch.segments:
+        outside[s.row, s.begin : s.end] = False
+    assert (batch.frames["deep"][outside] == 0).all()
+    assert (batch.codes["deep"][outside] == -1).all()
+    assert batch.voices["voice"].shape == (len(batch.segments), 8)
+    floor = batch.mel.min()
+    assert batch.masked.any()
+    assert (batch.mel.unflatten(1, (chunks, 8))[batch.masked] == floor).all()
+    assert batch.frames["deep"].abs().max() <= 100 / SCALE
+
+
+def test_every_part_is_told(work: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    out, run = tmp_path / "distilled.pt", ([work / "recorded"], work / "rirs.npz", work / "targets")
+    with caplog.at_level(logging.INFO, "kwsd.training.distill"):
+        distill.train(*run, out, SMALL)
+    told = next(r.getMessage() for r in caplog.records if "step 3/3" in r.getMessage())
+    for part in ("deep.l1_cosine", "deep.dual_view", "deep.raw_feature_view", "deep.raw_batch_view", "deep.codebook", "low.l1_cosine", "voice.voice"):
+        assert part in told
+    kept = torch.load(out, weights_only=True)
+    assert kept["step"] == 3
+    assert {name.split(".")[0] for name in kept["answers"]} == {"deep", "low", "voice"}
+
+
+def test_a_run_that_was_cut_off_resumes(work: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, run, save = tmp_path / "distilled.pt", ([work / "recorded"], work / "rirs.npz", work / "targets"), distill.save
+
+    def cut_off(*args: object, **parts: object) -> None:
+        save(*args, **parts)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(distill, "save", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            distill.train(*run, out, SMALL)
+    before = load_encoder(out).state_dict()
+    with caplog.at_level(logging.INFO, "kwsd.training.distill"):
+        distill.train(*run, out, SMALL)
+    assert any("at step 2" in r.getMessage() for r in caplog.records)
+    after = load_encoder(out).state_dict()
+    assert any(not torch.equal(before[k], after[k]) for k in before)
+    assert torch.load(out, weights_only=True)["step"] == 3
+
+
+def test_it_learns_what_can_be_learnt(work: Path) -> None:
+    """On one batch over and over, the loss falls far."""
+    torch.manual_seed(0)
+    wanted = replace(SMALL, teachers={"low": Lesson(l1_cosine=1.0), "voice": Lesson(voice=1.0, source="tap")}, mask_share=0.0)
+    told, voices = distill.open_targets(work / "targets", wanted)
+    distiller = distill.Distiller(wanted, told, voices, distill.Encoder())
+    batch = next(iter(batches(work, wanted)))
+    optimiser = torch.optim.AdamW(distiller.parameters(), 3e-3)
+    losses = []
+    for _ in range(40):
+        loss, _ = distiller(batch)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.85 * losses[0]
+    assert all(p.grad is not None for p in distiller.answers.parameters())
+
+
+def test_an_answer_may_come_late(work: Path) -> None:
+    batch = next(iter(batches(work, replace(SMALL, mask_share=0.0))))
+    heard = batch.frames["low"][:, :, 0]  # a student that says what the teacher says, two chunks later
+    late = torch.nn.functional.pad(heard, (0, 0, 2, 0))[:, :-2]
+    lesson = Lesson(l1_cosine=1.0)
+    for delay, perfect in ((2, True), (0, False)):
+        answers = distill.Answers(replace(lesson, delay=delay), 1, 4, None)
+        answers.frames = torch.nn.Identity()  # type: ignore[assignment]
+        loss = answers(late, late, batch, "low", True)["l1_cosine"].item()
+        assert (loss < 0.3134) == perfect  # -log sigmoid(1) is what is left of a perfect answer
+
+
+def test_two_processes_share_a_run(work: Path, tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\nfrom kwsd.model import bundle\nfrom kwsd.training import distill\n"
+        "sys.path.insert(0, sys.argv[3])\nfrom tests.test_distill import SMALL\nfront = bundle.load().front_end\ndistill.front_end = lambda: front\n"
+        "work, out = Path(sys.argv[1]), Path(sys.argv[2])\n"
+        "distill.train([work / 'recorded'], work / 'rirs.npz', work / 'targets', out, SMALL)\n"
+    )
+    out, root = tmp_path / "two.pt", Path(__file__).parent.parent
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(script), str(work), str(out), str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert torch.load(out, weights_only=True)["step"] == 3
+
+
+def test_targets_that_are_missing_are_told(work: Path) -> None:
+    with pytest.raises(TeacherError, match="run `kwsd train cache` first"):
+        distill.open_targets(work / "targets", replace(SMALL, teachers={"nobody": Lesson(l1_cosine=1.0)}))
+
+
+def test_the_shipped_settings() -> None:
+    shipped = settings.read("distill", Settings, ["steps=7", "teachers.whisper.dual_view=0.7", "start=fresh"])
+    assert (shipped.steps, shipped.start, shipped.rate) == (7, "fresh", 4e-4)
+    assert shipped.teachers["whisper"].dual_view == 0.7
+    assert shipped.teachers["voice"].source == "tap"
