@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -36,7 +38,7 @@ def soak(hours: float) -> dict[str, Any]:
             for _ in range(5):  # clients that come, ask and go
                 with connect(daemon.path) as passing:
                     passing.request("status")
-            sample = Sample(step * STEP_S / 3600, daemon.memory_mib()[0], daemon.descriptors(), daemon.threads(), daemon.cpu_s(), len(events.arrived))
+            sample = Sample(step * STEP_S / 3600, daemon.memory_mib()[0], _settled(daemon.descriptors), daemon.threads(), daemon.cpu_s(), len(events.arrived))
             samples.append(sample)
             log.info("%.2f h: %.1f MiB resident, %d descriptors, %d threads, %d wakes", sample.audio_h, sample.resident_mib, sample.descriptors,
                      sample.threads, sample.events)  # fmt: skip
@@ -44,3 +46,12 @@ def soak(hours: float) -> dict[str, Any]:
     growth = {name: getattr(last, name) - getattr(first, name) for name in ("resident_mib", "descriptors", "threads")}
     return {"hours": last.audio_h, "cpu_per_audio_s": last.cpu_s / (last.audio_h * 3600),
             "growth": growth, "samples": [asdict(s) for s in samples]}  # fmt: skip
+
+
+def _settled(count: Callable[[], int]) -> int:
+    """The least of a few looks: a file that is just being written is no growth."""
+    looks = []
+    for _ in range(5):
+        looks.append(count())
+        time.sleep(0.05)
+    return min(looks)
