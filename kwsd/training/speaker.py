@@ -194,8 +194,8 @@ def train(stores: list[Path], rooms: Path, encoder_path: Path, out: Path, settin
             save(out, head=head, project=project, softmax=softmax, optimiser=optimiser, schedule=schedule, step=step + 1)
 
 
-def load_head(path: Path) -> SpeakerHead:
-    """The trained head of a checkpoint, in evaluation mode."""
+def load_head(path: Path, part: str = "head") -> SpeakerHead:
+    """The trained head of a checkpoint, in evaluation mode; `part` is what the checkpoint calls it."""
     head = SpeakerHead()
-    head.load_state_dict(torch.load(path, weights_only=True)["head"])
+    head.load_state_dict(torch.load(path, weights_only=True)[part])
     return head.eval().requires_grad_(False)

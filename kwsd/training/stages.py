@@ -1,6 +1,6 @@
 """`kwsd train STAGE`; each resumes where it was cut off.
 
-Data: unpack, synthesize, align. Teachers: cache, distill. Training: encoder, wake, speaker. The bundle: export, negatives, cohort, evaluate.
+Data: unpack, synthesize, align. Teachers: cache, distill. Training: finetune, encoder, wake, speaker. The bundle: export, negatives, cohort, evaluate.
 
 All stages share a working folder: unpack and synthesize fill `WORK/recorded` and `WORK/synthetic`, the others leave
 `WORK/encoder.pt`, `WORK/wake.pt`, `WORK/speaker.pt`, and export writes the bundle.
@@ -22,11 +22,11 @@ import torch
 
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import COHORT, NEGATIVES
-from kwsd.training import align, cache, corpora, distill, encoder, evaluate, export, negatives, scenes, settings, speaker, synthesize, wake
+from kwsd.training import align, cache, corpora, distill, encoder, evaluate, export, finetune, negatives, scenes, settings, speaker, synthesize, wake
 from kwsd.training.speech_embedding import front_end
 
 log = logging.getLogger(__name__)
-STAGES = ("unpack", "synthesize", "align", "cache", "distill", "encoder", "wake", "speaker", "export", "negatives", "cohort", "evaluate")
+STAGES = ("unpack", "synthesize", "align", "cache", "distill", "finetune", "encoder", "wake", "speaker", "export", "negatives", "cohort", "evaluate")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -37,6 +37,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--work", type=Path, default=Path("work"), help="working folder (default: work)")
     parser.add_argument("--models", type=Path, default=Path("models"), help="the bundle to write or to evaluate (default: models)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the stage")
+    parser.add_argument("--encoder", type=Path, metavar="FILE", help="finetune, wake, speaker, export: of this checkpoint (default: WORK/encoder.pt)")
     parser.add_argument("--only", metavar="A,B", help="cache: these teachers")
     parser.add_argument("--float", action="store_true", help="export: leave the encoder in 32 bit")
     parser.add_argument("--ungated", action="store_true", help="evaluate without the voice-activity gate")
@@ -65,14 +66,17 @@ def main(argv: Sequence[str]) -> int:
         case "distill":
             wanted = settings.read("distill", distill.Settings, asked.set)
             distill.train(stores, rooms, work / "targets", work / "distilled.pt", wanted)
+        case "finetune":
+            begin = asked.encoder or (work / "distilled.pt" if (work / "distilled.pt").exists() else None)
+            finetune.train(stores, rooms, begin, work / "finetuned.pt", settings.read("finetune", finetune.Settings, asked.set))
         case "encoder":
             encoder.train(stores, rooms, work / "encoder.pt", _changed(encoder.Settings(), asked.set))
         case "wake":
-            wake.train(stores, rooms, work / "encoder.pt", work / "wake.pt", _changed(wake.Settings(), asked.set))
+            wake.train(stores, rooms, asked.encoder or work / "encoder.pt", work / "wake.pt", _changed(wake.Settings(), asked.set))
         case "speaker":
-            speaker.train(stores, rooms, work / "encoder.pt", work / "speaker.pt", _changed(speaker.Settings(), asked.set))
+            speaker.train(stores, rooms, asked.encoder or work / "encoder.pt", work / "speaker.pt", _changed(speaker.Settings(), asked.set))
         case "export":
-            trained = encoder.load_encoder(work / "encoder.pt")
+            trained = encoder.load_encoder(asked.encoder or work / "encoder.pt")
             mels = [] if asked.float else _calibration(stores, rooms)
             export.export(trained, wake.load_head(work / "wake.pt"), speaker.load_head(work / "speaker.pt"), front_end(), asked.models, mels)
         case "negatives":
