@@ -55,7 +55,7 @@ def words(folder: Path, shots: Sequence[int], seeds: int, only: Sequence[str] | 
     rows = []
     for word in wanted:
         for count in shots:
-            for seed in range(seeds):
+            for seed in range(seeds if count else 1):  # synthetic voices are always the same
                 shot, voices = (
                     (trainer.spoken(word.replace("_", " ")), set()) if count == 0 else _shots(np.flatnonzero(label == word), speaker, count, seed, take)
                 )
