@@ -188,6 +188,8 @@ def test_enrolled_voices(tmp_path: Path, bundle: Bundle, capsys: pytest.CaptureF
             soundfile.write(files[-1], say(text, voice), RATE)
         assert cli.main(["enroll", name, *state, "--wav", *map(str, files)]) == 0
     capsys.readouterr()
+    assert cli.main(["calibrate", *state, "--speakers", "--far", "2"]) == cli.DATA
+    assert "one in a hundred" in capsys.readouterr().err
     assert cli.main(["calibrate", *state, "--speakers", "--yes", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["speakers"]
     assert (found["people"], found["takes"]) == (2, 8)

@@ -150,6 +150,8 @@ def calibrate(ask: Ask, bundle: Bundle, evidence: Evidence, wanted_rate: float, 
 
 def speakers(ask: Ask, false_accept_rate: float) -> tuple[SpeakerChoice, float, str]:
     """The verification threshold of the enrolled voices, the one in force, and who says so. Raises CalibrationError, RequestError."""
+    if not 0 < false_accept_rate < 1:
+        raise ValueError(f"--far {false_accept_rate:g}: a share of strangers lies between 0 and 1; 0.01 is one in a hundred")
     body, now = ask.request("speakers.trials"), ask.request("calibration")["speaker"]
     choice = choose_speaker(np.array(body["own"]), np.array(body["strange"]), body["people"], false_accept_rate)
     return choice, now["threshold"], now["origin"]
