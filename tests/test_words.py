@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from kwsd.detect.takes import TakeRejected
 from kwsd.detect.words import REACH, UserWord, WordError, WordStore, about, check_name, from_bytes, to_bytes
 from kwsd.model.bundle import Bundle
 from kwsd.model.student import SpeakerEncoder, Student
+from kwsd.service import wording
 from tests.conftest import PHRASE, RATE, VOICES, Start, hiss, say
 
 UNHEARD = ("en-us+m4", "en-gb+f4", "en-us+f1", "en-gb-x-rp+m2")
@@ -219,6 +221,22 @@ def test_the_running_daemon_takes_it_up(start: Start, tmp_path: Path, banana: Us
     assert capsys.readouterr().out == ""
     with daemon.connect() as client:
         assert "hey_banana" not in client.request("status")["words"]
+
+
+def test_the_rooms_own_audio_is_held_against_it(start: Start, tmp_path: Path, recordings: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    soundfile.write(tmp_path / "room.wav", np.concatenate([hiss(1.0), *[say("good evening to all of you", v) for v in VOICES], hiss(1.0)] * 6), RATE)
+    daemon = start("--source", str(tmp_path / "room.wav"), "--realtime")
+    with daemon.connect() as client:
+        while client.request("status")["audio_s"] < 6:
+            time.sleep(0.2)
+        span = client.request("status")["look_back"]
+        heard = wording.look_back(client)
+        assert 4 * RATE < len(heard) <= span["end"] - span["start"] + RATE
+        room, _ = soundfile.read(tmp_path / "room.wav", dtype="int16")
+        assert any((heard[:RATE] == room[at : at + RATE]).all() for at in range(span["start"], span["start"] + 2 * RATE))
+    assert cli.main(["word", "add", PHRASE, "--socket", str(daemon.socket), "--room", "--yes", "--wav", *recordings]) == 0
+    said = capsys.readouterr().err
+    assert f"{PHRASE.replace(' ', '_')}: 6 takes" in said
 
 
 def test_recorded_through_the_daemon(start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
