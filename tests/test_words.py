@@ -202,10 +202,13 @@ def test_of_text_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str], monke
 
 def test_the_running_daemon_takes_it_up(start: Start, tmp_path: Path, banana: UserWord, endless: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "hey_banana.word").write_bytes(to_bytes(banana))
-    daemon = start("--source", str(endless), "--realtime")
+    config = tmp_path / "kwsd.yaml"
+    config.write_text("words: {computer: }")
+    daemon = start("--source", str(endless), "--realtime", "--config", str(config))
     socket = ["--socket", str(daemon.socket)]
     with daemon.connect() as client:
         before = client.request("status")
+        config.write_text("wrods: {computer: }")  # a word is taken up all the same
         assert cli.main(["word", "import", *socket, str(tmp_path / "hey_banana.word")]) == 0
         after = client.request("status")
         assert set(after["words"]) == {*before["words"], "hey_banana"}
