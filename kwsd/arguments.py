@@ -114,6 +114,14 @@ def build() -> argparse.ArgumentParser:
     return parser
 
 
+def _actions(parser: argparse.ArgumentParser, state: str) -> tuple[argparse.ArgumentParser, Any]:
+    """What all actions of a verb on the state directory share, and where to add them; `state` says what --state does."""
+    common = Parser(add_help=False)
+    _shared_options(common, "config", "socket", "json")
+    common.add_argument("--state", metavar="DIR", help=state)
+    return common, parser.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)
+
+
 def _add_calibrate_options(parser: argparse.ArgumentParser) -> None:
     heard = parser.add_mutually_exclusive_group(required=True)
     heard.add_argument(
@@ -136,10 +144,7 @@ def _add_calibrate_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_clips_verbs(parser: argparse.ArgumentParser) -> None:
-    common = Parser(add_help=False)
-    _shared_options(common, "config", "socket", "json")
-    common.add_argument("--state", metavar="DIR", help="clips of this folder; then no daemon is needed")
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)
+    common, actions = _actions(parser, "clips of this folder; then no daemon is needed")
     actions.add_parser("list", parents=[common], help="the clips that are kept, the oldest first")
     play = actions.add_parser("play", parents=[common], help="play a clip")
     play.add_argument("id", metavar="ID")
@@ -152,10 +157,7 @@ def _add_clips_verbs(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_word_verbs(parser: argparse.ArgumentParser) -> None:
-    common = Parser(add_help=False)
-    _shared_options(common, "config", "socket", "json")
-    common.add_argument("--state", metavar="DIR", help="keep words in this folder; then no daemon is needed")
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)
+    common, actions = _actions(parser, "keep words in this folder; then no daemon is needed")
     add = actions.add_parser("add", parents=[common], help="make a word of recordings of it; three suffice, ten are better")
     add.add_argument("word")
     origin = add.add_mutually_exclusive_group(required=True)

@@ -18,7 +18,7 @@ from kwsd.audio.vad import VoiceGate
 from kwsd.config import SAMPLE_RATE, Config
 from kwsd.detect.calibration import Calibration
 from kwsd.detect.trigger import Firing, Trigger
-from kwsd.detect.vocabulary import vocabulary
+from kwsd.detect.vocabulary import speaker_threshold, vocabulary
 from kwsd.detect.voiceprints import Voiceprint, best_match
 from kwsd.detect.words import REACH, UserWord, after_silence
 from kwsd.events import SpeakerMatch, Wake
@@ -104,8 +104,7 @@ class Detector:
         columns = [*self.bundle.words, *self._added]
         self._columns = [columns.index(name) for name in self.listened]
         self._config, self._words = config, tuple(self.listened)
-        calibrated = calibration.speaker.threshold if calibration and calibration.speaker else self.bundle.speaker_threshold
-        self.speaker_threshold = config.speaker.threshold if config.speaker.threshold is not None else calibrated
+        self.speaker_threshold, _ = speaker_threshold(config, self.bundle, calibration)
         self._gate = VoiceGate(config.vad.mode, int(config.vad.hangover_s * SAMPLE_RATE)) if config.vad.enabled else None
         self.use_voiceprints(voiceprints)
 

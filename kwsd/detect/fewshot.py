@@ -254,7 +254,7 @@ class WordTrainer:
         if room is not None:
             return WordTrainer(self.bundle, self._student, self.negatives.joined(room)).make(name, takes, others, wrong=wrong, rate=rate)
         usable = self.negatives.usable(name)
-        hours = usable.sum() * self.bundle.chunk_samples / SAMPLE_RATE / 3600
+        hours = self._hours(usable)
         kept = np.stack([t.frames for t in takes])
         not_it = np.stack(wrong[-MOST_KEPT:]) if wrong else np.zeros((0, REACH + WRONG_CHUNKS, kept.shape[-1]), np.float32)
         blank = UserWord(name, self.bundle.encoder_id, offsets, np.zeros(0), 0.0, 0.5, length_s, (), kept, {}, wrong=not_it)
@@ -277,14 +277,16 @@ class WordTrainer:
         alike |= {w: float(np.mean([t.builtin.get(w, 0.0) >= model.threshold for t in takes])) for w, model in self.bundle.words.items()}
         clean, noisy = (int(n) for n in (left_out < default).sum(axis=0))
         alike = {other: share for other, share in alike.items() if share > 0}
-        return word, Quality(clean, noisy, len(takes), length_s, rate, float(hours), odd, alike, _several(takes), tuple(woken.tolist()))
+        return word, Quality(clean, noisy, len(takes), length_s, rate, hours, odd, alike, _several(takes), tuple(woken.tolist()))
 
     def rate(self, word: UserWord, threshold: float) -> float:
         """False accepts an hour of ceaseless speech to expect of `word` at `threshold`."""
         takes = [WordTake(frames, word.length_s, {}) for frames in word.takes.astype(np.float32)]
         usable = self.negatives.usable(word.name)
-        hours = usable.sum() * self.bundle.chunk_samples / SAMPLE_RATE / 3600
-        return tail_rate(self._judged_peaks(word, takes, usable), float(hours), threshold)
+        return tail_rate(self._judged_peaks(word, takes, usable), self._hours(usable), threshold)
+
+    def _hours(self, usable: np.ndarray) -> float:
+        return float(usable.sum() * self.bundle.chunk_samples / SAMPLE_RATE / 3600)
 
     def _judged_peaks(self, blank: UserWord, takes: Sequence[WordTake], usable: np.ndarray) -> np.ndarray:
         """Peaks of the scores over the bank, highest first; each half of it judges a detector that was fitted to the other."""

@@ -45,8 +45,6 @@ class WordPeaks:
 class PeakMeter:
     """Takes traces in, gives peaks out: none within about a second of a higher one."""
 
-    begun: int = 0
-    """The sample after which it counts."""
     end: int = 0
     _open: dict[str, tuple[float, int]] = field(default_factory=dict)
     _found: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
@@ -115,9 +113,6 @@ class PeakLog:
                     told = tuple((float(t), float(s), bool(woke)) for t, s, woke in peaks)
                     found.setdefault(name, []).append(WordPeaks(str(model), float(seconds), told))
         return found
-
-    def clear(self) -> None:
-        self.path.unlink(missing_ok=True)
 
     def _forget(self) -> None:
         if not self.path.exists() or self.path.stat().st_size < MOST_BYTES:

@@ -17,6 +17,7 @@ from kwsd.model.bundle import Bundle, WordModel
 
 OPERATING_POINTS = ("strict", "balanced", "lenient")
 """Of each word, by rising false accepts an hour."""
+Origin = Literal["configured", "calibrated", "model"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Listened:
 
     known: WordModel | UserWord
     threshold: float
-    origin: Literal["configured", "calibrated", "model"]
+    origin: Origin
     """Who says what its threshold is."""
     refractory_s: float
 
@@ -49,6 +50,15 @@ def vocabulary(config: Config, bundle: Bundle, added: Mapping[str, UserWord], ca
         else:
             listened[name] = Listened(known, known.threshold, "model", own.refractory_s)
     return listened
+
+
+def speaker_threshold(config: Config, bundle: Bundle, calibration: Calibration | None) -> tuple[float, Origin]:
+    """From which likeness on a voice counts as an enrolled speaker's, and who says so; by the same order."""
+    if config.speaker.threshold is not None:
+        return config.speaker.threshold, "configured"
+    if calibration and calibration.speaker:
+        return calibration.speaker.threshold, "calibrated"
+    return bundle.speaker_threshold, "model"
 
 
 def _configured(name: str, threshold: float | str, known: WordModel | UserWord) -> float:

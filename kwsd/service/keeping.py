@@ -23,7 +23,7 @@ from kwsd.detect.calibration import Calibration, CalibrationError, CalibrationSt
 from kwsd.detect.clips import Clip, ClipError, ClipLabel, ClipStore
 from kwsd.detect.peaks import PeakLog, WordPeaks, pack
 from kwsd.detect.state import Named, StateError, Store
-from kwsd.detect.vocabulary import vocabulary
+from kwsd.detect.vocabulary import speaker_threshold, vocabulary
 from kwsd.detect.voiceprints import Voiceprint, VoiceprintError, VoiceprintStore, read_cohort
 from kwsd.detect.words import UserWord, WordError, WordStore, about, check_name, from_bytes, to_bytes
 from kwsd.model.bundle import Bundle
@@ -165,10 +165,8 @@ class Keeping:
         except (CalibrationError, ConfigError) as error:
             raise RequestError("bad_calibration" if isinstance(error, CalibrationError) else "bad_config", str(error)) from error
         words = {name: {"threshold": one.threshold, "model": one.known.id, "origin": one.origin} for name, one in listened.items()}
-        configured = self._config().speaker.threshold
-        threshold = kept.speaker.threshold if kept.speaker else self.bundle.speaker_threshold
-        origin = "configured" if configured is not None else "calibrated" if kept.speaker else "model"
-        return {"words": words, "speaker": {"threshold": configured if configured is not None else threshold, "origin": origin}, "earlier": len(kept.earlier)}
+        threshold, origin = speaker_threshold(self._config(), self.bundle, kept)
+        return {"words": words, "speaker": {"threshold": threshold, "origin": origin}, "earlier": len(kept.earlier)}
 
     def _calibrate(self, body: Body) -> Body:
         try:

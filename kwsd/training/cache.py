@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kwsd.training.corpora import Clip, Corpora
+from kwsd.training.corpora import RATE, Clip, Corpora
+from kwsd.training.scenes import CHUNK
 from kwsd.training.teachers import Codebook, SpeechEmbedding, Teacher, TeacherError, Transformer, Voice, k_means
 
 log = logging.getLogger(__name__)
-RATE, CHUNK = 16000, 1280
 PART_CLIPS = 400
 
 

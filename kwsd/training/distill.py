@@ -29,14 +29,12 @@ from kwsd.training import augment, objectives
 from kwsd.training.cache import Targets
 from kwsd.training.corpora import Clip, Corpora
 from kwsd.training.encoder import save
-from kwsd.training.network import TAP_FRAMES, Encoder
+from kwsd.training.network import STRIDE_FRAMES, TAP_FRAMES, Encoder
 from kwsd.training.scenes import CHUNK, Scenes, mel_of
 from kwsd.training.speech_embedding import front_end, pretrained_encoder
 from kwsd.training.teachers import TeacherError
 
 log = logging.getLogger(__name__)
-MEL_FRAMES = 8
-"""Of a chunk."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +165,7 @@ class Batches(IterableDataset[Batch]):
         if settings.mask_share:
             generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
             masked = objectives.span_mask(batch, chunks, settings.mask_share, settings.mask_chunks, generator).numpy()
-            heard[np.repeat(masked, MEL_FRAMES, axis=1)] = features.floor_db * features.scale + features.offset
+            heard[np.repeat(masked, STRIDE_FRAMES, axis=1)] = features.floor_db * features.scale + features.offset
         known = {name: np.stack([one.of.get(who, np.zeros(one.dims, np.float32)) for who in speakers]) for name, one in voices.items()}
         return Batch(
             torch.from_numpy(heard), torch.from_numpy(masked), segments, {k: torch.from_numpy(v) for k, v in frames.items()},

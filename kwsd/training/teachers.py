@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from kwsd.training import speech_embedding
+from kwsd.training.corpora import RATE
 
-RATE = 16000
 WHISPER_SAMPLES = 480_000
 FAMILIES = ("hubert", "wav2vec2", "wavlm", "whisper")
 
