@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ import pytest
 import soundfile
 
 from kwsd import cli
-from kwsd.config import Clips
+from kwsd.config import Clips, Config
 from kwsd.detect.clips import Clip, ClipError, ClipStore
 from kwsd.detect.words import UserWord, WordStore, to_bytes
 from kwsd.model.bundle import Bundle
+from kwsd.service.keeping import Keeping
 from tests.conftest import PHRASE, RATE, VOICES, Start, hiss, say
 
 NOW = 1_800_000_000.0
@@ -61,6 +63,23 @@ def test_the_oldest_without_a_label_goes_first(store: ClipStore) -> None:
     assert len(store.listed()) == 3
     store.add(clip(NOW + 1), np.zeros(450_000, np.int16))
     assert sum(p.stat().st_size for p in store.folder.iterdir()) < 2**20
+
+
+def test_what_is_too_old_goes_though_nothing_new_comes(store: ClipStore, monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
+    store.add(clip(NOW - 86400), np.zeros(10, np.int16))
+    store.make_room()
+    assert len(store.listed()) == 1
+    monkeypatch.setattr("kwsd.detect.clips.time.time", lambda: NOW + 10 * 86400)
+    config = Config(clips=Clips(max_age_days=10))
+    with Keeping(store.folder.parent, bundle, lambda: config):
+        pass  # a daemon that starts, and stops
+    assert list(store.folder.iterdir()) == []
+    with Keeping(store.folder.parent, bundle, lambda: replace(config, log_peaks=False, clips=Clips(max_age_days=1))) as keeping:
+        keeping.in_turn(lambda: store.add(clip(NOW + 5 * 86400), np.zeros(10, np.int16))).result()
+        assert len(store.listed()) == 1
+        keeping.keep_peaks({})  # every ten minutes
+    assert list(store.folder.iterdir()) == []
+    assert not keeping.peaks.path.exists()
 
 
 def test_a_full_disk_leaves_nothing_half_written(store: ClipStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ class ClipStore:
         except OSError as error:
             self._file(id, ".wav").unlink(missing_ok=True)
             raise ClipError(f"{self.folder}: the clip {id} could not be kept ({error.strerror}); make room, or lower clips.max_mib") from error
-        self._make_room()
+        self.make_room()
         return clip
 
     def listed(self) -> list[Clip]:
@@ -127,7 +127,8 @@ class ClipStore:
             raise ClipError(f"{self.folder}: could not be cleared ({error.strerror})") from error
         return len(clips)
 
-    def _make_room(self) -> None:
+    def make_room(self) -> None:
+        """Delete what is too old, and the oldest of what is too many or too large."""
         limits, clips = self._limits(), self.listed()
         sizes = {}
         for clip in clips:

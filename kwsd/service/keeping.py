@@ -66,7 +66,7 @@ class Keeping:
         self._waiting = 0
 
     def __enter__(self) -> Keeping:
-        self.in_turn(lambda: None)  # its thread is there from the start, not hours later
+        self.in_turn(self.clips.make_room)  # so that its thread is there from the start, too, not hours later
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -94,7 +94,10 @@ class Keeping:
         self._soon("a clip", lambda: self.clips.add(clip, samples))
 
     def keep_peaks(self, words: dict[str, WordPeaks]) -> None:
-        self._soon("peaks", lambda: self.peaks.append(words))
+        """What a stretch of time held, where the configuration asks for it; and time has passed for the clips as well."""
+        if self._config().log_peaks:
+            self._soon("peaks", lambda: self.peaks.append(words))
+        self._soon("the clips' age", self.clips.make_room)
 
     def _soon(self, what: str, do: Callable[[], Any]) -> None:
         if self._waiting >= MOST_WAITING:

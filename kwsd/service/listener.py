@@ -279,7 +279,7 @@ class Listener:
         """On the listener's thread, or when it has ended: hand out the peaks since the last time."""
         samples, found = self.figures.samples - self._metered, self._meter.take()
         self._metered = self.figures.samples
-        if not self.on_peaks or not self._config.log_peaks or samples < SAMPLE_RATE:
+        if not self.on_peaks or samples < SAMPLE_RATE:
             return
         words = {}
         for name, one in self.detector.listened.items():
