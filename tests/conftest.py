@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the verbs do; numpy's threads would only wait for each other
@@ -30,6 +30,15 @@ RATE = 16000
 PHRASE = "hey banana"
 VOICES = ("en-us", "en-us+f3", "en-gb+m3", "en-gb-scotland+f2", "en-us+m7", "en-029+f5")
 """A word that a user might add, and voices that say it."""
+
+
+def training_data(work: Path, takes: Iterable[tuple[np.ndarray, str, str, str]]) -> Path:
+    """`work` with a store `recorded` of `takes` (int16 samples, corpus, speaker, label), and rooms."""
+    from kwsd.training.corpora import Take, write_store
+
+    write_store(work / "recorded", (Take(*take) for take in takes))
+    np.savez(work / "rirs.npz", rirs=np.random.default_rng(0).normal(0, 1, (10, 800)) * np.exp(-np.arange(800) / 100))
+    return work
 
 
 @pytest.fixture(scope="session")

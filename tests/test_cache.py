@@ -12,6 +12,7 @@ from kwsd.training import cache, settings
 from kwsd.training.cache import Basis, Targets, TeacherSettings, per_chunk
 from kwsd.training.corpora import Corpora
 from kwsd.training.teachers import TeacherError
+from tests.conftest import training_data
 
 RATE = 16000
 
@@ -37,14 +38,9 @@ class Ramp:
 
 @pytest.fixture
 def corpora(tmp_path: Path) -> Corpora:
-    store = tmp_path / "store"
-    store.mkdir()
     lengths = [int(n) for n in np.random.default_rng(0).integers(3000, 40000, 30)]
-    np.save(store / "audio.npy", np.zeros(sum(lengths), np.int16))
-    starts = np.cumsum([0, *lengths[:-1]])
-    rows = [f"{start}\t{n}\tgsc\tspeaker{i % 9}\tword" for i, (start, n) in enumerate(zip(starts, lengths, strict=True))]
-    (store / "manifest.tsv").write_text("\n".join(["start\tsamples\tcorpus\tspeaker\tlabel", *rows]) + "\n")
-    return Corpora(store)
+    training_data(tmp_path, ((np.zeros(n, np.int16), "gsc", f"speaker{i % 9}", "word") for i, n in enumerate(lengths)))
+    return Corpora(tmp_path / "recorded")
 
 
 def test_frames_are_averaged_over_chunks() -> None:
@@ -78,7 +74,7 @@ def test_kept_resumed_and_read_again(corpora: Corpora, tmp_path: Path, monkeypat
     before = Ramp.asked
     cache.cache(corpora, "ramp", asked, folder)
     assert Ramp.asked == before
-    (folder / "part-0002.npz").unlink()
+    (folder / "part-recorded-0002.npz").unlink()
     cache.cache(corpora, "ramp", asked, folder)
     assert Ramp.asked == before + 5
     targets = Targets(folder)

@@ -16,12 +16,12 @@ import torch
 from kwsd.model.bundle import Bundle
 from kwsd.training import distill, settings
 from kwsd.training.cache import SCALE, Targets
+from kwsd.training.checkpoint import load_encoder
 from kwsd.training.corpora import Corpora
 from kwsd.training.distill import Batches, Lesson, Settings
-from kwsd.training.encoder import load_encoder
 from kwsd.training.scenes import CHUNK
 from kwsd.training.teachers import TeacherError
-from tests.conftest import say
+from tests.conftest import say, training_data
 
 LESSONS = {
     "deep": Lesson(l1_cosine=1.0, dual_view=0.5, codebook=0.2, layers=[1], delay=2),
@@ -36,23 +36,17 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of spoken words with two teachers' targets and voices, and rooms."""
     work = tmp_path_factory.mktemp("work")
     texts, voices = ("good evening", "thank you", "the weather", "banana"), ("en-us", "en-us+f3", "en-gb+m3", "en-gb+f4", "en-us+m7")
-    takes = [(voice, say(text, voice)) for voice in voices for text in texts]
-    (work / "recorded").mkdir()
-    np.save(work / "recorded" / "audio.npy", np.concatenate([x for _, x in takes]))
-    starts = np.cumsum([0, *(len(x) for _, x in takes[:-1])])
-    rows = [f"{start}\t{len(x)}\tgsc\t{voice}\ttext" for start, (voice, x) in zip(starts, takes, strict=True)]
-    (work / "recorded" / "manifest.tsv").write_text("\n".join(["start\tsamples\tcorpus\tspeaker\tlabel", *rows]) + "\n")
-    np.savez(work / "rirs.npz", rirs=np.random.default_rng(0).normal(0, 1, (10, 800)) * np.exp(-np.arange(800) / 100))
+    training_data(work, ((say(text, voice), "gsc", voice, "text") for voice in voices for text in texts))
     rng = np.random.default_rng(1)
     clips = Corpora(work / "recorded").clips
     for name, layers, dims in (("deep", 2, 6), ("low", 1, 4)):
         folder = work / "targets" / name
         folder.mkdir(parents=True)
-        keys = np.array([(c.store, c.start, c.samples // CHUNK) for c in clips])
-        total = int(keys[:, 2].sum())
+        keys = np.array([(c.start, c.samples // CHUNK) for c in clips])
+        total = int(keys[:, 1].sum())
         frames = rng.integers(-100, 100, (total, layers, dims)).astype(np.int8)
         np.savez(folder / "basis.npz", mean=0, axes=0, codebook=rng.normal(0, 1, (9, dims)).astype(np.float32))
-        np.savez(folder / "part-0000.npz", keys=keys, frames=frames, codes=rng.integers(0, 9, total).astype(np.int32))
+        np.savez(folder / "part-recorded-0000.npz", store="recorded", keys=keys, frames=frames, codes=rng.integers(0, 9, total).astype(np.int32))
     (work / "targets" / "voice").mkdir()
     np.savez(work / "targets" / "voice" / "voices.npz", people=np.array([f"gsc/{v}" for v in voices]), vectors=rng.normal(0, 1, (5, 8)))
     return work
@@ -116,7 +110,7 @@ def test_a_run_that_was_cut_off_resumes(work: Path, tmp_path: Path, caplog: pyte
     before = load_encoder(out).state_dict()
     with caplog.at_level(logging.INFO, "kwsd.training.distill"):
         distill.train(*run, out, SMALL)
-    assert any("at step 2" in r.getMessage() for r in caplog.records)
+    assert any("step 2 of 3" in r.getMessage() for r in caplog.records)
     after = load_encoder(out).state_dict()
     assert any(not torch.equal(before[k], after[k]) for k in before)
     assert torch.load(out, weights_only=True)["step"] == 3

@@ -11,11 +11,13 @@ import pytest
 import torch
 
 from kwsd.model.bundle import Bundle
-from kwsd.training import encoder, finetune, settings, speaker
-from kwsd.training.encoder import load_encoder, save
+from kwsd.training import finetune, settings, speaker
+from kwsd.training.cache import Voices
+from kwsd.training.checkpoint import load_encoder, save
 from kwsd.training.finetune import Joint, Settings
 from kwsd.training.network import WORDS, Encoder
-from tests.conftest import say
+from kwsd.training.spoken import Spoken
+from tests.conftest import say, training_data
 
 SMALL = Settings(steps=2, word_batch=2, voice_batch=4, checkpoint_every=1, log_every=1)
 
@@ -25,13 +27,10 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wake words and a sentence in six voices, rooms, and made-up vectors of a voice teacher."""
     work = tmp_path_factory.mktemp("work")
     voices = ("en-us", "en-us+f3", "en-gb+m3", "en-gb+f4", "en-us+m7", "en-us+f1")
-    takes = [(voice, label, say(label.replace("_", " "), voice)) for voice in voices for label in (*WORDS, "it is raining again today")]
-    (work / "recorded").mkdir()
-    np.save(work / "recorded" / "audio.npy", np.concatenate([x for *_, x in takes]))
-    starts = np.cumsum([0, *(len(x) for *_, x in takes[:-1])])
-    rows = [f"{start}\t{len(x)}\tgsc\t{voice}\t{label}" for start, (voice, label, x) in zip(starts, takes, strict=True)]
-    (work / "recorded" / "manifest.tsv").write_text("\n".join(["start\tsamples\tcorpus\tspeaker\tlabel", *rows]) + "\n")
-    np.savez(work / "rirs.npz", rirs=np.random.default_rng(0).normal(0, 1, (10, 800)) * np.exp(-np.arange(800) / 100))
+    labels = (*WORDS, "it is raining again today")
+    training_data(work, ((say(label.replace("_", " "), voice), "gsc", voice, label) for voice in voices for label in labels))
+    (work / "voice").mkdir()
+    np.savez(work / "voice" / "voices.npz", people=np.array([f"gsc/{voice}" for voice in voices]), vectors=np.eye(6, 8))
     torch.manual_seed(5)
     save(work / "start.pt", encoder=Encoder())
     return work
@@ -39,14 +38,13 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def front_end(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
-    for module in (encoder, speaker):
+    for module in (finetune, speaker):
         monkeypatch.setattr(module, "front_end", lambda: bundle.front_end)
 
 
 def run(work: Path, out: Path, wanted: Settings) -> dict[str, torch.Tensor]:
-    people = len(speaker.by_speaker(finetune.Corpora(work / "recorded"), development=False))
-    np.save(out.with_suffix(".teacher.npy"), np.eye(people, 8, dtype=np.float32))
-    finetune.train([work / "recorded"], work / "rirs.npz", work / "start.pt", out, wanted)
+    known = Voices(work / "voice")
+    finetune.train([work / "recorded"], work / "rirs.npz", Spoken(work / "none.tsv"), known, work / "start.pt", out, wanted)
     return load_encoder(out).state_dict()
 
 
@@ -65,8 +63,8 @@ def test_all_parameters_move_and_a_run_resumes(work: Path, tmp_path: Path, caplo
     with caplog.at_level(logging.INFO, "kwsd.training.finetune"):
         after = run(work, out, SMALL)
     told = [r.getMessage() for r in caplog.records]
-    assert any("at step 1" in line for line in told)
-    assert any("step 2/2  words" in line and "identity" in line for line in told)
+    assert any("step 1 of 2" in line for line in told)
+    assert any("step 2/2  wake" in line and "identity" in line for line in told)
     assert all(not torch.equal(began[name], after[name]) for name in began if name.endswith("weight"))
     kept = torch.load(out, weights_only=True)
     assert kept["step"] == 2
@@ -82,21 +80,46 @@ def test_a_frozen_encoder_stays(work: Path, tmp_path: Path) -> None:
 
 def test_either_task_reaches_the_encoder(bundle: Bundle) -> None:
     torch.manual_seed(0)
-    joint = Joint(Encoder(), 6, torch.eye(2, 8), SMALL)
+    joint = Joint(Encoder(), 3, 6, torch.eye(2, 8), SMALL)
     mel = torch.randn(3, 8 * 30, 32)
     labels = torch.zeros(3, 30, len(WORDS), dtype=torch.int8)
     labels[0, 20, 1] = 1
-    for task, batch in (("words", (mel, mel, labels)), ("voices", (mel, torch.tensor([0, 1, 5]), torch.tensor(0.2)))):
+    ends = torch.tensor([[0, 20, 1], [0, 9, 0], [2, 29, 2]])
+    for task, batch in (("words", (mel, mel, labels, ends)), ("voices", (mel, torch.tensor([0, 1, 5]), torch.tensor(0.2)))):
         joint.zero_grad()
         losses = joint(task, *batch)
         assert all(torch.isfinite(loss) for loss in losses)
         losses[0].backward()
         assert joint.encoder.first.weight.grad is not None
         assert joint.encoder.first.weight.grad.abs().sum() > 0
-    _, distance = joint("words", mel, mel, labels)
+    *_, distance = joint("words", mel, mel, labels, ends)
     assert distance.item() == pytest.approx(0, abs=1e-6)  # it says of the clean take what it said when it came
 
 
 def test_the_shipped_settings() -> None:
     shipped = settings.read("finetune", Settings, ["frozen=true", "steps=9"])
     assert (shipped.frozen, shipped.steps, shipped.voice) == (True, 9, 0.2)
+
+
+def test_windows_end_at_their_chunk() -> None:
+    embedding = torch.arange(40.0).reshape(1, 40, 1).repeat(2, 1, 3) + 1
+    found = finetune.windows(embedding, torch.tensor([0, 1]), torch.tensor([20, 2]))
+    assert found.shape == (2, 16, 3)
+    assert found[0, :, 0].tolist() == list(range(6, 22))
+    assert found[1, :, 0].tolist() == [0] * 13 + [1, 2, 3]  # before the first there was nothing
+
+
+def test_words_are_told_apart_just_after_they_end(work: Path) -> None:
+    types = [finetune.SILENCE, "alexa", "smart mirror"]
+    batches = finetune.WordBatches([work / "recorded"], work / "rirs.npz", Spoken(work / "none.tsv"), types, replace(SMALL, word_batch=24), 3)
+    heard, clean, labels, ends = next(iter(batches))
+    assert heard.shape == clean.shape == (24, 400, 32)
+    told = 0
+    for row, chunk, kind in ends.tolist():
+        if types[kind] == finetune.SILENCE:
+            assert not (labels[row, chunk] == 1).any()
+        else:
+            told += 1
+            word = WORDS.index(types[kind].replace(" ", "_"))
+            assert labels[row, max(chunk - 3, 0) : chunk + 1, word].max() == 1 or chunk >= 47
+    assert told >= 3

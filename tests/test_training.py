@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from kwsd.audio.spans import speech_span
+from kwsd.config import ConfigError
 from kwsd.model import bundle as bundles
 from kwsd.model.student import SpeakerEncoder, Student
-from kwsd.training import align, evaluate, export, negatives, stages
+from kwsd.training import align, evaluate, export, negatives, settings, stages, synthesize
 from kwsd.training.augment import Rooms, change_speed, gain_to, level_dbfs, mix
 from kwsd.training.corpora import Clip, Corpora
-from kwsd.training.encoder import wake_loss
+from kwsd.training.finetune import wake_loss
 from kwsd.training.network import Encoder, SpeakerHead, WakeHead
 from kwsd.training.scenes import Scenes
 from kwsd.training.speaker import MarginSoftmax
@@ -162,7 +163,7 @@ def test_speech_is_found_amid_silence() -> None:
 
 
 def test_the_split_keeps_speakers_apart_and_labels_follow_the_words(tmp_path: Path) -> None:
-    clips = [Clip(0, n * 100, 100, "pico", f"s{n % 20}", "computer") for n in range(200)]
+    clips = [Clip("store", n * 100, 100, "pico", f"s{n % 20}", "computer") for n in range(200)]
     for speaker in {c.speaker for c in clips}:
         assert len({c.development for c in clips if c.speaker == speaker}) == 1
     assert 0 < sum(c.development for c in clips) < len(clips) / 2
@@ -187,12 +188,13 @@ def test_the_split_keeps_speakers_apart_and_labels_follow_the_words(tmp_path: Pa
     assert (labels[:, 0] == 0).all()
 
 
-def test_settings_are_changed_by_name() -> None:
-    from kwsd.training.wake import Settings
-
-    assert stages._changed(Settings(), ["steps=7", "rate=0.5"]) == Settings(steps=7, rate=0.5)
-    with pytest.raises(ValueError, match="no setting 'stps' here; there are"):
-        stages._changed(Settings(), ["stps=7"])
+def test_every_stages_settings_are_read_and_changed_by_name() -> None:
+    heads = settings.read("heads", stages.Heads, ["wake.steps=7", "speaker.rate=2e-4", "speaker.crop_chunks=[5, 9]"])
+    assert (heads.wake.steps, heads.speaker.rate, heads.speaker.crop_chunks, heads.speaker.speeds) == (7, 2e-4, [5, 9], [1.0, 0.89, 1.12])
+    assert settings.read("synthesize", synthesize.Settings, ["kokoro_voices=0"]) == synthesize.Settings(1, 0)
+    assert settings.read("align", align.Settings, ["whisper=/models/whisper"]).whisper == "/models/whisper"
+    with pytest.raises(ConfigError, match=r"wake\.stps"):
+        settings.read("heads", stages.Heads, ["wake.stps=7"])
 
 
 def test_there_are_many_rough_voices() -> None:
@@ -228,22 +230,22 @@ def test_words_of_joined_sentences_find_their_clips(sentences: Path, tmp_path: P
 
     monkeypatch.setitem(sys.modules, "faster_whisper", SimpleNamespace(WhisperModel=Whisper))
     out = tmp_path / "aligned.tsv"
-    align.align([sentences], out, "tiny")
+    align.align([sentences], out, align.Settings("tiny"))
     rows = [line.split("\t") for line in out.read_text().splitlines()]
     assert rows[0] == align.FIELDS
-    assert rows[1] == ["0", str(48000 + 8000), "6400", "libri", "a1", "hello"]
+    assert rows[1] == ["store", str(48000 + 8000), "6400", "libri", "a1", "hello"]
     assert {row[5] for row in rows[1:]} == {"hello"}  # unsure, across two sentences, too short
     assert len(heard) == len(rows) - 1 == 3
     assert all(seconds <= align.WINDOW_S for seconds in heard)
     out.write_text("\n".join(out.read_text().splitlines()[:3]) + "\n")
-    align.align([sentences], out, "tiny")  # goes on behind the last word
+    align.align([sentences], out, align.Settings("tiny"))  # goes on behind the last word
     assert len(heard) == 4
     assert len(out.read_text().splitlines()) == len(rows)
 
 
 def test_the_bank_names_what_is_said_in_it(sentences: Path, tmp_path: Path, bundle: bundles.Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez(tmp_path / "rirs.npz", rirs=np.eye(10, 2000, dtype=np.float16))
-    (tmp_path / "aligned.tsv").write_text("\t".join(align.FIELDS) + "\n" + "".join(f"0\t{n * 48000 + 100}\t4000\tlibri\ta{n}\tapple\n" for n in range(20)))
+    (tmp_path / "aligned.tsv").write_text("\t".join(align.FIELDS) + "\n" + "".join(f"store\t{n * 48000 + 100}\t4000\tlibri\ta{n}\tapple\n" for n in range(20)))
     monkeypatch.setattr(negatives, "SECONDS", {"libri": 20, "gsc": 10})
     negatives.gather(Corpora(sentences), tmp_path / "aligned.tsv", tmp_path / "rirs.npz", bundle, tmp_path / "bank.npz")
     with np.load(tmp_path / "bank.npz") as bank:

@@ -13,6 +13,8 @@ import numpy as np
 
 log = logging.getLogger(__name__)
 RATE = 16000
+NOISE_FOLDER = "_background_noise_"
+"""Of Speech Commands, and of corpora laid out like it: recordings of noise."""
 
 
 class AudioFileError(ValueError):

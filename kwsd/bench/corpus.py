@@ -15,10 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from kwsd.audio.files import AudioFileError
+from kwsd.audio.files import NOISE_FOLDER, AudioFileError
 
 AUDIO = (".wav", ".flac", ".ogg", ".mp3")
-NOISE_FOLDER = "_background_noise_"
 
 
 @dataclass(frozen=True)

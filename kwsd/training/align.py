@@ -10,6 +10,7 @@ import csv
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,22 +19,27 @@ from kwsd.audio.files import RATE
 from kwsd.training.corpora import Clip, Corpora
 
 log = logging.getLogger(__name__)
-SENTENCES = ("libri", "speechocean")
 WINDOW_S, GAP_S = 28.0, 0.5
 SURE = 0.6
 """Whisper's probability from which on a word is believed."""
 FIELDS = ["store", "start", "samples", "corpus", "speaker", "label"]
 
 
-def align(stores: list[Path], out: Path, whisper: str) -> None:
-    """Write `out`, a row a word, of all sentences in the stores; `whisper` is a model's name or folder. Goes on where it was cut off."""
+@dataclass(frozen=True)
+class Settings:
+    whisper: str = "base"
+    """A model's name or its folder."""
+
+
+def align(stores: list[Path], out: Path, settings: Settings) -> None:
+    """Write `out`, a row a word, of all sentences in the stores. Goes on where it was cut off."""
     from faster_whisper import WhisperModel
 
     corpora = Corpora(*stores)
-    sentences = [clip for clip in corpora.clips if clip.corpus in SENTENCES]
+    sentences = [clip for clip in corpora.clips if clip.person and not clip.label]
     last = _last(out)
     logging.getLogger("faster_whisper").setLevel(logging.WARNING)
-    model = WhisperModel(whisper, device="auto", compute_type="int8")
+    model = WhisperModel(settings.whisper, device="auto", compute_type="int8")
     with out.open("a", encoding="utf-8", newline="") as lines:
         table = csv.writer(lines, delimiter="\t", lineterminator="\n")
         if last is None:
@@ -50,12 +56,12 @@ def align(stores: list[Path], out: Path, whisper: str) -> None:
                 log.info("aligned to clip %s/%d, %d windows", group[-1].corpus, group[-1].start, n + 1)
 
 
-def _last(out: Path) -> tuple[int, int] | None:
+def _last(out: Path) -> tuple[str, int] | None:
     """Store and position of the last word found so far."""
     if not out.exists():
         return None
     with out.open(encoding="utf-8") as lines:
-        rows = [(int(r["store"]), int(r["start"])) for r in csv.DictReader(lines, delimiter="\t")]
+        rows = [(r["store"], int(r["start"])) for r in csv.DictReader(lines, delimiter="\t")]
     return max(rows, default=None)
 
 

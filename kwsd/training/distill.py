@@ -26,9 +26,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
 from kwsd.training import augment, objectives
-from kwsd.training.cache import Targets
+from kwsd.training.cache import Targets, Voices
+from kwsd.training.checkpoint import resume, save
 from kwsd.training.corpora import Clip, Corpora
-from kwsd.training.encoder import save
 from kwsd.training.network import STRIDE_FRAMES, TAP_FRAMES, Encoder
 from kwsd.training.scenes import CHUNK, Scenes, mel_of
 from kwsd.training.speech_embedding import front_end, pretrained_encoder
@@ -105,16 +105,6 @@ class Batch:
         return Batch(self.mel.to(device), self.masked.to(device), self.segments, moved(self.frames), moved(self.codes), moved(self.voices))
 
 
-class Voices:
-    """A voice teacher's vectors, centred over the speakers."""
-
-    def __init__(self, folder: Path) -> None:
-        with np.load(folder / "voices.npz", allow_pickle=False) as kept:
-            vectors = kept["vectors"] - kept["vectors"].mean(axis=0)
-            self.of = dict(zip(kept["people"].tolist(), vectors.astype(np.float32)))
-        self.dims = vectors.shape[1]
-
-
 class Batches(IterableDataset[Batch]):
     """Endless batches of scenes: clips one after the other on the grid of chunks, as heard, with what the teachers say of them."""
 
@@ -158,7 +148,7 @@ class Batches(IterableDataset[Batch]):
                     frames[name][row, at : at + length] = said[:, begin : begin + length].transpose(1, 0, 2)
                     codes[name][row, at : at + length] = code[begin : begin + length]
                 segments.append(Segment(row, at, at + length))
-                speakers.append(f"{clip.corpus}/{clip.speaker}")
+                speakers.append(clip.person)
                 at += length + int(rng.integers(0, 5))
         heard = mel_of(features, np.stack([scenes.degrade(x) for x in clean]))
         masked = np.zeros((batch, chunks), bool)
@@ -286,13 +276,8 @@ def train(stores: list[Path], rooms: Path, targets: Path, out: Path, settings: S
         optimiser = torch.optim.AdamW(groups, weight_decay=1e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimiser, [settings.rate, settings.projection_rate], total_steps=settings.steps + 1, pct_start=settings.ramp)  # fmt: skip
-        first = 0
-        if out.exists():
-            saved = torch.load(out, weights_only=True, map_location=device)
-            for name, part in (("encoder", distiller.encoder), ("answers", distiller.answers), ("optimiser", optimiser), ("schedule", schedule)):
-                part.load_state_dict(saved[name])
-            first = saved["step"]
-            log.info("resuming %s at step %d", out, first)
+        first = resume(out, device, encoder=distiller.encoder, answers=distiller.answers, optimiser=optimiser, schedule=schedule)
+        log.info("step %d of %d", first, settings.steps)
         model: nn.Module = distiller if world == 1 else nn.parallel.DistributedDataParallel(distiller, find_unused_parameters=True)
         seed = settings.seed + first * world + rank
         batches = iter(DataLoader(Batches(stores, rooms, targets, settings, seed), batch_size=None, num_workers=1, prefetch_factor=4))

@@ -1,10 +1,14 @@
 """`kwsd train finetune`: words and voices together, over all parameters (paper A, Kerpicci et al. 2022, arXiv 2210.16611).
 
-Every step takes a batch of scenes with wake words (max-pool loss on a provisional wake head), then one of voices (angular margin
-softmax on the speaker head, and the speaker's pooled teacher vector), and updates the whole encoder after each. A small term keeps it
-near what it said of the clean take when it came. `frozen: true` leaves the encoder as it came, for comparison.
+Every step takes a batch of scenes with wake words, then one of voices, and updates the whole encoder after each.
 
-`torchrun` runs it on several devices, as it does `kwsd train distill`.
+- Wake words: the max-pool loss on a provisional wake head.
+- All words: every labelled or aligned word of a scene is to be told from all others by the last 1.28 s, so that the embedding parts
+  words which it was never trained to wake on (cosine softmax over thousands of words).
+- Voices: angular margin softmax on the speaker head, and the speaker's pooled teacher vector.
+- A small term keeps the encoder near what it said of the clean take when it came.
+
+`frozen: true` leaves the encoder as it came, for comparison. `torchrun` runs it on several devices, as it does `kwsd train distill`.
 """
 
 from __future__ import annotations
@@ -12,32 +16,39 @@ from __future__ import annotations
 import copy
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
-from kwsd.training import encoder as words
+from kwsd.training import augment
 from kwsd.training import speaker as voices
+from kwsd.training.cache import Voices
+from kwsd.training.checkpoint import resume, save
 from kwsd.training.corpora import Corpora
 from kwsd.training.distill import devices
-from kwsd.training.encoder import save, wake_loss
 from kwsd.training.network import TAP_FRAMES, Encoder, SpeakerHead, WakeHead
-from kwsd.training.speaker import LEAD_CHUNKS, MarginSoftmax, by_speaker, teacher_embeddings
-from kwsd.training.speech_embedding import pretrained_encoder
+from kwsd.training.scenes import CHUNK, Scene, Scenes, mel_of
+from kwsd.training.speaker import LEAD_CHUNKS, MarginSoftmax, by_speaker
+from kwsd.training.speech_embedding import front_end, pretrained_encoder
+from kwsd.training.spoken import Spoken
 
 log = logging.getLogger(__name__)
+SILENCE = ""
+"""The first of the words that are told apart: nothing said for `QUIET_CHUNKS`."""
+QUIET_CHUNKS = 10
 
 
 @dataclass(frozen=True)
 class Settings:
     steps: int = 3000
     word_batch: int = 24
+    scene_s: float = 4.0
     voice_batch: int = 64
     rate: float = 1e-4
     """Of the encoder."""
@@ -45,8 +56,10 @@ class Settings:
     ramp: float = 0.1
     distillation: float = 0.2
     """Weight of the standardised squared error to what the encoder said of the clean take when it came."""
+    all_words: float = 0.1
+    """Weight of telling all words apart, beside 1 of the wake words."""
     voice: float = 0.2
-    """Weight of the voices' loss, beside 1 of the words'."""
+    """Weight of the voices' loss; 0: words alone."""
     margin: float = 0.2
     scale: float = 24.0
     teacher: float = 8.0
@@ -57,13 +70,81 @@ class Settings:
     log_every: int = 50
 
 
-class Joint(nn.Module):
-    """The encoder between its two heads. `forward` serves either task, so that one wrapper serves several devices."""
+class WordBatches(IterableDataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
+    """Endless batches of scenes: mel as heard and of the clean take `[batch, frame, 32]`, labels of the wake words `[batch, chunk, word]`,
+    and where which of `types` has just ended `[word, (row, chunk, type)]`."""
 
-    def __init__(self, encoder: Encoder, people: int, teacher: Tensor, settings: Settings) -> None:
+    def __init__(self, stores: list[Path], rooms: Path, spoken: Spoken, types: list[str], settings: Settings, seed: int) -> None:
+        self.stores, self.rooms, self.spoken, self.settings, self.seed = stores, rooms, spoken, settings, seed
+        self.types = {text: n for n, text in enumerate(types)}
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        torch.set_num_threads(1)
+        scenes = Scenes(Corpora(*self.stores), self.rooms, seed=self.seed, spoken=self.spoken)
+        features, chunks = front_end(), int(self.settings.scene_s * 16000) // CHUNK
+        floor = features.floor_db * features.scale + features.offset
+        while True:
+            drawn = [scenes.draw(chunks * CHUNK) for _ in range(self.settings.word_batch)]
+            heard = mel_of(features, np.stack([s.heard for s in drawn]))
+            clean = mel_of(features, np.stack([augment.to_int16(s.clean) for s in drawn]))
+            for i in np.flatnonzero(scenes.rng.random(len(drawn)) < 0.3):
+                heard[i] = augment.spec_augment(heard[i], scenes.rng, floor)
+            labels = np.stack([scenes.labels(s.words, chunks) for s in drawn])
+            ends = [(row, *end) for row, scene in enumerate(drawn) for end in self._ends(scene, chunks, scenes.rng)]
+            yield torch.from_numpy(heard), torch.from_numpy(clean), torch.from_numpy(labels), torch.tensor(ends, dtype=torch.int64).reshape(-1, 3)
+
+    def _ends(self, scene: Scene, chunks: int, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
+        """(chunk, type) of each word that is told apart, 0 to 0.24 s after its end; and of one quiet moment."""
+        for text, _, end in scene.said:
+            chunk = -(-end // CHUNK) - 1 + int(rng.integers(0, 3))
+            if text in self.types and chunk < chunks:
+                yield chunk, self.types[text]
+        still = ~scene.clean.reshape(chunks, CHUNK).any(axis=1)
+        quiet = np.flatnonzero(np.convolve(still, np.ones(QUIET_CHUNKS), "valid") > QUIET_CHUNKS - 0.5) + QUIET_CHUNKS - 1
+        if len(quiet) and SILENCE in self.types:
+            yield int(rng.choice(quiet)), self.types[SILENCE]
+
+
+def wake_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Max-pool loss: each word's best frame where it has just ended must fire, its four best frames elsewhere must not.
+
+    `logits`, `labels` `[batch, frame, word]`; labels 1 just after the word, 0 elsewhere, -1 ignored."""
+    hit = logits.masked_fill(labels != 1, -torch.inf).amax(dim=1)
+    there = (labels == 1).any(dim=1)
+    positive = F.softplus(-hit[there]).sum()
+    worst = logits.masked_fill(labels != 0, -30.0).topk(4, dim=1).values
+    return (positive + F.softplus(worst).sum() * 0.25) / len(logits)
+
+
+class WordSpace(nn.Module):
+    """A vector of unit length for the word that has just ended: `window [n, 16, 96]` of embeddings to `[n, 128]`. For training alone."""
+
+    dim = 128
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(Encoder.embedding_dim)
+        self.mix = nn.Conv1d(Encoder.embedding_dim, 192, WakeHead.context)
+        self.out = nn.Linear(192, self.dim)
+
+    def forward(self, window: Tensor) -> Tensor:
+        return F.normalize(self.out(F.relu(self.mix(self.norm(window.transpose(1, 2))).squeeze(2))), dim=1)
+
+
+def windows(embedding: Tensor, row: Tensor, chunk: Tensor) -> Tensor:
+    """The 16 embeddings that end at `chunk [n]` of `row [n]`, zeros before the first: `[n, 16, dim]` of `[batch, chunk, dim]`."""
+    padded = F.pad(embedding, (0, 0, WakeHead.context - 1, 0))
+    return padded[row[:, None], chunk[:, None] + torch.arange(WakeHead.context, device=chunk.device)]
+
+
+class Joint(nn.Module):
+    """The encoder between its heads. `forward` serves either task, so that one wrapper serves several devices."""
+
+    def __init__(self, encoder: Encoder, types: int, people: int, teacher: Tensor, settings: Settings) -> None:
         super().__init__()
         self.settings, self.people = settings, len(teacher)
         self.encoder, self.wake, self.speaker = encoder, WakeHead(), SpeakerHead()
+        self.space, self.types = WordSpace(), MarginSoftmax(WordSpace.dim, types, settings.scale)
         self.project, self.softmax = nn.Linear(SpeakerHead.dim, teacher.shape[1]), MarginSoftmax(SpeakerHead.dim, people, settings.scale)
         self.came = copy.deepcopy(encoder).requires_grad_(False)
         self.register_buffer("teacher", teacher, persistent=False)
@@ -74,58 +155,65 @@ class Joint(nn.Module):
         return embedding.float(), tap.float()
 
     def forward(self, task: str, *batch: Tensor) -> tuple[Tensor, ...]:
-        """`words`: heard and clean mel, labels, to the loss of the words and the distance to what it said when it came.
-        `voices`: mel, people, the margin, to the loss of the identities, the distance to their teacher, and the share named right."""
+        """`words`: heard and clean mel, labels and ends, to the loss of the wake words, that of all words, the share of these named
+        right, and the distance to what the encoder said when it came. `voices`: mel, people, the margin, to the loss of the
+        identities, the distance to their teacher, and the share named right."""
         if task == "words":
-            heard, clean, labels = batch
+            heard, clean, labels, ends = batch
             embedding, _ = self._encode(self.encoder, heard)
             logits, _, _ = self.wake(embedding, self.wake.zero_state(len(heard)))
+            word = self.space(windows(embedding, ends[:, 0], ends[:, 1]))
             with torch.no_grad():
                 target, _ = self._encode(self.came, clean)
             spread = target.flatten(0, 1).std(0).clamp(min=1e-3)
-            return wake_loss(logits, labels), (((embedding - target) / spread) ** 2).mean()
+            named, right = self.types(word, ends[:, 2], 0.0), self.types.right(word, ends[:, 2])
+            return wake_loss(logits, labels), named, right, (((embedding - target) / spread) ** 2).mean()
         mel, person, margin = batch
         embedding, tap = self._encode(self.encoder, mel)
         voice = self.speaker(tap[:, LEAD_CHUNKS * TAP_FRAMES :], embedding[:, LEAD_CHUNKS:])
         identity = self.softmax(voice, person, float(margin))
         known = person < self.people
         likeness = F.cosine_similarity(self.project(voice[known]), self.teacher[person[known]])  # type: ignore[index]
-        nearest = (voice.detach() @ F.normalize(self.softmax.weight.detach(), dim=1).T).argmax(1)
-        return identity, (1 - likeness).sum() / known.sum().clamp(min=1), (nearest == person).float().mean()
+        return identity, (1 - likeness).sum() / known.sum().clamp(min=1), self.softmax.right(voice, person)
 
     def parts(self) -> dict[str, nn.Module]:
-        return {"encoder": self.encoder, "head": self.wake, "speaker": self.speaker, "project": self.project, "softmax": self.softmax, "came": self.came}
+        return {
+            "encoder": self.encoder, "head": self.wake, "speaker": self.speaker, "project": self.project, "softmax": self.softmax,
+            "space": self.space, "types": self.types, "came": self.came,
+        }  # fmt: skip
 
 
-def train(stores: list[Path], rooms: Path, start: Path | None, out: Path, settings: Settings) -> None:
+def train(stores: list[Path], rooms: Path, spoken: Spoken, known: Voices, start: Path | None, out: Path, settings: Settings) -> None:
     """Train from the encoder of the checkpoint `start` (None: the speech embedding's), resuming from `out` where it exists."""
     with devices() as (device, rank, world):
         torch.manual_seed(settings.seed)
-        scenes = words.Settings(batch=settings.word_batch)
+        corpora = Corpora(*stores)
+        types = [SILENCE, *spoken.types(clip for clip in corpora.clips if not clip.development and not clip.noise)]
         crops = voices.Settings(batch=settings.voice_batch)
-        people = by_speaker(Corpora(*stores), development=False)
-        teacher = torch.from_numpy(teacher_embeddings(Corpora(*stores), people, out.with_suffix(".teacher.npy")))
+        people = by_speaker(corpora, development=False)
+        teacher = torch.from_numpy(known.matrix(people))
         encoder = Encoder() if start else pretrained_encoder()
+        given = torch.load(start, weights_only=True) if start else {}
         if start:
-            encoder.load_state_dict(torch.load(start, weights_only=True)["encoder"])
-        joint = Joint(encoder, len(people) * len(crops.speeds), teacher, settings).to(device).train()
+            encoder.load_state_dict(given["encoder"])
+        joint = Joint(encoder, len(types), len(people) * len(crops.speeds), teacher, settings).to(device).train()
+        for name, part in joint.parts().items():
+            if name in given and name != "came":
+                part.load_state_dict(given[name])
+        joint.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        joint.came.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         joint.encoder.requires_grad_(not settings.frozen)
-        heads = [p for part in (joint.wake, joint.speaker, joint.project, joint.softmax) for p in part.parameters()]
+        encoders = (joint.encoder, joint.came)
+        heads = [p for part in joint.parts().values() if part not in encoders for p in part.parameters()]
         groups = [{"params": joint.encoder.parameters(), "lr": settings.rate}, {"params": heads, "lr": settings.head_rate}]
         optimiser = torch.optim.AdamW(groups, weight_decay=1e-3)
-        rates = [settings.rate, settings.head_rate]
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=2 * settings.steps + 1, pct_start=settings.ramp)
-        first = 0
-        if out.exists():
-            saved = torch.load(out, weights_only=True, map_location=device)
-            restored: dict[str, Any] = {**joint.parts(), "optimiser": optimiser, "schedule": schedule}
-            for name, part in restored.items():
-                part.load_state_dict(saved[name])
-            first = saved["step"]
-            log.info("resuming %s at step %d", out, first)
+        updates, rates = settings.steps * (2 if settings.voice else 1), [settings.rate, settings.head_rate]
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=updates + 1, pct_start=settings.ramp)
+        first = resume(out, device, **joint.parts(), optimiser=optimiser, schedule=schedule)
+        log.info("%d words, %d people; step %d of %d", len(types), len(people), first, settings.steps)
         model: nn.Module = joint if world == 1 else nn.parallel.DistributedDataParallel(joint, find_unused_parameters=True)
         seed = settings.seed + first * world + rank
-        word_batches = iter(DataLoader(words.Batches(stores, rooms, scenes, seed), batch_size=None, num_workers=1, prefetch_factor=4))
+        word_batches = iter(DataLoader(WordBatches(stores, rooms, spoken, types, settings, seed), batch_size=None, num_workers=1, prefetch_factor=4))
         voice_batches = iter(DataLoader(voices.Crops(stores, rooms, crops, seed), batch_size=None, num_workers=1, prefetch_factor=4))
 
         def update(loss: Tensor) -> None:
@@ -135,18 +223,21 @@ def train(stores: list[Path], rooms: Path, start: Path | None, out: Path, settin
             optimiser.step()
             schedule.step()
 
-        began, sums = time.monotonic(), np.zeros(5)
+        began, sums = time.monotonic(), np.zeros(7)
         for step in range(first, settings.steps):
-            word, distance = model("words", *(x.to(device) for x in next(word_batches)))
-            update(word + settings.distillation * distance)
-            margin = torch.tensor(settings.margin * min(max(2 * step / settings.steps - 0.5, 0.0), 1.0))
-            identity, away, right = model("voices", *(x.to(device) for x in next(voice_batches)), margin)
-            update(settings.voice * (identity + settings.teacher * away))
-            sums += [x.item() for x in (word, distance, identity, away, right)]
+            wake, named, told, distance = model("words", *(x.to(device) for x in next(word_batches)))
+            update(wake + settings.all_words * named + settings.distillation * distance)
+            sums[:4] += [x.item() for x in (wake, named, told, distance)]
+            if settings.voice:
+                margin = torch.tensor(settings.margin * min(max(2 * step / settings.steps - 0.5, 0.0), 1.0))
+                identity, away, right = model("voices", *(x.to(device) for x in next(voice_batches)), margin)
+                update(settings.voice * (identity + settings.teacher * away))
+                sums[4:] += [x.item() for x in (identity, away, right)]
             if rank == 0 and (step + 1) % settings.log_every == 0:
                 pace = (time.monotonic() - began) / (step + 1 - first)
-                log.info("step %d/%d  words %.4f  distillation %.4f  identity %.3f  teacher %.3f  named right %.3f  %.2f s/step  %.0f min left",
+                log.info("step %d/%d  wake %.4f  words %.3f, right %.3f  distillation %.4f  identity %.3f  teacher %.3f  named right %.3f"
+                         "  %.2f s/step  %.0f min left",
                          step + 1, settings.steps, *(sums / settings.log_every), pace, pace * (settings.steps - step - 1) / 60)  # fmt: skip
                 sums[:] = 0
             if rank == 0 and ((step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps):
-                save(out, **joint.parts(), optimiser=optimiser, schedule=schedule, step=step + 1, settings=asdict(settings))
+                save(out, **joint.parts(), optimiser=optimiser, schedule=schedule, step=step + 1, settings=asdict(settings), words=types)

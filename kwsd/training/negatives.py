@@ -5,9 +5,7 @@ A segment that holds known words names them, so that a word which is added is no
 
 from __future__ import annotations
 
-import csv
 import logging
-from bisect import bisect_left
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +13,9 @@ import numpy as np
 from kwsd.model.bundle import Bundle
 from kwsd.model.student import Student
 from kwsd.training import augment
-from kwsd.training.corpora import Clip, Corpora
+from kwsd.training.corpora import Corpora
 from kwsd.training.scenes import CHUNK, Scenes, mel_of
+from kwsd.training.spoken import Spoken
 
 log = logging.getLogger(__name__)
 SECONDS = {"libri": 700, "speechocean": 700, "gsc": 200, "arabic": 150, "dsp20": 120, "fsdd": 40, "precise": 80, "synthetic": 300,
@@ -31,7 +30,7 @@ def gather(corpora: Corpora, aligned: Path, rooms: Path, bundle: Bundle, out: Pa
     """Write the bank `out` from the training split, through the exported student of `bundle`."""
     student = Student(bundle)
     scenes = Scenes(corpora, rooms, seed=seed)
-    rng, words = scenes.rng, _Words(aligned)
+    rng, spoken = scenes.rng, Spoken(aligned)
     high: list[np.ndarray] = []
     texts: list[str] = []
     for corpus, seconds in SECONDS.items():
@@ -47,7 +46,7 @@ def gather(corpora: Corpora, aligned: Path, rooms: Path, bundle: Bundle, out: Pa
                 samples = corpora.read(clip)[: 2 * SEGMENT_S * 16000]
                 parts.append(augment.gain_to(samples, float(rng.normal(-26, 4))))
                 length += len(samples)
-                said |= words.of(clip)
+                said |= spoken.words(clip)
             x = np.concatenate(parts)
             x = scenes.degrade(x) if rng.random() < DEGRADED else augment.to_int16(x)
             mel = mel_of(bundle.front_end, x[: len(x) // CHUNK * CHUNK])
@@ -61,20 +60,3 @@ def gather(corpora: Corpora, aligned: Path, rooms: Path, bundle: Bundle, out: Pa
     starts = np.cumsum([0, *map(len, high[:-1])]).astype(np.int64)
     np.savez(out, high=np.clip(np.round(frames / scale), -127, 127).astype(np.int8), scale=scale, starts=starts, texts=np.array(texts, np.str_))
     log.info("%.0f min of negatives, %.1f MB", len(frames) * 0.08 / 60, out.stat().st_size / 1e6)
-
-
-class _Words:
-    """The words that are known to be said in a clip."""
-
-    def __init__(self, aligned: Path) -> None:
-        self._found: list[tuple[int, int, str]] = []
-        if aligned.exists():
-            with aligned.open(encoding="utf-8") as lines:
-                self._found = sorted((int(r["store"]), int(r["start"]), r["label"]) for r in csv.DictReader(lines, delimiter="\t"))
-
-    def of(self, clip: Clip) -> set[str]:
-        if clip.label:
-            return set(clip.label.removeprefix("near ").replace("_", " ").lower().split()) if clip.corpus not in ("arabic",) else set()
-        begin = bisect_left(self._found, (clip.store, clip.start, ""))
-        end = bisect_left(self._found, (clip.store, clip.start + clip.samples, ""))
-        return {label for _, _, label in self._found[begin:end]}

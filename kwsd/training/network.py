@@ -121,7 +121,7 @@ class SpeakerHead(nn.Module):
 
     dim = 192
 
-    def __init__(self, width: int = 144, blocks: int = 4, pooled: int = 224, attention: int = 48) -> None:
+    def __init__(self, width: int = 208, blocks: int = 4, pooled: int = 320, attention: int = 64) -> None:
         super().__init__()
         inputs = Encoder.tap_dim + Encoder.embedding_dim
         self.enter = nn.Sequential(nn.BatchNorm1d(inputs), nn.Conv1d(inputs, width, 1), nn.ReLU(), nn.BatchNorm1d(width))

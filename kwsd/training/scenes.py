@@ -14,6 +14,7 @@ from kwsd.training import augment
 from kwsd.training.augment import Rooms
 from kwsd.training.corpora import Clip, Corpora
 from kwsd.training.network import WORDS
+from kwsd.training.spoken import Said, Spoken, labelled
 
 CHUNK = 1280
 SPEEDS = (0.87, 1.22)
@@ -28,13 +29,15 @@ class Scene:
     """`[sample]`, what the microphone hears of it."""
     words: list[tuple[int, int, int]]
     """`(word, start, end)` in samples of each wake word that lies in it."""
+    said: list[Said]
+    """All words that are known to be said in it."""
 
 
 class Scenes:
     """Draws scenes from one split of the corpora."""
 
-    def __init__(self, corpora: Corpora, rooms: Path, *, development: bool = False, seed: int = 0) -> None:
-        self.corpora, self.rng = corpora, np.random.default_rng(seed)
+    def __init__(self, corpora: Corpora, rooms: Path, *, development: bool = False, seed: int = 0, spoken: Spoken | None = None) -> None:
+        self.corpora, self.rng, self.spoken = corpora, np.random.default_rng(seed), spoken
         self.rooms = Rooms(rooms, development)
         clips = [c for c in corpora.clips if c.development == development]
         self.words: list[dict[bool, list[Clip]]] = [
@@ -99,14 +102,15 @@ class Scenes:
     def draw(self, samples: int, word_share: float = 0.4) -> Scene:
         """One scene of `samples`."""
         rng = self.rng
-        clean, words = np.zeros(samples, np.float32), []
+        clean, words, said = np.zeros(samples, np.float32), [], list[Said]()
         at = int(rng.uniform(0, 0.7) * 16000)
         while at < samples - 3200:
             word = int(rng.integers(len(WORDS))) if rng.random() < word_share else -1
             clip = self.word_clip(word) if word >= 0 else self.other_clip()
-            x = self.corpora.read(clip)
+            x, speed = self.corpora.read(clip), 1.0
             if rng.random() < 0.5:
-                x = augment.change_speed(x, float(rng.uniform(*SPEEDS)))
+                speed = float(rng.uniform(*SPEEDS))
+                x = augment.change_speed(x, speed)
             if word >= 0 or len(x) < 48000:
                 start, end = speech_span(x)
                 lead, tail = (int(rng.uniform(0.02, 0.2) * 16000) for _ in range(2))
@@ -117,12 +121,18 @@ class Scenes:
                 length = min(int(rng.uniform(0.8, 3.0) * 16000), len(x))
                 begin = int(rng.integers(len(x) - length + 1))
                 x, start, end = x[begin : begin + length], 0, length
+            if clip.label:
+                found = [Said(labelled(clip), start, end)]
+            else:
+                within = self.spoken.within(clip, round(begin * speed), round((begin + len(x)) * speed)) if self.spoken else []
+                found = [Said(text, round(a / speed), round(b / speed)) for text, a, b in within]
             x = augment.gain_to(x, float(rng.normal(-26, 3)))[: samples - at]
             clean[at : at + len(x)] += x
             if word >= 0:
                 words.append((word, at + start, at + end))
+            said += [Said(text, at + a, at + b) for text, a, b in found if text and at + b <= samples]
             at += len(x) + int(rng.choice([0.0, rng.uniform(0, 0.3), rng.uniform(0.3, 1.0)]) * 16000)
-        return Scene(clean, self.degrade(clean), words)
+        return Scene(clean, self.degrade(clean), words, said)
 
     def labels(self, words: list[tuple[int, int, int]], chunks: int) -> np.ndarray:
         """int8 `[chunk, word]`: 1 where a word has just ended (0 to 0.28 s), -1 around that (ignored), 0 elsewhere.

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +22,14 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from kwsd.audio.spans import speech_span
 from kwsd.training import augment
+from kwsd.training.cache import Voices
+from kwsd.training.checkpoint import load_encoder, resume, save
 from kwsd.training.corpora import Clip, Corpora
-from kwsd.training.encoder import load_encoder, save
 from kwsd.training.network import STRIDE_FRAMES, TAP_FRAMES, Encoder, SpeakerHead
 from kwsd.training.scenes import CHUNK, Scenes, mel_of
 from kwsd.training.speech_embedding import front_end
 
 log = logging.getLogger(__name__)
-CORPORA = ("gsc", "libri", "speechocean", "arabic", "dsp20", "fsdd")
-"""Corpora whose speaker ids are people."""
 LEAD_CHUNKS = 6
 """Chunks before the crop, so that the encoder has warmed up as it has in a running stream."""
 
@@ -39,13 +38,13 @@ LEAD_CHUNKS = 6
 class Settings:
     steps: int = 3000
     batch: int = 96
-    crop_chunks: tuple[int, int] = (10, 24)
-    """Length of a crop in chunks of 80 ms, drawn anew for each batch."""
+    crop_chunks: list[int] = field(default_factory=lambda: [10, 24])
+    """Least and greatest length of a crop in chunks of 80 ms, drawn anew for each batch."""
     margin: float = 0.25
     scale: float = 24.0
     teacher: float = 8.0
     """Weight of 1 - cosine to the speaker's pooled teacher embedding."""
-    speeds: tuple[float, ...] = (1.0, 0.89, 1.12)
+    speeds: list[float] = field(default_factory=lambda: [1.0, 0.89, 1.12])
     """Each speed at which a person's clips are played makes another person of them (Yamamoto et al. 2019); the teacher knows those of speed 1."""
     rate: float = 2e-3
     seed: int = 3
@@ -56,36 +55,9 @@ def by_speaker(corpora: Corpora, development: bool) -> dict[str, list[Clip]]:
     """Clips of each person of the split who has at least one second of speech."""
     people: dict[str, list[Clip]] = {}
     for clip in corpora.clips:
-        if clip.corpus in CORPORA and clip.speaker and clip.development == development:
-            people.setdefault(f"{clip.corpus}/{clip.speaker}", []).append(clip)
+        if clip.person and clip.development == development:
+            people.setdefault(clip.person, []).append(clip)
     return {who: clips for who, clips in sorted(people.items()) if sum(c.samples for c in clips) >= 16000}
-
-
-def teacher_embeddings(corpora: Corpora, people: dict[str, list[Clip]], cache: Path, seconds: float = 15.0) -> np.ndarray:
-    """Resemblyzer's embedding of each person over `seconds` of their clips, centred, of unit length: float32 `[person, 256]`."""
-    if cache.exists():
-        return np.asarray(np.load(cache))
-    from resemblyzer import VoiceEncoder
-    from resemblyzer.audio import normalize_volume
-
-    encoder, out, rng = VoiceEncoder("cpu", verbose=False), [], np.random.default_rng(0)
-    for n, clips in enumerate(people.values()):
-        parts, have = [], 0
-        for i in rng.permutation(len(clips)):
-            x = corpora.read(clips[i])
-            start, end = speech_span(x) if len(x) < 48000 else (0, len(x))
-            parts.append(x[start:end] / 32768)
-            have += end - start
-            if have > seconds * 16000:
-                break
-        out.append(encoder.embed_utterance(normalize_volume(np.concatenate(parts), -30, increase_only=False)))
-        if n % 200 == 199:
-            log.info("teacher: %d of %d people", n + 1, len(people))
-    embedding = np.stack(out).astype(np.float32)
-    embedding -= embedding.mean(axis=0)
-    embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
-    np.save(cache, embedding)
-    return embedding
 
 
 class Crops(IterableDataset[tuple[Tensor, Tensor]]):
@@ -138,6 +110,11 @@ class MarginSoftmax(nn.Module):
         own = F.one_hot(person, len(self.weight)).bool()
         return F.cross_entropy(self.scale * torch.where(own, shifted, cosine), person)
 
+    @torch.no_grad()
+    def right(self, embedding: Tensor, person: Tensor) -> Tensor:
+        """The share of `embedding` whose nearest is its own `person`."""
+        return ((embedding @ F.normalize(self.weight, dim=1).T).argmax(1) == person).float().mean()
+
 
 def frames_of(encoder: Encoder, mel: Tensor, skip_chunks: int) -> tuple[Tensor, Tensor]:
     """The encoder's frames after the first `skip_chunks`: tap `[batch, 4 k, 384]`, embedding `[batch, k, 96]`."""
@@ -146,26 +123,24 @@ def frames_of(encoder: Encoder, mel: Tensor, skip_chunks: int) -> tuple[Tensor, 
     return tap[:, skip_chunks * TAP_FRAMES :].float(), embedding[:, skip_chunks:].float()
 
 
-def train(stores: list[Path], rooms: Path, encoder_path: Path, out: Path, settings: Settings) -> None:
-    """Train the head into `out`, resuming from it where it exists."""
+def train(stores: list[Path], rooms: Path, voices: Voices, encoder_path: Path, out: Path, settings: Settings) -> None:
+    """Train the head into `out`, on from that of the encoder's checkpoint if it has one, resuming where `out` exists."""
     torch.manual_seed(settings.seed)
     corpora = Corpora(*stores)
     people = by_speaker(corpora, development=False)
-    teacher = torch.from_numpy(teacher_embeddings(corpora, people, out.with_suffix(".teacher.npy")))
+    teacher = torch.from_numpy(voices.matrix(people))
     log.info("%d people, %d clips", len(people), sum(map(len, people.values())))
     encoder = load_encoder(encoder_path).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     head, project = SpeakerHead().train(), nn.Linear(SpeakerHead.dim, teacher.shape[1])
     softmax = MarginSoftmax(SpeakerHead.dim, len(people) * len(settings.speeds), settings.scale)
+    begun = torch.load(encoder_path, weights_only=True)
+    for name, part in (("speaker", head), ("project", project), ("softmax", softmax)):
+        if name in begun:
+            part.load_state_dict(begun[name])
     parameters = [*head.parameters(), *project.parameters(), *softmax.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.rate, total_steps=settings.steps + 1, pct_start=0.15)
-    first = 0
-    if out.exists():
-        saved = torch.load(out, weights_only=True)
-        for name, part in (("head", head), ("project", project), ("softmax", softmax), ("optimiser", optimiser), ("schedule", schedule)):
-            part.load_state_dict(saved[name])
-        first = saved["step"]
-        log.info("resuming %s at step %d", out, first)
+    first = resume(out, torch.device("cpu"), head=head, project=project, softmax=softmax, optimiser=optimiser, schedule=schedule)
     batches = iter(DataLoader(Crops(stores, rooms, settings, settings.seed + first), batch_size=None, num_workers=1, prefetch_factor=4))
     began, sums = time.monotonic(), np.zeros(3)
     for step in range(first, settings.steps):
@@ -183,8 +158,7 @@ def train(stores: list[Path], rooms: Path, encoder_path: Path, out: Path, settin
         nn.utils.clip_grad_norm_(parameters, 5.0)
         optimiser.step()
         schedule.step()
-        nearest = (embedding.detach() @ F.normalize(softmax.weight.detach(), dim=1).T).argmax(1)
-        sums += identity.item(), distance.item(), (nearest == person).float().mean().item()
+        sums += identity.item(), distance.item(), softmax.right(embedding, person).item()
         if (step + 1) % 50 == 0:
             pace = (time.monotonic() - began) / (step + 1 - first)
             log.info("step %d/%d  identity %.3f  teacher %.3f  named right %.3f  %.2f s/step  %.0f min left", step + 1, settings.steps, *(sums / 50),

@@ -6,11 +6,11 @@ with mixed voices. The speaker of a take is its voice, so that the split by spea
 
 from __future__ import annotations
 
-import csv
 import logging
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from kwsd.audio.files import RATE
 from kwsd.audio.synthesis import ACCENTS, Kokoro, espeak, espeak_variants, read_wav
+from kwsd.training.corpora import Take, write_store
 
 log = logging.getLogger(__name__)
 SPOKEN = {"alexa": "alexa", "computer": "computer", "jarvis": "jarvis", "smart_mirror": "smart mirror", "snowboy": "snowboy",
@@ -84,21 +85,26 @@ def _takes(seed: int, kokoro_voices: int) -> Iterator[tuple[str, str, np.ndarray
             yield f"kokoro-{n}", f"near {text}", kokoro(str(text), weights, float(rng.uniform(0.8, 1.2)))
 
 
-def synthesize(dest: Path, seed: int = 1, kokoro_voices: int = 80) -> None:
-    """Write the store `dest`. `kokoro_voices` mixtures of Kokoro's voices; 0 where its packages are not installed."""
-    dest.mkdir(parents=True, exist_ok=True)
-    clips, rows, position = [], [], 0
-    for voice, label, pcm in _takes(seed, kokoro_voices):
-        if len(pcm) < 1600 or np.abs(pcm).max() < 200:
-            log.warning("%s said nothing for %r", voice, label)
-            continue
-        clips.append(pcm)
-        rows.append([position, len(pcm), "synthetic", voice, label])
-        position += len(pcm)
-        if len(rows) % 500 == 0:
-            log.info("synthesised %d takes, %.0f min; now %s", len(rows), position / RATE / 60, voice)
-    np.save(dest / "audio.npy", np.concatenate(clips))
-    with (dest / "manifest.tsv").open("w", encoding="utf-8", newline="") as out:
-        table = csv.writer(out, delimiter="\t", lineterminator="\n")
-        table.writerow(["start", "samples", "corpus", "speaker", "label"])
-        table.writerows(rows)
+@dataclass(frozen=True)
+class Settings:
+    seed: int = 1
+    kokoro_voices: int = 80
+    """Mixtures of Kokoro's voices; 0 where its packages are not installed."""
+
+
+def synthesize(dest: Path, settings: Settings) -> None:
+    """Write the store `dest`."""
+    seconds = 0.0
+
+    def takes() -> Iterator[Take]:
+        nonlocal seconds
+        for n, (voice, label, pcm) in enumerate(_takes(settings.seed, settings.kokoro_voices)):
+            if len(pcm) < 1600 or np.abs(pcm).max() < 200:
+                log.warning("%s said nothing for %r", voice, label)
+                continue
+            yield Take(pcm, "synthetic", voice, label)
+            seconds += len(pcm) / RATE
+            if n % 500 == 499:
+                log.info("synthesised %d takes, %.0f min; now %s", n + 1, seconds / 60, voice)
+
+    write_store(dest, takes())

@@ -127,7 +127,7 @@ class Transformer:
 
     def frames(self, samples: np.ndarray) -> np.ndarray:
         hidden = self._hidden(samples)
-        return np.stack([hidden[layer][0].numpy() for layer in self.layers])
+        return np.stack([hidden[layer][0].float().numpy() for layer in self.layers])
 
     def pooled(self, samples: np.ndarray) -> np.ndarray:
         return self.frames(samples).mean(axis=1)
@@ -135,7 +135,7 @@ class Transformer:
     def codes(self, samples: np.ndarray) -> np.ndarray:
         """Of its own quantiser's two groups the pair counts as one code."""
         if self._codebook is not None:
-            return self._codebook.nearest(self._hidden(samples)[self._codebook.layer][0].numpy())
+            return self._codebook.nearest(self._hidden(samples)[self._codebook.layer][0].float().numpy())
         if self._quantiser is None:
             raise TeacherError(f"{self.name} has no quantiser of its own; fit a codebook to one of its layers with `k_means`")
         with torch.inference_mode():
@@ -155,7 +155,8 @@ class Transformer:
         length = min(max(frames * 320, round(self._window * RATE)), WHISPER_SAMPLES)
         frames = min(frames, WHISPER_SAMPLES // 320)
         samples = np.pad(samples[:length], (0, max(length - len(samples), 0))) / 32768
-        mel = torch.from_numpy(self._features(samples, sampling_rate=RATE, padding="do_not_pad", return_tensors="np")["input_features"]).float()
+        with torch.autocast("cpu", enabled=False):
+            mel = torch.from_numpy(self._features(samples, sampling_rate=RATE, padding="do_not_pad", return_tensors="np")["input_features"]).float()
         encoder = self._model
         x = torch.nn.functional.gelu(encoder.conv2(torch.nn.functional.gelu(encoder.conv1(mel)))).transpose(1, 2)
         x = x + encoder.embed_positions.weight[: x.shape[1]]

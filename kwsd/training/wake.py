@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from kwsd.training.checkpoint import load_encoder, save
 from kwsd.training.corpora import Corpora
-from kwsd.training.encoder import load_encoder, save
 from kwsd.training.network import WORDS, Encoder, WakeHead
 from kwsd.training.scenes import CHUNK, Scenes, mel_of
 from kwsd.training.speech_embedding import front_end

@@ -26,5 +26,14 @@ def read(stage: str, kind: Any, changes: Sequence[str] = ()) -> Any:
             inner = inner.get(key) if isinstance(inner, dict) else None
         if not equals or not isinstance(inner, dict):
             raise ConfigError(f"--set {change}: {path.name} has no {'.'.join(outer) or keys!r}; write KEY.KEY=VALUE")
-        inner[last] = yaml.safe_load(value)
+        inner[last] = _value(value)
     return parse_as(kind, yaml.safe_dump(body), f"{path.name} with {', '.join(changes)}")
+
+
+def _value(text: str) -> Any:
+    """As YAML has it; and 2e-4, which YAML 1.1 takes for a word, is a number."""
+    value = yaml.safe_load(text)
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
