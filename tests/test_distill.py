@@ -19,6 +19,7 @@ from kwsd.training.cache import SCALE, Targets
 from kwsd.training.checkpoint import load_encoder
 from kwsd.training.corpora import Corpora
 from kwsd.training.distill import Batches, Lesson, Settings
+from kwsd.training.network import Encoder
 from kwsd.training.scenes import CHUNK
 from kwsd.training.teachers import TeacherError
 from tests.conftest import say, training_data
@@ -121,7 +122,7 @@ def test_it_learns_what_can_be_learnt(work: Path) -> None:
     torch.manual_seed(0)
     wanted = replace(SMALL, teachers={"low": Lesson(l1_cosine=1.0), "voice": Lesson(voice=1.0, source="tap")}, mask_share=0.0)
     told, voices = distill.open_targets(work / "targets", wanted)
-    distiller = distill.Distiller(wanted, told, voices, distill.Encoder())
+    distiller = distill.Distiller(wanted, told, voices, Encoder())
     batch = next(iter(batches(work, wanted)))
     optimiser = torch.optim.AdamW(distiller.parameters(), 3e-3)
     losses = []
@@ -141,7 +142,7 @@ def test_an_answer_may_come_late(work: Path) -> None:
     late = torch.nn.functional.pad(heard, (0, 0, 2, 0))[:, :-2]
     lesson = Lesson(l1_cosine=1.0)
     for delay, perfect in ((2, True), (0, False)):
-        answers = distill.Answers(replace(lesson, delay=delay), 1, 4, None)
+        answers = distill.Answers(replace(lesson, delay=delay), 1, 4, None, Encoder())
         answers.frames = torch.nn.Identity()  # type: ignore[assignment]
         loss = answers(late, late, batch, "low", True)["l1_cosine"].item()
         assert (loss < 0.3134) == perfect  # -log sigmoid(1) is what is left of a perfect answer

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from kwsd.model.bundle import Bundle
-from kwsd.training import finetune, settings, speaker
+from kwsd.training import finetune, settings, trunk
 from kwsd.training.cache import Voices
-from kwsd.training.checkpoint import load_encoder, save
+from kwsd.training.checkpoint import load, load_encoder, save
 from kwsd.training.finetune import Joint, Settings
-from kwsd.training.network import WORDS, Encoder
+from kwsd.training.network import WORDS, Encoder, SpeakerHead
 from kwsd.training.spoken import Spoken
 from tests.conftest import say, training_data
 
@@ -38,8 +38,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def front_end(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
-    for module in (finetune, speaker):
-        monkeypatch.setattr(module, "front_end", lambda: bundle.front_end)
+    monkeypatch.setattr(trunk, "front_end", lambda: bundle.front_end)
 
 
 def run(work: Path, out: Path, wanted: Settings) -> dict[str, torch.Tensor]:
@@ -69,7 +68,7 @@ def test_all_parameters_move_and_a_run_resumes(work: Path, tmp_path: Path, caplo
     kept = torch.load(out, weights_only=True)
     assert kept["step"] == 2
     assert all(torch.equal(kept["came"][name], began[name]) for name in began)  # what it is kept near is what it was
-    assert speaker.load_head(out, "speaker").dim == 192
+    assert load(out, "speaker", SpeakerHead).shape["tap"] == 384
 
 
 def test_a_frozen_encoder_stays(work: Path, tmp_path: Path) -> None:
@@ -111,7 +110,9 @@ def test_windows_end_at_their_chunk() -> None:
 
 def test_words_are_told_apart_just_after_they_end(work: Path) -> None:
     types = [finetune.SILENCE, "alexa", "smart mirror"]
-    batches = finetune.WordBatches([work / "recorded"], work / "rirs.npz", Spoken(work / "none.tsv"), types, replace(SMALL, word_batch=24), 3)
+    batches = finetune.WordBatches(
+        [work / "recorded"], work / "rirs.npz", Spoken(work / "none.tsv"), types, trunk.StudentFeatures(), replace(SMALL, word_batch=24), 3
+    )
     heard, clean, labels, ends = next(iter(batches))
     assert heard.shape == clean.shape == (24, 400, 32)
     told = 0

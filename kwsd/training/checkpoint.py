@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from kwsd.training.network import Encoder
 
+Part = TypeVar("Part", bound=nn.Module)
+
 
 def save(out: Path, **parts: object) -> None:
-    """Write a checkpoint atomically: state dicts of what has one, other values as they are."""
+    """Write a checkpoint atomically: state dicts of what has one, other values as they are; and the shape of what says it."""
     partial = out.with_suffix(".partial")
-    torch.save({k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in parts.items()}, partial)
+    shapes = {k: shape for k, v in parts.items() if isinstance(shape := getattr(v, "shape", None), dict)}
+    torch.save({**{k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in parts.items()}, "shapes": shapes}, partial)
     partial.rename(out)
 
 
@@ -27,8 +31,13 @@ def resume(out: Path, device: torch.device, **parts: Any) -> int:
     return int(saved["step"])
 
 
+def load(path: Path, name: str, kind: type[Part]) -> Part:
+    """The part `name` of a checkpoint, of the shape that it was written with, in evaluation mode."""
+    saved = torch.load(path, weights_only=True)
+    part = kind(**saved.get("shapes", {}).get(name, {}))
+    part.load_state_dict(saved[name])
+    return part.eval().requires_grad_(False)
+
+
 def load_encoder(path: Path) -> Encoder:
-    """The trained encoder of a checkpoint, in evaluation mode."""
-    encoder = Encoder()
-    encoder.load_state_dict(torch.load(path, weights_only=True)["encoder"])
-    return encoder.eval().requires_grad_(False)
+    return load(path, "encoder", Encoder)

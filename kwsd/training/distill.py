@@ -31,8 +31,10 @@ from kwsd.training.checkpoint import resume, save
 from kwsd.training.corpora import Clip, Corpora
 from kwsd.training.network import STRIDE_FRAMES, TAP_FRAMES, Encoder
 from kwsd.training.scenes import CHUNK, Scenes, mel_of
+from kwsd.training.slim import slim
 from kwsd.training.speech_embedding import front_end, pretrained_encoder
 from kwsd.training.teachers import TeacherError
+from kwsd.training.trunk import channels_last
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +63,10 @@ class Settings:
     scene_s: float = 4.0
     start: Literal["warm", "fresh"] = "warm"
     """From the speech embedding's weights, or from none."""
+    width: float = 1.0
+    """Of the encoder's channels: warm, at most 1, and made narrower by leaving the weakest channels out."""
+    separable: bool = False
+    """Convolutions along time a channel each, mixed afterwards; warm, by the nearest approximation."""
     rate: float = 4e-4
     projection_rate: float = 2e-3
     ramp: float = 0.15
@@ -177,10 +183,10 @@ def open_targets(folder: Path, settings: Settings) -> tuple[dict[str, Targets], 
 class Answers(nn.Module):
     """The projections through which a student answers one teacher; they are thrown away afterwards."""
 
-    def __init__(self, lesson: Lesson, layers: int, dims: int, codebook: np.ndarray | None) -> None:
+    def __init__(self, lesson: Lesson, layers: int, dims: int, codebook: np.ndarray | None, encoder: Encoder) -> None:
         super().__init__()
         self.lesson, self.layers, self.dims = lesson, lesson.layers if lesson.layers is not None else list(range(layers)), dims
-        inputs = Encoder.embedding_dim if lesson.source == "embedding" else Encoder.tap_dim
+        inputs = encoder.embedding_dim if lesson.source == "embedding" else encoder.tap_dim
         self.frames = nn.Linear(inputs, len(self.layers) * dims) if lesson.l1_cosine else None
         self.pooled = nn.Linear(inputs, dims) if lesson.dual_view or lesson.voice else None
         self.mixture = nn.Parameter(torch.zeros(len(self.layers))) if lesson.dual_view else None
@@ -232,9 +238,9 @@ class Distiller(nn.Module):
         self.answers = nn.ModuleDict()
         for name, lesson in settings.teachers.items():
             if name in voices:
-                self.answers[name] = Answers(lesson, 1, voices[name].dims, None)
+                self.answers[name] = Answers(lesson, 1, voices[name].dims, None, encoder)
             else:
-                self.answers[name] = Answers(lesson, told[name].layers, told[name].dims, told[name].codebook)
+                self.answers[name] = Answers(lesson, told[name].layers, told[name].dims, told[name].codebook, encoder)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and its parts by `teacher.part`."""
@@ -248,6 +254,13 @@ class Distiller(nn.Module):
                 if not part.startswith("raw_"):
                     total = total + getattr(self.settings.teachers[name], part) * loss
         return total, parts
+
+
+def _start(settings: Settings) -> Encoder:
+    if settings.start == "fresh":
+        return Encoder(settings.width, settings.separable)
+    wide = pretrained_encoder()
+    return wide if settings.width == 1 and not settings.separable else slim(wide, settings.width, settings.separable)
 
 
 @contextmanager
@@ -270,8 +283,8 @@ def train(stores: list[Path], rooms: Path, targets: Path, out: Path, settings: S
     with devices() as (device, rank, world):
         torch.manual_seed(settings.seed)
         told, voices = open_targets(targets, settings)
-        distiller = Distiller(settings, told, voices, pretrained_encoder() if settings.start == "warm" else Encoder()).to(device).train()
-        distiller.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        distiller = Distiller(settings, told, voices, _start(settings)).to(device).train()
+        channels_last(distiller.encoder)
         groups = [{"params": distiller.encoder.parameters(), "lr": settings.rate}, {"params": distiller.answers.parameters(), "lr": settings.projection_rate}]
         optimiser = torch.optim.AdamW(groups, weight_decay=1e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(

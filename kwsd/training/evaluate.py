@@ -36,13 +36,42 @@ QUANTILES = 41
 """Of the scores of a word's recordings, that the bundle keeps."""
 
 
-class Evaluation:
-    def __init__(self, bundle: Path, stores: list[Path], rooms: Path, *, gated: bool = True, seed: int = 7) -> None:
-        self.bundle = bundles.load(bundle)
-        self._student, self._speaker = Student(self.bundle), SpeakerEncoder(self.bundle)
+class Development:
+    """What figures are taken on: the development split, clean, in noise, and in a room."""
+
+    def __init__(self, stores: list[Path], rooms: Path, seed: int = 7) -> None:
         self.corpora = Corpora(*stores)
         self.scenes = Scenes(self.corpora, rooms, development=True, seed=seed)
         self.rng = np.random.default_rng(seed)
+
+    def noisy(self, x: np.ndarray, snr_db: float = 10.0) -> np.ndarray:
+        """`x [sample]` amid noise of the split."""
+        return augment.mix(x, self.scenes.fill(lambda: self.scenes.pick(self.scenes.noise), len(x)), snr_db)
+
+    def reverberant(self, x: np.ndarray) -> np.ndarray:
+        """`x [sample]` in a room of the split."""
+        return self.scenes.rooms.reverberate(x, self.rng)
+
+    def negatives(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Minutes of development audio without a wake word, clean and at 10 dB, and noise by itself; int16."""
+        for name, snr in (("clean", None), ("10 dB", 10.0)):
+            for corpus, clips in self.scenes.speech.items():
+                order = self.rng.permutation(len(clips))
+                for at in range(0, len(order), 200):
+                    x = np.concatenate([np.pad(self.corpora.read(clips[i]), (0, 2400)) for i in order[at : at + 200]])
+                    x = x if snr is None else self.noisy(x, snr)
+                    yield f"{corpus} {name}", augment.to_int16(x).astype(np.int16)
+        for clip in self.scenes.noise:
+            yield "noise", self.corpora.read(clip).astype(np.int16)
+
+
+class Evaluation(Development):
+    """A bundle on the development split."""
+
+    def __init__(self, bundle: Path, stores: list[Path], rooms: Path, *, gated: bool = True, seed: int = 7) -> None:
+        super().__init__(stores, rooms, seed)
+        self.bundle = bundles.load(bundle)
+        self._student, self._speaker = Student(self.bundle), SpeakerEncoder(self.bundle)
         self.words = list(self.bundle.words)
         self._config = Config(words={w: Word() for w in self.words}, vad=Vad(enabled=gated))
 
@@ -53,31 +82,15 @@ class Evaluation:
         detector.feed(samples)
         return np.concatenate([p.scores for p in parts])
 
-    def _noisy(self, x: np.ndarray, snr_db: float) -> np.ndarray:
-        noise = self.scenes.fill(lambda: self.scenes.pick(self.scenes.noise), len(x))
-        return augment.mix(x, noise, snr_db)
-
     def hits(self, clips: list[Clip], snr_db: float | None = None) -> np.ndarray:
         """The highest score of each clip's own word `[clip]`."""
         out = []
         for clip in clips:
             pad = self.rng.normal(0, 3, 2 * RATE).astype(np.float32)
             x = np.concatenate([pad[:RATE], self.corpora.read(clip), pad[RATE:]])
-            x = x if snr_db is None else self._noisy(x, snr_db)
+            x = x if snr_db is None else self.noisy(x, snr_db)
             out.append(self.trace(augment.to_int16(x).astype(np.int16))[:, clip.word].max())
         return np.array(out)
-
-    def negatives(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Minutes of development audio without a wake word, clean and at 10 dB, and noise by itself; int16."""
-        for name, snr in (("clean", None), ("10 dB", 10.0)):
-            for corpus, clips in self.scenes.speech.items():
-                order = self.rng.permutation(len(clips))
-                for at in range(0, len(order), 200):
-                    x = np.concatenate([np.pad(self.corpora.read(clips[i]), (0, 2400)) for i in order[at : at + 200]])
-                    x = x if snr is None else self._noisy(x, snr)
-                    yield f"{corpus} {name}", augment.to_int16(x).astype(np.int16)
-        for clip in self.scenes.noise:
-            yield "noise", self.corpora.read(clip).astype(np.int16)
 
 
 @dataclass(frozen=True)
@@ -90,20 +103,25 @@ class Verification:
     people: int
 
 
-def voices(evaluation: Evaluation, corpora: tuple[str, ...], clips_each: int = 12) -> list[np.ndarray]:
-    """Embeddings `[take, dim]` of each development person of `corpora` with six takes at least; longer ones are cut to 2 s."""
-    embedder = Embedder(evaluation.bundle, evaluation._student, evaluation._speaker)
-    people: list[np.ndarray] = []
-    for who, clips in by_speaker(evaluation.corpora, development=True).items():
+def takes(development: Development, corpora: tuple[str, ...], clips_each: int = 12) -> Iterator[list[np.ndarray]]:
+    """Takes `[sample]` of at most 2 s of each person of `corpora`."""
+    for who, clips in by_speaker(development.corpora, development=True).items():
         if who.split("/")[0] not in corpora:
             continue
-        chosen = [clips[i] for i in evaluation.rng.permutation(len(clips))[:clips_each]]
+        chosen = [clips[i] for i in development.rng.permutation(len(clips))[:clips_each]]
         if len(chosen) == 1 and chosen[0].samples > 8 * RATE:  # one long take: its pieces
-            whole = evaluation.corpora.read(chosen[0])
-            takes = [whole[i : i + 2 * RATE] for i in range(0, len(whole) - 2 * RATE, 2 * RATE)]
+            whole = development.corpora.read(chosen[0])
+            yield [whole[i : i + 2 * RATE] for i in range(0, len(whole) - 2 * RATE, 2 * RATE)]
         else:
-            takes = [evaluation.corpora.read(c)[: 2 * RATE] for c in chosen]
-        vectors = [v for t in takes if (v := embedder.embed([t.astype(np.int16)])) is not None]
+            yield [development.corpora.read(c)[: 2 * RATE] for c in chosen]
+
+
+def voices(evaluation: Evaluation, corpora: tuple[str, ...]) -> list[np.ndarray]:
+    """Embeddings `[take, dim]` of each development person of `corpora` with six takes at least."""
+    embedder = Embedder(evaluation.bundle, evaluation._student, evaluation._speaker)
+    people: list[np.ndarray] = []
+    for own in takes(evaluation, corpora):
+        vectors = [v for t in own if (v := embedder.embed([t.astype(np.int16)])) is not None]
         if len(vectors) >= 6:
             people.append(np.stack(vectors))
     return people

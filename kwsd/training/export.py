@@ -61,7 +61,7 @@ def export_student(student: Student, path: Path) -> None:
 
 
 def export_speaker(head: SpeakerHead, path: Path) -> None:
-    inputs = (torch.zeros(1, 40, Encoder.tap_dim), torch.zeros(1, 10, Encoder.embedding_dim))
+    inputs = (torch.zeros(1, 40, head.shape["tap"]), torch.zeros(1, 10, head.shape["embedding"]))
     torch.onnx.export(head.eval(), inputs, str(path), input_names=["tap", "embedding"], output_names=["speaker"], opset_version=17,
                       dynamic_axes={"tap": {1: "tap_frames"}, "embedding": {1: "chunks"}}, dynamo=False)  # fmt: skip
     _check(path)

@@ -29,14 +29,15 @@ from torch.utils.data import DataLoader, IterableDataset
 from kwsd.training import augment
 from kwsd.training import speaker as voices
 from kwsd.training.cache import Voices
-from kwsd.training.checkpoint import resume, save
+from kwsd.training.checkpoint import load_encoder, resume, save
 from kwsd.training.corpora import Corpora
 from kwsd.training.distill import devices
 from kwsd.training.network import TAP_FRAMES, Encoder, SpeakerHead, WakeHead
-from kwsd.training.scenes import CHUNK, Scene, Scenes, mel_of
+from kwsd.training.scenes import CHUNK, Scene, Scenes
 from kwsd.training.speaker import LEAD_CHUNKS, MarginSoftmax, by_speaker
-from kwsd.training.speech_embedding import front_end, pretrained_encoder
+from kwsd.training.speech_embedding import pretrained_encoder
 from kwsd.training.spoken import Spoken
+from kwsd.training.trunk import Features, TransformerTrunk, Trunk, channels_last, features_of
 
 log = logging.getLogger(__name__)
 SILENCE = ""
@@ -65,30 +66,35 @@ class Settings:
     teacher: float = 8.0
     """Weight, within the voices' loss, of 1 - cosine to the speaker's pooled teacher vector."""
     frozen: bool = False
+    where: str | None = None
+    """The folder or hub name of a transformer, to be fine-tuned itself in the student's stead."""
+    upper: int = 3
+    """Of its blocks, that are trained."""
+    tap_layer: int = 2
+    """From which its voices are told."""
     seed: int = 1
     checkpoint_every: int = 200
     log_every: int = 50
 
 
 class WordBatches(IterableDataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
-    """Endless batches of scenes: mel as heard and of the clean take `[batch, frame, 32]`, labels of the wake words `[batch, chunk, word]`,
+    """Endless batches of scenes: features as heard and of the clean take `[batch, frame, band]`, labels of the wake words `[batch, chunk, word]`,
     and where which of `types` has just ended `[word, (row, chunk, type)]`."""
 
-    def __init__(self, stores: list[Path], rooms: Path, spoken: Spoken, types: list[str], settings: Settings, seed: int) -> None:
-        self.stores, self.rooms, self.spoken, self.settings, self.seed = stores, rooms, spoken, settings, seed
+    def __init__(self, stores: list[Path], rooms: Path, spoken: Spoken, types: list[str], features: Features, settings: Settings, seed: int) -> None:
+        self.stores, self.rooms, self.spoken, self.features, self.settings, self.seed = stores, rooms, spoken, features, settings, seed
         self.types = {text: n for n, text in enumerate(types)}
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         torch.set_num_threads(1)
         scenes = Scenes(Corpora(*self.stores), self.rooms, seed=self.seed, spoken=self.spoken)
-        features, chunks = front_end(), int(self.settings.scene_s * 16000) // CHUNK
-        floor = features.floor_db * features.scale + features.offset
+        chunks = int(self.settings.scene_s * 16000) // CHUNK
         while True:
             drawn = [scenes.draw(chunks * CHUNK) for _ in range(self.settings.word_batch)]
-            heard = mel_of(features, np.stack([s.heard for s in drawn]))
-            clean = mel_of(features, np.stack([augment.to_int16(s.clean) for s in drawn]))
+            heard = self.features(np.stack([s.heard for s in drawn]))
+            clean = self.features(np.stack([augment.to_int16(s.clean) for s in drawn]))
             for i in np.flatnonzero(scenes.rng.random(len(drawn)) < 0.3):
-                heard[i] = augment.spec_augment(heard[i], scenes.rng, floor)
+                heard[i] = augment.spec_augment(heard[i], scenes.rng, float(heard[i].min()))
             labels = np.stack([scenes.labels(s.words, chunks) for s in drawn])
             ends = [(row, *end) for row, scene in enumerate(drawn) for end in self._ends(scene, chunks, scenes.rng)]
             yield torch.from_numpy(heard), torch.from_numpy(clean), torch.from_numpy(labels), torch.tensor(ends, dtype=torch.int64).reshape(-1, 3)
@@ -117,14 +123,15 @@ def wake_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class WordSpace(nn.Module):
-    """A vector of unit length for the word that has just ended: `window [n, 16, 96]` of embeddings to `[n, 128]`. For training alone."""
+    """A vector of unit length for the word that has just ended: `window [n, 16, inputs]` of embeddings to `[n, 128]`. For training alone."""
 
     dim = 128
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: int = Encoder.embedding_dim) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(Encoder.embedding_dim)
-        self.mix = nn.Conv1d(Encoder.embedding_dim, 192, WakeHead.context)
+        self.shape = {"inputs": inputs}
+        self.norm = nn.BatchNorm1d(inputs)
+        self.mix = nn.Conv1d(inputs, 192, WakeHead.context)
         self.out = nn.Linear(192, self.dim)
 
     def forward(self, window: Tensor) -> Tensor:
@@ -138,18 +145,19 @@ def windows(embedding: Tensor, row: Tensor, chunk: Tensor) -> Tensor:
 
 
 class Joint(nn.Module):
-    """The encoder between its heads. `forward` serves either task, so that one wrapper serves several devices."""
+    """The trunk between its heads. `forward` serves either task, so that one wrapper serves several devices."""
 
-    def __init__(self, encoder: Encoder, types: int, people: int, teacher: Tensor, settings: Settings) -> None:
+    def __init__(self, encoder: Trunk, types: int, people: int, teacher: Tensor, settings: Settings) -> None:
         super().__init__()
         self.settings, self.people = settings, len(teacher)
-        self.encoder, self.wake, self.speaker = encoder, WakeHead(), SpeakerHead()
-        self.space, self.types = WordSpace(), MarginSoftmax(WordSpace.dim, types, settings.scale)
+        self.encoder, self.wake = encoder, WakeHead(inputs=encoder.embedding_dim)
+        self.speaker = SpeakerHead(encoder.tap_dim, encoder.embedding_dim)
+        self.space, self.types = WordSpace(encoder.embedding_dim), MarginSoftmax(WordSpace.dim, types, settings.scale)
         self.project, self.softmax = nn.Linear(SpeakerHead.dim, teacher.shape[1]), MarginSoftmax(SpeakerHead.dim, people, settings.scale)
-        self.came = copy.deepcopy(encoder).requires_grad_(False)
+        self.came = copy.deepcopy(encoder).requires_grad_(False) if settings.distillation else None
         self.register_buffer("teacher", teacher, persistent=False)
 
-    def _encode(self, encoder: Encoder, mel: Tensor) -> tuple[Tensor, Tensor]:
+    def _encode(self, encoder: Trunk, mel: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(mel.device.type, torch.bfloat16):
             embedding, tap, _ = encoder(mel, encoder.zero_state(len(mel)))
         return embedding.float(), tap.float()
@@ -163,11 +171,8 @@ class Joint(nn.Module):
             embedding, _ = self._encode(self.encoder, heard)
             logits, _, _ = self.wake(embedding, self.wake.zero_state(len(heard)))
             word = self.space(windows(embedding, ends[:, 0], ends[:, 1]))
-            with torch.no_grad():
-                target, _ = self._encode(self.came, clean)
-            spread = target.flatten(0, 1).std(0).clamp(min=1e-3)
             named, right = self.types(word, ends[:, 2], 0.0), self.types.right(word, ends[:, 2])
-            return wake_loss(logits, labels), named, right, (((embedding - target) / spread) ** 2).mean()
+            return wake_loss(logits, labels), named, right, self._distance(embedding, clean)
         mel, person, margin = batch
         embedding, tap = self._encode(self.encoder, mel)
         voice = self.speaker(tap[:, LEAD_CHUNKS * TAP_FRAMES :], embedding[:, LEAD_CHUNKS:])
@@ -176,11 +181,24 @@ class Joint(nn.Module):
         likeness = F.cosine_similarity(self.project(voice[known]), self.teacher[person[known]])  # type: ignore[index]
         return identity, (1 - likeness).sum() / known.sum().clamp(min=1), self.softmax.right(voice, person)
 
+    def _distance(self, embedding: Tensor, clean: Tensor) -> Tensor:
+        if self.came is None:
+            return embedding.new_zeros(())
+        with torch.no_grad():
+            target, _ = self._encode(self.came, clean)
+        spread = target.flatten(0, 1).std(0).clamp(min=1e-3)
+        return (((embedding - target) / spread) ** 2).mean()
+
     def parts(self) -> dict[str, nn.Module]:
-        return {
-            "encoder": self.encoder, "head": self.wake, "speaker": self.speaker, "project": self.project, "softmax": self.softmax,
-            "space": self.space, "types": self.types, "came": self.came,
-        }  # fmt: skip
+        heads = {"head": self.wake, "speaker": self.speaker, "project": self.project, "softmax": self.softmax, "space": self.space, "types": self.types}
+        return {"encoder": self.encoder, **heads, **({"came": self.came} if self.came is not None else {})}
+
+
+def trunk_of(start: Path | None, settings: Settings) -> Trunk:
+    """What is to be trained: the student of the checkpoint `start`, else the speech embedding; or the transformer that the settings name."""
+    if settings.where is not None:
+        return TransformerTrunk(settings.where, settings.upper, settings.tap_layer)
+    return load_encoder(start).requires_grad_(True) if start else pretrained_encoder()
 
 
 def train(stores: list[Path], rooms: Path, spoken: Spoken, known: Voices, start: Path | None, out: Path, settings: Settings) -> None:
@@ -192,19 +210,19 @@ def train(stores: list[Path], rooms: Path, spoken: Spoken, known: Voices, start:
         crops = voices.Settings(batch=settings.voice_batch)
         people = by_speaker(corpora, development=False)
         teacher = torch.from_numpy(known.matrix(people))
-        encoder = Encoder() if start else pretrained_encoder()
+        encoder = trunk_of(start, settings)
         given = torch.load(start, weights_only=True) if start else {}
-        if start:
-            encoder.load_state_dict(given["encoder"])
         joint = Joint(encoder, len(types), len(people) * len(crops.speeds), teacher, settings).to(device).train()
         for name, part in joint.parts().items():
-            if name in given and name != "came":
+            if name in given and name not in ("encoder", "came"):
                 part.load_state_dict(given[name])
-        joint.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        joint.came.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        joint.encoder.requires_grad_(not settings.frozen)
-        encoders = (joint.encoder, joint.came)
-        heads = [p for part in joint.parts().values() if part not in encoders for p in part.parameters()]
+        for one in (joint.encoder, joint.came):
+            if isinstance(one, Encoder):
+                channels_last(one)
+        if settings.frozen:
+            joint.encoder.requires_grad_(False)
+        features = features_of(encoder)
+        heads = [p for name, part in joint.parts().items() if name not in ("encoder", "came") for p in part.parameters()]
         groups = [{"params": joint.encoder.parameters(), "lr": settings.rate}, {"params": heads, "lr": settings.head_rate}]
         optimiser = torch.optim.AdamW(groups, weight_decay=1e-3)
         updates, rates = settings.steps * (2 if settings.voice else 1), [settings.rate, settings.head_rate]
@@ -213,8 +231,8 @@ def train(stores: list[Path], rooms: Path, spoken: Spoken, known: Voices, start:
         log.info("%d words, %d people; step %d of %d", len(types), len(people), first, settings.steps)
         model: nn.Module = joint if world == 1 else nn.parallel.DistributedDataParallel(joint, find_unused_parameters=True)
         seed = settings.seed + first * world + rank
-        word_batches = iter(DataLoader(WordBatches(stores, rooms, spoken, types, settings, seed), batch_size=None, num_workers=1, prefetch_factor=4))
-        voice_batches = iter(DataLoader(voices.Crops(stores, rooms, crops, seed), batch_size=None, num_workers=1, prefetch_factor=4))
+        word_batches = iter(DataLoader(WordBatches(stores, rooms, spoken, types, features, settings, seed), batch_size=None, num_workers=1, prefetch_factor=4))
+        voice_batches = iter(DataLoader(voices.Crops(stores, rooms, features, crops, seed), batch_size=None, num_workers=1, prefetch_factor=4))
 
         def update(loss: Tensor) -> None:
             optimiser.zero_grad(set_to_none=True)

@@ -19,8 +19,8 @@ TAP_FRAMES = 4
 class TimeConv(nn.Conv2d):
     """A convolution valid in time: the last `kernel - 1` frames of the input are its state `[batch, channel, frame, band]`."""
 
-    def __init__(self, inputs: int, outputs: int, time: int, bands: int, width: int = 1) -> None:
-        super().__init__(inputs, outputs, (time, width), padding=(0, width // 2))
+    def __init__(self, inputs: int, outputs: int, time: int, bands: int, width: int = 1, groups: int = 1) -> None:
+        super().__init__(inputs, outputs, (time, width), padding=(0, width // 2), groups=groups)
         self.state_shape = (inputs, time - 1, bands)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,31 +33,44 @@ def squash(x: Tensor) -> Tensor:
     return torch.clamp(F.leaky_relu(x, 0.2), min=-0.4)
 
 
+def _across(inputs: int, outputs: int, separable: bool) -> nn.Module:
+    """A convolution over three bands."""
+    if not separable:
+        return nn.Conv2d(inputs, outputs, (1, 3), padding=(0, 1))
+    return nn.Sequential(nn.Conv2d(inputs, inputs, (1, 3), padding=(0, 1), groups=inputs), nn.Conv2d(inputs, outputs, 1))
+
+
 class Encoder(nn.Module):
     """Google's speech-embedding network (Lin et al. 2020, arXiv 2002.01322), streaming: 2-D convolutions valid in time.
 
     `mel [batch, frame, 32]` (frames a multiple of 8) to `embedding [batch, frame / 8, 96]` and to the tap
     `[batch, frame / 2, 384]`, the first pooled layer (24 channels of 16 bands), which still knows voices.
+
+    `width` scales the channels; a `separable` one (Howard et al. 2017, arXiv 1704.04861) filters each channel by itself and mixes them
+    afterwards.
     """
 
     embedding_dim = 96
-    tap_dim = 24 * 16
     receptive_frames = 76
     """Mel frames that one embedding depends on."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: float = 1.0, separable: bool = False) -> None:
         super().__init__()
-        across, along = [], []
-        self.first = TimeConv(1, 24, 3, 32, width=3)
+        self.shape = {"width": width, "separable": separable}
+        w24, w48, w72, w96 = (max(8, round(channels * width / 8) * 8) for channels in (24, 48, 72, 96))
+        self.tap_dim = w24 * 16
+        across, along, mix = [], [], []
+        self.first = TimeConv(1, w24, 3, 32, width=3)
         # (inputs, outputs, bands, pairs of one convolution across bands and one along time, pooling in time)
-        plan = [(24, 24, 32, 1, 2), (24, 48, 16, 2, 1), (48, 72, 8, 2, 2), (72, 96, 4, 2, 1), (96, 96, 2, 2, 2)]
+        plan = [(w24, w24, 32, 1, 2), (w24, w48, 16, 2, 1), (w48, w72, 8, 2, 2), (w72, w96, 4, 2, 1), (w96, w96, 2, 2, 2)]
         self.plan = [(pairs, pool) for *_, pairs, pool in plan]
         for inputs, outputs, bands, pairs, _ in plan:
             for pair in range(pairs):
-                across.append(nn.Conv2d(inputs if pair == 0 else outputs, outputs, (1, 3), padding=(0, 1)))
-                along.append(TimeConv(outputs, outputs, 3, bands))
-        self.across, self.along = nn.ModuleList(across), nn.ModuleList(along)
-        self.last = TimeConv(96, self.embedding_dim, 3, 1)
+                across.append(_across(inputs if pair == 0 else outputs, outputs, separable))
+                along.append(TimeConv(outputs, outputs, 3, bands, groups=outputs if separable else 1))
+                mix.append(nn.Conv2d(outputs, outputs, 1) if separable else nn.Identity())
+        self.across, self.along, self.mix = nn.ModuleList(across), nn.ModuleList(along), nn.ModuleList(mix)
+        self.last = TimeConv(w96, self.embedding_dim, 3, 1)
 
     def stateful(self) -> list[TimeConv]:
         return [self.first, *self.along, self.last]
@@ -73,7 +86,7 @@ class Encoder(nn.Module):
             for _ in range(pairs):
                 x = squash(self.across[at](x))
                 x, after = self.along[at].step(x, state[at + 1])  # type: ignore[operator]
-                x, at = squash(x), at + 1
+                x, at = squash(self.mix[at](x)), at + 1
                 out.append(after)
             x = F.max_pool2d(x, (pool, 2))
             if block == 0:
@@ -91,17 +104,18 @@ class WakeHead(nn.Module):
 
     context = 16
 
-    def __init__(self, words: int = len(WORDS), width: int = 112, hidden: int = 64) -> None:
+    def __init__(self, words: int = len(WORDS), width: int = 112, hidden: int = 64, inputs: int = Encoder.embedding_dim) -> None:
         super().__init__()
-        self.words = words
-        self.norm = nn.BatchNorm1d(Encoder.embedding_dim)
-        self.mix = nn.Conv1d(Encoder.embedding_dim, width, self.context)
+        self.shape = {"words": words, "width": width, "hidden": hidden, "inputs": inputs}
+        self.words, self.inputs = words, inputs
+        self.norm = nn.BatchNorm1d(inputs)
+        self.mix = nn.Conv1d(inputs, width, self.context)
         self.hidden = nn.Linear(width, hidden)
         self.out = nn.Linear(hidden, words + 2)
         self.drop = nn.Dropout(0.2)
 
     def zero_state(self, batch: int = 1) -> Tensor:
-        return torch.zeros(batch, self.context - 1, Encoder.embedding_dim, device=self.out.weight.device)
+        return torch.zeros(batch, self.context - 1, self.inputs, device=self.out.weight.device)
 
     def forward(self, embedding: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = torch.cat([state, embedding], dim=1)
@@ -121,9 +135,12 @@ class SpeakerHead(nn.Module):
 
     dim = 192
 
-    def __init__(self, width: int = 208, blocks: int = 4, pooled: int = 320, attention: int = 64) -> None:
+    def __init__(
+        self, tap: int = 24 * 16, embedding: int = Encoder.embedding_dim, width: int = 208, blocks: int = 4, pooled: int = 320, attention: int = 64
+    ) -> None:
         super().__init__()
-        inputs = Encoder.tap_dim + Encoder.embedding_dim
+        self.shape = {"tap": tap, "embedding": embedding, "width": width, "blocks": blocks, "pooled": pooled, "attention": attention}
+        inputs = tap + embedding
         self.enter = nn.Sequential(nn.BatchNorm1d(inputs), nn.Conv1d(inputs, width, 1), nn.ReLU(), nn.BatchNorm1d(width))
         self.blocks = nn.ModuleList(
             nn.Sequential(

@@ -26,8 +26,8 @@ from kwsd.training.cache import Voices
 from kwsd.training.checkpoint import load_encoder, resume, save
 from kwsd.training.corpora import Clip, Corpora
 from kwsd.training.network import STRIDE_FRAMES, TAP_FRAMES, Encoder, SpeakerHead
-from kwsd.training.scenes import CHUNK, Scenes, mel_of
-from kwsd.training.speech_embedding import front_end
+from kwsd.training.scenes import CHUNK, Scenes
+from kwsd.training.trunk import Features, StudentFeatures, channels_last
 
 log = logging.getLogger(__name__)
 LEAD_CHUNKS = 6
@@ -61,21 +61,21 @@ def by_speaker(corpora: Corpora, development: bool) -> dict[str, list[Clip]]:
 
 
 class Crops(IterableDataset[tuple[Tensor, Tensor]]):
-    """Endless batches: mel `[batch, frame, 32]` of a lead-in and a crop as a microphone hears it, and the person `[batch]`."""
+    """Endless batches: features `[batch, frame, band]` of a lead-in and a crop as a microphone hears it, and the person `[batch]`."""
 
-    def __init__(self, stores: list[Path], rooms: Path, settings: Settings, seed: int) -> None:
-        self.stores, self.rooms, self.settings, self.seed = stores, rooms, settings, seed
+    def __init__(self, stores: list[Path], rooms: Path, features: Features, settings: Settings, seed: int) -> None:
+        self.stores, self.rooms, self.features, self.settings, self.seed = stores, rooms, features, settings, seed
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         torch.set_num_threads(1)
         corpora = Corpora(*self.stores)
-        scenes, features = Scenes(corpora, self.rooms, seed=self.seed), front_end()
+        scenes = Scenes(corpora, self.rooms, seed=self.seed)
         people = list(by_speaker(corpora, development=False).values())
         while True:
             who = scenes.rng.choice(len(people) * len(self.settings.speeds), self.settings.batch, replace=False)
             crop = int(scenes.rng.integers(self.settings.crop_chunks[0], self.settings.crop_chunks[1] + 1)) * CHUNK
             heard = np.stack([self._crop(scenes, people[one % len(people)], self.settings.speeds[one // len(people)], crop) for one in who])
-            yield torch.from_numpy(mel_of(features, heard)), torch.from_numpy(who)
+            yield torch.from_numpy(self.features(heard)), torch.from_numpy(who)
 
     def _crop(self, scenes: Scenes, clips: list[Clip], speed: float, samples: int) -> np.ndarray:
         rng, parts, have = scenes.rng, [], 0
@@ -130,8 +130,9 @@ def train(stores: list[Path], rooms: Path, voices: Voices, encoder_path: Path, o
     people = by_speaker(corpora, development=False)
     teacher = torch.from_numpy(voices.matrix(people))
     log.info("%d people, %d clips", len(people), sum(map(len, people.values())))
-    encoder = load_encoder(encoder_path).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    head, project = SpeakerHead().train(), nn.Linear(SpeakerHead.dim, teacher.shape[1])
+    encoder = load_encoder(encoder_path)
+    channels_last(encoder)
+    head, project = SpeakerHead(encoder.tap_dim).train(), nn.Linear(SpeakerHead.dim, teacher.shape[1])
     softmax = MarginSoftmax(SpeakerHead.dim, len(people) * len(settings.speeds), settings.scale)
     begun = torch.load(encoder_path, weights_only=True)
     for name, part in (("speaker", head), ("project", project), ("softmax", softmax)):
@@ -141,7 +142,7 @@ def train(stores: list[Path], rooms: Path, voices: Voices, encoder_path: Path, o
     optimiser = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.rate, total_steps=settings.steps + 1, pct_start=0.15)
     first = resume(out, torch.device("cpu"), head=head, project=project, softmax=softmax, optimiser=optimiser, schedule=schedule)
-    batches = iter(DataLoader(Crops(stores, rooms, settings, settings.seed + first), batch_size=None, num_workers=1, prefetch_factor=4))
+    batches = iter(DataLoader(Crops(stores, rooms, StudentFeatures(), settings, settings.seed + first), batch_size=None, num_workers=1, prefetch_factor=4))
     began, sums = time.monotonic(), np.zeros(3)
     for step in range(first, settings.steps):
         mel, person = next(batches)
@@ -166,10 +167,3 @@ def train(stores: list[Path], rooms: Path, voices: Voices, encoder_path: Path, o
             sums[:] = 0
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
             save(out, head=head, project=project, softmax=softmax, optimiser=optimiser, schedule=schedule, step=step + 1)
-
-
-def load_head(path: Path, part: str = "head") -> SpeakerHead:
-    """The trained head of a checkpoint, in evaluation mode; `part` is what the checkpoint calls it."""
-    head = SpeakerHead()
-    head.load_state_dict(torch.load(path, weights_only=True)[part])
-    return head.eval().requires_grad_(False)

@@ -7,6 +7,7 @@ lie beside them are CC BY-NC-SA: nothing here touches them.
 from __future__ import annotations
 
 import importlib.util
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def run(name: str, x: np.ndarray) -> np.ndarray:
     return np.array(model.get_tensor(model.get_output_details()[0]["index"]))
 
 
+@cache
 def front_end(floor_db: float = FLOOR_DB) -> LogMel:
     """The teacher's mel front end with an absolute floor. Its 512-tap kernels are a 400-sample Hann window amid zeros."""
     model = _interpreter("melspectrogram.tflite", (1, 12400))

@@ -1,6 +1,6 @@
 """`kwsd train STAGE`; each resumes where it was cut off.
 
-Data: unpack, import, synthesize, align. Teachers: cache, distill. Training: finetune, heads. The bundle: export, negatives, cohort, evaluate.
+Data: unpack, import, synthesize, align. Teachers: cache, distill. Training: finetune, heads, compare. The bundle: export, negatives, cohort, evaluate.
 
 All stages share a working folder: unpack fills `WORK/recorded`, import `WORK/LAYOUT`, synthesize `WORK/synthetic`; all of them are
 trained on. The others leave
@@ -28,6 +28,7 @@ from kwsd.training import (
     align,
     cache,
     checkpoint,
+    compare,
     corpora,
     distill,
     evaluate,
@@ -41,11 +42,12 @@ from kwsd.training import (
     synthesize,
     wake,
 )
+from kwsd.training.network import SpeakerHead, WakeHead
 from kwsd.training.speech_embedding import front_end
 from kwsd.training.spoken import Spoken
 
 log = logging.getLogger(__name__)
-STAGES = ("unpack", "import", "synthesize", "align", "cache", "distill", "finetune", "heads", "export", "negatives", "cohort", "evaluate")
+STAGES = ("unpack", "import", "synthesize", "align", "cache", "distill", "finetune", "heads", "compare", "export", "negatives", "cohort", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
         "--encoder",
         type=Path,
         metavar="FILE",
-        help="finetune: on from it (default: WORK/distilled.pt, else the speech embedding); heads, export: of it (default: WORK/finetuned.pt)",
+        help="finetune: on from it (default: WORK/distilled.pt, else the speech embedding); heads, compare, export: of it (default: WORK/finetuned.pt)",
     )
     parser.add_argument("--only", metavar="A,B", help="cache: these teachers; heads: wake or speaker")
     parser.add_argument("--float", action="store_true", help="export: leave the encoder in 32 bit")
@@ -102,7 +104,7 @@ def main(argv: Sequence[str]) -> int:
             wanted = settings.read("distill", distill.Settings, asked.set)
             distill.train(stores, rooms, work / "targets", work / "distilled.pt", wanted)
         case "finetune":
-            begin = asked.encoder or (work / "distilled.pt" if (work / "distilled.pt").exists() else None)
+            begin = asked.encoder or next(iter(work.glob("distilled.pt")), None)
             wanted = settings.read("finetune", finetune.Settings, asked.set)
             finetune.train(stores, rooms, Spoken(work / "aligned.tsv"), cache.Voices(work / "targets" / "voice"), begin, work / "finetuned.pt", wanted)
         case "heads":
@@ -112,10 +114,15 @@ def main(argv: Sequence[str]) -> int:
                     wake.train(stores, rooms, trained, work / "wake.pt", both.wake)
                 else:
                     speaker.train(stores, rooms, cache.Voices(work / "targets" / "voice"), trained, work / "speaker.pt", both.speaker)
+        case "compare":
+            checkpoint_file = asked.encoder or work / "finetuned.pt"
+            figures = compare.compare(checkpoint_file, stores, rooms, Spoken(work / "aligned.tsv"))
+            checkpoint_file.with_suffix(".json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
         case "export":
             trained = checkpoint.load_encoder(asked.encoder or work / "finetuned.pt")
             mels = [] if asked.float else _calibration(stores, rooms)
-            export.export(trained, wake.load_head(work / "wake.pt"), speaker.load_head(work / "speaker.pt"), front_end(), asked.models, mels)
+            heads = checkpoint.load(work / "wake.pt", "head", WakeHead), checkpoint.load(work / "speaker.pt", "head", SpeakerHead)
+            export.export(trained, *heads, front_end(), asked.models, mels)
         case "negatives":
             negatives.gather(corpora.Corpora(*stores), work / "aligned.tsv", rooms, bundles.load(asked.models), asked.models / NEGATIVES)
             export.rewrite_manifest(asked.models)

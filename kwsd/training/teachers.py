@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kwsd.training import speech_embedding
 from kwsd.training.corpora import RATE
@@ -90,12 +91,14 @@ def k_means(frames: np.ndarray, codes: int, layer: int, rounds: int = 20, seed: 
     return book
 
 
-class Transformer:
-    """A pretrained transformer encoder. Layer 0 is what goes into the first block, layer n what comes out of the nth."""
+class TransformerLayers(nn.Module):
+    """The layers of a pretrained transformer encoder, for batches and with gradients.
 
-    def __init__(self, where: str | Path, layers: Sequence[int], *, name: str | None = None, codebook: Codebook | None = None, window_s: float = 0.0) -> None:
-        """`where`: a folder or a hub name. `window_s`: Whisper was trained on windows of 30 s; it sees at least so many, silence after the
-        speech, with the first of its positions: 0 is the true length, and cheapest. Raises TeacherError."""
+    Layer 0 is what goes into the first block, layer n what comes out of the nth."""
+
+    def __init__(self, where: str | Path) -> None:
+        """`where`: a folder or a hub name. Raises TeacherError."""
+        super().__init__()
         import transformers
 
         try:
@@ -104,26 +107,65 @@ class Transformer:
             raise TeacherError(f"{where}: no model that transformers can load ({error})") from error
         if config.model_type not in FAMILIES:
             raise TeacherError(f"{where} is a {config.model_type}; teachers are {', '.join(FAMILIES)}")
-        self.name, self.layers, self.family, self._window = name or Path(where).name, tuple(layers), config.model_type, window_s
-        self._codebook, self._quantiser = codebook, None
+        self.family, self.quantiser = config.model_type, None
         if self.family == "whisper":
-            model: Any = transformers.WhisperModel.from_pretrained(where, dtype=torch.float32)
             extractor: Any = transformers.WhisperFeatureExtractor
-            self._features = extractor(feature_size=config.num_mel_bins)
-            self._model, count, self.dim, self.rate_hz = model.encoder, config.encoder_layers, config.d_model, RATE / 320
+            self._features, self._shortest = extractor(feature_size=config.num_mel_bins), 400
+            model: Any = transformers.WhisperModel.from_pretrained(where, dtype=torch.float32).encoder
+            self.count, self.dim, self.rate_hz = config.encoder_layers, config.d_model, RATE / 320
         else:
-            self._normalise = _normalises(where)
+            self._normalise, self._shortest = _normalises(where), _shortest(config.conv_kernel, config.conv_stride)
             if self.family == "wav2vec2" and "Wav2Vec2ForPreTraining" in (config.architectures or ()):
                 pretrained: Any = transformers.Wav2Vec2ForPreTraining.from_pretrained(where, dtype=torch.float32)
-                self._model, self._quantiser = pretrained.wav2vec2, pretrained.quantizer.eval()
+                model, self.quantiser = pretrained.wav2vec2, pretrained.quantizer.eval()
             else:
-                self._model = transformers.AutoModel.from_pretrained(where, dtype=torch.float32)
-            count, self.dim, self.rate_hz = config.num_hidden_layers, config.hidden_size, RATE / float(np.prod(config.conv_stride))
-            self._shortest = _shortest(config.conv_kernel, config.conv_stride)
-        self._model.eval().requires_grad_(False)
+                model = transformers.AutoModel.from_pretrained(where, dtype=torch.float32)
+            self.count, self.dim, self.rate_hz = config.num_hidden_layers, config.hidden_size, RATE / float(np.prod(config.conv_stride))
+        self.model = model.eval().requires_grad_(False)
+
+    @property
+    def blocks(self) -> Any:
+        """The transformer's blocks, lowest first."""
+        return self.model.layers if self.family == "whisper" else self.model.encoder.layers
+
+    def inputs(self, samples: np.ndarray) -> Tensor:
+        """What `forward` takes, of int16-scale `samples [batch, sample]`: Whisper's log-mel `[batch, band, frame]`, else the waveform."""
+        x = np.pad(samples, ((0, 0), (0, max(self._shortest - samples.shape[1], 0)))).astype(np.float32) / 32768
+        if self.family == "whisper":
+            with torch.autocast("cpu", enabled=False):
+                mel = self._features(list(x), sampling_rate=RATE, padding="do_not_pad", return_tensors="np")["input_features"]
+            return torch.from_numpy(np.asarray(mel, np.float32))
+        if self._normalise:
+            x = (x - x.mean(axis=1, keepdims=True)) / np.sqrt(x.var(axis=1, keepdims=True) + 1e-7)
+        return torch.from_numpy(x)
+
+    def forward(self, inputs: Tensor) -> list[Tensor]:
+        """What goes into each block and comes out of the last, `[batch, frame, dim]` each."""
+        if self.family != "whisper":
+            return list(self.model(inputs, output_hidden_states=True).hidden_states)
+        encoder = self.model
+        x = F.gelu(encoder.conv2(F.gelu(encoder.conv1(inputs)))).transpose(1, 2)
+        x = x + encoder.embed_positions.weight[: x.shape[1]]
+        hidden = [x]
+        for block in encoder.layers:
+            x = block(x, None)
+            x = x[0] if isinstance(x, tuple) else x
+            hidden.append(x)
+        hidden[-1] = encoder.layer_norm(hidden[-1])
+        return hidden
+
+
+class Transformer:
+    """A pretrained transformer encoder as a teacher; layers are those of `TransformerLayers`."""
+
+    def __init__(self, where: str | Path, layers: Sequence[int], *, name: str | None = None, codebook: Codebook | None = None, window_s: float = 0.0) -> None:
+        """`where`: a folder or a hub name. `window_s`: Whisper was trained on windows of 30 s; it sees at least so many, silence after the
+        speech, with the first of its positions: 0 is the true length, and cheapest. Raises TeacherError."""
+        self.name, self.layers, self._window, self._codebook = name or Path(where).name, tuple(layers), window_s, codebook
+        self._network = TransformerLayers(where)
+        self.dim, self.rate_hz, count = self._network.dim, self._network.rate_hz, self._network.count
         if not self.layers or any(not 0 <= layer <= count for layer in self.layers):
             raise TeacherError(f"{where} has layers 0 to {count}; {list(self.layers)} were asked for")
-        self.parameters = sum(p.numel() for p in self._model.parameters())
 
     def frames(self, samples: np.ndarray) -> np.ndarray:
         hidden = self._hidden(samples)
@@ -136,48 +178,25 @@ class Transformer:
         """Of its own quantiser's two groups the pair counts as one code."""
         if self._codebook is not None:
             return self._codebook.nearest(self._hidden(samples)[self._codebook.layer][0].float().numpy())
-        if self._quantiser is None:
+        network, quantiser = self._network, self._network.quantiser
+        if quantiser is None:
             raise TeacherError(f"{self.name} has no quantiser of its own; fit a codebook to one of its layers with `k_means`")
         with torch.inference_mode():
-            scores = self._quantiser.weight_proj(self._convolved(samples))
-            own = scores.view(scores.shape[1], self._quantiser.num_groups, -1).argmax(-1)
-            return np.asarray((own * self._quantiser.num_vars ** torch.arange(own.shape[1])).sum(1).numpy(), np.int64)
+            features = network.model.feature_extractor(network.inputs(samples[None])).transpose(1, 2)
+            scores = quantiser.weight_proj(network.model.feature_projection(features)[1])
+            own = scores.view(scores.shape[1], quantiser.num_groups, -1).argmax(-1)
+            return np.asarray((own * quantiser.num_vars ** torch.arange(own.shape[1])).sum(1).numpy(), np.int64)
 
     def _hidden(self, samples: np.ndarray) -> list[Tensor]:
-        """What goes into each block and comes out of the last, `[1, frame, dim]` each."""
+        """`[1, frame, dim]` of each layer."""
         with torch.inference_mode():
-            if self.family == "whisper":
-                return self._whisper(samples)
-            return list(self._model(self._waveform(samples), output_hidden_states=True).hidden_states)
-
-    def _whisper(self, samples: np.ndarray) -> list[Tensor]:
-        frames = max(len(samples) // 320, 1)
-        length = min(max(frames * 320, round(self._window * RATE)), WHISPER_SAMPLES)
-        frames = min(frames, WHISPER_SAMPLES // 320)
-        samples = np.pad(samples[:length], (0, max(length - len(samples), 0))) / 32768
-        with torch.autocast("cpu", enabled=False):
-            mel = torch.from_numpy(self._features(samples, sampling_rate=RATE, padding="do_not_pad", return_tensors="np")["input_features"]).float()
-        encoder = self._model
-        x = torch.nn.functional.gelu(encoder.conv2(torch.nn.functional.gelu(encoder.conv1(mel)))).transpose(1, 2)
-        x = x + encoder.embed_positions.weight[: x.shape[1]]
-        hidden = [x]
-        for block in encoder.layers:
-            x = block(x, None)
-            x = x[0] if isinstance(x, tuple) else x
-            hidden.append(x)
-        hidden[-1] = encoder.layer_norm(hidden[-1])
-        return [h[:, :frames] for h in hidden]
-
-    def _waveform(self, samples: np.ndarray) -> Tensor:
-        x = np.pad(samples, (0, max(self._shortest - len(samples), 0))).astype(np.float32) / 32768
-        if self._normalise:
-            x = (x - x.mean()) / np.sqrt(x.var() + 1e-7)
-        return torch.from_numpy(x)[None]
-
-    def _convolved(self, samples: np.ndarray) -> Tensor:
-        """What its quantiser sees, `[1, frame, conv dim]`."""
-        features = self._model.feature_extractor(self._waveform(samples)).transpose(1, 2)
-        return self._model.feature_projection(features)[1]
+            if self._network.family != "whisper":
+                hidden: list[Tensor] = self._network(self._network.inputs(samples[None]))
+                return hidden
+            frames = max(len(samples) // 320, 1)
+            length = min(max(frames * 320, round(self._window * RATE)), WHISPER_SAMPLES)
+            samples = np.pad(samples[:length], (0, max(length - len(samples), 0)))
+            return [h[:, : min(frames, WHISPER_SAMPLES // 320)] for h in self._network(self._network.inputs(samples[None]))]
 
 
 def _normalises(where: str | Path) -> bool:

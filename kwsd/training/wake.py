@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from kwsd.training.checkpoint import load_encoder, save
+from kwsd.training.checkpoint import load, load_encoder, save
 from kwsd.training.corpora import Corpora
 from kwsd.training.network import WORDS, Encoder, WakeHead
 from kwsd.training.scenes import CHUNK, Scenes, mel_of
@@ -153,7 +153,7 @@ def train_head(bank: Bank, encoder_path: Path, out: Path, settings: Settings, se
     positive = [np.flatnonzero((bank.label[:, w] == 1) & inside) for w in range(len(WORDS))]
     log.info("%.1f h, frames where a word has ended: %s", len(bank.label) * 0.08 / 3600, [len(p) for p in positive])
     silent = np.flatnonzero((bank.label == 0).all(axis=1) & inside)
-    head = load_head(encoder_path).train().requires_grad_(True)
+    head = load(encoder_path, "head", WakeHead).train().requires_grad_(True)
     optimiser = torch.optim.AdamW(head.parameters(), lr=settings.rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.rate, total_steps=settings.steps + 1, pct_start=0.1)
     average = AveragedModel(head, multi_avg_fn=get_ema_multi_avg_fn(settings.average), use_buffers=True)  # type: ignore[no-untyped-call]
@@ -198,10 +198,3 @@ def train_head(bank: Bank, encoder_path: Path, out: Path, settings: Settings, se
             sums[:] = 0
     save(out, head=kept, current=head, optimiser=optimiser, schedule=schedule, step=settings.steps)
     return kept
-
-
-def load_head(path: Path) -> WakeHead:
-    """The trained head of a checkpoint, in evaluation mode."""
-    head = WakeHead()
-    head.load_state_dict(torch.load(path, weights_only=True)["head"])
-    return head.eval().requires_grad_(False)

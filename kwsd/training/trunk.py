@@ -1,0 +1,77 @@
+"""What stands between audio and the two heads in `kwsd train finetune`: the student's encoder, or a transformer teacher itself.
+
+A trunk takes the features of a batch and gives `embedding [batch, chunk, embedding_dim]` for words and `tap [batch, 4 chunk, tap_dim]` for
+voices, so that teacher and student are compared with the same heads, data and losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kwsd.training.network import TAP_FRAMES, Encoder
+from kwsd.training.scenes import mel_of
+from kwsd.training.speech_embedding import front_end
+from kwsd.training.teachers import TransformerLayers
+
+Features = Callable[[np.ndarray], np.ndarray]
+"""Of int16-scale `[batch, sample]` (whole chunks): float32 `[batch, frame, band]`, eight frames a chunk."""
+
+
+class StudentFeatures:
+    """The student's log-mel, from the start of a stream."""
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        return mel_of(front_end(), x)
+
+
+class TransformerTrunk(nn.Module):
+    """A pretrained transformer of 50 frames a second: words from its top layer, voices from `tap_layer`. It sees the whole of what it is given.
+
+    Its upper blocks, `upper` of them, are trained; all else stays as it came."""
+
+    def __init__(self, where: str | Path, upper: int = 0, tap_layer: int = 2) -> None:
+        """Raises TeacherError."""
+        super().__init__()
+        self.layers, self.tap_layer = TransformerLayers(where), tap_layer
+        self.shape = {"where": str(where), "upper": upper, "tap_layer": tap_layer}
+        self.embedding_dim = self.tap_dim = self.layers.dim
+        for block in list(self.layers.blocks)[len(self.layers.blocks) - upper :]:
+            block.requires_grad_(True)
+
+    def zero_state(self, batch: int = 1) -> list[Tensor]:
+        return []
+
+    def features(self, x: np.ndarray) -> np.ndarray:
+        """Whisper's log-mel; of the others the waveform, ten milliseconds a frame."""
+        inputs = self.layers.inputs(x)
+        return (inputs.transpose(1, 2) if self.layers.family == "whisper" else inputs.reshape(len(x), -1, 160)).numpy()
+
+    def forward(self, features: Tensor, state: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
+        hidden = self.layers(features.transpose(1, 2) if self.layers.family == "whisper" else features.flatten(1))
+        frames = features.shape[1] // 2
+        tap, top = (nn.functional.pad(hidden[n], (0, 0, 0, frames - hidden[n].shape[1])) for n in (self.tap_layer, -1))
+        return top.reshape(len(top), -1, TAP_FRAMES, self.embedding_dim).mean(2), tap, state
+
+    def train(self, mode: bool = True) -> TransformerTrunk:
+        """What is not trained stays in evaluation mode."""
+        super().train(False)
+        for block in self.layers.blocks:
+            block.train(mode and next(block.parameters()).requires_grad)
+        return self
+
+
+Trunk = Encoder | TransformerTrunk
+
+
+def features_of(trunk: Trunk) -> Features:
+    return StudentFeatures() if isinstance(trunk, Encoder) else trunk.features
+
+
+def channels_last(encoder: Encoder) -> None:
+    """Convolutions of few channels are a quarter faster so."""
+    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

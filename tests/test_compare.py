@@ -1,0 +1,165 @@
+"""Teacher and student beside each other: slimmed students, a transformer as the trunk, and the figures of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kwsd.model.bundle import Bundle
+from kwsd.training import compare, finetune, trunk
+from kwsd.training.cache import Voices
+from kwsd.training.checkpoint import load, save
+from kwsd.training.evaluate import Development
+from kwsd.training.finetune import Settings
+from kwsd.training.network import WORDS, Encoder
+from kwsd.training.slim import slim
+from kwsd.training.spoken import Spoken
+from kwsd.training.trunk import TransformerTrunk
+from tests.conftest import say, training_data
+from tests.test_teachers import checkpoint
+
+SMALL = Settings(steps=2, word_batch=2, voice_batch=4, checkpoint_every=1, log_every=1, distillation=0)
+
+
+@pytest.fixture(autouse=True)
+def front_end(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
+    monkeypatch.setattr(trunk, "front_end", lambda: bundle.front_end)
+
+
+def outputs(encoder: Encoder, mel: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return encoder(mel, encoder.zero_state(len(mel)))[0]
+
+
+def test_a_slimmed_encoder_says_nearly_the_same() -> None:
+    torch.manual_seed(1)
+    wide, mel = Encoder(), torch.rand(2, 160, 32)
+    for weight in wide.parameters():
+        weight.data.mul_(1.5)
+    for layer in (*wide.across, *wide.along):  # convolutions that are a filter and a mixture already
+        taps = torch.rand_like(layer.weight[:1])  # type: ignore[index]
+        layer.weight.data.copy_(torch.randn(layer.out_channels, layer.in_channels, 1, 1) * 0.1 * taps)  # type: ignore[operator]
+    before = outputs(wide, mel)
+    assert torch.equal(outputs(slim(wide), mel), before)
+    apart = slim(wide, separable=True)
+    assert torch.allclose(outputs(apart, mel), before, rtol=1e-3, atol=1e-3 * before.abs().max())
+    assert compare.macs_per_second(apart) < 0.45 * compare.macs_per_second(wide)
+    for weight in (wide.across[0].weight, wide.along[0].weight):  # channels that say nothing are those that go
+        weight.data[::3] = 0  # type: ignore[index]
+    wide.across[0].bias.data[::3] = wide.along[0].bias.data[::3] = 0  # type: ignore[index]
+    narrow = slim(wide, width=2 / 3)
+    assert narrow.across[0].weight.shape[0] == 16
+    kept = [n for n in range(24) if n % 3]
+    assert torch.equal(narrow.along[0].weight, wide.along[0].weight[kept][:, kept])  # type: ignore[index]
+    assert narrow.tap_dim == 16 * 16
+    for bad in ({"width": 1.5}, {"separable": False}):
+        with pytest.raises(ValueError, match="cannot be slimmed"):
+            slim(wide if "width" in bad else apart, **bad)  # type: ignore[arg-type]
+
+
+def test_a_shape_is_kept_with_its_weights(tmp_path: Path) -> None:
+    encoder = Encoder(0.5, separable=True)
+    save(tmp_path / "e.pt", encoder=encoder, step=3)
+    again = load(tmp_path / "e.pt", "encoder", Encoder)
+    assert again.shape == {"width": 0.5, "separable": True}
+    mel = torch.rand(1, 80, 32)
+    assert torch.equal(outputs(again, mel), outputs(encoder, mel))
+
+
+def test_multiply_accumulates_are_those_of_the_card() -> None:
+    assert compare.macs_per_second(Encoder()) == pytest.approx(72.4e6 - 12.5 * 180_000, rel=0.01)  # the card's hold the wake head too
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wake words and words of Speech Commands in many voices, a little noise, rooms, vectors of a voice teacher."""
+    work = tmp_path_factory.mktemp("work")
+    voices = [f"{accent}+{variant}" for accent in ("en-us", "en-gb") for variant in ("f1", "f3", "m1", "m3", "m7", "f4", "m5")]
+    takes = [(say(word.replace("_", " "), voice), "pico", voice, word) for voice in voices for word in WORDS]
+    takes += [(say(word, voice, 130 + 10 * n), "gsc", voice, word) for voice in voices for word in ("bed", "cat") for n in range(3)]
+    takes += [(np.random.default_rng(n).normal(0, 300, 32000).astype(np.int16), "noise_mine", "", "") for n in range(12)]
+    training_data(work, takes)
+    (work / "voice").mkdir()
+    np.savez(work / "voice" / "voices.npz", people=np.array([f"gsc/{voice}" for voice in voices]), vectors=np.eye(14))
+    return work
+
+
+def train(work: Path, out: Path, settings: Settings) -> None:
+    save(work / "start.pt", encoder=Encoder(0.5))
+    start = None if settings.where else work / "start.pt"
+    finetune.train([work / "recorded"], work / "rirs.npz", Spoken(work / "none.tsv"), Voices(work / "voice"), start, out, settings)
+
+
+def test_a_students_figures(work: Path, tmp_path: Path) -> None:
+    out = tmp_path / "student.pt"
+    train(work, out, SMALL)
+    figures = compare.compare(out, [work / "recorded"], work / "rirs.npz", Spoken(work / "none.tsv"))
+    json.dumps(figures)
+    assert figures["parameters"] == sum(p.numel() for p in Encoder(0.5).parameters())
+    assert figures["words"]["classes"] == 4  # bed, cat, others, silence
+    people = {c.speaker for c in Development([work / "recorded"], work / "rirs.npz").corpora.clips if c.development and c.corpus == "gsc"}
+    assert figures["speakers"]["people"] == len(people) > 1
+    for condition in compare.CONDITIONS:
+        for found in (figures["words"][condition], figures["misses"][condition]["0.5"], figures["speakers"][condition]["one"]):
+            assert 0 <= found["low"] <= found["high"] <= 1
+            assert 0 <= found["value"] <= 1
+    line = compare.row(figures)
+    assert line.startswith("| student | 0.09 M |")
+    assert line.count("|") == compare.HEAD.splitlines()[0].count("|")
+
+
+def test_figures_of_known_answers(work: Path) -> None:
+    stores, rooms, spoken = [work / "recorded"], work / "rirs.npz", Spoken(work / "none.tsv")
+    words = [word for _, word, _ in compare.spoken_words(Development(stores, rooms), spoken)]
+    always_bed: Any = SimpleNamespace(word=lambda *_: "bed")
+    said = compare.words_right(always_bed, Development(stores, rooms), spoken)
+    assert said["clips"] == len(words)
+    assert {said[c]["value"] for c in compare.CONDITIONS} == {words.count("bed") / len(words)}
+    assert 0 < words.count("other") <= words.count("bed")
+
+    def scores(x: np.ndarray) -> np.ndarray:  # the words' own takes, padded by 2 s, are heard, all else half as well
+        return np.full((len(x) // 1280, len(WORDS)), 0.9 if 32000 < len(x) < 70000 and abs(x[:16000]).max() < 100 else 0.45)
+
+    heard = compare.misses(SimpleNamespace(scores=scores), Development(stores, rooms))  # type: ignore[arg-type]
+    assert heard["clean"]["0.1"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    deaf = compare.misses(SimpleNamespace(scores=lambda x: np.full((len(x) // 1280, len(WORDS)), 0.5)), Development(stores, rooms))  # type: ignore[arg-type]
+    assert deaf["clean"]["1.0"]["value"] == 1.0
+
+
+def test_windows_say_what_a_stream_says(work: Path, tmp_path: Path) -> None:
+    out = tmp_path / "student.pt"
+    train(work, out, SMALL)
+    trained = compare.Trained.load(out)
+    x = np.concatenate([say("it is raining again"), say("smart mirror", "en-gb"), np.zeros(16000 * 9, np.int16), say("computer")]).astype(np.float32)
+    whole, _ = trained.frames(np.pad(x, (0, -len(x) % 1280))[None])
+    with torch.inference_mode():
+        logits, _, _ = trained.wake(whole, trained.wake.zero_state())
+    want = torch.sigmoid(logits[0]).numpy()
+    scores = trained.scores(x)
+    assert len(scores) == len(x) // 1280
+    assert np.abs(scores[40:] - (want[40 : len(scores)] + want[39 : len(scores) - 1]) / 2).max() < 0.02
+
+
+@pytest.mark.parametrize("family", ["whisper", "hubert"])
+def test_a_transformer_is_trained_in_the_students_stead(family: str, work: Path, tmp_path: Path) -> None:
+    model = checkpoint(family, tmp_path / "teacher")
+    out = tmp_path / "teacher.pt"
+    train(work, out, replace(SMALL, where=str(tmp_path / "teacher"), upper=1, tap_layer=1, rate=1e-2))
+    kept = torch.load(out, weights_only=True)["encoder"]
+    for n, block in enumerate(model.encoder.layers):
+        name = next(k for k in kept if f"layers.{n}.fc1.weight" in k or f"layers.{n}.feed_forward.intermediate_dense.weight" in k)
+        own = block.fc1.weight if family == "whisper" else block.feed_forward.intermediate_dense.weight
+        assert torch.equal(kept[name], own) == (n < 2)  # only the uppermost has moved
+    trained = compare.Trained.load(out)
+    assert isinstance(trained.trunk, TransformerTrunk)
+    embedding, tap = trained.frames(np.zeros((2, 1280 * 20), np.float32))
+    assert embedding.shape == (2, 20, 16)
+    assert tap.shape == (2, 80, 16)
+    assert trained.voice(say("computer").astype(np.float32)).shape == (192,)
