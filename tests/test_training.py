@@ -17,7 +17,9 @@ from kwsd.config import ConfigError
 from kwsd.model import bundle as bundles
 from kwsd.model.student import SpeakerEncoder, Student
 from kwsd.training import align, evaluate, export, negatives, settings, stages, synthesize
+from kwsd.training import backend as backends
 from kwsd.training.augment import Rooms, change_speed, gain_to, level_dbfs, mix
+from kwsd.training.backend import Backend
 from kwsd.training.corpora import Clip, Corpora
 from kwsd.training.finetune import wake_loss
 from kwsd.training.network import Encoder, SpeakerHead, WakeHead
@@ -27,9 +29,9 @@ from kwsd.training.synthesize import espeak_variants
 
 
 @pytest.fixture(scope="module")
-def networks() -> tuple[Encoder, WakeHead, SpeakerHead]:
+def networks() -> tuple[Encoder, WakeHead, export.Speaker]:
     torch.manual_seed(1)
-    parts = Encoder(), WakeHead(), SpeakerHead()
+    parts = Encoder(), WakeHead(), export.Speaker(SpeakerHead())
     for part in parts:
         for module in part.modules():
             if isinstance(module, torch.nn.BatchNorm1d):
@@ -41,7 +43,7 @@ def networks() -> tuple[Encoder, WakeHead, SpeakerHead]:
     return parts
 
 
-def test_the_exported_graphs_equal_torch(networks: tuple[Encoder, WakeHead, SpeakerHead], bundle: bundles.Bundle, tmp_path: Path) -> None:
+def test_the_exported_graphs_equal_torch(networks: tuple[Encoder, WakeHead, export.Speaker], bundle: bundles.Bundle, tmp_path: Path) -> None:
     encoder, wake, speaker = networks
     export.export(encoder, wake, speaker, bundle.front_end, tmp_path)
     exported = bundles.load(tmp_path)
@@ -60,10 +62,18 @@ def test_the_exported_graphs_equal_torch(networks: tuple[Encoder, WakeHead, Spea
     whole = head(np.concatenate([p.tap for p in parts]), np.concatenate([p.embedding for p in parts]))
     assert np.abs(whole - speaker(tap, embedding)[0].numpy()).max() < 1e-5
     assert exported.encoder_id != bundle.encoder_id
+    backend = Backend(192, 64)
+    backend.axes.data.normal_()
+    export.add_backend(tmp_path, speaker.head, backend)
+    finished = bundles.load(tmp_path)
+    assert finished.encoder_id != exported.encoder_id
+    voice = SpeakerEncoder(finished)(np.concatenate([p.tap for p in parts]), np.concatenate([p.embedding for p in parts]))
+    assert voice.shape == (64,)
+    assert np.abs(voice - backend(speaker(tap, embedding))[0].numpy()).max() < 1e-5
     assert json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["macs_per_second"] == pytest.approx(72.4e6, rel=0.01)
 
 
-def test_in_8_bit_online_still_equals_offline(networks: tuple[Encoder, WakeHead, SpeakerHead], bundle: bundles.Bundle, tmp_path: Path) -> None:
+def test_in_8_bit_online_still_equals_offline(networks: tuple[Encoder, WakeHead, export.Speaker], bundle: bundles.Bundle, tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
     mels = [rng.uniform(0, 10, (8 * 30, 32)).astype(np.float32) for _ in range(6)]
     for folder, calibration in (("float", []), ("int8", mels[:5])):
@@ -85,7 +95,7 @@ def test_in_8_bit_online_still_equals_offline(networks: tuple[Encoder, WakeHead,
     assert bundles.load(tmp_path / "float").encoder_id != bundles.load(tmp_path / "int8").encoder_id
 
 
-def test_the_receptive_field_is_what_the_bundle_says(networks: tuple[Encoder, WakeHead, SpeakerHead]) -> None:
+def test_the_receptive_field_is_what_the_bundle_says(networks: tuple[Encoder, WakeHead, export.Speaker]) -> None:
     encoder, wake, _ = networks
     mel = torch.randn(1, 8 * 60, 32)
     changed = mel.clone()
@@ -120,6 +130,28 @@ def test_margin_softmax_by_hand() -> None:
     assert loss(embedding, torch.tensor([0]), 0.25).item() == pytest.approx(want, rel=1e-5)
     flipped = loss(-embedding, torch.tensor([0]), 0.8)  # past pi the line goes on
     assert flipped.item() > loss(-embedding, torch.tensor([0]), 0.5).item()
+
+
+def test_the_backend_finds_what_tells_people_apart() -> None:
+    """People differ along two of six directions, takes of one person mostly along others."""
+    rng = np.random.default_rng(3)
+    own = rng.normal(0, 1, (400, 6)) * [2.0, 1.0, 0.01, 0.01, 0.01, 0.01] + 5
+    spread = np.array([0.5, 0.5, 3.0, 1.0, 1.0, 1.0])
+    people = np.repeat(np.arange(400), 6)
+    voices = own[people] + rng.normal(0, 1, (2400, 6)) * spread
+    fitted = backends.fit(voices, people, kept=2, shrinkage=0.0)
+    axes = fitted.axes.numpy()
+    assert np.abs(fitted.centre.numpy() - 5).max() < 0.3
+    # whitened, the first direction is that of the greatest ratio of variances, 16, the second 4; their weights are sqrt(16 / 17), sqrt(4 / 5)
+    want = np.zeros((6, 2))
+    want[0, 0], want[1, 1] = np.sqrt(16 / 17) / 0.5, np.sqrt(4 / 5) / 0.5
+    assert np.abs(np.abs(axes) - want).max() < 0.12
+    out = fitted(torch.from_numpy(voices[:6].astype(np.float32)))
+    assert torch.allclose(out.norm(dim=1), torch.ones(6), atol=1e-5)
+    shrunk = backends.fit(voices, people, kept=9, shrinkage=1.0)
+    assert shrunk.shape == {"dim": 6, "kept": 6}
+    with pytest.raises(ValueError, match="nobody has two takes"):
+        backends.fit(voices[::6], people[::6])
 
 
 def test_trials_over_people() -> None:

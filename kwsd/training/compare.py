@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,15 @@ from torch.nn import functional as F
 from kwsd.audio.spans import speech_span
 from kwsd.detect.metrics import bootstrap_interval, equal_error_rate, false_accept_peaks, threshold_at, verification_trials
 from kwsd.training import augment
+from kwsd.training.backend import Backend, fit_to
 from kwsd.training.checkpoint import load
-from kwsd.training.corpora import RATE
+from kwsd.training.corpora import RATE, Corpora
 from kwsd.training.evaluate import RATES, Development, takes
 from kwsd.training.export import SMOOTHING_CHUNKS
 from kwsd.training.finetune import SILENCE, WordSpace, windows
-from kwsd.training.network import TAP_FRAMES, WORDS, Encoder, SpeakerHead, WakeHead
+from kwsd.training.network import WORDS, Encoder, SpeakerHead, WakeHead
 from kwsd.training.scenes import CHUNK
-from kwsd.training.speaker import LEAD_CHUNKS
+from kwsd.training.speaker import by_speaker, voice_of
 from kwsd.training.spoken import Spoken, labelled
 from kwsd.training.trunk import TransformerTrunk, Trunk, features_of
 
@@ -50,6 +51,8 @@ class Trained:
     types: Tensor
     """`[word, dim]` of unit length."""
     words: list[str]
+    backend: Backend = field(default_factory=Backend)
+    """Fitted by `compare`, as `heads` does for what ships."""
 
     @classmethod
     def load(cls, path: Path) -> Trained:
@@ -86,11 +89,11 @@ class Trained:
     @torch.inference_mode()
     def voice(self, x: np.ndarray) -> np.ndarray:
         """Speaker embedding `[dim]` of the speech in `x [sample]`."""
-        start, end = speech_span(x)
-        x = x[max(start - 800, 0) : end + 800]
-        x = np.pad(x, (LEAD_CHUNKS * CHUNK, -len(x) % CHUNK))
-        embedding, tap = self.frames(x[None])
-        return np.asarray(self.speaker(tap[:, LEAD_CHUNKS * TAP_FRAMES :], embedding[:, LEAD_CHUNKS:])[0].numpy())
+        return np.asarray(self.backend(torch.from_numpy(self.raw_voice(x))[None])[0].numpy())
+
+    def raw_voice(self, x: np.ndarray) -> np.ndarray:
+        """As `voice`, before the backend."""
+        return voice_of(self.trunk, features_of(self.trunk), self.speaker, x)
 
     @torch.inference_mode()
     def word(self, x: np.ndarray, end: int, classes: Sequence[str]) -> str:
@@ -227,7 +230,8 @@ def equal_errors(trained: Trained, development: Development, corpora: tuple[str,
 
 def compare(checkpoint: Path, stores: list[Path], rooms: Path, spoken: Spoken) -> dict[str, Any]:
     """All figures of a checkpoint of `finetune`."""
-    trained = Trained.load(checkpoint)
+    trained, corpora = Trained.load(checkpoint), Corpora(*stores)
+    trained.backend = fit_to(by_speaker(corpora, development=False), corpora, trained.raw_voice, takes=4)
     figures: dict[str, Any] = {
         "checkpoint": str(checkpoint),
         "parameters": sum(p.numel() for p in trained.trunk.parameters()),

@@ -23,6 +23,7 @@ from kwsd.model import bundle as bundles
 from kwsd.model.bundle import OperatingPoint
 from kwsd.model.student import SpeakerEncoder, Student
 from kwsd.training import augment
+from kwsd.training.backend import Backend, fit_to
 from kwsd.training.corpora import Clip, Corpora
 from kwsd.training.export import Measured
 from kwsd.training.scenes import Scenes
@@ -125,6 +126,13 @@ def voices(evaluation: Evaluation, corpora: tuple[str, ...]) -> list[np.ndarray]
         if len(vectors) >= 6:
             people.append(np.stack(vectors))
     return people
+
+
+def fit_backend(bundle: Path, stores: list[Path]) -> Backend:
+    """Of the training split's people, as `bundle` hears them: 8 bit and all."""
+    corpora, loaded = Corpora(*stores), bundles.load(bundle)
+    embedder = Embedder(loaded, Student(loaded), SpeakerEncoder(loaded))
+    return fit_to(by_speaker(corpora, development=False), corpora, lambda x: embedder.embed([x.astype(np.int16)]))
 
 
 def cohort(bundle: Path, stores: list[Path], rooms: Path, out: Path) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from kwsd.audio.logmel import LogMel
 from kwsd.model.bundle import COHORT, FORMAT, FRONT_END, MANIFEST, NEGATIVES, SPEAKER, STUDENT, OperatingPoint, write_front_end
+from kwsd.training.backend import Backend
 from kwsd.training.network import STRIDE_FRAMES, WORDS, Encoder, SpeakerHead, WakeHead
 from kwsd.training.quantise import quantise
 
@@ -60,9 +61,23 @@ def export_student(student: Student, path: Path) -> None:
     _check(path)
 
 
-def export_speaker(head: SpeakerHead, path: Path) -> None:
-    inputs = (torch.zeros(1, 40, head.shape["tap"]), torch.zeros(1, 10, head.shape["embedding"]))
-    torch.onnx.export(head.eval(), inputs, str(path), input_names=["tap", "embedding"], output_names=["speaker"], opset_version=17,
+class Speaker(nn.Module):
+    """Speaker head and, once fitted, its backend as one graph."""
+
+    def __init__(self, head: SpeakerHead, backend: Backend | None = None) -> None:
+        super().__init__()
+        self.head, self.backend = head, backend
+        self.eval()
+
+    def forward(self, tap: Tensor, embedding: Tensor) -> Tensor:
+        voice: Tensor = self.head(tap, embedding)
+        return voice if self.backend is None else self.backend(voice)
+
+
+def export_speaker(speaker: Speaker, path: Path) -> None:
+    shape = speaker.head.shape
+    inputs = (torch.zeros(1, 40, shape["tap"]), torch.zeros(1, 10, shape["embedding"]))
+    torch.onnx.export(speaker, inputs, str(path), input_names=["tap", "embedding"], output_names=["speaker"], opset_version=17,
                       dynamic_axes={"tap": {1: "tap_frames"}, "embedding": {1: "chunks"}}, dynamo=False)  # fmt: skip
     _check(path)
 
@@ -84,10 +99,10 @@ def _check(path: Path) -> None:
     onnx.save(model, str(path))
 
 
-def encoder_id(encoder: Encoder, head: SpeakerHead, front_end: LogMel, grids: str = "") -> str:
+def encoder_id(encoder: Encoder, speaker: Speaker, front_end: LogMel, grids: str = "") -> str:
     """Of all that decides a speaker embedding; `grids` is what `quantise` said."""
     digest = hashlib.sha256()
-    for part in (encoder.state_dict(), head.state_dict()):
+    for part in (encoder.state_dict(), speaker.state_dict()):
         for name, tensor in sorted(part.items()):
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     digest.update(grids.encode())
@@ -95,10 +110,11 @@ def encoder_id(encoder: Encoder, head: SpeakerHead, front_end: LogMel, grids: st
     return digest.hexdigest()[:16]
 
 
-def export(encoder: Encoder, wake: WakeHead, speaker: SpeakerHead, front_end: LogMel, out: Path, mels: Sequence[np.ndarray] = ()) -> None:
+def export(encoder: Encoder, wake: WakeHead, speaker: Speaker, front_end: LogMel, out: Path, mels: Sequence[np.ndarray] = ()) -> None:
     """Write the bundle with provisional thresholds; `evaluate` sets the measured ones, and `negatives` adds the bank.
 
-    The encoder is put into 8 bit where there are `mels`, each `[frame, band]`, to calibrate it on."""
+    The encoder is put into 8 bit where there are `mels`, each `[frame, band]`, to calibrate it on. What has no backend yet gets one with
+    `add_backend`, fitted to what the bundle itself says of voices."""
     out.mkdir(parents=True, exist_ok=True)
     student = Student(encoder, wake)
     export_student(student, out / STUDENT)
@@ -121,6 +137,15 @@ def export(encoder: Encoder, wake: WakeHead, speaker: SpeakerHead, front_end: Lo
         "macs_per_second": macs,
         "files": {},
     }
+    write_manifest(manifest, out)
+
+
+def add_backend(out: Path, head: SpeakerHead, backend: Backend) -> None:
+    """Write the speaker head of the bundle `out` anew, with its last layer."""
+    speaker, manifest = Speaker(head, backend), json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    export_speaker(speaker, out / SPEAKER)
+    manifest["parameters"]["speaker"] = sum(p.numel() for p in speaker.parameters())
+    manifest["encoder_id"] = hashlib.sha256(manifest["encoder_id"].encode() + (out / SPEAKER).read_bytes()).hexdigest()[:16]
     write_manifest(manifest, out)
 
 

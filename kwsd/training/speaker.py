@@ -24,10 +24,10 @@ from kwsd.audio.spans import speech_span
 from kwsd.training import augment
 from kwsd.training.cache import Voices
 from kwsd.training.checkpoint import load_encoder, resume, save
-from kwsd.training.corpora import Clip, Corpora
+from kwsd.training.corpora import RATE, Clip, Corpora
 from kwsd.training.network import STRIDE_FRAMES, TAP_FRAMES, Encoder, SpeakerHead
 from kwsd.training.scenes import CHUNK, Scenes
-from kwsd.training.trunk import Features, StudentFeatures, channels_last
+from kwsd.training.trunk import Features, StudentFeatures, Trunk, channels_last
 
 log = logging.getLogger(__name__)
 LEAD_CHUNKS = 6
@@ -167,3 +167,14 @@ def train(stores: list[Path], rooms: Path, voices: Voices, encoder_path: Path, o
             sums[:] = 0
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
             save(out, head=head, project=project, softmax=softmax, optimiser=optimiser, schedule=schedule, step=step + 1)
+
+
+@torch.inference_mode()
+def voice_of(trunk: Trunk, features: Features, head: SpeakerHead, x: np.ndarray) -> np.ndarray:
+    """The head's embedding `[dim]` of the speech in `x [sample]`, int16 scale, at most 2 s of it."""
+    start, end = speech_span(x)
+    x = x[max(start - 800, 0) : end + 800][: 2 * RATE]
+    mel = torch.from_numpy(features(augment.to_int16(np.pad(x, (LEAD_CHUNKS * CHUNK, -len(x) % CHUNK)))[None]))
+    with torch.autocast("cpu", torch.bfloat16):
+        embedding, tap, _ = trunk(mel, trunk.zero_state())
+    return np.asarray(head(tap[:, LEAD_CHUNKS * TAP_FRAMES :].float(), embedding[:, LEAD_CHUNKS:].float())[0].numpy())

@@ -121,8 +121,9 @@ def main(argv: Sequence[str]) -> int:
         case "export":
             trained = checkpoint.load_encoder(asked.encoder or work / "finetuned.pt")
             mels = [] if asked.float else _calibration(stores, rooms)
-            heads = checkpoint.load(work / "wake.pt", "head", WakeHead), checkpoint.load(work / "speaker.pt", "head", SpeakerHead)
-            export.export(trained, *heads, front_end(), asked.models, mels)
+            woken, spoke = checkpoint.load(work / "wake.pt", "head", WakeHead), checkpoint.load(work / "speaker.pt", "head", SpeakerHead)
+            export.export(trained, woken, export.Speaker(spoke), front_end(), asked.models, mels)
+            export.add_backend(asked.models, spoke, evaluate.fit_backend(asked.models, stores))
         case "negatives":
             negatives.gather(corpora.Corpora(*stores), work / "aligned.tsv", rooms, bundles.load(asked.models), asked.models / NEGATIVES)
             export.rewrite_manifest(asked.models)
