@@ -62,6 +62,18 @@ def test_the_basis_holds_what_varies() -> None:
     assert projected.var(axis=0)[0] / projected.var(axis=0)[1] == pytest.approx(9, rel=0.1)
 
 
+def test_layers_alike_are_joined() -> None:
+    rng = np.random.default_rng(2)
+    low, high = rng.normal(size=(2, 500, 6))
+    layers = np.stack([low, low + 0.1 * rng.normal(size=(500, 6)), low + 0.5 * high, high + 0.1 * low, 2 * high]).astype(np.float32)
+    assert cache.cluster_layers(layers, 2).tolist() == [0, 0, 0, 1, 1]
+    assert cache.cluster_layers(layers, 5).tolist() == [0, 1, 2, 3, 4]
+    basis = Basis.fit(layers, 6, clusters=2)
+    assert basis.axes.shape == (2, 6, 6)
+    want = (layers[3:].mean(axis=0) - layers[3:].mean(axis=(0, 1))) @ basis.axes[1]
+    assert np.abs(basis.project(layers)[1] - want).max() < 1e-4
+
+
 def test_kept_resumed_and_read_again(corpora: Corpora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "teacher_of", lambda *_: Ramp())
     monkeypatch.setattr(cache, "PART_CLIPS", 5)
@@ -80,7 +92,7 @@ def test_kept_resumed_and_read_again(corpora: Corpora, tmp_path: Path, monkeypat
     targets = Targets(folder)
     assert (targets.clips, targets.layers, targets.dims, targets.codebook.shape) == (len(clips), 2, 3, (7, 3))
     with np.load(folder / "basis.npz") as kept:
-        basis = Basis(kept["mean"], kept["axes"], kept["codebook"])
+        basis = Basis(kept["mean"], kept["axes"], kept["codebook"], kept["cluster"])
     for clip in clips:
         assert clip in targets
         frames, codes = targets.of(clip)
@@ -121,5 +133,7 @@ def test_settings_are_typed_and_can_be_changed() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             settings.read("cache", kind, ["whisper.where=x", change])
+    with pytest.raises(TeacherError, match="clusters: 4 cannot be made"):
+        settings.read("cache", kind, ["whisper.where=x", "whisper.clusters=4"])
     with pytest.raises(TeacherError, match="codes_layer: 3 is not among"):
         settings.read("cache", kind, ["whisper.where=x", "whisper.codes_layer=3"])

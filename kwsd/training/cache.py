@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,8 @@ class TeacherSettings:
     where: str | None = None
     """Of a transformer: a folder, or a hub name."""
     layers: list[int] = field(default_factory=lambda: [0])
+    clusters: int = 0
+    """Of the layers, as many means of layers alike take their place (SKILL, Zampierin et al. 2024, arXiv 2402.16830); 0: each by itself."""
     window_s: float = 3.0
     """Whisper sees at least so much. On words of 1 s its top layer then has a cosine of 0.81 with what 30 s give (0.61 on the true
     length), at twice the cost of the latter (30 s: 26 times)."""
@@ -53,6 +56,8 @@ class TeacherSettings:
             raise TeacherError("where: a transformer needs the folder or the hub name of its checkpoint")
         if self.codes and self.codes_layer not in self.layers:
             raise TeacherError(f"codes_layer: {self.codes_layer} is not among the layers {self.layers}")
+        if not 0 <= self.clusters <= len(self.layers):
+            raise TeacherError(f"clusters: {self.clusters} cannot be made of the layers {self.layers}")
 
 
 def teacher_of(name: str, settings: TeacherSettings) -> Teacher:
@@ -75,20 +80,43 @@ class Basis:
     """float32 `[layer, dim, dims]`: scaled, so that the chunks it was fitted to have unit variance on average over `dims`."""
     codebook: np.ndarray
     """float32 `[code, dims]`; `[0, dims]` where there is none."""
+    cluster: np.ndarray
+    """int64 `[layer]`: to which mean each of the teacher's layers belongs; layers and means are as many where there are no clusters."""
 
     @classmethod
-    def fit(cls, chunks: np.ndarray, dims: int) -> Basis:
+    def fit(cls, chunks: np.ndarray, dims: int, clusters: int = 0) -> Basis:
         """Of chunks `[layer, chunk, dim]`."""
+        cluster = cluster_layers(chunks, clusters) if clusters else np.arange(len(chunks))
+        chunks = cluster_means(chunks, cluster)
         means, axes = chunks.mean(axis=1), []
         for layer, mean in zip(chunks, means):
             variances, directions = np.linalg.eigh(np.cov((layer - mean).T.astype(np.float64)).reshape(layer.shape[1], -1))
             kept = directions[:, ::-1][:, :dims]
             axes.append(kept / np.sqrt(variances[::-1][:dims].mean()))
-        return cls(means.astype(np.float32), np.stack(axes).astype(np.float32), np.zeros((0, min(dims, chunks.shape[2])), np.float32))
+        return cls(means.astype(np.float32), np.stack(axes).astype(np.float32), np.zeros((0, min(dims, chunks.shape[2])), np.float32), cluster)
 
     def project(self, chunks: np.ndarray) -> np.ndarray:
-        """`[layer, chunk, dim]` to float32 `[layer, chunk, dims]`."""
-        return np.einsum("lcd,ldk->lck", chunks - self.mean[:, None], self.axes)
+        """`[layer, chunk, dim]` to float32 `[layer or cluster, chunk, dims]`."""
+        return np.einsum("lcd,ldk->lck", cluster_means(chunks, self.cluster) - self.mean[:, None], self.axes)
+
+
+def cluster_layers(chunks: np.ndarray, clusters: int) -> np.ndarray:
+    """int64 `[layer]`: neighbouring layers `[layer, chunk, dim]` joined, the most alike first, until so many clusters are left.
+
+    Likeness is linear CKA (Kornblith et al. 2019, arXiv 1905.00414), of clusters the mean over their layers."""
+    centred = chunks - chunks.mean(axis=1, keepdims=True)
+    grams = [[np.linalg.norm(a.T @ b) ** 2 for b in centred] for a in centred]
+    alike = np.array([[grams[i][j] / np.sqrt(grams[i][i] * grams[j][j]) for j in range(len(chunks))] for i in range(len(chunks))])
+    groups = [[n] for n in range(len(chunks))]
+    while len(groups) > clusters:
+        at = int(np.argmax([alike[np.ix_(a, b)].mean() for a, b in pairwise(groups)]))
+        groups[at : at + 2] = [groups[at] + groups[at + 1]]
+    return np.concatenate([np.full(len(group), n) for n, group in enumerate(groups)])
+
+
+def cluster_means(chunks: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+    """`[layer, chunk, dim]` to `[cluster, chunk, dim]`."""
+    return np.stack([chunks[cluster == n].mean(axis=0) for n in range(cluster.max() + 1)])
 
 
 SCALE = 24.0
@@ -153,18 +181,18 @@ def _cut(corpora: Corpora, clip: Clip, settings: TeacherSettings) -> tuple[np.nd
 def _basis(corpora: Corpora, teacher: Teacher, clips: Sequence[Clip], settings: TeacherSettings, path: Path, sample: int = 300) -> Basis:
     if path.exists():
         with np.load(path, allow_pickle=False) as kept:
-            return Basis(kept["mean"], kept["axes"], kept["codebook"])
+            return Basis(kept["mean"], kept["axes"], kept["codebook"], kept["cluster"])
     rng = np.random.default_rng(0)
     heard = []
     for n in rng.permutation(len(clips))[:sample]:
         samples, chunks = _cut(corpora, clips[n], settings)
         heard.append(_heard(teacher, samples, chunks))
     chunks_of_all = np.concatenate(heard, axis=1)
-    basis = Basis.fit(chunks_of_all, settings.dims)
+    basis = Basis.fit(chunks_of_all, settings.dims, settings.clusters)
     if settings.codes:
-        projected = basis.project(chunks_of_all)[settings.layers.index(settings.codes_layer)]
-        basis = Basis(basis.mean, basis.axes, k_means(projected, min(settings.codes, len(projected)), settings.codes_layer).vectors)
-    np.savez(path.with_suffix(".partial.npz"), mean=basis.mean, axes=basis.axes, codebook=basis.codebook)
+        projected = basis.project(chunks_of_all)[basis.cluster[settings.layers.index(settings.codes_layer)]]
+        basis = replace(basis, codebook=k_means(projected, min(settings.codes, len(projected)), settings.codes_layer).vectors)
+    np.savez(path.with_suffix(".partial.npz"), mean=basis.mean, axes=basis.axes, codebook=basis.codebook, cluster=basis.cluster)
     path.with_suffix(".partial.npz").rename(path)
     log.info("%s: %d chunks of %d clips give the basis, %d codes", teacher.name, chunks_of_all.shape[1], len(heard), len(basis.codebook))
     return basis
@@ -173,7 +201,7 @@ def _basis(corpora: Corpora, teacher: Teacher, clips: Sequence[Clip], settings: 
 def _codes(teacher: Teacher, basis: Basis, settings: TeacherSettings, samples: np.ndarray, projected: np.ndarray) -> np.ndarray:
     """int32 `[chunk]`; -1 of a teacher without a codebook."""
     if len(basis.codebook):
-        return Codebook(basis.codebook, settings.codes_layer).nearest(projected[settings.layers.index(settings.codes_layer)]).astype(np.int32)
+        return Codebook(basis.codebook, settings.codes_layer).nearest(projected[basis.cluster[settings.layers.index(settings.codes_layer)]]).astype(np.int32)
     chunks = projected.shape[1]
     try:
         own = teacher.codes(samples)
