@@ -162,4 +162,5 @@ def test_a_transformer_is_trained_in_the_students_stead(family: str, work: Path,
     embedding, tap = trained.frames(np.zeros((2, 1280 * 20), np.float32))
     assert embedding.shape == (2, 20, 16)
     assert tap.shape == (2, 80, 16)
-    assert trained.voice(say("computer").astype(np.float32)).shape == (192,)
+    assert trained.raw_voice(say("computer").astype(np.float32)).shape == (192,)
+    assert trained.voice(say("computer").astype(np.float32)).shape == (64,)
