@@ -76,7 +76,7 @@ class Speaker:
     """Who may wake it: anyone, any enrolled speaker, or a list of names. Others give `rejected: wrong_speaker`."""
 
     def __post_init__(self) -> None:
-        _check("threshold", self.threshold is None or -1 < self.threshold < 1, self.threshold, "between -1 and 1, or null")
+        _check("threshold", self.threshold is None or 0 < self.threshold < 1, self.threshold, "between 0 and 1, or null")
         _check("require", self.require != [], self.require, "anyone, enrolled, or a list of at least one name")
 
 

@@ -123,8 +123,8 @@ def test_settings_are_typed_and_can_be_changed() -> None:
     assert shipped["whisper"].where == "/models/whisper"
     assert shipped["whisper"].layers == [1, 6]
     assert shipped["voice"].kind == "voice"
-    with pytest.raises(TeacherError, match="where: a transformer needs the folder"):
-        settings.read("cache", kind)
+    with pytest.raises(TeacherError, match=r"whisper.where: a transformer needs the folder"):
+        cache.teacher_of("whisper", settings.read("cache", kind)["whisper"])
     for change, message in (
         ("whisper.layer=[1]", "unknown key 'whisper.layer'"),
         ("whisper.layers=[a]", "is not a list of whole numbers"),

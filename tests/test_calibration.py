@@ -26,6 +26,7 @@ from kwsd.detect.calibration import (
     speaker_trials,
     trade_off,
 )
+from kwsd.detect.metrics import cosine
 from kwsd.detect.peaks import WordPeaks
 from kwsd.model.bundle import Bundle
 from kwsd.service import calibrating
@@ -75,7 +76,7 @@ def test_what_counts_as_false() -> None:
 
 def test_speakers_by_hand() -> None:
     ann, bob = np.array([[1.0, 0], [1, 0], [0.6, 0.8]]), np.array([[0.0, 1]])
-    own, strange = speaker_trials({"ann": ann, "bob": bob}, np.array([[-1.0, 0]]))
+    own, strange = speaker_trials({"ann": ann, "bob": bob}, np.array([[-1.0, 0]]), cosine)
     mean = ann.mean(axis=0) / np.linalg.norm(ann.mean(axis=0))
     other = (ann[1] + ann[2]) / np.linalg.norm(ann[1] + ann[2])
     assert own == pytest.approx([ann[0] @ other, ann[0] @ other, 0.6])

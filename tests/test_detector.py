@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kwsd.config import Config, ConfigError, Speaker, Vad, Word
 from kwsd.detect.detector import Detector, Trace
-from kwsd.detect.voiceprints import Voiceprint
+from kwsd.detect.voiceprints import Likeness, Voiceprint
 from kwsd.events import Wake
 from kwsd.model.bundle import Bundle
 from kwsd.model.student import SpeakerEncoder, Student
@@ -143,7 +143,7 @@ def test_speakers_are_told_apart_and_others_turned_away(bench: Bench, bundle: Bu
         assert np.linalg.norm(embedding) == pytest.approx(1, abs=1e-4)
         takes.append(embedding)
     ann = Voiceprint("ann", bundle.encoder_id, takes[0][None], 0.0)
-    config = replace(UNGATED, speaker=Speaker(threshold=float(takes[0] @ takes[1]) + 0.05, require="enrolled"))
+    config = replace(UNGATED, speaker=Speaker(threshold=(1 + float(Likeness(bundle)(takes[1][None], takes[0][None])[0, 0])) / 2, require="enrolled"))
     told = [e for e in bench.detector(config, voiceprints={"ann": ann}).feed(scene) if e.reason != "near_miss"]
     assert [e.reason for e in told] == [None, "wrong_speaker"]
     assert told[0].speaker is not None

@@ -49,3 +49,31 @@ def test_bootstrap_draws_whole_groups() -> None:
     assert low == 0.0
     assert 0.2 <= high <= 0.4
     assert metrics.bootstrap_interval([True] * 8, list("abcdefgh")) == (1.0, 1.0)
+
+
+def test_symmetric_norm_by_hand() -> None:
+    cohort = np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-1.0, 0.0]])
+    take, reference = np.array([[0.6, 0.8]]), np.array([[0.0, 1.0]])
+    near_take, near_reference = [0.96, 0.8], [1.0, 0.6]  # the two nearest of the cohort to either
+    want = ((0.8 - np.mean(near_take)) / np.std(near_take) + (0.8 - np.mean(near_reference)) / np.std(near_reference)) / 2
+    assert metrics.symmetric_norm(take, reference, cohort, nearest=2)[0, 0] == pytest.approx(want, abs=1e-4)
+    assert metrics.symmetric_norm(np.repeat(take, 3, axis=0), np.repeat(reference, 2, axis=0), cohort).shape == (3, 2)
+
+
+def test_calibrated_scores_are_probabilities() -> None:
+    """Of normal scores of one spread the ratio of likelihoods is known: slope (a - b) / s^2, offset -(a^2 - b^2) / (2 s^2)."""
+    rng = np.random.default_rng(0)
+    slope, offset = metrics.logistic_calibration(rng.normal(3, 0.8, 20_000), rng.normal(1, 0.8, 200_000))
+    assert slope == pytest.approx(2 / 0.64, rel=0.03)
+    assert offset == pytest.approx(-8 / (2 * 0.64), rel=0.03)
+    apart, _ = metrics.logistic_calibration(np.array([5.0, 6.0]), np.array([1.0, 2.0]))
+    assert np.isfinite(apart)
+    assert apart > 0
+
+
+def test_verification_by_another_likeness() -> None:
+    people = [np.eye(4)[[n] * 6] for n in range(3)]
+    (same, different), (same_five, different_five) = metrics.verification_trials(people, lambda a, b: 2 * metrics.cosine(a, b) - 1)
+    assert set(same) == set(same_five) == {1.0}
+    assert set(different) == set(different_five) == {-1.0}
+    assert (len(same), len(different), len(same_five), len(different_five)) == (45, 6, 3, 6)

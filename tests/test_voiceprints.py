@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kwsd.detect.voiceprints import Voiceprint, VoiceprintError, VoiceprintStore, best_match, check_name
+from kwsd.detect.metrics import cosine
+from kwsd.detect.voiceprints import Likeness, Voiceprint, VoiceprintError, VoiceprintStore, best_match, check_name, read_cohort
+from kwsd.model.bundle import Bundle
 
 
 def voiceprint(name: str = "ann", seed: int = 0, encoder: str = "e1") -> Voiceprint:
@@ -113,6 +115,17 @@ def test_delete(store: VoiceprintStore) -> None:
 
 def test_the_nearest_is_told_with_its_score() -> None:
     ann, bob = voiceprint("ann", 0), voiceprint("bob", 1)
-    match = best_match(bob.mean, {"ann": ann, "bob": bob}, 0.9)
+    match = best_match(bob.mean, {"ann": ann, "bob": bob}, 0.9, cosine)
     assert (match.name, match.score, match.verified) == ("bob", 1.0, True)
-    assert best_match(-bob.mean, {"bob": bob}, 0.9).verified is False
+    assert best_match(-bob.mean, {"bob": bob}, 0.9, cosine).verified is False
+
+
+def test_likeness_is_a_probability(bundle: Bundle) -> None:
+    alike, strangers = Likeness(bundle), read_cohort(bundle, "strangers")
+    own = alike(strangers[:40], strangers[:40])
+    assert own.shape == (40, 40)
+    assert (np.diag(own) > 0.99).all()  # a take and itself
+    others = own[~np.eye(40, dtype=bool)]
+    assert ((others > 0) & (others < 1)).all()
+    assert (others > bundle.speaker_threshold).mean() < 0.05
+    assert np.median(others) < 0.02

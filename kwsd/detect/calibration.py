@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from kwsd.detect.metrics import binomial_interval, poisson_interval, tail_rate, tail_threshold, threshold_at
+from kwsd.detect.metrics import Alike, binomial_interval, poisson_interval, tail_rate, tail_threshold, threshold_at
 from kwsd.detect.peaks import WordPeaks
 from kwsd.detect.state import StateError, Store
 
@@ -91,8 +91,8 @@ def _of_state(encoder_id: str, state: Mapping[str, Any], earlier: Iterable[dict[
     if any(not 0 < one.threshold <= 1 for one in words.values()):
         raise ValueError("a threshold must lie above 0 and at most at 1")
     speaker = SpeakerThreshold(**state["speaker"]) if state["speaker"] else None
-    if speaker and not -1 < speaker.threshold < 1:
-        raise ValueError("the speakers' threshold must lie between -1 and 1")
+    if speaker and not 0 < speaker.threshold < 1:
+        raise ValueError("the speakers' threshold must lie between 0 and 1")
     return Calibration(encoder_id, words, speaker, tuple(earlier))
 
 
@@ -240,17 +240,17 @@ class SpeakerChoice:
     """95 % bounds of the share that is missed (Clopper and Pearson 1934)."""
 
 
-def speaker_trials(people: Mapping[str, np.ndarray], cohort: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def speaker_trials(people: Mapping[str, np.ndarray], strangers: np.ndarray, alike: Alike) -> tuple[np.ndarray, np.ndarray]:
     """Scores of people's own takes, each against the mean of their others, and of strangers against each voiceprint.
 
-    `people`: takes `[take, dim]` of unit length by name; `cohort [stranger, dim]`. Strangers are the cohort and the other people."""
+    `people`: takes `[take, dim]` of unit length by name; `strangers [stranger, dim]`, beside whom the other people are strangers too."""
     own, strange = [], []
     means = {name: _unit(takes.mean(axis=0)) for name, takes in people.items()}
     for name, takes in people.items():
         if len(takes) > 1:
-            own += [float(take @ _unit(takes.sum(axis=0) - take)) for take in takes]
-        strange.append(cohort @ means[name])
-        strange += [other @ means[name] for who, other in people.items() if who != name]
+            own += [float(alike(take[None], _unit(takes.sum(axis=0) - take)[None])[0, 0]) for take in takes]
+        others = np.concatenate([strangers, *(other for who, other in people.items() if who != name)])
+        strange.append(alike(others, means[name][None])[:, 0])
     return np.array(own), np.concatenate(strange) if strange else np.zeros(0)
 
 

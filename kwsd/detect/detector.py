@@ -19,7 +19,7 @@ from kwsd.config import SAMPLE_RATE, Config
 from kwsd.detect.calibration import Calibration
 from kwsd.detect.trigger import Firing, Trigger
 from kwsd.detect.vocabulary import speaker_threshold, vocabulary
-from kwsd.detect.voiceprints import Voiceprint, best_match
+from kwsd.detect.voiceprints import Likeness, Voiceprint, best_match
 from kwsd.detect.words import REACH, UserWord, after_silence
 from kwsd.events import SpeakerMatch, Wake
 from kwsd.model.bundle import Bundle
@@ -89,6 +89,7 @@ class Detector:
         self._asleep = False  # the gate is closed, and the triggers have been told
         self._in_sight = False  # the last posterior of some word was no longer negligible
         self.encoded_chunks = 0
+        self._likeness: Likeness | None = None
         self.configure(config, voiceprints or {}, words or {}, calibration)
 
     def configure(self, config: Config, voiceprints: Mapping[str, Voiceprint], words: Mapping[str, UserWord], calibration: Calibration | None) -> None:
@@ -118,6 +119,8 @@ class Detector:
         return self._voiceprints
 
     def use_voiceprints(self, voiceprints: Mapping[str, Voiceprint]) -> None:
+        if voiceprints and self._likeness is None:
+            self._likeness = Likeness(self.bundle)
         self._voiceprints = dict(voiceprints)
 
     def feed(self, samples: np.ndarray) -> list[Wake]:
@@ -263,10 +266,10 @@ class Detector:
 
     def identify(self, start: int, end: int) -> SpeakerMatch | None:
         """Who spoke in samples `[start, end)`; None where nobody is enrolled or the frames are gone."""
-        if not self._voiceprints:
+        if not self._voiceprints or self._likeness is None:
             return None
         embedding = self.embedding(start, end)
-        return best_match(embedding, self._voiceprints, self.speaker_threshold) if embedding is not None else None
+        return best_match(embedding, self._voiceprints, self.speaker_threshold, self._likeness) if embedding is not None else None
 
     def embedding(self, start: int, end: int) -> np.ndarray | None:
         """Speaker embedding `[dim]` of samples `[start, end)`, widened to at least 0.8 s; None where the frames are gone."""

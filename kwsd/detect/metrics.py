@@ -132,12 +132,55 @@ Trials = tuple[np.ndarray, np.ndarray]
 """Scores of one speaker's pairs, and of different speakers'."""
 
 
-def verification_trials(people: list[np.ndarray]) -> tuple[Trials, Trials]:
+Alike = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""How alike takes `[take, dim]` and references `[reference, dim]` are, all of unit length: `[take, reference]`."""
+
+
+def cosine(takes: np.ndarray, references: np.ndarray) -> np.ndarray:
+    return np.asarray(takes @ references.T)
+
+
+def symmetric_norm(takes: np.ndarray, references: np.ndarray, cohort: np.ndarray, nearest: int = 100) -> np.ndarray:
+    """Cosines in standard deviations above those to the cohort's nearest, the mean of both sides' (AS-norm, Matějka et al. 2017).
+
+    A voice like many others', or a noisy take that is like everybody's, scores no higher for it. `cohort [person, dim]` knows neither side."""
+    nearest = min(nearest, len(cohort))
+
+    def level(voices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        near = np.partition(voices @ cohort.T, len(cohort) - nearest, axis=1)[:, len(cohort) - nearest :]
+        return near.mean(axis=1), near.std(axis=1) + 1e-6
+
+    (take_mean, take_spread), (mean, spread) = level(takes), level(references)
+    plain = takes @ references.T
+    return np.asarray(((plain - take_mean[:, None]) / take_spread[:, None] + (plain - mean) / spread) / 2)
+
+
+def logistic_calibration(same: np.ndarray, different: np.ndarray, rounds: int = 100) -> tuple[float, float]:
+    """(slope, offset) by which `1 / (1 + exp(-(slope score + offset)))` is the probability of `same` were both as likely (Brümmer and du Preez 2006).
+
+    Logistic regression by Newton's steps, either kind of trial weighing one half."""
+    score = np.concatenate([same, different])
+    own = np.concatenate([np.ones(len(same)), np.zeros(len(different))])
+    weight = np.where(own == 1, 0.5 / len(same), 0.5 / len(different))
+    design = np.stack([score, np.ones(len(score))], axis=1)
+    found = np.zeros(2)
+    for _ in range(rounds):
+        probability = 1 / (1 + np.exp(-(design @ found)))
+        bend = design.T @ (design * (weight * probability * (1 - probability))[:, None]) + 1e-9 * np.eye(2)
+        step = np.linalg.solve(bend, design.T @ (weight * (own - probability)))
+        found += step * min(1.0, 5 / max(np.abs(step).max(), 1e-9))
+        if np.abs(step).max() < 1e-8:
+            break
+    return float(found[0]), float(found[1])
+
+
+def verification_trials(people: list[np.ndarray], alike: Alike = cosine) -> tuple[Trials, Trials]:
     """One take against one, and the mean of five against one, over `people`: embeddings `[take, dim]` of unit length, six takes at least."""
     means = np.stack([p[:5].mean(axis=0) / np.linalg.norm(p[:5].mean(axis=0)) for p in people])
     firsts, lasts = np.stack([p[-1] for p in people]), np.stack([p[0] for p in people])
-    same_one = np.concatenate([(p @ p.T)[np.triu_indices(len(p), 1)] for p in people])
-    different_one = (firsts @ lasts.T)[~np.eye(len(people), dtype=bool)]
-    same_five = np.concatenate([p[5:] @ m for p, m in zip(people, means, strict=True)])
-    different_five = np.concatenate([(p[5:] @ np.delete(means, i, axis=0).T).ravel() for i, p in enumerate(people)])
+    same_one = np.concatenate([alike(p, p)[np.triu_indices(len(p), 1)] for p in people])
+    different_one = alike(firsts, lasts)[~np.eye(len(people), dtype=bool)]
+    fives = [alike(p[5:], means) for p in people]
+    same_five = np.concatenate([five[:, i] for i, five in enumerate(fives)])
+    different_five = np.concatenate([np.delete(five, i, axis=1).ravel() for i, five in enumerate(fives)])
     return (same_one, different_one), (same_five, different_five)

@@ -9,10 +9,12 @@ import io
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from kwsd.detect import state
+from kwsd.detect.metrics import Alike, symmetric_norm
 from kwsd.detect.state import StateError, Store
 from kwsd.events import SpeakerMatch
 from kwsd.model.bundle import COHORT, Bundle
@@ -45,16 +47,31 @@ def check_name(name: str) -> str:
     return state.check_name(name, "speaker", VoiceprintError)
 
 
-def best_match(embedding: np.ndarray, voiceprints: Mapping[str, Voiceprint], threshold: float) -> SpeakerMatch:
-    """The voiceprint nearest to `embedding [dim]` by cosine."""
-    name, score = max(((v.name, float(embedding @ v.mean)) for v in voiceprints.values()), key=lambda pair: pair[1])
-    return SpeakerMatch(name, round(score, 4), threshold, score >= threshold)
+class Likeness:
+    """How probably two voices are one person's, were that as likely as not: 0 to 1. Normalised to a cohort, so that a threshold means the
+    same for every voice and in every room."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Raises BundleError."""
+        self._cohort, (self._slope, self._offset) = read_cohort(bundle, "cohort"), bundle.speaker_calibration
+
+    def __call__(self, takes: np.ndarray, references: np.ndarray) -> np.ndarray:
+        """`[take, reference]` of `takes [take, dim]` and `references [reference, dim]`, all of unit length."""
+        return np.asarray(1 / (1 + np.exp(-(self._slope * symmetric_norm(takes, references, self._cohort) + self._offset))))
 
 
-def read_cohort(bundle: Bundle) -> np.ndarray:
-    """Embeddings of strangers, float32 `[stranger, dim]` of unit length. Raises BundleError."""
+def best_match(embedding: np.ndarray, voiceprints: Mapping[str, Voiceprint], threshold: float, alike: Alike) -> SpeakerMatch:
+    """The voiceprint that is most alike to `embedding [dim]`."""
+    scores = alike(embedding[None], np.stack([v.mean for v in voiceprints.values()]))[0]
+    best = int(scores.argmax())
+    return SpeakerMatch(list(voiceprints.values())[best].name, round(float(scores[best]), 4), threshold, bool(scores[best] >= threshold))
+
+
+def read_cohort(bundle: Bundle, which: Literal["cohort", "strangers"]) -> np.ndarray:
+    """Voices that belong to nobody here, float32 `[person, dim]` of unit length: of the cohort that scores are normalised to, or of strangers
+    of whom neither the speaker head nor the cohort knows anything. Raises BundleError."""
     with np.load(bundle.file(COHORT), allow_pickle=False) as kept:
-        voices = kept["voices"].astype(np.float32)
+        voices = kept[which].astype(np.float32)
     return np.asarray(voices / np.linalg.norm(voices, axis=1, keepdims=True))
 
 

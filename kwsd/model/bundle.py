@@ -22,7 +22,7 @@ STUDENT, SPEAKER, FRONT_END = "student.onnx", "speaker.onnx", "front_end.npz"
 NEGATIVES = "negatives.npz"
 """What a word that a user adds is held against; looked at only when one is made."""
 COHORT = "cohort.npz"
-"""Voices of strangers, for calibrating speakers."""
+"""Voices of a cohort that scores are normalised to, and of strangers, for calibrating."""
 
 
 class BundleError(ValueError):
@@ -69,6 +69,8 @@ class Bundle:
     """Chunks, the present one included, that a posterior depends on."""
     smoothing_chunks: int
     speaker_threshold: float
+    speaker_calibration: tuple[float, float]
+    """Slope and offset that make a normalised score a probability."""
     front_end: LogMel = field(repr=False)
     hashes: dict[str, str] = field(repr=False)
     """SHA-256 of each file, by the manifest."""
@@ -108,7 +110,8 @@ def load(path: Path | None = None) -> Bundle:
         return Bundle(
             path=path, encoder_id=str(raw["encoder_id"]), words=words, chunk_samples=int(raw["chunk_samples"]),
             receptive_chunks=int(raw["receptive_chunks"]), smoothing_chunks=int(raw["smoothing_chunks"]),
-            speaker_threshold=float(raw["speaker"]["threshold"]), hashes=hashes, front_end=read_front_end(path / FRONT_END),
+            speaker_threshold=float(raw["speaker"]["threshold"]), speaker_calibration=(float(raw["speaker"]["slope"]), float(raw["speaker"]["offset"])),
+            hashes=hashes, front_end=read_front_end(path / FRONT_END),
         )  # fmt: skip
     except BundleError:
         raise

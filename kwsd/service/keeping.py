@@ -24,7 +24,7 @@ from kwsd.detect.clips import Clip, ClipError, ClipLabel, ClipStore
 from kwsd.detect.peaks import PeakLog, WordPeaks, pack
 from kwsd.detect.state import Named, StateError, Store
 from kwsd.detect.vocabulary import speaker_threshold, vocabulary
-from kwsd.detect.voiceprints import Voiceprint, VoiceprintError, VoiceprintStore, read_cohort
+from kwsd.detect.voiceprints import Likeness, Voiceprint, VoiceprintError, VoiceprintStore, read_cohort
 from kwsd.detect.words import UserWord, WordError, WordStore, about, check_name, from_bytes, to_bytes
 from kwsd.model.bundle import Bundle
 from kwsd.service import protocol
@@ -126,7 +126,8 @@ class Keeping:
 
     def _trials(self, body: Body) -> Body:
         good, _ = self.voiceprints.load_all()
-        own, strange = speaker_trials({name: one.takes for name, one in good.items()}, read_cohort(self.bundle))
+        people = {name: one.takes for name, one in good.items()}
+        own, strange = speaker_trials(people, read_cohort(self.bundle, "strangers"), Likeness(self.bundle))
         return {"people": len(good), "own": np.round(own, 4).tolist(), "strange": np.round(strange, 4).tolist()[:100_000]}
 
     def _words(self, body: Body) -> Body:

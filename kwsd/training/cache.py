@@ -52,8 +52,6 @@ class TeacherSettings:
     def __post_init__(self) -> None:
         if self.kind not in ("transformer", "speech_embedding", "voice"):
             raise TeacherError(f"kind: {self.kind!r} is not transformer, speech_embedding or voice")
-        if self.kind == "transformer" and self.where is None:
-            raise TeacherError("where: a transformer needs the folder or the hub name of its checkpoint")
         if self.codes and self.codes_layer not in self.layers:
             raise TeacherError(f"codes_layer: {self.codes_layer} is not among the layers {self.layers}")
         if not 0 <= self.clusters <= len(self.layers):
@@ -67,7 +65,9 @@ def teacher_of(name: str, settings: TeacherSettings) -> Teacher:
             return SpeechEmbedding(name)
         case "voice":
             return Voice(name)
-    return Transformer(str(settings.where), settings.layers, name=name, window_s=settings.window_s)
+    if settings.where is None:
+        raise TeacherError(f"{name}.where: a transformer needs the folder or the hub name of its checkpoint: --set {name}.where=FOLDER")
+    return Transformer(settings.where, settings.layers, name=name, window_s=settings.window_s)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ near-silence on either side; a false accept is a firing in audio that holds no s
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,17 @@ from kwsd.audio.files import RATE
 from kwsd.config import Config, Vad, Word
 from kwsd.detect.detector import Detector, Trace
 from kwsd.detect.embedder import Embedder
-from kwsd.detect.metrics import equal_error_rate, false_accept_peaks, threshold_at, verification_trials
+from kwsd.detect.metrics import (
+    Alike,
+    cosine,
+    equal_error_rate,
+    false_accept_peaks,
+    logistic_calibration,
+    symmetric_norm,
+    threshold_at,
+    verification_trials,
+)
+from kwsd.detect.voiceprints import read_cohort
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import OperatingPoint
 from kwsd.model.student import SpeakerEncoder, Student
@@ -100,7 +111,6 @@ class Verification:
 
     one: float
     five: float
-    threshold_five: float
     people: int
 
 
@@ -135,24 +145,28 @@ def fit_backend(bundle: Path, stores: list[Path]) -> Backend:
     return fit_to(by_speaker(corpora, development=False), corpora, lambda x: embedder.embed([x.astype(np.int16)]))
 
 
-def cohort(bundle: Path, stores: list[Path], rooms: Path, out: Path) -> None:
-    """Write one take of each development person to `out`, a byte a number: strangers for calibrating speakers."""
-    people = voices(Evaluation(bundle, stores, rooms), PEOPLE["all"])
-    np.savez(out, voices=np.round(127 * np.stack([takes[0] for takes in people])).astype(np.int8))
-    log.info("%d strangers, %.0f kB", len(people), out.stat().st_size / 1e3)
+def cohort(bundle: Path, stores: list[Path], rooms: Path, out: Path, takes_each: int = 3) -> None:
+    """Write `out`, a byte a number: of each of the training split's people the mean of a few takes, for normalising scores; and of each
+    development person one take, strangers for calibrating."""
+    evaluation = Evaluation(bundle, stores, rooms)
+    embedder, corpora = Embedder(evaluation.bundle, evaluation._student, evaluation._speaker), evaluation.corpora
+    means = []
+    for clips in by_speaker(corpora, development=False).values():
+        chosen = [corpora.read(clips[i])[: 2 * RATE] for i in evaluation.rng.permutation(len(clips))[:takes_each]]
+        vectors = [v for x in chosen if (v := embedder.embed([x.astype(np.int16)])) is not None]
+        if vectors:
+            means.append(np.mean(vectors, axis=0) / np.linalg.norm(np.mean(vectors, axis=0)))
+    strangers = [own[0] for own in voices(evaluation, PEOPLE["all"])]
+    np.savez(out, cohort=np.round(127 * np.stack(means)).astype(np.int8), strangers=np.round(127 * np.stack(strangers)).astype(np.int8))
+    log.info("a cohort of %d, %d strangers, %.0f kB", len(means), len(strangers), out.stat().st_size / 1e3)
 
 
-def verify(evaluation: Evaluation, corpora: tuple[str, ...]) -> tuple[Verification, np.ndarray, np.ndarray]:
-    """One take against one, and five enrolled against one: all pairs of own takes, all pairs with others'."""
-    return trials(voices(evaluation, corpora))
-
-
-def trials(people: list[np.ndarray]) -> tuple[Verification, np.ndarray, np.ndarray]:
-    """Equal error rates over `people`, each embeddings `[take, dim]` with at least six takes; and the five-v-one scores."""
-    (same_one, different_one), (same_five, different_five) = verification_trials(people)
-    one, _ = equal_error_rate(same_one, different_one)
-    five, threshold = equal_error_rate(same_five, different_five)
-    return Verification(one, five, threshold, len(people)), same_five, different_five
+def trials(people: list[np.ndarray], alike: Alike = cosine) -> tuple[Verification, np.ndarray, np.ndarray]:
+    """Equal error rates over `people`, each embeddings `[take, dim]` with at least six takes, one take against one, five enrolled against
+    one: all pairs of own takes, all pairs with others'; and the five-v-one scores."""
+    (same_one, different_one), (same_five, different_five) = verification_trials(people, alike)
+    one, five = equal_error_rate(same_one, different_one)[0], equal_error_rate(same_five, different_five)[0]
+    return Verification(one, five, len(people)), same_five, different_five
 
 
 def evaluate(bundle: Path, stores: list[Path], rooms: Path, *, gated: bool = True) -> dict[str, object]:
@@ -181,30 +195,38 @@ def evaluate(bundle: Path, stores: list[Path], rooms: Path, *, gated: bool = Tru
         for rate in RATES:
             threshold = threshold_at(sorted_peaks, hours, rate)
             points.append(OperatingPoint(threshold, rate, float((clean < threshold).mean()), float((noisy < threshold).mean())))
-        voices = np.array([c.speaker for c in synthetic])
-        heard = [v for v in sorted(set(voices)) if np.median(unheard[voices == v]) >= points[1].threshold]
+        spoken_by = np.array([c.speaker for c in synthetic])
+        heard = [v for v in sorted(set(spoken_by)) if np.median(unheard[spoken_by == v]) >= points[1].threshold]
         table[word] = {
             "clips": len(clips),
             "points": [p.__dict__ for p in points],
             "scores": [np.quantile(kind, np.linspace(0, 1, QUANTILES)).round(4).tolist() for kind in (clean, noisy)],
-            "synthetic_voices": len(set(voices)),
+            "synthetic_voices": len(set(spoken_by)),
             "synthetic_voices_heard": len(heard),  # of most of their takes, at 0.5 FA/h
         }
         log.info("%-13s %d clips, missed at %s FA/h: clean %s, 10 dB %s; %d of %d synthetic voices heard", word, len(clips), RATES,
                  [round(100 * p.miss_rate, 2) for p in points], [round(100 * p.miss_rate_10db, 2) for p in points],
-                 len(heard), len(set(voices)))  # fmt: skip
+                 len(heard), len(set(spoken_by)))  # fmt: skip
     report["words"] = table
     means = {
         kind: [float(np.mean([body["points"][r][kind] for body in table.values()])) for r in range(len(RATES))] for kind in ("miss_rate", "miss_rate_10db")
     }
     report["mean"] = means
     log.info("mean of the words at %s FA/h: clean %s, 10 dB %s", RATES, *([round(100 * m, 2) for m in means[k]] for k in means))
+    known = read_cohort(evaluation.bundle, "cohort")
     for name, corpora in PEOPLE.items():
-        result, same, different = verify(evaluation, corpora)
-        log.info("speakers %s: %d people, EER one v one %.2f %%, five v one %.2f %%", name, result.people, 100 * result.one, 100 * result.five)
+        people = voices(evaluation, corpora)
+        plain, _, _ = trials(people)
+        normed, same, different = trials(people, lambda takes, references: symmetric_norm(takes, references, known))
+        log.info("speakers %s: %d people, EER one v one %.2f %%, five v one %.2f %%; normalised %.2f, %.2f %%", name, plain.people,
+                 100 * plain.one, 100 * plain.five, 100 * normed.one, 100 * normed.five)  # fmt: skip
+        slope, offset = logistic_calibration(same, different)
         one_percent = float(np.quantile(different, 0.99))
-        report[f"speakers_{name}"] = {"people": result.people, "eer_one": result.one, "eer_five": result.five, "threshold_eer_five": result.threshold_five,
-                                      "threshold_1_percent_fa": one_percent, "miss_at_1_percent_fa": float((same < one_percent).mean())}  # fmt: skip
+        report[f"speakers_{name}"] = {
+            "people": plain.people, "eer_one": plain.one, "eer_five": plain.five, "normalised_eer_one": normed.one, "normalised_eer_five": normed.five,
+            "miss_at_1_percent_fa": float((same < one_percent).mean()),
+            "scale": {"threshold": 1 / (1 + math.exp(-(slope * one_percent + offset))), "slope": slope, "offset": offset},
+        }  # fmt: skip
     return report
 
 

@@ -132,7 +132,7 @@ def export(encoder: Encoder, wake: WakeHead, speaker: Speaker, front_end: LogMel
         "receptive_chunks": receptive_chunks(),
         "smoothing_chunks": SMOOTHING_CHUNKS,
         "words": {word: {"threshold": 0.5, "operating_points": []} for word in WORDS},
-        "speaker": {"threshold": 0.5},
+        "speaker": {"threshold": 0.5, "slope": 1.0, "offset": 0.0},
         "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
         "macs_per_second": macs,
         "files": {},
@@ -173,13 +173,13 @@ class Measured:
     """Quantiles of its recordings' highest scores."""
 
 
-def set_thresholds(out: Path, words: dict[str, Measured], speaker: float) -> None:
+def set_thresholds(out: Path, words: dict[str, Measured], speaker: dict[str, float]) -> None:
     """Put measured thresholds and operating points into the manifest of the bundle `out`."""
     manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
     for word, found in words.items():
         points = [{k: round(v, 6) for k, v in asdict(p).items()} for p in found.points]
         manifest["words"][word] = {"threshold": round(found.threshold, 6), "operating_points": points, "scores": found.scores, "scores_10db": found.scores_10db}
-    manifest["speaker"]["threshold"] = round(speaker, 4)
+    manifest["speaker"] = {name: round(value, 4) for name, value in speaker.items()}
     write_manifest(manifest, out)
 
 

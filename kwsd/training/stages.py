@@ -157,8 +157,8 @@ def _calibration(stores: list[Path], rooms: Path, takes: int = 100) -> list[np.n
 
 
 def _write_points(models: Path, report: dict[str, Any]) -> None:
-    """Thresholds and operating points; speakers have that of 1 % false accepts."""
-    export.set_thresholds(models, evaluate.measured(report), float(report["speakers_all"]["threshold_1_percent_fa"]))
+    """Thresholds and operating points; speakers have the threshold of 1 % false accepts."""
+    export.set_thresholds(models, evaluate.measured(report), report["speakers_all"]["scale"])
 
 
 def _chosen(asked: argparse.Namespace, there: Iterable[str]) -> list[str]:
