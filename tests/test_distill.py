@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from kwsd.model.bundle import Bundle
-from kwsd.training import distill, settings
+from kwsd.training import distill, settings, trunk
 from kwsd.training.cache import SCALE, Targets
 from kwsd.training.checkpoint import load_encoder
 from kwsd.training.corpora import Corpora
-from kwsd.training.distill import Batches, Lesson, Settings
+from kwsd.training.distill import Batch, Batches, Lesson, Settings
 from kwsd.training.network import Encoder
 from kwsd.training.scenes import CHUNK
 from kwsd.training.teachers import TeacherError
@@ -55,7 +55,14 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def front_end(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
-    monkeypatch.setattr(distill, "front_end", lambda: bundle.front_end)
+    for module in (distill, trunk):
+        monkeypatch.setattr(module, "front_end", lambda: bundle.front_end)
+
+
+def first(work: Path, wanted: Settings) -> Batch:
+    """A prepared batch."""
+    drawn = batches(work, wanted)
+    return drawn.prepare(next(iter(drawn)))
 
 
 def batches(work: Path, wanted: Settings) -> Batches:
@@ -63,7 +70,7 @@ def batches(work: Path, wanted: Settings) -> Batches:
 
 
 def test_a_batch_says_what_the_targets_say(work: Path) -> None:
-    batch = next(iter(batches(work, SMALL)))
+    batch = first(work, SMALL)
     chunks = 30
     assert batch.mel.shape == (3, 8 * chunks, 32)
     assert batch.frames["deep"].shape == (3, chunks, 2, 6)
@@ -123,7 +130,7 @@ def test_it_learns_what_can_be_learnt(work: Path) -> None:
     wanted = replace(SMALL, teachers={"low": Lesson(l1_cosine=1.0), "voice": Lesson(voice=1.0, source="tap")}, mask_share=0.0)
     told, voices = distill.open_targets(work / "targets", wanted)
     distiller = distill.Distiller(wanted, told, voices, Encoder())
-    batch = next(iter(batches(work, wanted)))
+    batch = first(work, wanted)
     optimiser = torch.optim.AdamW(distiller.parameters(), 3e-3)
     losses = []
     for _ in range(40):
@@ -137,7 +144,7 @@ def test_it_learns_what_can_be_learnt(work: Path) -> None:
 
 
 def test_an_answer_may_come_late(work: Path) -> None:
-    batch = next(iter(batches(work, replace(SMALL, mask_share=0.0))))
+    batch = first(work, replace(SMALL, mask_share=0.0))
     heard = batch.frames["low"][:, :, 0]  # a student that says what the teacher says, two chunks later
     late = torch.nn.functional.pad(heard, (0, 0, 2, 0))[:, :-2]
     lesson = Lesson(l1_cosine=1.0)
@@ -151,8 +158,9 @@ def test_an_answer_may_come_late(work: Path) -> None:
 def test_two_processes_share_a_run(work: Path, tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(
-        "import sys\nfrom pathlib import Path\nfrom kwsd.model import bundle\nfrom kwsd.training import distill\n"
-        "sys.path.insert(0, sys.argv[3])\nfrom tests.test_distill import SMALL\nfront = bundle.load().front_end\ndistill.front_end = lambda: front\n"
+        "import sys\nfrom pathlib import Path\nfrom kwsd.model import bundle\nfrom kwsd.training import distill, trunk\n"
+        "sys.path.insert(0, sys.argv[3])\nfrom tests.test_distill import SMALL\nfront = bundle.load().front_end\n"
+        "distill.front_end = trunk.front_end = lambda: front\n"
         "work, out = Path(sys.argv[1]), Path(sys.argv[2])\n"
         "distill.train([work / 'recorded'], work / 'rirs.npz', work / 'targets', out, SMALL)\n"
     )

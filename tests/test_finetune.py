@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from kwsd.model.bundle import Bundle
 from kwsd.training import finetune, settings, trunk
@@ -16,6 +17,7 @@ from kwsd.training.cache import Voices
 from kwsd.training.checkpoint import load, load_encoder, save
 from kwsd.training.finetune import Joint, Settings
 from kwsd.training.network import WORDS, Encoder, SpeakerHead
+from kwsd.training.scenes import mel_of
 from kwsd.training.spoken import Spoken
 from tests.conftest import say, training_data
 
@@ -111,9 +113,9 @@ def test_windows_end_at_their_chunk() -> None:
 def test_words_are_told_apart_just_after_they_end(work: Path) -> None:
     types = [finetune.SILENCE, "alexa", "smart mirror"]
     batches = finetune.WordBatches(
-        [work / "recorded"], work / "rirs.npz", Spoken(work / "none.tsv"), types, trunk.StudentFeatures(), replace(SMALL, word_batch=24), 3
+        [work / "recorded"], work / "rirs.npz", Spoken(work / "none.tsv"), types, trunk.student_features, replace(SMALL, word_batch=24), 3
     )
-    heard, clean, labels, ends = next(iter(batches))
+    heard, clean, labels, ends = batches.prepare(next(iter(batches)))
     assert heard.shape == clean.shape == (24, 400, 32)
     told = 0
     for row, chunk, kind in ends.tolist():
@@ -124,3 +126,21 @@ def test_words_are_told_apart_just_after_they_end(work: Path) -> None:
             word = WORDS.index(types[kind].replace(" ", "_"))
             assert labels[row, max(chunk - 3, 0) : chunk + 1, word].max() == 1 or chunk >= 47
     assert told >= 3
+
+
+def test_features_in_torch_are_those_of_the_front_end(bundle: Bundle) -> None:
+    x = np.random.default_rng(0).normal(0, 2000, (2, 16000)).round().astype(np.float32)
+    x[1, :4000] = 0
+    want = mel_of(bundle.front_end, x)
+    assert np.abs(trunk.student_features(torch.from_numpy(x)).numpy() - want).max() < 1e-4
+
+
+def test_workers_draw_different_batches(work: Path) -> None:
+    """As on a GPU: several workers put batches together, and the training process prepares them."""
+    batches = finetune.WordBatches([work / "recorded"], work / "rirs.npz", Spoken(work / "none.tsv"), [], trunk.student_features, SMALL, 3)
+    loader = iter(DataLoader(batches, batch_size=None, num_workers=2))
+    first, second = next(loader), next(loader)
+    assert not torch.equal(first.clean, second.clean)
+    moved = first.to(torch.device("cpu"))
+    heard, clean, _, _ = batches.prepare(moved)
+    assert heard.shape == clean.shape == (2, 400, 32)

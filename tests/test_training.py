@@ -16,9 +16,9 @@ from kwsd.audio.spans import speech_span
 from kwsd.config import ConfigError
 from kwsd.model import bundle as bundles
 from kwsd.model.student import SpeakerEncoder, Student
-from kwsd.training import align, evaluate, export, negatives, settings, stages, synthesize
+from kwsd.training import align, augment, evaluate, export, negatives, settings, stages, synthesize
 from kwsd.training import backend as backends
-from kwsd.training.augment import Rooms, change_speed, gain_to, level_dbfs, mix
+from kwsd.training.augment import Rooms, change_speed, gain_to, level_dbfs
 from kwsd.training.backend import Backend
 from kwsd.training.corpora import Clip, Corpora
 from kwsd.training.finetune import wake_loss
@@ -167,22 +167,73 @@ def test_trials_over_people() -> None:
 def test_levels_speed_and_mixing() -> None:
     tone = (10000 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)).astype(np.float32)
     assert level_dbfs(gain_to(tone, -26)) == pytest.approx(-26, abs=0.01)
+    assert level_dbfs(tone[:300]) == -100
+    half = np.concatenate([tone, np.zeros(16000, np.float32)])
+    assert level_dbfs(half) == pytest.approx(20 * np.log10(10000 / 32768 / np.sqrt(2)), abs=0.01)  # pauses count for nothing
     assert len(change_speed(tone, 1.25)) == pytest.approx(12800, abs=1)
     assert np.argmax(np.abs(np.fft.rfft(change_speed(tone, 0.8)[:16000]))) == pytest.approx(352, abs=1)
-    noise = np.random.default_rng(0).normal(size=16000).astype(np.float32)
-    added = mix(tone, noise, 10.0) - tone
-    assert level_dbfs(tone) - 10 * np.log10(np.mean(added**2) / 32768**2) == pytest.approx(10, abs=0.1)
+    noise = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 16000)).astype(np.float32))
+    speech = torch.from_numpy(np.stack([tone, 0.1 * tone]))
+    added = augment.mix(speech, noise, torch.tensor([10.0, 25.0])) - speech
+    snr = augment.levels_dbfs(speech) - 10 * torch.log10(added.square().mean(1) / 32768**2)
+    assert snr.tolist() == pytest.approx([10, 25], abs=0.1)
 
 
-def test_rooms_keep_the_direct_sound_in_place(tmp_path: Path) -> None:
-    rirs = np.zeros((6, 2000), np.float16)
-    rirs[:, 300], rirs[:, 900] = 0.5, 0.1
+def test_rooms_and_microphones_against_numpy(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    rirs = (rng.normal(size=(6, 2000)) * np.exp(-np.arange(2000) / 200)).astype(np.float16)
+    rirs[:, 300] = 8
     np.savez(tmp_path / "rirs.npz", rirs=rirs)
-    x = np.zeros(4000, np.float32)
-    x[1000] = 1000
-    y = Rooms(tmp_path / "rirs.npz").reverberate(x, np.random.default_rng(0))
-    assert abs(int(np.argmax(y)) - 1000) <= 8
-    assert np.mean(y**2) == pytest.approx(np.mean(x**2), rel=0.01)
+    rooms = Rooms(tmp_path / "rirs.npz")
+    assert len(rooms) == 4
+    x = rng.normal(0, 500, (3, 5000)).astype(np.float32)
+    wet = augment.reverberate(torch.from_numpy(x), rooms.responses[[2, 0, 1]]).numpy()
+    for row, response in ((0, 2), (1, 0)):
+        want = np.convolve(x[row].astype(np.float64), rooms.responses[response].double().numpy())[:5000]
+        want *= np.sqrt(np.mean(x[row] ** 2) / np.mean(want**2))
+        assert np.abs(wet[row] - want).max() < 0.1
+    click = np.zeros((1, 5000), np.float32)
+    click[0, 1000] = 1000
+    assert abs(int(augment.reverberate(torch.from_numpy(click), rooms.responses[:1]).abs().argmax()) - 1000) <= 8  # the direct sound stays in place
+    tones = np.stack([np.sin(2 * np.pi * hz * np.arange(16000) / 16000) for hz in (100, 1000, 6000)]).astype(np.float32)
+    low, high, tilt = (torch.full((3,), v) for v in (100.0, 6000.0, 6.0))
+    limited = augment.band_limit(torch.from_numpy(tones), low, high, tilt).square().mean(1).sqrt().numpy() * np.sqrt(2)
+    want = [10 ** (6 * np.log2(max(hz, 125) / 1000) / 3 / 20) / np.sqrt(1 + (100 / hz) ** 4) / np.sqrt(1 + (hz / 6000) ** 8) for hz in (100, 1000, 6000)]
+    assert limited == pytest.approx(want, rel=1e-3)
+
+
+def test_a_batch_is_degraded_as_its_takes_are(tmp_path: Path) -> None:
+    """Each row by itself or all at once; what is not asked for does not happen."""
+    rng = np.random.default_rng(2)
+    np.savez(tmp_path / "rirs.npz", rirs=(rng.normal(size=(10, 1500)) * np.exp(-np.arange(1500) / 100)).astype(np.float16))
+    rooms, x = Rooms(tmp_path / "rirs.npz"), torch.from_numpy(rng.normal(0, 3000, (4, 8000)).astype(np.float32))
+    none = torch.zeros(8000)
+    noise = torch.from_numpy(rng.normal(0, 1, 8000).astype(np.float32))
+    how = [
+        augment.Degradation(torch.tensor(room), hiss, torch.tensor(snr), torch.tensor(microphone), torch.tensor(gain))
+        for room, hiss, snr, microphone, gain in (
+            (-1, none, 0.0, (0.0, 0.0, 0.0), 0.0), (3, noise, 5.0, (200.0, 4000.0, 3.0), -6.0),
+            (-1, noise, 20.0, (0.0, 0.0, 0.0), 30.0), (0, none, 0.0, (50.0, 8000.0, 0.0), 0.0),
+        )
+    ]  # fmt: skip
+    together = augment.degrade(x, augment.stack(how), rooms)
+    for row, one in enumerate(how):
+        assert (together[row] - augment.degrade(x[row : row + 1], augment.stack([one]), rooms)[0]).abs().max() <= 1  # of rounding
+    assert torch.equal(together[0], x[0].round())
+    assert together[2].abs().max() == 32768
+    assert torch.equal(together, together.round())
+
+
+def test_masks_lie_within_and_hold_the_least_value() -> None:
+    rng, mel = np.random.default_rng(0), torch.rand(400, 32) + 1
+    mel[7, 3] = 0.25
+    masks = augment.draw_masks(400, 32, rng)
+    assert len([m for m in masks if m[0] == 0]) == 4
+    assert all(0 <= begin < end <= (400, 32)[axis] and end - begin <= (10, 5)[axis] for axis, begin, end in masks)
+    augment.mask(mel, masks)
+    _, begin, end = masks[-1]
+    assert (mel[begin:end] == 0.25).all()
+    assert (mel == 0.25).float().mean() < 0.5
 
 
 def test_speech_is_found_amid_silence() -> None:
@@ -212,8 +263,9 @@ def test_the_split_keeps_speakers_apart_and_labels_follow_the_words(tmp_path: Pa
     scenes = Scenes(Corpora(folder), tmp_path / "rirs.npz", seed=3)
     scenes.words = [{False: scenes.words[w][False] or scenes.words[1][False] or [c for c in scenes.corpora.clips if c.word >= 0], True: []} for w in range(6)]
     scene = scenes.draw(64000, word_share=0.8)
-    assert scene.clean.shape == scene.heard.shape == (64000,)
-    assert np.abs(scene.heard).max() <= 32768
+    heard = scenes.hear(scene.clean[None], [scene.degradation])[0]
+    assert scene.clean.shape == heard.shape == (64000,)
+    assert 0 < np.abs(heard).max() <= 32768
     labels = scenes.labels([(1, 16000, 32000)], 50)
     ends = 1280 * (np.arange(50) + 1)
     assert set(np.flatnonzero(labels[:, 1] == 1)) == set(np.flatnonzero((ends >= 32000) & (ends <= 36500)))

@@ -65,7 +65,7 @@ class Trained:
     @torch.inference_mode()
     def frames(self, x: np.ndarray) -> tuple[Tensor, Tensor]:
         """Embedding and tap of `x [batch, sample]`, int16 scale, whole chunks."""
-        features = torch.from_numpy(features_of(self.trunk)(augment.to_int16(x)))
+        features = features_of(self.trunk)(torch.from_numpy(augment.to_int16(x)))
         with torch.autocast("cpu", torch.bfloat16):
             embedding, tap, _ = self.trunk(features, self.trunk.zero_state(len(x)))
         return embedding.float(), tap.float()
@@ -121,7 +121,7 @@ def macs_per_second(trunk: Trunk) -> int:
     hooks = [layer.register_forward_hook(count) for layer in layers]
     seconds = 4
     with torch.inference_mode():
-        trunk(torch.from_numpy(features_of(trunk)(np.zeros((1, seconds * RATE), np.float32))), trunk.zero_state())
+        trunk(features_of(trunk)(torch.zeros(1, seconds * RATE)), trunk.zero_state())
     for hook in hooks:
         hook.remove()
     return total // seconds

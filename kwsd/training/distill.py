@@ -14,27 +14,29 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 from kwsd.training import augment, objectives
+from kwsd.training.augment import Degradation, Rooms
 from kwsd.training.cache import Targets, Voices
 from kwsd.training.checkpoint import resume, save
 from kwsd.training.corpora import Clip, Corpora
+from kwsd.training.loading import load, worker_seed
 from kwsd.training.network import STRIDE_FRAMES, TAP_FRAMES, Encoder
-from kwsd.training.scenes import CHUNK, Scenes, mel_of
+from kwsd.training.scenes import CHUNK, Scenes
 from kwsd.training.slim import slim
 from kwsd.training.speech_embedding import front_end, pretrained_encoder
 from kwsd.training.teachers import TeacherError
-from kwsd.training.trunk import channels_last
+from kwsd.training.trunk import channels_last, student_features
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +95,9 @@ class Segment(NamedTuple):
 @dataclass
 class Batch:
     mel: Tensor
-    """`[batch, frame, 32]`, as heard."""
+    """`[batch, frame, 32]`, as heard; of a batch that is not prepared yet, the clean scenes `[batch, sample]`."""
+    how: Degradation | None
+    """What is to become of these."""
     masked: Tensor
     """bool `[batch, chunk]`"""
     segments: list[Segment]
@@ -108,7 +112,15 @@ class Batch:
         def moved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             return {name: tensor.to(device) for name, tensor in tensors.items()}
 
-        return Batch(self.mel.to(device), self.masked.to(device), self.segments, moved(self.frames), moved(self.codes), moved(self.voices))
+        return Batch(
+            self.mel.to(device),
+            self.how and self.how.to(device),
+            self.masked.to(device),
+            self.segments,
+            moved(self.frames),
+            moved(self.codes),
+            moved(self.voices),
+        )
 
 
 class Batches(IterableDataset[Batch]):
@@ -116,10 +128,18 @@ class Batches(IterableDataset[Batch]):
 
     def __init__(self, stores: list[Path], rooms: Path, targets: Path, settings: Settings, seed: int) -> None:
         self.stores, self.rooms, self.targets, self.settings, self.seed = stores, rooms, targets, settings, seed
+        self.responses = Rooms(rooms)
+
+    def prepare(self, batch: Batch) -> Batch:
+        """What is heard of a drawn batch."""
+        assert batch.how is not None
+        mel = student_features(augment.degrade(batch.mel, batch.how, self.responses))
+        front = front_end()
+        mel[batch.masked.repeat_interleave(STRIDE_FRAMES, dim=1)] = front.floor_db * front.scale + front.offset
+        return replace(batch, mel=mel, how=None)
 
     def __iter__(self) -> Iterator[Batch]:
-        torch.set_num_threads(1)
-        scenes, features = Scenes(Corpora(*self.stores), self.rooms, seed=self.seed), front_end()
+        scenes = Scenes(Corpora(*self.stores), self.rooms, seed=worker_seed(self.seed))
         told, voices = open_targets(self.targets, self.settings)
         clips = [c for c in scenes.corpora.clips if all(c in one for one in told.values()) and not c.development and not c.noise]
         if not clips:
@@ -130,9 +150,9 @@ class Batches(IterableDataset[Batch]):
         weights = np.sqrt([len(own) for own in by_corpus.values()])
         pools = list(by_corpus.values())
         while True:
-            yield self._draw(scenes, features, told, voices, pools, weights / weights.sum())
+            yield self._draw(scenes, told, voices, pools, weights / weights.sum())
 
-    def _draw(self, scenes: Scenes, features: Any, told: dict[str, Targets], voices: dict[str, Voices], pools: list[list[Clip]], weights: np.ndarray) -> Batch:
+    def _draw(self, scenes: Scenes, told: dict[str, Targets], voices: dict[str, Voices], pools: list[list[Clip]], weights: np.ndarray) -> Batch:
         settings, rng = self.settings, scenes.rng
         chunks, batch = int(settings.scene_s * 16000) // CHUNK, settings.batch
         clean = np.zeros((batch, chunks * CHUNK), np.float32)
@@ -156,15 +176,14 @@ class Batches(IterableDataset[Batch]):
                 segments.append(Segment(row, at, at + length))
                 speakers.append(clip.person)
                 at += length + int(rng.integers(0, 5))
-        heard = mel_of(features, np.stack([scenes.degrade(x) for x in clean]))
+        how = augment.stack([scenes.degradation(clean.shape[1]) for _ in clean])
         masked = np.zeros((batch, chunks), bool)
         if settings.mask_share:
             generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
             masked = objectives.span_mask(batch, chunks, settings.mask_share, settings.mask_chunks, generator).numpy()
-            heard[np.repeat(masked, STRIDE_FRAMES, axis=1)] = features.floor_db * features.scale + features.offset
         known = {name: np.stack([one.of.get(who, np.zeros(one.dims, np.float32)) for who in speakers]) for name, one in voices.items()}
         return Batch(
-            torch.from_numpy(heard), torch.from_numpy(masked), segments, {k: torch.from_numpy(v) for k, v in frames.items()},
+            torch.from_numpy(clean), how, torch.from_numpy(masked), segments, {k: torch.from_numpy(v) for k, v in frames.items()},
             {k: torch.from_numpy(v) for k, v in codes.items()}, {k: torch.from_numpy(v) for k, v in known.items()},
         )  # fmt: skip
 
@@ -293,10 +312,11 @@ def train(stores: list[Path], rooms: Path, targets: Path, out: Path, settings: S
         log.info("step %d of %d", first, settings.steps)
         model: nn.Module = distiller if world == 1 else nn.parallel.DistributedDataParallel(distiller, find_unused_parameters=True)
         seed = settings.seed + first * world + rank
-        batches = iter(DataLoader(Batches(stores, rooms, targets, settings, seed), batch_size=None, num_workers=1, prefetch_factor=4))
+        drawn = Batches(stores, rooms, targets, settings, seed)
+        batches = load(drawn, drawn.prepare, device)
         began, sums = time.monotonic(), dict[str, float]()
         for step in range(first, settings.steps):
-            loss, parts = model(next(batches).to(device))
+            loss, parts = model(next(batches))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(distiller.parameters(), 5.0)

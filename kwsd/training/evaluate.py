@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from kwsd.audio.files import RATE
 from kwsd.config import Config, Vad, Word
@@ -58,11 +59,13 @@ class Development:
 
     def noisy(self, x: np.ndarray, snr_db: float = 10.0) -> np.ndarray:
         """`x [sample]` amid noise of the split."""
-        return augment.mix(x, self.scenes.fill(lambda: self.scenes.pick(self.scenes.noise), len(x)), snr_db)
+        noise = self.scenes.fill(lambda: self.scenes.pick(self.scenes.noise), len(x))
+        return augment.mix(torch.from_numpy(x)[None], torch.from_numpy(noise)[None], torch.tensor([snr_db]))[0].numpy()
 
     def reverberant(self, x: np.ndarray) -> np.ndarray:
         """`x [sample]` in a room of the split."""
-        return self.scenes.rooms.reverberate(x, self.rng)
+        rooms = self.scenes.rooms.responses
+        return augment.reverberate(torch.from_numpy(x)[None], rooms[self.rng.integers(len(rooms))][None])[0].numpy()
 
     def negatives(self) -> Iterator[tuple[str, np.ndarray]]:
         """Minutes of development audio without a wake word, clean and at 10 dB, and noise by itself; int16."""

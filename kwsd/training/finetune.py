@@ -19,20 +19,23 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 from kwsd.training import augment
 from kwsd.training import speaker as voices
+from kwsd.training.augment import Degradation, Rooms
 from kwsd.training.cache import Voices
 from kwsd.training.checkpoint import load_encoder, resume, save
 from kwsd.training.corpora import Corpora
 from kwsd.training.distill import devices
-from kwsd.training.network import TAP_FRAMES, Encoder, SpeakerHead, WakeHead
+from kwsd.training.loading import load, worker_seed
+from kwsd.training.network import STRIDE_FRAMES, TAP_FRAMES, Encoder, SpeakerHead, WakeHead
 from kwsd.training.scenes import CHUNK, Scene, Scenes
 from kwsd.training.speaker import LEAD_CHUNKS, MarginSoftmax, by_speaker
 from kwsd.training.speech_embedding import pretrained_encoder
@@ -43,6 +46,8 @@ log = logging.getLogger(__name__)
 SILENCE = ""
 """The first of the words that are told apart: nothing said for `QUIET_CHUNKS`."""
 QUIET_CHUNKS = 10
+BANDS = 32
+"""Masked are some of so many bands, which every trunk's features have at least."""
 
 
 @dataclass(frozen=True)
@@ -77,27 +82,45 @@ class Settings:
     log_every: int = 50
 
 
-class WordBatches(IterableDataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
-    """Endless batches of scenes: features as heard and of the clean take `[batch, frame, band]`, labels of the wake words `[batch, chunk, word]`,
-    and where which of `types` has just ended `[word, (row, chunk, type)]`."""
+class RawScenes(NamedTuple):
+    """Scenes as they were recorded, `clean [batch, sample]`, what is to become of them, and what is said in them."""
+
+    clean: Tensor
+    how: Degradation
+    labels: Tensor
+    """Of the wake words, int8 `[batch, chunk, word]`."""
+    ends: Tensor
+    """Where which word has just ended: `[word, (row, chunk, type)]`."""
+    masks: list[list[tuple[int, int, int]]]
+    """Of each row's features."""
+
+    def to(self, device: torch.device) -> RawScenes:
+        return RawScenes(self.clean.to(device), self.how.to(device), self.labels.to(device), self.ends.to(device), self.masks)
+
+
+class WordBatches(IterableDataset[RawScenes]):
+    """Endless batches of scenes; `prepare` makes of them features as heard and of the clean take `[batch, frame, band]`, the labels and the ends."""
 
     def __init__(self, stores: list[Path], rooms: Path, spoken: Spoken, types: list[str], features: Features, settings: Settings, seed: int) -> None:
         self.stores, self.rooms, self.spoken, self.features, self.settings, self.seed = stores, rooms, spoken, features, settings, seed
-        self.types = {text: n for n, text in enumerate(types)}
+        self.types, self.responses = {text: n for n, text in enumerate(types)}, Rooms(rooms)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        torch.set_num_threads(1)
-        scenes = Scenes(Corpora(*self.stores), self.rooms, seed=self.seed, spoken=self.spoken)
+    def prepare(self, raw: RawScenes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        heard = self.features(augment.degrade(raw.clean, raw.how, self.responses))
+        for mel, masks in zip(heard, raw.masks, strict=True):
+            augment.mask(mel, masks)
+        return heard, self.features(raw.clean.round().clamp(-32768, 32767)), raw.labels, raw.ends
+
+    def __iter__(self) -> Iterator[RawScenes]:
+        scenes = Scenes(Corpora(*self.stores), self.rooms, seed=worker_seed(self.seed), spoken=self.spoken)
         chunks = int(self.settings.scene_s * 16000) // CHUNK
         while True:
             drawn = [scenes.draw(chunks * CHUNK) for _ in range(self.settings.word_batch)]
-            heard = self.features(np.stack([s.heard for s in drawn]))
-            clean = self.features(np.stack([augment.to_int16(s.clean) for s in drawn]))
-            for i in np.flatnonzero(scenes.rng.random(len(drawn)) < 0.3):
-                heard[i] = augment.spec_augment(heard[i], scenes.rng, float(heard[i].min()))
+            masks = [augment.draw_masks(chunks * STRIDE_FRAMES, BANDS, scenes.rng) if scenes.rng.random() < 0.3 else [] for _ in drawn]
             labels = np.stack([scenes.labels(s.words, chunks) for s in drawn])
             ends = [(row, *end) for row, scene in enumerate(drawn) for end in self._ends(scene, chunks, scenes.rng)]
-            yield torch.from_numpy(heard), torch.from_numpy(clean), torch.from_numpy(labels), torch.tensor(ends, dtype=torch.int64).reshape(-1, 3)
+            clean, how = torch.from_numpy(np.stack([s.clean for s in drawn])), augment.stack([s.degradation for s in drawn])
+            yield RawScenes(clean, how, torch.from_numpy(labels), torch.tensor(ends, dtype=torch.int64).reshape(-1, 3), masks)
 
     def _ends(self, scene: Scene, chunks: int, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
         """(chunk, type) of each word that is told apart, 0 to 0.24 s after its end; and of one quiet moment."""
@@ -231,8 +254,8 @@ def train(stores: list[Path], rooms: Path, spoken: Spoken, known: Voices, start:
         log.info("%d words, %d people; step %d of %d", len(types), len(people), first, settings.steps)
         model: nn.Module = joint if world == 1 else nn.parallel.DistributedDataParallel(joint, find_unused_parameters=True)
         seed = settings.seed + first * world + rank
-        word_batches = iter(DataLoader(WordBatches(stores, rooms, spoken, types, features, settings, seed), batch_size=None, num_workers=1, prefetch_factor=4))
-        voice_batches = iter(DataLoader(voices.Crops(stores, rooms, features, crops, seed), batch_size=None, num_workers=1, prefetch_factor=4))
+        scenes, takes = WordBatches(stores, rooms, spoken, types, features, settings, seed), voices.Crops(stores, rooms, features, crops, seed)
+        word_batches, voice_batches = load(scenes, scenes.prepare, device), load(takes, takes.prepare, device)
 
         def update(loss: Tensor) -> None:
             optimiser.zero_grad(set_to_none=True)
@@ -243,12 +266,12 @@ def train(stores: list[Path], rooms: Path, spoken: Spoken, known: Voices, start:
 
         began, sums = time.monotonic(), np.zeros(7)
         for step in range(first, settings.steps):
-            wake, named, told, distance = model("words", *(x.to(device) for x in next(word_batches)))
+            wake, named, told, distance = model("words", *next(word_batches))
             update(wake + settings.all_words * named + settings.distillation * distance)
             sums[:4] += [x.item() for x in (wake, named, told, distance)]
             if settings.voice:
                 margin = torch.tensor(settings.margin * min(max(2 * step / settings.steps - 0.5, 0.0), 1.0))
-                identity, away, right = model("voices", *(x.to(device) for x in next(voice_batches)), margin)
+                identity, away, right = model("voices", *next(voice_batches), margin)
                 update(settings.voice * (identity + settings.teacher * away))
                 sums[4:] += [x.item() for x in (identity, away, right)]
             if rank == 0 and (step + 1) % settings.log_every == 0:

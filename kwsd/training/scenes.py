@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from kwsd.audio.logmel import LogMel
 from kwsd.audio.spans import speech_span
 from kwsd.training import augment
-from kwsd.training.augment import Rooms
+from kwsd.training.augment import Degradation, Rooms
 from kwsd.training.corpora import Clip, Corpora
 from kwsd.training.network import WORDS
 from kwsd.training.spoken import Said, Spoken, labelled
@@ -25,8 +26,8 @@ SPEEDS = (0.87, 1.22)
 class Scene:
     clean: np.ndarray
     """`[sample]`, dry, at a common level."""
-    heard: np.ndarray
-    """`[sample]`, what the microphone hears of it."""
+    degradation: Degradation
+    """What the microphone makes of it."""
     words: list[tuple[int, int, int]]
     """`(word, start, end)` in samples of each wake word that lies in it."""
     said: list[Said]
@@ -88,16 +89,26 @@ class Scenes:
             have += len(x)
         return np.concatenate(parts)[:samples]
 
-    def degrade(self, clean: np.ndarray, *, harsh: float = 1.0) -> np.ndarray:
-        """`clean [sample]` through a room, noise, a microphone and a gain range of 40 dB; `harsh` scales how often."""
-        rng, x = self.rng, clean
-        if rng.random() < 0.5 * harsh:
-            x = self.rooms.reverberate(x, rng)
+    def degradation(self, samples: int, harsh: float = 1.0) -> Degradation:
+        """A room, noise, a microphone and a gain range of 40 dB for a take of so many samples; `harsh` scales how often."""
+        rng = self.rng
+        room = int(rng.integers(len(self.rooms))) if rng.random() < 0.5 * harsh else -1
+        noise, snr_db, microphone = np.zeros(samples, np.float32), 0.0, (0.0, 0.0, 0.0)
         if rng.random() < 0.8 * harsh:
-            x = augment.mix(x, self.noise_take(len(x)), float(rng.uniform(0, 30)))
+            noise, snr_db = self.noise_take(samples), float(rng.uniform(0, 30))
         if rng.random() < 0.4 * harsh:
-            x = augment.band_limit(x, rng)
-        return augment.to_int16(x * np.float32(10 ** (rng.uniform(-30, 10) / 20)))
+            microphone = (rng.uniform(30, 350), float(np.exp(rng.uniform(np.log(3000), np.log(9000)))), rng.uniform(-6, 6))
+        return Degradation(
+            torch.tensor(room), torch.from_numpy(noise.astype(np.float32)), torch.tensor(snr_db), torch.tensor(microphone), torch.tensor(rng.uniform(-30, 10))
+        )
+
+    def degrade(self, clean: np.ndarray, *, harsh: float = 1.0) -> np.ndarray:
+        """What a microphone hears of `clean [sample]`, the degradation drawn anew."""
+        return self.hear(clean[None], [self.degradation(len(clean), harsh)])[0]
+
+    def hear(self, clean: np.ndarray, how: Sequence[Degradation]) -> np.ndarray:
+        """What microphones hear of `clean [batch, sample]`, each by its degradation."""
+        return augment.degrade(torch.from_numpy(clean.astype(np.float32, copy=False)), augment.stack(how), self.rooms).numpy()
 
     def draw(self, samples: int, word_share: float = 0.4) -> Scene:
         """One scene of `samples`."""
@@ -132,7 +143,7 @@ class Scenes:
                 words.append((word, at + start, at + end))
             said += [Said(text, at + a, at + b) for text, a, b in found if text and at + b <= samples]
             at += len(x) + int(rng.choice([0.0, rng.uniform(0, 0.3), rng.uniform(0.3, 1.0)]) * 16000)
-        return Scene(clean, self.degrade(clean), words, said)
+        return Scene(clean, self.degradation(samples), words, said)
 
     def labels(self, words: list[tuple[int, int, int]], chunks: int) -> np.ndarray:
         """int8 `[chunk, word]`: 1 where a word has just ended (0 to 0.28 s), -1 around that (ignored), 0 elsewhere.

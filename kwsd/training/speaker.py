@@ -13,21 +13,24 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 from kwsd.audio.spans import speech_span
 from kwsd.training import augment
+from kwsd.training.augment import Degradation, Rooms
 from kwsd.training.cache import Voices
 from kwsd.training.checkpoint import load_encoder, resume, save
 from kwsd.training.corpora import RATE, Clip, Corpora
+from kwsd.training.loading import load, worker_seed
 from kwsd.training.network import STRIDE_FRAMES, TAP_FRAMES, Encoder, SpeakerHead
 from kwsd.training.scenes import CHUNK, Scenes
-from kwsd.training.trunk import Features, StudentFeatures, Trunk, channels_last
+from kwsd.training.trunk import Features, Trunk, channels_last, student_features
 
 log = logging.getLogger(__name__)
 LEAD_CHUNKS = 6
@@ -60,22 +63,37 @@ def by_speaker(corpora: Corpora, development: bool) -> dict[str, list[Clip]]:
     return {who: clips for who, clips in sorted(people.items()) if sum(c.samples for c in clips) >= 16000}
 
 
-class Crops(IterableDataset[tuple[Tensor, Tensor]]):
-    """Endless batches: features `[batch, frame, band]` of a lead-in and a crop as a microphone hears it, and the person `[batch]`."""
+class RawCrops(NamedTuple):
+    """Crops as they were recorded, `clean [batch, sample]` with a lead-in of silence, what is to become of them, and whose they are `[batch]`."""
+
+    clean: Tensor
+    how: Degradation
+    person: Tensor
+
+    def to(self, device: torch.device) -> RawCrops:
+        return RawCrops(self.clean.to(device), self.how.to(device), self.person.to(device))
+
+
+class Crops(IterableDataset[RawCrops]):
+    """Endless batches of crops; `prepare` makes features `[batch, frame, band]` of them as a microphone hears them, and the person `[batch]`."""
 
     def __init__(self, stores: list[Path], rooms: Path, features: Features, settings: Settings, seed: int) -> None:
         self.stores, self.rooms, self.features, self.settings, self.seed = stores, rooms, features, settings, seed
+        self.responses = Rooms(rooms)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        torch.set_num_threads(1)
+    def prepare(self, raw: RawCrops) -> tuple[Tensor, Tensor]:
+        return self.features(augment.degrade(raw.clean, raw.how, self.responses)), raw.person
+
+    def __iter__(self) -> Iterator[RawCrops]:
         corpora = Corpora(*self.stores)
-        scenes = Scenes(corpora, self.rooms, seed=self.seed)
+        scenes = Scenes(corpora, self.rooms, seed=worker_seed(self.seed))
         people = list(by_speaker(corpora, development=False).values())
         while True:
             who = scenes.rng.choice(len(people) * len(self.settings.speeds), self.settings.batch, replace=False)
             crop = int(scenes.rng.integers(self.settings.crop_chunks[0], self.settings.crop_chunks[1] + 1)) * CHUNK
-            heard = np.stack([self._crop(scenes, people[one % len(people)], self.settings.speeds[one // len(people)], crop) for one in who])
-            yield torch.from_numpy(self.features(heard)), torch.from_numpy(who)
+            clean = np.stack([self._crop(scenes, people[one % len(people)], self.settings.speeds[one // len(people)], crop) for one in who])
+            how = augment.stack([scenes.degradation(clean.shape[1], harsh=0.8) for _ in who])
+            yield RawCrops(torch.from_numpy(clean), how, torch.from_numpy(who))
 
     def _crop(self, scenes: Scenes, clips: list[Clip], speed: float, samples: int) -> np.ndarray:
         rng, parts, have = scenes.rng, [], 0
@@ -91,7 +109,7 @@ class Crops(IterableDataset[tuple[Tensor, Tensor]]):
             parts.append(augment.gain_to(x, -26))
             have += len(x)
         speech = np.concatenate(parts)[:samples]
-        return scenes.degrade(np.concatenate([np.zeros(LEAD_CHUNKS * CHUNK, np.float32), speech]), harsh=0.8)
+        return np.concatenate([np.zeros(LEAD_CHUNKS * CHUNK, np.float32), speech])
 
 
 class MarginSoftmax(nn.Module):
@@ -128,25 +146,27 @@ def train(stores: list[Path], rooms: Path, voices: Voices, encoder_path: Path, o
     torch.manual_seed(settings.seed)
     corpora = Corpora(*stores)
     people = by_speaker(corpora, development=False)
-    teacher = torch.from_numpy(voices.matrix(people))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    teacher = torch.from_numpy(voices.matrix(people)).to(device)
     log.info("%d people, %d clips", len(people), sum(map(len, people.values())))
-    encoder = load_encoder(encoder_path)
+    encoder = load_encoder(encoder_path).to(device)
     channels_last(encoder)
-    head, project = SpeakerHead(encoder.tap_dim).train(), nn.Linear(SpeakerHead.dim, teacher.shape[1])
-    softmax = MarginSoftmax(SpeakerHead.dim, len(people) * len(settings.speeds), settings.scale)
-    begun = torch.load(encoder_path, weights_only=True)
+    head, project = SpeakerHead(encoder.tap_dim).to(device).train(), nn.Linear(SpeakerHead.dim, teacher.shape[1]).to(device)
+    softmax = MarginSoftmax(SpeakerHead.dim, len(people) * len(settings.speeds), settings.scale).to(device)
+    begun = torch.load(encoder_path, weights_only=True, map_location=device)
     for name, part in (("speaker", head), ("project", project), ("softmax", softmax)):
         if name in begun:
             part.load_state_dict(begun[name])
     parameters = [*head.parameters(), *project.parameters(), *softmax.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.rate, total_steps=settings.steps + 1, pct_start=0.15)
-    first = resume(out, torch.device("cpu"), head=head, project=project, softmax=softmax, optimiser=optimiser, schedule=schedule)
-    batches = iter(DataLoader(Crops(stores, rooms, StudentFeatures(), settings, settings.seed + first), batch_size=None, num_workers=1, prefetch_factor=4))
+    first = resume(out, device, head=head, project=project, softmax=softmax, optimiser=optimiser, schedule=schedule)
+    crops = Crops(stores, rooms, student_features, settings, settings.seed + first)
+    batches = load(crops, crops.prepare, device)
     began, sums = time.monotonic(), np.zeros(3)
     for step in range(first, settings.steps):
         mel, person = next(batches)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16):
             tap, high = frames_of(encoder, mel, LEAD_CHUNKS)
         assert mel.shape[1] % STRIDE_FRAMES == 0
         embedding = head(tap, high)
@@ -174,7 +194,7 @@ def voice_of(trunk: Trunk, features: Features, head: SpeakerHead, x: np.ndarray)
     """The head's embedding `[dim]` of the speech in `x [sample]`, int16 scale, at most 2 s of it."""
     start, end = speech_span(x)
     x = x[max(start - 800, 0) : end + 800][: 2 * RATE]
-    mel = torch.from_numpy(features(augment.to_int16(np.pad(x, (LEAD_CHUNKS * CHUNK, -len(x) % CHUNK)))[None]))
+    mel = features(torch.from_numpy(augment.to_int16(np.pad(x, (LEAD_CHUNKS * CHUNK, -len(x) % CHUNK)))[None]))
     with torch.autocast("cpu", torch.bfloat16):
         embedding, tap, _ = trunk(mel, trunk.zero_state())
     return np.asarray(head(tap[:, LEAD_CHUNKS * TAP_FRAMES :].float(), embedding[:, LEAD_CHUNKS:].float())[0].numpy())

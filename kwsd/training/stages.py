@@ -153,7 +153,8 @@ def _store(dest: Path, rows: Iterable[corpora.Row]) -> None:
 def _calibration(stores: list[Path], rooms: Path, takes: int = 100) -> list[np.ndarray]:
     """Features of scenes of the training split, four seconds each."""
     training = scenes.Scenes(corpora.Corpora(*stores), rooms, seed=9)
-    return [scenes.mel_of(front_end(), training.draw(50 * scenes.CHUNK).heard) for _ in range(takes)]
+    drawn = [training.draw(50 * scenes.CHUNK) for _ in range(takes)]
+    return list(scenes.mel_of(front_end(), training.hear(np.stack([s.clean for s in drawn]), [s.degradation for s in drawn])))
 
 
 def _write_points(models: Path, report: dict[str, Any]) -> None:

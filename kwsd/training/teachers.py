@@ -110,7 +110,8 @@ class TransformerLayers(nn.Module):
         self.family, self.quantiser = config.model_type, None
         if self.family == "whisper":
             extractor: Any = transformers.WhisperFeatureExtractor
-            self._features, self._shortest = extractor(feature_size=config.num_mel_bins), 400
+            self.register_buffer("_filters", torch.from_numpy(extractor(feature_size=config.num_mel_bins).mel_filters).float(), persistent=False)
+            self._shortest = 400
             model: Any = transformers.WhisperModel.from_pretrained(where, dtype=torch.float32).encoder
             self.count, self.dim, self.rate_hz = config.encoder_layers, config.d_model, RATE / 320
         else:
@@ -128,16 +129,21 @@ class TransformerLayers(nn.Module):
         """The transformer's blocks, lowest first."""
         return self.model.layers if self.family == "whisper" else self.model.encoder.layers
 
-    def inputs(self, samples: np.ndarray) -> Tensor:
+    def inputs(self, samples: Tensor) -> Tensor:
         """What `forward` takes, of int16-scale `samples [batch, sample]`: Whisper's log-mel `[batch, band, frame]`, else the waveform."""
-        x = np.pad(samples, ((0, 0), (0, max(self._shortest - samples.shape[1], 0)))).astype(np.float32) / 32768
+        x = F.pad(samples.float(), (0, max(self._shortest - samples.shape[1], 0))) / 32768
         if self.family == "whisper":
-            with torch.autocast("cpu", enabled=False):
-                mel = self._features(list(x), sampling_rate=RATE, padding="do_not_pad", return_tensors="np")["input_features"]
-            return torch.from_numpy(np.asarray(mel, np.float32))
+            return self._log_mel(x)
         if self._normalise:
-            x = (x - x.mean(axis=1, keepdims=True)) / np.sqrt(x.var(axis=1, keepdims=True) + 1e-7)
-        return torch.from_numpy(x)
+            x = (x - x.mean(1, keepdim=True)) / (x.var(1, correction=0, keepdim=True) + 1e-7).sqrt()
+        return x
+
+    def _log_mel(self, x: Tensor) -> Tensor:
+        """Whisper's front end (Radford et al. 2022, arXiv 2212.04356), in float32 whatever is cast automatically around it."""
+        with torch.autocast(x.device.type, enabled=False):
+            spectrum = torch.stft(x, 400, 160, window=torch.hann_window(400, device=x.device), return_complex=True)[..., :-1]
+            mel = (self._filters.T @ spectrum.abs().square()).clamp(min=1e-10).log10()  # type: ignore[operator]
+        return (torch.maximum(mel, mel.amax((1, 2), keepdim=True) - 8) + 4) / 4
 
     def forward(self, inputs: Tensor) -> list[Tensor]:
         """What goes into each block and comes out of the last, `[batch, frame, dim]` each."""
@@ -182,7 +188,7 @@ class Transformer:
         if quantiser is None:
             raise TeacherError(f"{self.name} has no quantiser of its own; fit a codebook to one of its layers with `k_means`")
         with torch.inference_mode():
-            features = network.model.feature_extractor(network.inputs(samples[None])).transpose(1, 2)
+            features = network.model.feature_extractor(network.inputs(_row(samples))).transpose(1, 2)
             scores = quantiser.weight_proj(network.model.feature_projection(features)[1])
             own = scores.view(scores.shape[1], quantiser.num_groups, -1).argmax(-1)
             return np.asarray((own * quantiser.num_vars ** torch.arange(own.shape[1])).sum(1).numpy(), np.int64)
@@ -191,12 +197,16 @@ class Transformer:
         """`[1, frame, dim]` of each layer."""
         with torch.inference_mode():
             if self._network.family != "whisper":
-                hidden: list[Tensor] = self._network(self._network.inputs(samples[None]))
+                hidden: list[Tensor] = self._network(self._network.inputs(_row(samples)))
                 return hidden
             frames = max(len(samples) // 320, 1)
             length = min(max(frames * 320, round(self._window * RATE)), WHISPER_SAMPLES)
             samples = np.pad(samples[:length], (0, max(length - len(samples), 0)))
-            return [h[:, : min(frames, WHISPER_SAMPLES // 320)] for h in self._network(self._network.inputs(samples[None]))]
+            return [h[:, : min(frames, WHISPER_SAMPLES // 320)] for h in self._network(self._network.inputs(_row(samples)))]
+
+
+def _row(samples: np.ndarray) -> Tensor:
+    return torch.from_numpy(samples.astype(np.float32))[None]
 
 
 def _normalises(where: str | Path) -> bool:

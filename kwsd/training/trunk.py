@@ -9,24 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from kwsd.training.network import TAP_FRAMES, Encoder
-from kwsd.training.scenes import mel_of
 from kwsd.training.speech_embedding import front_end
 from kwsd.training.teachers import TransformerLayers
 
-Features = Callable[[np.ndarray], np.ndarray]
-"""Of int16-scale `[batch, sample]` (whole chunks): float32 `[batch, frame, band]`, eight frames a chunk."""
+Features = Callable[[Tensor], Tensor]
+"""Of int16-scale `[batch, sample]` (whole chunks): float32 `[batch, frame, band]`, eight frames a chunk, on the same device."""
 
 
-class StudentFeatures:
-    """The student's log-mel, from the start of a stream."""
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        return mel_of(front_end(), x)
+def student_features(x: Tensor) -> Tensor:
+    """The student's log-mel from the start of a stream: `LogMel` in torch."""
+    front = front_end()
+    window, filters = (torch.from_numpy(part).to(x.device) for part in (front.window, front.filters))
+    frames = nn.functional.pad(x, (front.history_samples, 0)).unfold(1, front.window_samples, front.hop_samples)
+    spectrum = torch.view_as_real(torch.fft.rfft(frames * window, front.fft_samples))
+    power = spectrum.square().sum(-1) @ filters
+    return power.clamp(min=10.0 ** (front.floor_db / 10)).log10() * (10 * front.scale) + front.offset
 
 
 class TransformerTrunk(nn.Module):
@@ -46,10 +47,10 @@ class TransformerTrunk(nn.Module):
     def zero_state(self, batch: int = 1) -> list[Tensor]:
         return []
 
-    def features(self, x: np.ndarray) -> np.ndarray:
+    def features(self, x: Tensor) -> Tensor:
         """Whisper's log-mel; of the others the waveform, ten milliseconds a frame."""
         inputs = self.layers.inputs(x)
-        return (inputs.transpose(1, 2) if self.layers.family == "whisper" else inputs.reshape(len(x), -1, 160)).numpy()
+        return inputs.transpose(1, 2) if self.layers.family == "whisper" else inputs.reshape(len(x), -1, 160)
 
     def forward(self, features: Tensor, state: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
         hidden = self.layers(features.transpose(1, 2) if self.layers.family == "whisper" else features.flatten(1))
@@ -69,7 +70,7 @@ Trunk = Encoder | TransformerTrunk
 
 
 def features_of(trunk: Trunk) -> Features:
-    return StudentFeatures() if isinstance(trunk, Encoder) else trunk.features
+    return student_features if isinstance(trunk, Encoder) else trunk.features
 
 
 def channels_last(encoder: Encoder) -> None:

@@ -89,7 +89,7 @@ def gather(encoder: Encoder, scenes: Scenes, settings: Settings) -> Bank:
             kind, payload = jobs[i]
             if kind == "words":
                 scene = scenes.draw(samples, word_share=0.65)
-                heard.append(scene.heard)
+                heard.append(scenes.hear(scene.clean[None], [scene.degradation])[0])
                 marks.append(scene.words)
             else:
                 assert isinstance(payload, np.ndarray)
