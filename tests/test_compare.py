@@ -25,7 +25,7 @@ from kwsd.training.trunk import TransformerTrunk
 from tests.conftest import say, training_data
 from tests.test_teachers import checkpoint
 
-SMALL = Settings(steps=2, word_batch=2, voice_batch=4, checkpoint_every=1, log_every=1, distillation=0)
+SMALL = Settings(steps=2, word_batch=2, voice_batch=4, checkpoint_every=1, log_every=1, distillation=0, start="fresh", width=0.5)
 
 
 @pytest.fixture(autouse=True)
@@ -92,9 +92,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(work: Path, out: Path, settings: Settings) -> None:
-    save(work / "start.pt", encoder=Encoder(0.5))
-    start = None if settings.where else work / "start.pt"
-    finetune.train([work / "recorded"], work / "rirs.npz", Spoken(work / "none.tsv"), Voices(work / "voice"), start, out, settings)
+    finetune.train([work / "recorded"], work / "rirs.npz", Spoken(work / "none.tsv"), Voices(work / "voice"), None, out, settings)
 
 
 def test_a_students_figures(work: Path, tmp_path: Path) -> None:

@@ -33,10 +33,9 @@ from kwsd.training.corpora import Clip, Corpora
 from kwsd.training.loading import load, worker_seed
 from kwsd.training.network import STRIDE_FRAMES, TAP_FRAMES, Encoder
 from kwsd.training.scenes import CHUNK, Scenes
-from kwsd.training.slim import slim
-from kwsd.training.speech_embedding import front_end, pretrained_encoder
+from kwsd.training.speech_embedding import front_end
 from kwsd.training.teachers import TeacherError
-from kwsd.training.trunk import channels_last, student_features
+from kwsd.training.trunk import Start, channels_last, new_student, student_features
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +62,10 @@ class Settings:
     steps: int = 4000
     batch: int = 32
     scene_s: float = 4.0
-    start: Literal["warm", "fresh"] = "warm"
-    """From the speech embedding's weights, or from none."""
+    start: Start = "warm"
     width: float = 1.0
-    """Of the encoder's channels: warm, at most 1, and made narrower by leaving the weakest channels out."""
+    """Of the encoder's channels; at most 1 of a warm one."""
     separable: bool = False
-    """Convolutions along time a channel each, mixed afterwards; warm, by the nearest approximation."""
     rate: float = 4e-4
     projection_rate: float = 2e-3
     ramp: float = 0.15
@@ -275,13 +272,6 @@ class Distiller(nn.Module):
         return total, parts
 
 
-def _start(settings: Settings) -> Encoder:
-    if settings.start == "fresh":
-        return Encoder(settings.width, settings.separable)
-    wide = pretrained_encoder()
-    return wide if settings.width == 1 and not settings.separable else slim(wide, settings.width, settings.separable)
-
-
 @contextmanager
 def devices() -> Iterator[tuple[torch.device, int, int]]:
     """This process's device, its rank and how many there are, as torchrun says; one alone without it."""
@@ -302,7 +292,7 @@ def train(stores: list[Path], rooms: Path, targets: Path, out: Path, settings: S
     with devices() as (device, rank, world):
         torch.manual_seed(settings.seed)
         told, voices = open_targets(targets, settings)
-        distiller = Distiller(settings, told, voices, _start(settings)).to(device).train()
+        distiller = Distiller(settings, told, voices, new_student(settings.start, settings.width, settings.separable)).to(device).train()
         channels_last(distiller.encoder)
         groups = [{"params": distiller.encoder.parameters(), "lr": settings.rate}, {"params": distiller.answers.parameters(), "lr": settings.projection_rate}]
         optimiser = torch.optim.AdamW(groups, weight_decay=1e-3)

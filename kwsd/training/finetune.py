@@ -38,9 +38,8 @@ from kwsd.training.loading import load, worker_seed
 from kwsd.training.network import STRIDE_FRAMES, TAP_FRAMES, Encoder, SpeakerHead, WakeHead
 from kwsd.training.scenes import CHUNK, Scene, Scenes
 from kwsd.training.speaker import LEAD_CHUNKS, MarginSoftmax, by_speaker
-from kwsd.training.speech_embedding import pretrained_encoder
 from kwsd.training.spoken import Spoken
-from kwsd.training.trunk import Features, TransformerTrunk, Trunk, channels_last, features_of
+from kwsd.training.trunk import Features, Start, TransformerTrunk, Trunk, channels_last, features_of, new_student
 
 log = logging.getLogger(__name__)
 SILENCE = ""
@@ -71,6 +70,10 @@ class Settings:
     teacher: float = 8.0
     """Weight, within the voices' loss, of 1 - cosine to the speaker's pooled teacher vector."""
     frozen: bool = False
+    start: Start = "warm"
+    """Of a student that comes from no checkpoint; and its `width`, and whether it is `separable`."""
+    width: float = 1.0
+    separable: bool = False
     where: str | None = None
     """The folder or hub name of a transformer, to be fine-tuned itself in the student's stead."""
     upper: int = 3
@@ -218,14 +221,14 @@ class Joint(nn.Module):
 
 
 def trunk_of(start: Path | None, settings: Settings) -> Trunk:
-    """What is to be trained: the student of the checkpoint `start`, else the speech embedding; or the transformer that the settings name."""
+    """What is to be trained: the student of the checkpoint `start`, else a new one; or the transformer that the settings name."""
     if settings.where is not None:
         return TransformerTrunk(settings.where, settings.upper, settings.tap_layer)
-    return load_encoder(start).requires_grad_(True) if start else pretrained_encoder()
+    return load_encoder(start).requires_grad_(True) if start else new_student(settings.start, settings.width, settings.separable)
 
 
 def train(stores: list[Path], rooms: Path, spoken: Spoken, known: Voices, start: Path | None, out: Path, settings: Settings) -> None:
-    """Train from the encoder of the checkpoint `start` (None: the speech embedding's), resuming from `out` where it exists."""
+    """Train from the encoder of the checkpoint `start` (None: a new one), resuming from `out` where it exists."""
     with devices() as (device, rank, world):
         torch.manual_seed(settings.seed)
         corpora = Corpora(*stores)

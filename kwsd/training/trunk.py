@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from kwsd.training.network import TAP_FRAMES, Encoder
-from kwsd.training.speech_embedding import front_end
+from kwsd.training.slim import slim
+from kwsd.training.speech_embedding import front_end, pretrained_encoder
 from kwsd.training.teachers import TransformerLayers
 
 Features = Callable[[Tensor], Tensor]
@@ -67,6 +69,16 @@ class TransformerTrunk(nn.Module):
 
 
 Trunk = Encoder | TransformerTrunk
+Start = Literal["warm", "fresh"]
+"""Of a student: from the speech embedding's weights, or from none."""
+
+
+def new_student(start: Start, width: float = 1.0, separable: bool = False) -> Encoder:
+    """A student at its beginning; warm ones that are narrower or separable are slimmed from the speech embedding."""
+    if start == "fresh":
+        return Encoder(width, separable)
+    wide = pretrained_encoder()
+    return wide if width == 1 and not separable else slim(wide, width, separable)
 
 
 def features_of(trunk: Trunk) -> Features:
