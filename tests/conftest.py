@@ -41,6 +41,18 @@ def training_data(work: Path, takes: Iterable[tuple[np.ndarray, str, str, str]])
     return work
 
 
+def train_on_two_processes(script: Path, module: str, call: str, *arguments: Path) -> None:
+    """Run `call` of the test module `module` under torchrun in two processes; `sys.argv[1:]` are the `arguments`."""
+    script.write_text(
+        f"import sys\nfrom pathlib import Path\nsys.path.insert(0, {str(Path(__file__).parent.parent)!r})\nfrom kwsd.model import bundle\n"
+        f"from kwsd.training import distill, trunk\nfrom {module} import *\nfront = bundle.load().front_end\n"
+        f"distill.front_end = trunk.front_end = lambda: front\n{call}\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 @pytest.fixture(scope="session")
 def bundle() -> Bundle:
     return bundles.load()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +19,7 @@ from kwsd.training.distill import Batch, Batches, Lesson, Settings
 from kwsd.training.network import Encoder
 from kwsd.training.scenes import CHUNK
 from kwsd.training.teachers import TeacherError
-from tests.conftest import say, training_data
+from tests.conftest import say, train_on_two_processes, training_data
 
 LESSONS = {
     "deep": Lesson(l1_cosine=1.0, dual_view=0.5, codebook=0.2, layers=[1], delay=2),
@@ -156,18 +153,9 @@ def test_an_answer_may_come_late(work: Path) -> None:
 
 
 def test_two_processes_share_a_run(work: Path, tmp_path: Path) -> None:
-    script = tmp_path / "run.py"
-    script.write_text(
-        "import sys\nfrom pathlib import Path\nfrom kwsd.model import bundle\nfrom kwsd.training import distill, trunk\n"
-        "sys.path.insert(0, sys.argv[3])\nfrom tests.test_distill import SMALL\nfront = bundle.load().front_end\n"
-        "distill.front_end = trunk.front_end = lambda: front\n"
-        "work, out = Path(sys.argv[1]), Path(sys.argv[2])\n"
-        "distill.train([work / 'recorded'], work / 'rirs.npz', work / 'targets', out, SMALL)\n"
-    )
-    out, root = tmp_path / "two.pt", Path(__file__).parent.parent
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(script), str(work), str(out), str(root)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr[-2000:]
+    out = tmp_path / "two.pt"
+    call = "distill.train([Path(sys.argv[1]) / 'recorded'], Path(sys.argv[1]) / 'rirs.npz', Path(sys.argv[1]) / 'targets', Path(sys.argv[2]), SMALL)"
+    train_on_two_processes(tmp_path / "run.py", "tests.test_distill", call, work, out)
     assert torch.load(out, weights_only=True)["step"] == 3
 
 

@@ -19,7 +19,7 @@ from kwsd.training.finetune import Joint, Settings
 from kwsd.training.network import WORDS, Encoder, SpeakerHead
 from kwsd.training.scenes import mel_of
 from kwsd.training.spoken import Spoken
-from tests.conftest import say, training_data
+from tests.conftest import say, train_on_two_processes, training_data
 
 SMALL = Settings(steps=2, word_batch=2, voice_batch=4, checkpoint_every=1, log_every=1)
 
@@ -144,3 +144,9 @@ def test_workers_draw_different_batches(work: Path) -> None:
     moved = first.to(torch.device("cpu"))
     heard, clean, _, _ = batches.prepare(moved)
     assert heard.shape == clean.shape == (2, 400, 32)
+
+
+def test_two_processes_share_a_run(work: Path, tmp_path: Path) -> None:
+    out = tmp_path / "two.pt"
+    train_on_two_processes(tmp_path / "run.py", "tests.test_finetune", "run(Path(sys.argv[1]), Path(sys.argv[2]), SMALL)", work, out)
+    assert torch.load(out, weights_only=True)["step"] == 2
