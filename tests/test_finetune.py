@@ -21,7 +21,7 @@ from kwsd.training.scenes import mel_of
 from kwsd.training.spoken import Spoken
 from tests.conftest import say, train_on_two_processes, training_data
 
-SMALL = Settings(steps=2, word_batch=2, voice_batch=4, checkpoint_every=1, log_every=1)
+SMALL = Settings(steps=2, word_batch=2, voice_batch=4, checkpoint_every=1, log_every=1, held_out=["computer"])
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,7 @@ def test_all_parameters_move_and_a_run_resumes(work: Path, tmp_path: Path, caplo
     assert all(not torch.equal(began[name], after[name]) for name in began if name.endswith("weight"))
     kept = torch.load(out, weights_only=True)
     assert kept["step"] == 2
+    assert kept["words"] == ["", "alexa", "it is raining again today", "jarvis", "smart mirror", "snowboy", "view glass"]  # less what is held out
     assert all(torch.equal(kept["came"][name], began[name]) for name in began)  # what it is kept near is what it was
     assert load(out, "speaker", SpeakerHead).shape["tap"] == 384
 
@@ -100,6 +101,7 @@ def test_either_task_reaches_the_encoder(bundle: Bundle) -> None:
 def test_the_shipped_settings() -> None:
     shipped = settings.read("finetune", Settings, ["frozen=true", "steps=9"])
     assert (shipped.frozen, shipped.steps, shipped.voice) == (True, 9, 0.2)
+    assert "happy" in shipped.held_out
 
 
 def test_windows_end_at_their_chunk() -> None:
