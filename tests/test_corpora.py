@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from kwsd.config import ConfigError
 from kwsd.training import importers, stages
 from kwsd.training.corpora import Clip, Corpora, Take, decode, read_manifest, write_store
 from kwsd.training.spoken import Said, Spoken, labelled
@@ -145,3 +146,10 @@ def test_words_of_labels_and_of_sentences(tmp_path: Path) -> None:
     clips = [sentence, *(Clip("s", n, 9, "gsc", "x", "go") for n in range(5000, 5004)), Clip("s", 9000, 9, "gsc", "x", "apple")]
     assert spoken.types(clips, least=2) == ["apple", "go"]
     assert spoken.types(clips, least=3) == ["go"]
+
+
+def test_words_of_another_store_are_told(tmp_path: Path) -> None:
+    write_store(tmp_path / "recorded", [Take(np.zeros(16000, np.int16), "libri", "a", "")])
+    (tmp_path / "aligned.tsv").write_text("store\tstart\tsamples\tcorpus\tspeaker\tlabel\nold\t0\t4000\tlibri\ta\tfig\n")
+    with pytest.raises(ConfigError, match=r"aligned.tsv: words of 'old', which .* does not hold; remove the file and run `kwsd train align` again"):
+        stages.main(["negatives", "--data", str(tmp_path), "--work", str(tmp_path)])

@@ -25,6 +25,7 @@ from kwsd.training.finetune import wake_loss
 from kwsd.training.network import Encoder, SpeakerHead, WakeHead
 from kwsd.training.scenes import Scenes
 from kwsd.training.speaker import MarginSoftmax
+from kwsd.training.spoken import Spoken
 from kwsd.training.synthesize import espeak_variants
 
 
@@ -331,7 +332,7 @@ def test_the_bank_names_what_is_said_in_it(sentences: Path, tmp_path: Path, bund
     np.savez(tmp_path / "rirs.npz", rirs=np.eye(10, 2000, dtype=np.float16))
     (tmp_path / "aligned.tsv").write_text("\t".join(align.FIELDS) + "\n" + "".join(f"store\t{n * 48000 + 100}\t4000\tlibri\ta{n}\tapple\n" for n in range(20)))
     monkeypatch.setattr(negatives, "SECONDS", {"libri": 20, "gsc": 10})
-    negatives.gather(Corpora(sentences), tmp_path / "aligned.tsv", tmp_path / "rirs.npz", bundle, tmp_path / "bank.npz")
+    negatives.gather(Corpora(sentences), Spoken(tmp_path / "aligned.tsv"), tmp_path / "rirs.npz", bundle, tmp_path / "bank.npz")
     with np.load(tmp_path / "bank.npz") as bank:
         assert bank["high"].dtype == np.int8
         assert bank["high"].shape[1:] == bank["scale"].shape == (96,)

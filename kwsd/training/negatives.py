@@ -26,11 +26,11 @@ DEGRADED = 0.5
 """Share of the segments that are heard through a room, noise and a microphone."""
 
 
-def gather(corpora: Corpora, aligned: Path, rooms: Path, bundle: Bundle, out: Path, seed: int = 6) -> None:
+def gather(corpora: Corpora, spoken: Spoken, rooms: Path, bundle: Bundle, out: Path, seed: int = 6) -> None:
     """Write the bank `out` from the training split, through the exported student of `bundle`."""
     student = Student(bundle)
     scenes = Scenes(corpora, rooms, seed=seed)
-    rng, spoken = scenes.rng, Spoken(aligned)
+    rng = scenes.rng
     high: list[np.ndarray] = []
     texts: list[str] = []
     for corpus, seconds in SECONDS.items():

@@ -40,6 +40,11 @@ class Spoken:
             with aligned.open(encoding="utf-8") as lines:
                 self._found = sorted((r["store"], int(r["start"]), int(r["samples"]), r["label"]) for r in csv.DictReader(lines, delimiter="\t"))
 
+    @property
+    def stores(self) -> set[str]:
+        """The stores of the aligned words."""
+        return {store for store, *_ in self._found}
+
     def within(self, clip: Clip, begin: int, end: int) -> list[Said]:
         """The words of a sentence that lie wholly in its samples `begin … end`, counted from `begin`."""
         first = bisect_left(self._found, (clip.store, clip.start + begin))

@@ -106,7 +106,7 @@ def main(argv: Sequence[str]) -> int:
         case "finetune":
             begin = asked.encoder or next(iter(work.glob("distilled.pt")), None)
             wanted = settings.read("finetune", finetune.Settings, asked.set)
-            finetune.train(stores, rooms, Spoken(work / "aligned.tsv"), cache.Voices(work / "targets" / "voice"), begin, work / "finetuned.pt", wanted)
+            finetune.train(stores, rooms, _spoken(work, stores), cache.Voices(work / "targets" / "voice"), begin, work / "finetuned.pt", wanted)
         case "heads":
             both, trained = settings.read("heads", Heads, asked.set), asked.encoder or work / "finetuned.pt"
             for head in _chosen(asked, ("wake", "speaker")):
@@ -116,7 +116,7 @@ def main(argv: Sequence[str]) -> int:
                     speaker.train(stores, rooms, cache.Voices(work / "targets" / "voice"), trained, work / "speaker.pt", both.speaker)
         case "compare":
             checkpoint_file = asked.encoder or work / "finetuned.pt"
-            figures = compare.compare(checkpoint_file, stores, rooms, Spoken(work / "aligned.tsv"))
+            figures = compare.compare(checkpoint_file, stores, rooms, _spoken(work, stores))
             checkpoint_file.with_suffix(".json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
         case "export":
             trained = checkpoint.load_encoder(asked.encoder or work / "finetuned.pt")
@@ -125,7 +125,7 @@ def main(argv: Sequence[str]) -> int:
             export.export(trained, woken, export.Speaker(spoke), front_end(), asked.models, mels)
             export.add_backend(asked.models, spoke, evaluate.fit_backend(asked.models, stores))
         case "negatives":
-            negatives.gather(corpora.Corpora(*stores), work / "aligned.tsv", rooms, bundles.load(asked.models), asked.models / NEGATIVES)
+            negatives.gather(corpora.Corpora(*stores), _spoken(work, stores), rooms, bundles.load(asked.models), asked.models / NEGATIVES)
             export.rewrite_manifest(asked.models)
         case "cohort":
             evaluate.cohort(asked.models, stores, rooms, asked.models / COHORT)
@@ -136,6 +136,15 @@ def main(argv: Sequence[str]) -> int:
             if asked.write:
                 _write_points(asked.models, report)
     return 0
+
+
+def _spoken(work: Path, stores: list[Path]) -> Spoken:
+    """What `align` has found. Raises ConfigError where that is of other stores."""
+    spoken = Spoken(work / "aligned.tsv")
+    unknown = spoken.stores - {store.name for store in stores}
+    if unknown:
+        raise ConfigError(f"{work / 'aligned.tsv'}: words of {min(unknown)!r}, which {work} does not hold; remove the file and run `kwsd train align` again")
+    return spoken
 
 
 def _store(dest: Path, rows: Iterable[corpora.Row]) -> None:
