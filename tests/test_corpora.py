@@ -45,6 +45,9 @@ def test_a_store_is_written_take_by_take(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_store(tmp_path / "half", broken())  # type: ignore[arg-type]
     assert not (tmp_path / "half" / "audio.npy").exists()
+    with pytest.raises(KeyboardInterrupt):
+        write_store(tmp_path / "mine", broken())  # type: ignore[arg-type]
+    assert len(Corpora(tmp_path / "mine").clips) == 3  # the store that was there is whole
 
 
 def test_a_manifest_names_recordings(tmp_path: Path) -> None:

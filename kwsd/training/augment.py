@@ -70,12 +70,17 @@ class Rooms:
     def __len__(self) -> int:
         return len(self.responses)
 
+    def of(self, which: Tensor) -> Tensor:
+        """The responses `which [batch]`, on its device, to which all of them move with the first batch."""
+        self.responses = self.responses.to(which.device)
+        return self.responses[which]
+
 
 def degrade(clean: Tensor, how: Degradation, rooms: Rooms) -> Tensor:
     """What a microphone hears of `clean [batch, sample]`, int16 scale: a room, noise, its response, its gain, its converter."""
     heard = clean
     if (inside := how.room >= 0).any():
-        heard = heard.index_copy(0, inside.nonzero()[:, 0], reverberate(heard[inside], rooms.responses.to(clean.device)[how.room[inside]]))
+        heard = heard.index_copy(0, inside.nonzero()[:, 0], reverberate(heard[inside], rooms.of(how.room[inside])))
     heard = mix(heard, how.noise, how.snr_db)
     if (coloured := how.microphone[:, 0] > 0).any():
         heard = heard.index_copy(0, coloured.nonzero()[:, 0], band_limit(heard[coloured], *how.microphone[coloured].T))

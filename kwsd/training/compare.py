@@ -1,4 +1,4 @@
-"""`kwsd train compare CHECKPOINT …`: what `finetune` made of a student or of a teacher, by the same figures on the development split.
+"""`kwsd train compare`: what `finetune` made of a student or of a teacher, by the same figures on the development split.
 
 In torch, without the detector's gate, so that teachers which no device could run stand beside students: words named right among all the
 words there are, misses at given false accepts an hour, equal error rates; clean, at 10 dB, in a room; with bootstrap intervals over speakers.
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kwsd.audio.spans import speech_span
-from kwsd.detect.metrics import bootstrap_interval, equal_error_rate, false_accept_peaks, threshold_at, verification_trials
+from kwsd.detect.metrics import bootstrap_interval, equal_error_rate, threshold_at, verification_trials
 from kwsd.training import augment
 from kwsd.training.backend import Backend, fit_to
 from kwsd.training.checkpoint import load
@@ -52,7 +52,7 @@ class Trained:
     """`[word, dim]` of unit length."""
     words: list[str]
     backend: Backend = field(default_factory=Backend)
-    """Fitted by `compare`, as `heads` does for what ships."""
+    """Fitted by `compare`, as `export` does for what ships."""
 
     @classmethod
     def load(cls, path: Path) -> Trained:
@@ -173,15 +173,10 @@ def _share(hits: np.ndarray, who: list[str]) -> dict[str, float]:
 
 def misses(trained: Trained, development: Development) -> dict[str, Any]:
     """Mean of the words' miss rates at each rate of false accepts, in each condition, and its interval over speakers."""
-    peaks: list[list[float]] = [[] for _ in WORDS]
-    seconds = 0.0
-    for _, x in development.negatives():
-        scores = trained.scores(x)
-        seconds += len(x) / RATE
-        for w in range(len(WORDS)):
-            peaks[w] += false_accept_peaks(scores[:, w])
-    thresholds = [[threshold_at(np.sort(np.array(p))[::-1], seconds / 3600, rate) for rate in RATES] for p in peaks]
-    out: dict[str, Any] = {"hours": round(seconds / 3600, 2)}
+    peaks, by_source = development.false_accepts(trained.scores, len(WORDS))
+    hours = sum(by_source.values())
+    thresholds = [[threshold_at(found, hours, rate) for rate in RATES] for found in peaks]
+    out: dict[str, Any] = {"hours": round(hours, 2)}
     rng = np.random.default_rng(0)
     for name, way in conditions(development).items():
         tables = []

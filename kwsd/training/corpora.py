@@ -112,8 +112,8 @@ class Take(NamedTuple):
 def write_store(dest: Path, takes: Iterable[Take]) -> int:
     """Write `takes` one after the other into the store `dest`; how many there were. Half a store is never left under its name."""
     dest.mkdir(parents=True, exist_ok=True)
-    audio, position, count = dest / "audio.partial", 0, 0
-    with audio.open("wb") as samples, (dest / "manifest.tsv").open("w", encoding="utf-8", newline="") as lines:
+    audio, manifest, position, count = dest / "audio.partial", dest / "manifest.partial", 0, 0
+    with audio.open("wb") as samples, manifest.open("w", encoding="utf-8", newline="") as lines:
         table = csv.writer(lines, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
         table.writerow(FIELDS)
         _header(samples, 0)
@@ -123,6 +123,7 @@ def write_store(dest: Path, takes: Iterable[Take]) -> int:
             position, count = position + len(take.samples), count + 1
         samples.seek(0)
         _header(samples, position)  # numpy leaves room for the length to grow
+    manifest.rename(dest / "manifest.tsv")
     audio.rename(dest / "audio.npy")
     return count
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,17 @@ class Development:
         for clip in self.scenes.noise:
             yield "noise", self.corpora.read(clip).astype(np.int16)
 
+    def false_accepts(self, scores_of: Callable[[np.ndarray], np.ndarray], words: int) -> tuple[list[np.ndarray], dict[str, float]]:
+        """Each word's peaks in all negatives, highest first, by what `scores_of` a stretch is `[chunk, word]`; and the hours of each source."""
+        peaks: list[list[float]] = [[] for _ in range(words)]
+        hours = dict[str, float]()
+        for name, samples in self.negatives():
+            scores = scores_of(samples)
+            hours[name] = hours.get(name, 0.0) + len(samples) / RATE / 3600
+            for w in range(words):
+                peaks[w] += false_accept_peaks(scores[:, w])
+        return [np.sort(np.array(found))[::-1] for found in peaks], hours
+
 
 class Evaluation(Development):
     """A bundle on the development split."""
@@ -143,8 +154,7 @@ def voices(evaluation: Evaluation, corpora: tuple[str, ...]) -> list[np.ndarray]
 
 def fit_backend(bundle: Path, stores: list[Path]) -> Backend:
     """Of the training split's people, as `bundle` hears them: 8 bit and all."""
-    corpora, loaded = Corpora(*stores), bundles.load(bundle)
-    embedder = Embedder(loaded, Student(loaded), SpeakerEncoder(loaded))
+    corpora, embedder = Corpora(*stores), Embedder(bundles.load(bundle))
     return fit_to(by_speaker(corpora, development=False), corpora, lambda x: embedder.embed([x.astype(np.int16)]))
 
 
@@ -176,15 +186,8 @@ def evaluate(bundle: Path, stores: list[Path], rooms: Path, *, gated: bool = Tru
     """All figures of the card, as a dict that `json` takes; also the operating points under `points`."""
     evaluation = Evaluation(bundle, stores, rooms, gated=gated)
     words = evaluation.words
-    peaks: list[list[float]] = [[] for _ in words]
-    seconds, sources = 0.0, dict[str, float]()
-    for name, samples in evaluation.negatives():
-        scores = evaluation.trace(samples)
-        seconds += len(samples) / RATE
-        sources[name] = round(sources.get(name, 0.0) + len(samples) / RATE / 3600, 3)
-        for w in range(len(words)):
-            peaks[w] += false_accept_peaks(scores[:, w])
-    hours = seconds / 3600
+    peaks, by_source = evaluation.false_accepts(evaluation.trace, len(words))
+    hours, sources = sum(by_source.values()), {name: round(each, 3) for name, each in by_source.items()}
     log.info("%.1f h of negatives: %s", hours, sources)
     report: dict[str, object] = {"negative_hours": round(hours, 2), "sources": sources, "gated": gated}
     table: dict[str, dict[str, Any]] = {}
@@ -193,10 +196,9 @@ def evaluate(bundle: Path, stores: list[Path], rooms: Path, *, gated: bool = Tru
         clean, noisy = evaluation.hits(clips), evaluation.hits(clips, 10.0)
         synthetic = evaluation.scenes.words[w][True]
         unheard = evaluation.hits(synthetic) if synthetic else np.zeros(0)
-        sorted_peaks = np.sort(np.array(peaks[w]))[::-1]
         points = []
         for rate in RATES:
-            threshold = threshold_at(sorted_peaks, hours, rate)
+            threshold = threshold_at(peaks[w], hours, rate)
             points.append(OperatingPoint(threshold, rate, float((clean < threshold).mean()), float((noisy < threshold).mean())))
         spoken_by = np.array([c.speaker for c in synthetic])
         heard = [v for v in sorted(set(spoken_by)) if np.median(unheard[spoken_by == v]) >= points[1].threshold]

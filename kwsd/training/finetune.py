@@ -4,7 +4,7 @@ Every step takes a batch of scenes with wake words, then one of voices, and upda
 
 - Wake words: the max-pool loss on a provisional wake head.
 - All words: every labelled or aligned word of a scene is to be told from all others by the last 1.28 s, so that the embedding parts
-  words which it was never trained to wake on (cosine softmax over thousands of words).
+  words which it was never trained to wake on (cosine softmax over all of which there are a few takes).
 - Voices: angular margin softmax on the speaker head, and the speaker's pooled teacher vector.
 - A small term keeps the encoder near what it said of the clean take when it came.
 

@@ -3,8 +3,8 @@
 Data: unpack, import, synthesize, align. Teachers: cache, distill. Training: finetune, heads, compare. The bundle: export, negatives, cohort, evaluate.
 
 All stages share a working folder: unpack fills `WORK/recorded`, import `WORK/LAYOUT`, synthesize `WORK/synthetic`; all of them are
-trained on. The others leave
-`WORK/targets`, `WORK/distilled.pt`, `WORK/finetuned.pt`, `WORK/wake.pt` and `WORK/speaker.pt`, and export writes the bundle.
+trained on. The others leave `WORK/targets`, `WORK/distilled.pt`, `WORK/finetuned.pt`, `WORK/wake.pt` and `WORK/speaker.pt`, and export
+writes the bundle.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ def main(argv: Sequence[str]) -> int:
             wanted = settings.read("distill", distill.Settings, asked.set)
             distill.train(stores, rooms, work / "targets", work / "distilled.pt", wanted)
         case "finetune":
-            begin = asked.encoder or next(iter(work.glob("distilled.pt")), None)
+            distilled = work / "distilled.pt"
+            begin = asked.encoder or (distilled if distilled.exists() else None)
             wanted = settings.read("finetune", finetune.Settings, asked.set)
             finetune.train(stores, rooms, _spoken(work, stores), cache.Voices(work / "targets" / "voice"), begin, work / "finetuned.pt", wanted)
         case "heads":

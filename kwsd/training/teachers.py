@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -280,10 +280,6 @@ class Voice:
             self._encoder = VoiceEncoder("cpu", verbose=False)
         embedding = self._encoder.embed_utterance(normalize_volume(samples.astype(np.float32) / 32768, -30, increase_only=False))
         return np.asarray(embedding, np.float32)[None]
-
-    def of_speaker(self, clips: Iterable[np.ndarray]) -> np.ndarray:
-        """The target of each of a speaker's clips: the embedding of all of them together, `[256]`."""
-        return self.pooled(np.concatenate(list(clips)))[0]
 
     def codes(self, samples: np.ndarray) -> np.ndarray:
         raise TeacherError(f"{self.name} has no codebook")
