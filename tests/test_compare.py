@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from kwsd.config import ConfigError
 from kwsd.model.bundle import Bundle
-from kwsd.training import compare, finetune, trunk
+from kwsd.training import ablate, compare, distill, finetune, settings, trunk
 from kwsd.training.cache import Voices
 from kwsd.training.checkpoint import load, save
 from kwsd.training.evaluate import Development
@@ -30,7 +31,8 @@ SMALL = Settings(steps=2, word_batch=2, voice_batch=4, checkpoint_every=1, log_e
 
 @pytest.fixture(autouse=True)
 def front_end(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
-    monkeypatch.setattr(trunk, "front_end", lambda: bundle.front_end)
+    for room in (trunk, distill):
+        monkeypatch.setattr(room, "front_end", lambda: bundle.front_end)
 
 
 def outputs(encoder: Encoder, mel: torch.Tensor) -> torch.Tensor:
@@ -108,9 +110,57 @@ def test_a_students_figures(work: Path, tmp_path: Path) -> None:
         for found in (figures["words"][condition], figures["misses"][condition]["0.5"], figures["speakers"][condition]["one"]):
             assert 0 <= found["low"] <= found["high"] <= 1
             assert 0 <= found["value"] <= 1
-    line = compare.row(figures)
+    line = compare.row("student", [figures])
     assert line.startswith("| student | 0.09 M |")
     assert line.count("|") == compare.HEAD.splitlines()[0].count("|")
+
+
+def found(value: float) -> dict[str, Any]:
+    """Figures that are all `value`, with an interval a hundredth to either side."""
+    share = {"value": value, "low": value - 0.01, "high": value + 0.01}
+    words, rates, kinds = share, {"0.1": share, "0.5": share}, {"one": share, "five": share}
+    parts = {part: dict.fromkeys(compare.CONDITIONS, figures) for part, figures in (("words", words), ("misses", rates), ("speakers", kinds))}
+    return {"parameters": 330_000, "macs_per_second": 70_000_000, **parts}
+
+
+def test_rows_of_the_ablations(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = ["steps=2", "word_batch=2", "voice_batch=4", "checkpoint_every=1"]
+    rows = {
+        "warm": ablate.Row(["distillation=0.2"]),  # none of it is chosen
+        "fresh": ablate.Row(["start=fresh"], seeds=2),
+        "told": ablate.Row(distill=["start=fresh", "width=0.5", "teachers.voice={voice: 1.0, source: tap}"]),
+    }
+    wanted = ablate.Settings(["steps=2", "batch=2", "teachers={}"], [*small, "distillation=0"], rows)
+    (tmp_path / "targets").mkdir()
+    (tmp_path / "targets" / "voice").symlink_to(work / "voice")
+    compared: list[Path] = []
+
+    def stub(checkpoint: Path, *_: object) -> dict[str, Any]:
+        compared.append(checkpoint)
+        return found(0.9 + 0.02 * len(compared))
+
+    monkeypatch.setattr(compare, "compare", stub)
+    stores, rooms, spoken = [work / "recorded"], work / "rirs.npz", Spoken(work / "none.tsv")
+    with pytest.raises(ConfigError, match="no row is done"):
+        ablate.table(tmp_path, wanted)
+    for _ in range(2):  # what is done is not done again
+        ablate.ablate(tmp_path, stores, rooms, spoken, wanted, ["fresh", "told"])
+    folder = tmp_path / "ablations"
+    assert compared == [folder / "fresh" / "1" / "finetuned.pt", folder / "told" / "1" / "finetuned.pt", folder / "fresh" / "2" / "finetuned.pt"]
+    one, two = (load(folder / "fresh" / seed / "finetuned.pt", "encoder", Encoder).last.weight for seed in "12")
+    assert not torch.equal(one, two)
+    assert load(folder / "told" / "1" / "finetuned.pt", "encoder", Encoder).shape["width"] == 0.5  # it went on from what was distilled
+    fresh, told = ablate.table(tmp_path, wanted).splitlines()[2:]
+    same = "94.0 / 94.0 / 94.0 (93.0…95.0)"
+    assert told == f"| told | 0.33 M | 70 | {' | '.join([same] * 5)} |"
+    assert fresh == f"| fresh | 0.33 M | 70 | {' | '.join([same + ' ±2.0'] * 5)} |"  # the mean of 92 and 96
+
+
+def test_every_row_of_the_ablations_is_made_of_settings() -> None:
+    wanted = settings.read("ablate", ablate.Settings)
+    for row in wanted.rows.values():
+        settings.read("finetune", Settings, [*wanted.finetune, *row.finetune])
+        settings.read("distill", distill.Settings, [*wanted.distill, *(row.distill or [])])
 
 
 def test_figures_of_known_answers(work: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +229,6 @@ def compare(checkpoint: Path, stores: list[Path], rooms: Path, spoken: Spoken) -
     trained, corpora = Trained.load(checkpoint), Corpora(*stores)
     trained.backend = fit_to(by_speaker(corpora, development=False), corpora, trained.raw_voice, takes=4)
     figures: dict[str, Any] = {
-        "checkpoint": str(checkpoint),
         "parameters": sum(p.numel() for p in trained.trunk.parameters()),
         "head_parameters": sum(p.numel() for head in (trained.wake, trained.speaker) for p in head.parameters()),
         "macs_per_second": macs_per_second(trained.trunk),
@@ -236,25 +236,26 @@ def compare(checkpoint: Path, stores: list[Path], rooms: Path, spoken: Spoken) -
     figures["words"] = words_right(trained, Development(stores, rooms), spoken)
     figures["speakers"] = equal_errors(trained, Development(stores, rooms))
     figures["misses"] = misses(trained, Development(stores, rooms))
-    log.info("\n%s\n%s", HEAD, row(figures))
+    log.info("\n%s\n%s", HEAD, row(checkpoint.stem, [figures]))
     return figures
 
 
-HEAD = """| checkpoint | parameters | MMAC/s | words right | missed at 0.1 FA/h | at 0.5 FA/h | EER one v one | five v one |
+HEAD = """| | parameters | MMAC/s | words right | missed at 0.1 FA/h | at 0.5 FA/h | EER one v one | five v one |
 |---|---|---|---|---|---|---|---|"""
 
 
-def row(figures: dict[str, Any]) -> str:
-    """A row of the table under `HEAD`: clean / 10 dB / room, each in %, the interval of the clean one in brackets."""
+def row(name: str, runs: Sequence[dict[str, Any]]) -> str:
+    """A row of the table under `HEAD`: clean / 10 dB / room, each in % and the mean of `runs` from several seeds; of the clean one the interval
+    over speakers in brackets, and how far a seed lies from the mean."""
 
-    def cell(values: Sequence[dict[str, float]]) -> str:
-        low, high = 100 * values[0]["low"], 100 * values[0]["high"]
-        return " / ".join(f"{100 * v['value']:.1f}" for v in values) + f" ({low:.1f}…{high:.1f})"
+    def cell(part: str, *which: str) -> str:
+        of = [[reduce(dict.__getitem__, which, figures[part][c]) for c in CONDITIONS] for figures in runs]
+        values, low, high = (100 * np.array([[each[kind] for each in one] for one in of]) for kind in ("value", "low", "high"))
+        apart = f" ±{abs(values[:, 0] - values[:, 0].mean()).max():.1f}" if len(runs) > 1 else ""
+        return " / ".join(f"{v:.1f}" for v in values.mean(0)) + f" ({low[:, 0].mean():.1f}…{high[:, 0].mean():.1f}){apart}"
 
     cells = [
-        f"{Path(figures['checkpoint']).stem}", f"{figures['parameters'] / 1e6:.2f} M", f"{figures['macs_per_second'] / 1e6:.0f}",
-        cell([figures["words"][c] for c in CONDITIONS]),
-        *(cell([figures["misses"][c][rate] for c in CONDITIONS]) for rate in ("0.1", "0.5")),
-        *(cell([figures["speakers"][c][kind] for c in CONDITIONS]) for kind in ("one", "five")),
+        name, f"{runs[0]['parameters'] / 1e6:.2f} M", f"{runs[0]['macs_per_second'] / 1e6:.0f}",
+        cell("words"), cell("misses", "0.1"), cell("misses", "0.5"), cell("speakers", "one"), cell("speakers", "five"),
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"

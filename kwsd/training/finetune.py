@@ -203,7 +203,8 @@ class Joint(nn.Module):
             return wake_loss(logits, labels), named, right, self._distance(embedding, clean)
         mel, person, margin = batch
         embedding, tap = self._encode(self.encoder, mel)
-        voice = self.speaker(tap[:, LEAD_CHUNKS * TAP_FRAMES :], embedding[:, LEAD_CHUNKS:])
+        with torch.autocast(mel.device.type, torch.bfloat16):
+            voice = self.speaker(tap[:, LEAD_CHUNKS * TAP_FRAMES :], embedding[:, LEAD_CHUNKS:]).float()
         identity = self.softmax(voice, person, float(margin))
         known = person < self.people
         likeness = F.cosine_similarity(self.project(voice[known]), self.teacher[person[known]])  # type: ignore[index]

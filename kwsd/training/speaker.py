@@ -166,10 +166,9 @@ def train(stores: list[Path], rooms: Path, voices: Voices, encoder_path: Path, o
     began, sums = time.monotonic(), np.zeros(3)
     for step in range(first, settings.steps):
         mel, person = next(batches)
-        with torch.autocast(device.type, torch.bfloat16):
-            tap, high = frames_of(encoder, mel, LEAD_CHUNKS)
         assert mel.shape[1] % STRIDE_FRAMES == 0
-        embedding = head(tap, high)
+        with torch.autocast(device.type, torch.bfloat16):
+            embedding = head(*frames_of(encoder, mel, LEAD_CHUNKS)).float()
         margin = settings.margin * min(max(2 * step / settings.steps - 0.5, 0.0), 1.0)
         identity = softmax(embedding, person, margin)
         known = person < len(people)

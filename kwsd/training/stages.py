@@ -1,10 +1,10 @@
 """`kwsd train STAGE`; each resumes where it was cut off.
 
-Data: unpack, import, synthesize, align. Teachers: cache, distill. Training: finetune, heads, compare. The bundle: export, negatives, cohort, evaluate.
+Data: unpack, import, synthesize, align. Teachers: cache, distill. Training: finetune, heads, compare, ablate. The bundle: export, negatives, cohort, evaluate.
 
 All stages share a working folder: unpack fills `WORK/recorded`, import `WORK/LAYOUT`, synthesize `WORK/synthetic`; all of them are
-trained on. The others leave `WORK/targets`, `WORK/distilled.pt`, `WORK/finetuned.pt`, `WORK/wake.pt` and `WORK/speaker.pt`, and export
-writes the bundle.
+trained on. The others leave `WORK/targets`, `WORK/distilled.pt`, `WORK/finetuned.pt`, `WORK/wake.pt` and `WORK/speaker.pt`, ablate
+`WORK/ablations`, and export writes the bundle.
 """
 
 from __future__ import annotations
@@ -12,19 +12,18 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from kwsd.config import ConfigError
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import COHORT, NEGATIVES
 from kwsd.training import (
+    ablate,
     align,
     cache,
     checkpoint,
@@ -47,7 +46,9 @@ from kwsd.training.speech_embedding import front_end
 from kwsd.training.spoken import Spoken
 
 log = logging.getLogger(__name__)
-STAGES = ("unpack", "import", "synthesize", "align", "cache", "distill", "finetune", "heads", "compare", "export", "negatives", "cohort", "evaluate")
+STAGES = (
+    "unpack", "import", "synthesize", "align", "cache", "distill", "finetune", "heads", "compare", "ablate", "export", "negatives", "cohort", "evaluate",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,11 @@ def main(argv: Sequence[str]) -> int:
         metavar="FILE",
         help="finetune: on from it (default: WORK/distilled.pt, else the speech embedding); heads, compare, export: of it (default: WORK/finetuned.pt)",
     )
-    parser.add_argument("--only", metavar="A,B", help="cache: these teachers; heads: wake or speaker")
+    parser.add_argument("--only", metavar="A,B", help="cache: these teachers; heads: wake or speaker; ablate: these rows")
     parser.add_argument("--float", action="store_true", help="export: leave the encoder in 32 bit")
     parser.add_argument("--ungated", action="store_true", help="evaluate without the voice-activity gate")
     parser.add_argument("--write", action="store_true", help="evaluate: put thresholds and operating points into the bundle")
     asked = parser.parse_args(argv)
-    # One core is left to the worker that makes the data.
-    torch.set_num_threads(max((os.cpu_count() or 2) - 1, 1))
     work, rooms = asked.work, asked.data / "rirs.npz"
     work.mkdir(parents=True, exist_ok=True)
     stores = sorted(path.parent for path in work.glob("*/audio.npy"))
@@ -119,6 +118,9 @@ def main(argv: Sequence[str]) -> int:
             checkpoint_file = asked.encoder or work / "finetuned.pt"
             figures = compare.compare(checkpoint_file, stores, rooms, _spoken(work, stores))
             checkpoint_file.with_suffix(".json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
+        case "ablate":
+            rows = settings.read("ablate", ablate.Settings, asked.set)
+            ablate.ablate(work, stores, rooms, _spoken(work, stores), rows, _chosen(asked, rows.rows))
         case "export":
             trained = checkpoint.load_encoder(asked.encoder or work / "finetuned.pt")
             mels = [] if asked.float else _calibration(stores, rooms)
