@@ -17,7 +17,7 @@ from kwsd.model.bundle import Bundle
 from kwsd.training import ablate, compare, distill, finetune, settings, trunk
 from kwsd.training.cache import Voices
 from kwsd.training.checkpoint import load, save
-from kwsd.training.evaluate import Development
+from kwsd.training.evaluate import DRAWS, Development
 from kwsd.training.finetune import Settings
 from kwsd.training.network import WORDS, Encoder
 from kwsd.training.slim import slim
@@ -100,26 +100,27 @@ def train(work: Path, out: Path, settings: Settings) -> None:
 def test_a_students_figures(work: Path, tmp_path: Path) -> None:
     out = tmp_path / "student.pt"
     train(work, out, SMALL)
-    figures = compare.compare(out, [work / "recorded"], work / "rirs.npz", Spoken(work / "none.tsv"))
-    json.dumps(figures)
+    kept = tmp_path / "student.json"
+    figures = compare.compare(out, [work / "recorded"], work / "rirs.npz", Spoken(work / "none.tsv"), kept)
+    assert json.loads(kept.read_text()) == figures
     assert figures["parameters"] == sum(p.numel() for p in Encoder(0.5).parameters())
     assert figures["words"]["classes"] == 4  # bed, cat, others, silence
     people = {c.speaker for c in Development([work / "recorded"], work / "rirs.npz").corpora.clips if c.development and c.corpus == "gsc"}
     assert figures["speakers"]["people"] == len(people) > 1
-    for condition in compare.CONDITIONS:
+    for condition in DRAWS:
         for found in (figures["words"][condition], figures["misses"][condition]["0.5"], figures["speakers"][condition]["one"]):
             assert 0 <= found["low"] <= found["high"] <= 1
             assert 0 <= found["value"] <= 1
     line = compare.row("student", [figures])
     assert line.startswith("| student | 0.09 M |")
-    assert line.count("|") == compare.HEAD.splitlines()[0].count("|")
+    assert {line.count("|")} == {head.count("|") for head in compare.HEAD.splitlines()}
 
 
 def found(value: float) -> dict[str, Any]:
     """Figures that are all `value`, with an interval a hundredth to either side."""
     share = {"value": value, "low": value - 0.01, "high": value + 0.01}
-    words, rates, kinds = share, {"0.1": share, "0.5": share}, {"one": share, "five": share}
-    parts = {part: dict.fromkeys(compare.CONDITIONS, figures) for part, figures in (("words", words), ("misses", rates), ("speakers", kinds))}
+    words, rates, kinds = share, {"0.1": share, "0.5": share, "sweep": share}, {"one": share, "five": share}
+    parts = {part: dict.fromkeys(DRAWS, figures) for part, figures in (("words", words), ("misses", rates), ("speakers", kinds))}
     return {"parameters": 330_000, "macs_per_second": 70_000_000, **parts}
 
 
@@ -135,9 +136,9 @@ def test_rows_of_the_ablations(work: Path, tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "targets" / "voice").symlink_to(work / "voice")
     compared: list[Path] = []
 
-    def stub(checkpoint: Path, *_: object) -> dict[str, Any]:
+    def stub(checkpoint: Path, stores: object, rooms: object, spoken: object, out: Path) -> None:
         compared.append(checkpoint)
-        return found(0.9 + 0.02 * len(compared))
+        out.write_text(json.dumps(found(0.9 + 0.02 * len(compared))))
 
     monkeypatch.setattr(compare, "compare", stub)
     stores, rooms, spoken = [work / "recorded"], work / "rirs.npz", Spoken(work / "none.tsv")
@@ -152,15 +153,14 @@ def test_rows_of_the_ablations(work: Path, tmp_path: Path, monkeypatch: pytest.M
     assert load(folder / "told" / "1" / "finetuned.pt", "encoder", Encoder).shape["width"] == 0.5  # it went on from what was distilled
     fresh, told = ablate.table(tmp_path, wanted).splitlines()[2:]
     same = "94.0 / 94.0 / 94.0 (93.0…95.0)"
-    assert told == f"| told | 0.33 M | 70 | {' | '.join([same] * 5)} |"
-    assert fresh == f"| fresh | 0.33 M | 70 | {' | '.join([same + ' ±2.0'] * 5)} |"  # the mean of 92 and 96
+    assert told == f"| told | 0.33 M | 70 | {' | '.join([same] * 6)} |"
+    assert fresh == f"| fresh | 0.33 M | 70 | {' | '.join([same + ' ±2.0'] * 6)} |"  # the mean of 92 and 96
 
 
 def test_every_row_of_the_ablations_is_made_of_settings() -> None:
     wanted = settings.read("ablate", ablate.Settings)
-    for row in wanted.rows.values():
-        settings.read("finetune", Settings, [*wanted.finetune, *row.finetune])
-        settings.read("distill", distill.Settings, [*wanted.distill, *(row.distill or [])])
+    for name in wanted.rows:
+        ablate.lessons_of(wanted, name)
 
 
 def test_figures_of_known_answers(work: Path) -> None:
@@ -169,7 +169,7 @@ def test_figures_of_known_answers(work: Path) -> None:
     always_bed: Any = SimpleNamespace(word=lambda *_: "bed")
     said = compare.words_right(always_bed, Development(stores, rooms), spoken)
     assert said["clips"] == len(words)
-    assert {said[c]["value"] for c in compare.CONDITIONS} == {words.count("bed") / len(words)}
+    assert {said[c]["value"] for c in DRAWS} == {words.count("bed") / len(words)}
     assert 0 < words.count("other") <= words.count("bed")
 
     def scores(x: np.ndarray) -> np.ndarray:  # the words' own takes, padded by 2 s, are heard, all else half as well
@@ -179,6 +179,27 @@ def test_figures_of_known_answers(work: Path) -> None:
     assert heard["clean"]["0.1"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     deaf = compare.misses(SimpleNamespace(scores=lambda x: np.full((len(x) // 1280, len(WORDS)), 0.5)), Development(stores, rooms))  # type: ignore[arg-type]
     assert deaf["clean"]["1.0"]["value"] == 1.0
+    assert (heard["room"]["sweep"]["value"], deaf["10 dB"]["sweep"]["value"]) == (0.0, 1.0)
+
+
+def test_misses_are_averaged_over_rates_and_draws(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    development = Development([work / "recorded"], work / "rirs.npz")
+    clips = development.scenes.words[0][False]
+    calls = iter(range(1000))
+
+    def scores(x: np.ndarray) -> np.ndarray:  # each draw of a clip a tenth more than the one before
+        return np.full((len(x) // 1280, len(WORDS)), 0.1 * (1 + next(calls) // len(clips)))
+
+    assert np.allclose(development.hits(scores, clips, "room"), np.repeat([[0.1], [0.2], [0.3], [0.4]], len(clips), axis=1))
+    # Ten hours hold one peak each of 0.25 and 0.15, so that 0.125 an hour allows for one of them, all other rates for both.
+    monkeypatch.setattr(development, "false_accepts", lambda *_: ([np.array([0.25, 0.15])] * len(WORDS), {"speech": 10.0}))
+    monkeypatch.setattr(development, "hits", lambda *_: np.array([[0.1], [0.2], [0.3], [0.3]]))
+    for word in range(len(WORDS)):
+        development.scenes.words[word] = {False: development.scenes.words[word][False][:1], True: []}
+    swept = compare.misses(SimpleNamespace(scores=scores), development)["room"]  # type: ignore[arg-type]
+    assert swept["0.1"]["value"] == 0.25  # over 0.15 are three draws of four
+    assert swept["0.5"]["value"] == 0.0
+    assert swept["sweep"]["value"] == pytest.approx(0.25 / 5)
 
 
 def test_windows_say_what_a_stream_says(work: Path, tmp_path: Path) -> None:

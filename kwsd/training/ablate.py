@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kwsd.config import ConfigError
@@ -34,27 +34,32 @@ class Settings:
     rows: dict[str, Row]
 
 
+def lessons_of(wanted: Settings, name: str) -> tuple[distill.Settings | None, finetune.Settings]:
+    """How the row `name` is distilled, if it is, and fine-tuned. Raises ConfigError."""
+    row = wanted.rows[name]
+    lessons = None if row.distill is None else settings.read("distill", distill.Settings, [*wanted.distill, *row.distill])
+    return lessons, settings.read("finetune", finetune.Settings, [*wanted.finetune, *row.finetune])
+
+
 def ablate(work: Path, stores: list[Path], rooms: Path, spoken: Spoken, wanted: Settings, chosen: Sequence[str]) -> None:
     """Run the `chosen` rows in `work/ablations/ROW/SEED`, going on where they were cut off, and log the table of all that are done.
 
     Raises ConfigError, TeacherError."""
     known = Voices(work / "targets" / "voice")
+    asked = {name: lessons_of(wanted, name) for name in chosen}  # so that a slip in the last row is told before the first one is run
     for seed in range(1, max(row.seeds for row in wanted.rows.values()) + 1):
         for name in chosen:
-            row, folder = wanted.rows[name], work / "ablations" / name / str(seed)
-            if seed > row.seeds or (folder / "figures.json").exists():
+            (lessons, tuned), folder = asked[name], work / "ablations" / name / str(seed)
+            if seed > wanted.rows[name].seeds or (folder / "figures.json").exists():
                 continue
             folder.mkdir(parents=True, exist_ok=True)
             log.info("%s, seed %d", name, seed)
             begin = None
-            if row.distill is not None:
+            if lessons is not None:
                 begin = folder / "distilled.pt"
-                lessons = settings.read("distill", distill.Settings, [*wanted.distill, *row.distill, f"seed={seed}"])
-                distill.train(stores, rooms, work / "targets", begin, lessons)
-            tuned = settings.read("finetune", finetune.Settings, [*wanted.finetune, *row.finetune, f"seed={seed}"])
-            finetune.train(stores, rooms, spoken, known, begin, folder / "finetuned.pt", tuned)
-            figures = compare.compare(folder / "finetuned.pt", stores, rooms, spoken)
-            (folder / "figures.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
+                distill.train(stores, rooms, work / "targets", begin, replace(lessons, seed=seed))
+            finetune.train(stores, rooms, spoken, known, begin, folder / "finetuned.pt", replace(tuned, seed=seed))
+            compare.compare(folder / "finetuned.pt", stores, rooms, spoken, folder / "figures.json")
     log.info("\n%s", table(work, wanted))
 
 

@@ -6,8 +6,9 @@ words there are, misses at given false accepts an hour, equal error rates; clean
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
@@ -24,7 +25,7 @@ from kwsd.training import augment
 from kwsd.training.backend import Backend, fit_to
 from kwsd.training.checkpoint import load
 from kwsd.training.corpora import RATE, Corpora
-from kwsd.training.evaluate import RATES, Development, takes
+from kwsd.training.evaluate import DRAWS, RATES, SWEEP, Development, takes
 from kwsd.training.export import SMOOTHING_CHUNKS
 from kwsd.training.finetune import SILENCE, WordSpace, windows
 from kwsd.training.network import WORDS, Encoder, SpeakerHead, WakeHead
@@ -34,7 +35,6 @@ from kwsd.training.spoken import Spoken, labelled
 from kwsd.training.trunk import TransformerTrunk, Trunk, features_of
 
 log = logging.getLogger(__name__)
-CONDITIONS = ("clean", "10 dB", "room")
 WINDOW_CHUNKS, WINDOW_LEAD = 100, 38
 """Long audio is heard in windows of 8 s, of which the first three serve to warm up."""
 OTHERS = 10
@@ -128,10 +128,6 @@ def macs_per_second(trunk: Trunk) -> int:
     return total // seconds
 
 
-def conditions(development: Development) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-    return {"clean": lambda x: x, "10 dB": development.noisy, "room": development.reverberant}
-
-
 def spoken_words(development: Development, spoken: Spoken) -> Iterator[tuple[np.ndarray, str, str]]:
     """(samples, word, who) of the words that are told apart: those of Speech Commands, and among them others ("other") and silence."""
     rng, corpora = development.rng, development.corpora
@@ -152,7 +148,7 @@ def spoken_words(development: Development, spoken: Spoken) -> Iterator[tuple[np.
 
 def words_right(trained: Trained, development: Development, spoken: Spoken) -> dict[str, Any]:
     """Share of words named right, and its interval over speakers, in each condition."""
-    ways = conditions(development)
+    ways = development.conditions()
     right: dict[str, list[bool]] = {name: [] for name in ways}
     who: list[str] = []
     items = list(spoken_words(development, spoken))
@@ -173,30 +169,31 @@ def _share(hits: np.ndarray, who: list[str]) -> dict[str, float]:
 
 
 def misses(trained: Trained, development: Development) -> dict[str, Any]:
-    """Mean of the words' miss rates at each rate of false accepts, in each condition, and its interval over speakers."""
+    """Mean of the words' miss rates at each rate of false accepts, and averaged over `SWEEP`; in each condition, with its interval over speakers."""
     peaks, by_source = development.false_accepts(trained.scores, len(WORDS))
     hours = sum(by_source.values())
-    thresholds = [[threshold_at(found, hours, rate) for rate in RATES] for found in peaks]
     out: dict[str, Any] = {"hours": round(hours, 2)}
     rng = np.random.default_rng(0)
-    for name, way in conditions(development).items():
+    for condition in DRAWS:
         tables = []
         for w in range(len(WORDS)):
             clips = development.scenes.words[w][False]
             if not clips:
                 raise ValueError(f"the development split holds no recording of {WORDS[w]}")
-            hiss = development.rng.normal(0, 3, 2 * RATE).astype(np.float32)
-            best = np.array([trained.scores(way(np.concatenate([hiss[:RATE], development.corpora.read(c), hiss[RATE:]])))[:, w].max() for c in clips])
-            tables.append((best[:, None] < np.array(thresholds[w]), np.unique([c.speaker for c in clips], return_inverse=True)[1]))
+            best = development.hits(trained.scores, clips, condition)[..., None]
+            at, swept = (best < np.array([threshold_at(peaks[w], hours, rate) for rate in rates]) for rates in (RATES, SWEEP))
+            missed = np.concatenate([at.mean(0), swept.mean((0, 2))[:, None]], axis=1)
+            tables.append((missed, np.unique([c.speaker for c in clips], return_inverse=True)[1]))
         draws = np.stack([np.mean([_redrawn(missed, owner, rng) for missed, owner in tables], axis=0) for _ in range(1000)])
         means = np.mean([missed.mean(axis=0) for missed, _ in tables], axis=0)
         low, high = np.quantile(draws, [0.025, 0.975], axis=0)
-        out[name] = {str(rate): {"value": float(means[r]), "low": float(low[r]), "high": float(high[r])} for r, rate in enumerate(RATES)}
+        named = [*map(str, RATES), "sweep"]
+        out[condition] = {name: {"value": float(means[n]), "low": float(low[n]), "high": float(high[n])} for n, name in enumerate(named)}
     return out
 
 
 def _redrawn(missed: np.ndarray, owner: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Miss rates `[rate]` of as many speakers, drawn with replacement."""
+    """Miss rates `[rate]` of as many speakers, drawn with replacement, from `missed [clip, rate]`."""
     drawn = rng.integers(owner.max() + 1, size=owner.max() + 1)
     return np.asarray(missed[np.concatenate([np.flatnonzero(owner == n) for n in drawn])].mean(axis=0))
 
@@ -208,7 +205,7 @@ def equal_errors(trained: Trained, development: Development, corpora: tuple[str,
     everyone = [own for own in takes(development, corpora) if len(own) >= 6]
     if len(everyone) < 2:
         raise ValueError(f"the development split holds {len(everyone)} people of {', '.join(corpora)} with six takes; two can be told apart")
-    for name, way in conditions(development).items():
+    for name, way in development.conditions().items():
         people = [np.stack([trained.voice(way(x)) for x in own]) for own in everyone]
 
         def rates(chosen: list[np.ndarray]) -> tuple[float, float]:
@@ -224,8 +221,8 @@ def equal_errors(trained: Trained, development: Development, corpora: tuple[str,
     return {"people": len(everyone), **out}
 
 
-def compare(checkpoint: Path, stores: list[Path], rooms: Path, spoken: Spoken) -> dict[str, Any]:
-    """All figures of a checkpoint of `finetune`."""
+def compare(checkpoint: Path, stores: list[Path], rooms: Path, spoken: Spoken, out: Path) -> dict[str, Any]:
+    """All figures of a checkpoint of `finetune`; kept in `out` as JSON."""
     trained, corpora = Trained.load(checkpoint), Corpora(*stores)
     trained.backend = fit_to(by_speaker(corpora, development=False), corpora, trained.raw_voice, takes=4)
     figures: dict[str, Any] = {
@@ -236,12 +233,13 @@ def compare(checkpoint: Path, stores: list[Path], rooms: Path, spoken: Spoken) -
     figures["words"] = words_right(trained, Development(stores, rooms), spoken)
     figures["speakers"] = equal_errors(trained, Development(stores, rooms))
     figures["misses"] = misses(trained, Development(stores, rooms))
+    out.write_text(json.dumps(figures, indent=1), encoding="utf-8")
     log.info("\n%s\n%s", HEAD, row(checkpoint.stem, [figures]))
     return figures
 
 
-HEAD = """| | parameters | MMAC/s | words right | missed at 0.1 FA/h | at 0.5 FA/h | EER one v one | five v one |
-|---|---|---|---|---|---|---|---|"""
+HEAD = f"""| | parameters | MMAC/s | words right | missed at 0.1 FA/h | at 0.5 FA/h | mean of {SWEEP[0]:g}–{SWEEP[-1]:g} FA/h | EER one v one | five v one |
+|---|---|---|---|---|---|---|---|---|"""
 
 
 def row(name: str, runs: Sequence[dict[str, Any]]) -> str:
@@ -249,13 +247,13 @@ def row(name: str, runs: Sequence[dict[str, Any]]) -> str:
     over speakers in brackets, and how far a seed lies from the mean."""
 
     def cell(part: str, *which: str) -> str:
-        of = [[reduce(dict.__getitem__, which, figures[part][c]) for c in CONDITIONS] for figures in runs]
+        of = [[reduce(dict.__getitem__, which, figures[part][c]) for c in DRAWS] for figures in runs]
         values, low, high = (100 * np.array([[each[kind] for each in one] for one in of]) for kind in ("value", "low", "high"))
         apart = f" ±{abs(values[:, 0] - values[:, 0].mean()).max():.1f}" if len(runs) > 1 else ""
         return " / ".join(f"{v:.1f}" for v in values.mean(0)) + f" ({low[:, 0].mean():.1f}…{high[:, 0].mean():.1f}){apart}"
 
     cells = [
         name, f"{runs[0]['parameters'] / 1e6:.2f} M", f"{runs[0]['macs_per_second'] / 1e6:.0f}",
-        cell("words"), cell("misses", "0.1"), cell("misses", "0.5"), cell("speakers", "one"), cell("speakers", "five"),
+        cell("words"), cell("misses", "0.1"), cell("misses", "0.5"), cell("misses", "sweep"), cell("speakers", "one"), cell("speakers", "five"),
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"

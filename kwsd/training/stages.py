@@ -116,8 +116,7 @@ def main(argv: Sequence[str]) -> int:
                     speaker.train(stores, rooms, cache.Voices(work / "targets" / "voice"), trained, work / "speaker.pt", both.speaker)
         case "compare":
             checkpoint_file = asked.encoder or work / "finetuned.pt"
-            figures = compare.compare(checkpoint_file, stores, rooms, _spoken(work, stores))
-            checkpoint_file.with_suffix(".json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
+            compare.compare(checkpoint_file, stores, rooms, _spoken(work, stores), checkpoint_file.with_suffix(".json"))
         case "ablate":
             rows = settings.read("ablate", ablate.Settings, asked.set)
             ablate.ablate(work, stores, rooms, _spoken(work, stores), rows, _chosen(asked, rows.rows))
