@@ -39,8 +39,6 @@ def networks() -> tuple[Encoder, WakeHead, export.Speaker]:
                 module.running_mean.normal_()
                 module.running_var.uniform_(0.5, 2)
         part.eval().requires_grad_(False)
-    for weight in parts[0].parameters():
-        weight.mul_(2.5)  # else little of the input is left after twenty layers of random weights
     return parts
 
 
@@ -109,6 +107,16 @@ def test_the_receptive_field_is_what_the_bundle_says(networks: tuple[Encoder, Wa
     # chunk 29 is the last that was changed; the last output that sees it is that of chunk 29 + receptive - 1
     assert int(depends.nonzero().max()) == 29 + export.receptive_chunks() - 1
     assert not depends[29 + export.receptive_chunks() :].any()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("width", "separable"), [(1.0, False), (0.5, False), (1.0, True)])
+def test_what_a_fresh_student_hears_reaches_its_last_layer(width: float, separable: bool) -> None:
+    torch.manual_seed(4)
+    encoder = Encoder(width, separable)
+    embedding, tap, _ = encoder(6 + 2.4 * torch.randn(8, 200, 32), encoder.zero_state(8))  # as speech is
+    assert 0.1 < float(tap[:, 48:].std(dim=(0, 1)).mean()) < 10
+    assert 0.1 < float(embedding[:, 12:].std(dim=(0, 1)).mean()) < 10  # of torch's own beginning a ten-millionth is left
 
 
 def test_wake_loss_by_hand() -> None:
