@@ -12,11 +12,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from kwsd.model.bundle import Bundle
-from kwsd.training import finetune, settings, trunk
+from kwsd.training import finetune, settings, speaker, trunk
 from kwsd.training.cache import Voices
 from kwsd.training.checkpoint import load, load_encoder, save
 from kwsd.training.finetune import Joint, Settings
-from kwsd.training.network import WORDS, Encoder, SpeakerHead
+from kwsd.training.network import WORDS, Encoder, SpeakerHead, SpeakerHeads
 from kwsd.training.scenes import mel_of
 from kwsd.training.spoken import Spoken
 from tests.conftest import say, train_on_two_processes, training_data
@@ -72,6 +72,40 @@ def test_all_parameters_move_and_a_run_resumes(work: Path, tmp_path: Path, caplo
     assert kept["words"] == ["", "alexa", "it is raining again today", "jarvis", "smart mirror", "snowboy", "view glass"]  # less what is held out
     assert all(torch.equal(kept["came"][name], began[name]) for name in began)  # what it is kept near is what it was
     assert load(out, "speaker", SpeakerHead).shape["tap"] == 384
+
+
+def test_a_normed_student_stays_normed_until_it_is_frozen(work: Path, tmp_path: Path) -> None:
+    torch.manual_seed(6)
+    normed, known, spoken = Encoder(0.5, normed=True), Voices(work / "voice"), Spoken(work / "none.tsv")
+    save(tmp_path / "normed.pt", encoder=normed)
+    folded = normed.eval().folded().state_dict()
+    for name, frozen in (("tuned.pt", False), ("frozen.pt", True)):
+        finetune.train([work / "recorded"], work / "rirs.npz", spoken, known, tmp_path / "normed.pt", tmp_path / name, replace(SMALL, frozen=frozen))
+    kept = torch.load(tmp_path / "tuned.pt", weights_only=True)
+    assert kept["shapes"]["encoder"]["normed"]
+    assert int(kept["encoder"]["norms.0.num_batches_tracked"]) == 4  # two batches of words and two of voices
+    frozen_after = torch.load(tmp_path / "frozen.pt", weights_only=True)["encoder"]
+    for part in (kept["came"], frozen_after):
+        assert part.keys() == folded.keys()
+        assert all(torch.equal(part[name], folded[name]) for name in folded)
+
+
+def test_speaker_heads_from_two_seeds(work: Path, tmp_path: Path) -> None:
+    run(work, tmp_path / "joint.pt", SMALL)
+    wanted = speaker.Settings(steps=2, batch=4, crop_chunks=[10, 11], rate=0.0, heads=2)
+    arguments = [work / "recorded"], work / "rirs.npz", Voices(work / "voice"), tmp_path / "joint.pt", tmp_path / "speaker.pt", wanted
+    speaker.train(*arguments)
+    began = load(tmp_path / "joint.pt", "speaker", SpeakerHead)
+    first, second = (load(tmp_path / f"speaker.{n}.pt", "head", SpeakerHead) for n in range(2))
+    for name, weight in began.named_parameters():  # at rate 0 a head stays what it began as
+        assert torch.equal(first.get_parameter(name), weight)
+    assert not torch.equal(second.out[1].weight, began.out[1].weight)  # type: ignore[arg-type]
+    both = load(tmp_path / "speaker.pt", "head", SpeakerHeads)
+    tap, embedding = torch.randn(3, 40, 384), torch.randn(3, 10, 96)
+    torch.testing.assert_close(both(tap, embedding), torch.cat([first(tap, embedding), second(tap, embedding)], dim=1) / 2**0.5)
+    written = (tmp_path / "speaker.0.pt").stat().st_mtime_ns
+    speaker.train(*arguments)
+    assert (tmp_path / "speaker.0.pt").stat().st_mtime_ns == written  # what is done is not done again
 
 
 def test_a_frozen_encoder_stays(work: Path, tmp_path: Path) -> None:

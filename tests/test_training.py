@@ -22,7 +22,7 @@ from kwsd.training.augment import Rooms, change_speed, gain_to, level_dbfs
 from kwsd.training.backend import Backend
 from kwsd.training.corpora import Clip, Corpora
 from kwsd.training.finetune import wake_loss
-from kwsd.training.network import Encoder, SpeakerHead, WakeHead
+from kwsd.training.network import Encoder, SpeakerHeads, WakeHead
 from kwsd.training.scenes import Scenes
 from kwsd.training.speaker import MarginSoftmax
 from kwsd.training.spoken import Spoken
@@ -32,7 +32,7 @@ from kwsd.training.synthesize import espeak_variants
 @pytest.fixture(scope="module")
 def networks() -> tuple[Encoder, WakeHead, export.Speaker]:
     torch.manual_seed(1)
-    parts = Encoder(), WakeHead(), export.Speaker(SpeakerHead())
+    parts = Encoder(), WakeHead(), export.Speaker(SpeakerHeads(2))
     for part in parts:
         for module in part.modules():
             if isinstance(module, torch.nn.BatchNorm1d):
@@ -61,7 +61,7 @@ def test_the_exported_graphs_equal_torch(networks: tuple[Encoder, WakeHead, expo
     whole = head(np.concatenate([p.tap for p in parts]), np.concatenate([p.embedding for p in parts]))
     assert np.abs(whole - speaker(tap, embedding)[0].numpy()).max() < 1e-5
     assert exported.encoder_id != bundle.encoder_id
-    backend = Backend(192, 64)
+    backend = Backend(2 * 192, 64)
     backend.axes.data.normal_()
     export.add_backend(tmp_path, speaker.head, backend)
     finished = bundles.load(tmp_path)
@@ -110,13 +110,32 @@ def test_the_receptive_field_is_what_the_bundle_says(networks: tuple[Encoder, Wa
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize(("width", "separable"), [(1.0, False), (0.5, False), (1.0, True)])
-def test_what_a_fresh_student_hears_reaches_its_last_layer(width: float, separable: bool) -> None:
+@pytest.mark.parametrize(("width", "separable", "normed"), [(1.0, False, False), (0.5, False, False), (1.0, True, False), (1.0, False, True)])
+def test_what_a_fresh_student_hears_reaches_its_last_layer(width: float, separable: bool, normed: bool) -> None:
     torch.manual_seed(4)
-    encoder = Encoder(width, separable)
+    encoder = Encoder(width, separable, normed)
     embedding, tap, _ = encoder(6 + 2.4 * torch.randn(8, 200, 32), encoder.zero_state(8))  # as speech is
     assert 0.1 < float(tap[:, 48:].std(dim=(0, 1)).mean()) < 10
     assert 0.1 < float(embedding[:, 12:].std(dim=(0, 1)).mean()) < 10  # of torch's own beginning a ten-millionth is left
+
+
+@pytest.mark.parametrize("separable", [False, True])
+def test_a_normed_student_folds_into_a_plain_one(separable: bool) -> None:
+    torch.manual_seed(5)
+    normed, mel = Encoder(0.5, separable, normed=True), 6 + 2.4 * torch.randn(4, 96, 32)
+    for norm in normed.norms:
+        assert isinstance(norm, torch.nn.BatchNorm2d)
+        norm.weight.data.uniform_(0.5, 2)
+        norm.bias.data.normal_()
+    for _ in range(20):  # what it has seen is what it is folded by
+        normed(mel, normed.zero_state(4))
+    plain = normed.eval().folded()
+    assert plain.shape == {"width": 0.5, "separable": separable, "normed": False}
+    assert not any("norms" in name for name in plain.state_dict())
+    with torch.inference_mode():
+        for want, got in zip(normed(mel, normed.zero_state(4))[:2], plain(mel, plain.zero_state(4))[:2], strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)
+    assert plain.folded() is plain
 
 
 def test_wake_loss_by_hand() -> None:

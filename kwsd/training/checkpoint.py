@@ -40,4 +40,5 @@ def load(path: Path, name: str, kind: type[Part]) -> Part:
 
 
 def load_encoder(path: Path) -> Encoder:
-    return load(path, "encoder", Encoder)
+    """The encoder of a checkpoint, in evaluation mode, without the normalisation that it may have been trained with."""
+    return load(path, "encoder", Encoder).folded().eval().requires_grad_(False)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from kwsd.audio.logmel import LogMel
 from kwsd.model.bundle import COHORT, FORMAT, FRONT_END, MANIFEST, NEGATIVES, SPEAKER, STUDENT, OperatingPoint, write_front_end
 from kwsd.training.backend import Backend
-from kwsd.training.network import STRIDE_FRAMES, WORDS, Encoder, SpeakerHead, WakeHead
+from kwsd.training.network import STRIDE_FRAMES, WORDS, Encoder, SpeakerHeads, WakeHead
 from kwsd.training.quantise import quantise
 
 CHUNK_SAMPLES = 1280
@@ -62,9 +62,9 @@ def export_student(student: Student, path: Path) -> None:
 
 
 class Speaker(nn.Module):
-    """Speaker head and, once fitted, its backend as one graph."""
+    """Speaker heads and, once fitted, its backend as one graph."""
 
-    def __init__(self, head: SpeakerHead, backend: Backend | None = None) -> None:
+    def __init__(self, head: SpeakerHeads, backend: Backend | None = None) -> None:
         super().__init__()
         self.head, self.backend = head, backend
         self.eval()
@@ -140,7 +140,7 @@ def export(encoder: Encoder, wake: WakeHead, speaker: Speaker, front_end: LogMel
     write_manifest(manifest, out)
 
 
-def add_backend(out: Path, head: SpeakerHead, backend: Backend) -> None:
+def add_backend(out: Path, head: SpeakerHeads, backend: Backend) -> None:
     """Write the speaker head of the bundle `out` anew, with its last layer."""
     speaker, manifest = Speaker(head, backend), json.loads((out / MANIFEST).read_text(encoding="utf-8"))
     export_speaker(speaker, out / SPEAKER)

@@ -31,6 +31,7 @@ from kwsd.training import augment
 from kwsd.training import speaker as voices
 from kwsd.training.augment import Degradation, Rooms
 from kwsd.training.cache import Voices
+from kwsd.training.checkpoint import load as load_part
 from kwsd.training.checkpoint import load_encoder, resume, save
 from kwsd.training.corpora import Corpora
 from kwsd.training.distill import devices
@@ -182,7 +183,7 @@ class Joint(nn.Module):
         self.speaker = SpeakerHead(encoder.tap_dim, encoder.embedding_dim)
         self.space, self.types = WordSpace(encoder.embedding_dim), MarginSoftmax(WordSpace.dim, types, settings.scale)
         self.project, self.softmax = nn.Linear(SpeakerHead.dim, teacher.shape[1]), MarginSoftmax(SpeakerHead.dim, people, settings.scale)
-        self.came = copy.deepcopy(encoder).requires_grad_(False) if settings.distillation else None
+        self.came = copy.deepcopy(encoder.folded() if isinstance(encoder, Encoder) else encoder).requires_grad_(False) if settings.distillation else None
         self.register_buffer("teacher", teacher, persistent=False)
 
     def _encode(self, encoder: Trunk, mel: Tensor) -> tuple[Tensor, Tensor]:
@@ -227,7 +228,9 @@ def trunk_of(start: Path | None, settings: Settings) -> Trunk:
     """What is to be trained: the student of the checkpoint `start`, else a new one; or the transformer that the settings name."""
     if settings.where is not None:
         return TransformerTrunk(settings.where, settings.upper, settings.tap_layer)
-    return load_encoder(start).requires_grad_(True) if start else new_student(settings.start, settings.width, settings.separable)
+    if start is None:
+        return new_student(settings.start, settings.width, settings.separable)
+    return load_encoder(start) if settings.frozen else load_part(start, "encoder", Encoder).requires_grad_(True)
 
 
 def train(stores: list[Path], rooms: Path, spoken: Spoken, known: Voices, start: Path | None, out: Path, settings: Settings) -> None:

@@ -47,17 +47,17 @@ class Encoder(nn.Module):
     `[batch, frame / 2, 384]`, the first pooled layer (24 channels of 16 bands), which still knows voices.
 
     `width` scales the channels; a `separable` one (Howard et al. 2017, arXiv 1704.04861) filters each channel by itself and mixes them
-    afterwards. A fresh one begins with weights that neither fade nor swell what passes through twenty layers without a normalisation
-    (He et al. 2015, arXiv 1502.01852).
+    afterwards. Fresh weights neither fade nor swell what passes through twenty layers (He et al. 2015, arXiv 1502.01852). A `normed`
+    one normalises each layer by the batch while it is trained (Ioffe and Szegedy 2015, arXiv 1502.03167); `folded` is what then remains.
     """
 
     embedding_dim = 96
     receptive_frames = 76
     """Mel frames that one embedding depends on."""
 
-    def __init__(self, width: float = 1.0, separable: bool = False) -> None:
+    def __init__(self, width: float = 1.0, separable: bool = False, normed: bool = False) -> None:
         super().__init__()
-        self.shape = {"width": width, "separable": separable}
+        self.shape = {"width": width, "separable": separable, "normed": normed}
         w24, w48, w72, w96 = (max(8, round(channels * width / 8) * 8) for channels in (24, 48, 72, 96))
         self.tap_dim = w24 * 16
         across, along, mix = [], [], []
@@ -78,6 +78,29 @@ class Encoder(nn.Module):
                 assert layer.bias is not None
                 nn.init.zeros_(layer.bias)
 
+        self.norms = nn.ModuleList(nn.BatchNorm2d(conv.out_channels) if normed else nn.Identity() for conv in self._activated())
+
+    def _activated(self) -> list[nn.Conv2d]:
+        """The convolutions that the activation follows, in their order."""
+        layers: list[nn.Module] = [self.first]
+        for across, along, mix in zip(self.across, self.along, self.mix, strict=True):
+            layers += [across[1], mix] if isinstance(across, nn.Sequential) else [across, along]
+        return [layer for layer in layers if isinstance(layer, nn.Conv2d)]
+
+    @torch.no_grad()
+    def folded(self) -> Encoder:
+        """The same without normalisation: that of all batches seen is now in the weights."""
+        if not self.shape["normed"]:
+            return self
+        out = Encoder(self.shape["width"], bool(self.shape["separable"]))
+        out.load_state_dict({name: value for name, value in self.state_dict().items() if not name.startswith("norms.")})
+        for conv, norm in zip(out._activated(), self.norms, strict=True):
+            told = norm.state_dict()
+            scale = told["weight"] / (told["running_var"] + norm.eps).sqrt()
+            conv.weight.mul_(scale[:, None, None, None])
+            conv.bias.copy_((conv.bias - told["running_mean"]) * scale + told["bias"])  # type: ignore[union-attr]
+        return out
+
     def stateful(self) -> list[TimeConv]:
         return [self.first, *self.along, self.last]
 
@@ -87,12 +110,12 @@ class Encoder(nn.Module):
 
     def forward(self, mel: Tensor, state: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
         x, after = self.first.step(mel.unsqueeze(1), state[0])
-        x, out, tap, at = squash(x), [after], x, 0
+        x, out, tap, at = squash(self.norms[0](x)), [after], x, 0
         for block, (pairs, pool) in enumerate(self.plan):
             for _ in range(pairs):
-                x = squash(self.across[at](x))
+                x = squash(self.norms[2 * at + 1](self.across[at](x)))
                 x, after = self.along[at].step(x, state[at + 1])  # type: ignore[operator]
-                x, at = squash(self.mix[at](x)), at + 1
+                x, at = squash(self.norms[2 * at + 2](self.mix[at](x))), at + 1
                 out.append(after)
             x = F.max_pool2d(x, (pool, 2))
             if block == 0:
@@ -142,7 +165,7 @@ class SpeakerHead(nn.Module):
     dim = 192
 
     def __init__(
-        self, tap: int = 24 * 16, embedding: int = Encoder.embedding_dim, width: int = 208, blocks: int = 4, pooled: int = 320, attention: int = 64
+        self, tap: int = 24 * 16, embedding: int = Encoder.embedding_dim, width: int = 144, blocks: int = 4, pooled: int = 224, attention: int = 48
     ) -> None:
         super().__init__()
         self.shape = {"tap": tap, "embedding": embedding, "width": width, "blocks": blocks, "pooled": pooled, "attention": attention}
@@ -172,3 +195,15 @@ class SpeakerHead(nn.Module):
         mean = (weight * x).sum(2)
         deviation = ((weight * x * x).sum(2) - mean * mean).clamp(min=1e-4).sqrt()
         return F.normalize(self.out(torch.cat([mean, deviation], dim=1)), dim=1)
+
+
+class SpeakerHeads(nn.Module):
+    """Speaker heads of one `shape`, trained from different seeds, side by side: `[batch, 192 heads]` of unit length. They err differently."""
+
+    def __init__(self, heads: int = 1, **shape: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(SpeakerHead(**shape) for _ in range(heads))
+        self.shape = {"heads": heads, **SpeakerHead(**shape).shape}
+
+    def forward(self, tap: Tensor, embedding: Tensor) -> Tensor:
+        return F.normalize(torch.cat([head(tap, embedding) for head in self.heads], dim=1), dim=1)

@@ -1,4 +1,4 @@
-"""Stage 3: the speaker head over the frozen encoder's low and high frames.
+"""Stage 3: the speaker heads over the frozen encoder's low and high frames.
 
 Additive angular margin softmax (Deng et al. 2019, arXiv 1801.07698) over all speakers with an identity in the training
 split, beside the cosine to the *speaker's* pooled embedding from a teacher (Resemblyzer, GE2E, Wan et al. 2018, arXiv
@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,13 +22,13 @@ from torch.nn import functional as F
 from torch.utils.data import IterableDataset
 
 from kwsd.audio.spans import speech_span
-from kwsd.training import augment
+from kwsd.training import augment, loading
 from kwsd.training.augment import Degradation, Rooms
 from kwsd.training.cache import Voices
-from kwsd.training.checkpoint import load_encoder, resume, save
+from kwsd.training.checkpoint import load, load_encoder, resume, save
 from kwsd.training.corpora import RATE, Clip, Corpora
-from kwsd.training.loading import load, worker_seed
-from kwsd.training.network import STRIDE_FRAMES, TAP_FRAMES, Encoder, SpeakerHead
+from kwsd.training.loading import worker_seed
+from kwsd.training.network import STRIDE_FRAMES, TAP_FRAMES, Encoder, SpeakerHead, SpeakerHeads
 from kwsd.training.scenes import CHUNK, Scenes
 from kwsd.training.trunk import Features, Trunk, channels_last, student_features
 
@@ -50,6 +50,8 @@ class Settings:
     speeds: list[float] = field(default_factory=lambda: [1.0, 0.89, 1.12])
     """Each speed at which a person's clips are played makes another person of them (Yamamoto et al. 2019); the teacher knows those of speed 1."""
     rate: float = 2e-3
+    heads: int = 2
+    """From so many seeds, beginning with `seed`."""
     seed: int = 3
     checkpoint_every: int = 250
 
@@ -142,7 +144,19 @@ def frames_of(encoder: Encoder, mel: Tensor, skip_chunks: int) -> tuple[Tensor, 
 
 
 def train(stores: list[Path], rooms: Path, voices: Voices, encoder_path: Path, out: Path, settings: Settings) -> None:
-    """Train the head into `out`, on from that of the encoder's checkpoint if it has one, resuming where `out` exists."""
+    """Train the heads into `out`, the first on from that of the encoder's checkpoint if it has one, resuming where they were cut off."""
+    paths = [out.with_suffix(f".{n}.pt") for n in range(settings.heads)]
+    for n, path in enumerate(paths):
+        train_head(stores, rooms, voices, encoder_path, path, replace(settings, seed=settings.seed + n), begun=n == 0)
+    trained = [load(path, "head", SpeakerHead) for path in paths]
+    heads = SpeakerHeads(settings.heads, **trained[0].shape)
+    for head, one in zip(heads.heads, trained, strict=True):
+        head.load_state_dict(one.state_dict())
+    save(out, head=heads, step=settings.steps)
+
+
+def train_head(stores: list[Path], rooms: Path, voices: Voices, encoder_path: Path, out: Path, settings: Settings, *, begun: bool) -> None:
+    """One head, through the checkpoint `out`; `begun`: on from that of the encoder's checkpoint, where there is one."""
     torch.manual_seed(settings.seed)
     corpora = Corpora(*stores)
     people = by_speaker(corpora, development=False)
@@ -153,16 +167,16 @@ def train(stores: list[Path], rooms: Path, voices: Voices, encoder_path: Path, o
     channels_last(encoder)
     head, project = SpeakerHead(encoder.tap_dim).to(device).train(), nn.Linear(SpeakerHead.dim, teacher.shape[1]).to(device)
     softmax = MarginSoftmax(SpeakerHead.dim, len(people) * len(settings.speeds), settings.scale).to(device)
-    begun = torch.load(encoder_path, weights_only=True, map_location=device)
+    joint = torch.load(encoder_path, weights_only=True, map_location=device) if begun else {}
     for name, part in (("speaker", head), ("project", project), ("softmax", softmax)):
-        if name in begun:
-            part.load_state_dict(begun[name])
+        if name in joint:
+            part.load_state_dict(joint[name])
     parameters = [*head.parameters(), *project.parameters(), *softmax.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.rate, total_steps=settings.steps + 1, pct_start=0.15)
     first = resume(out, device, head=head, project=project, softmax=softmax, optimiser=optimiser, schedule=schedule)
     crops = Crops(stores, rooms, student_features, settings, settings.seed + first)
-    batches = load(crops, crops.prepare, device)
+    batches = loading.load(crops, crops.prepare, device)
     began, sums = time.monotonic(), np.zeros(3)
     for step in range(first, settings.steps):
         mel, person = next(batches)

@@ -41,7 +41,7 @@ from kwsd.training import (
     synthesize,
     wake,
 )
-from kwsd.training.network import SpeakerHead, WakeHead
+from kwsd.training.network import SpeakerHeads, WakeHead
 from kwsd.training.speech_embedding import front_end
 from kwsd.training.spoken import Spoken
 
@@ -123,7 +123,7 @@ def main(argv: Sequence[str]) -> int:
         case "export":
             trained = checkpoint.load_encoder(asked.encoder or work / "finetuned.pt")
             mels = [] if asked.float else _calibration(stores, rooms)
-            woken, spoke = checkpoint.load(work / "wake.pt", "head", WakeHead), checkpoint.load(work / "speaker.pt", "head", SpeakerHead)
+            woken, spoke = checkpoint.load(work / "wake.pt", "head", WakeHead), checkpoint.load(work / "speaker.pt", "head", SpeakerHeads)
             export.export(trained, woken, export.Speaker(spoke), front_end(), asked.models, mels)
             export.add_backend(asked.models, spoke, evaluate.fit_backend(asked.models, stores))
         case "negatives":

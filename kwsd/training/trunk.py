@@ -76,7 +76,7 @@ Start = Literal["warm", "fresh"]
 def new_student(start: Start, width: float = 1.0, separable: bool = False) -> Encoder:
     """A student at its beginning; warm ones that are narrower or separable are slimmed from the speech embedding."""
     if start == "fresh":
-        return Encoder(width, separable)
+        return Encoder(width, separable, normed=True)
     wide = pretrained_encoder()
     return wide if width == 1 and not separable else slim(wide, width, separable)
 
