@@ -70,7 +70,7 @@ def test_a_shape_is_kept_with_its_weights(tmp_path: Path) -> None:
     encoder = Encoder(0.5, separable=True)
     save(tmp_path / "e.pt", encoder=encoder, step=3)
     again = load(tmp_path / "e.pt", "encoder", Encoder)
-    assert again.shape == {"width": 0.5, "separable": True}
+    assert again.shape == {"width": 0.5, "separable": True, "normed": False}
     mel = torch.rand(1, 80, 32)
     assert torch.equal(outputs(again, mel), outputs(encoder, mel))
 

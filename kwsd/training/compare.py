@@ -23,12 +23,12 @@ from kwsd.audio.spans import speech_span
 from kwsd.detect.metrics import bootstrap_interval, equal_error_rate, threshold_at, verification_trials
 from kwsd.training import augment
 from kwsd.training.backend import Backend, fit_to
-from kwsd.training.checkpoint import load
+from kwsd.training.checkpoint import load, load_encoder
 from kwsd.training.corpora import RATE, Corpora
 from kwsd.training.evaluate import DRAWS, RATES, SWEEP, Development, takes
 from kwsd.training.export import SMOOTHING_CHUNKS
 from kwsd.training.finetune import SILENCE, WordSpace, windows
-from kwsd.training.network import WORDS, Encoder, SpeakerHead, WakeHead
+from kwsd.training.network import WORDS, SpeakerHead, WakeHead
 from kwsd.training.scenes import CHUNK
 from kwsd.training.speaker import by_speaker, voice_of
 from kwsd.training.spoken import Spoken, labelled
@@ -58,8 +58,7 @@ class Trained:
     @classmethod
     def load(cls, path: Path) -> Trained:
         saved = torch.load(path, weights_only=True, mmap=True)
-        kind: type[nn.Module] = TransformerTrunk if "where" in saved["shapes"].get("encoder", {}) else Encoder
-        trunk: Any = load(path, "encoder", kind)
+        trunk: Trunk = load(path, "encoder", TransformerTrunk) if "where" in saved["shapes"].get("encoder", {}) else load_encoder(path)
         heads = load(path, "head", WakeHead), load(path, "speaker", SpeakerHead), load(path, "space", WordSpace)
         return cls(trunk, *heads, F.normalize(saved["types"]["weight"], dim=1), saved["words"])
 
