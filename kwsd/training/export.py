@@ -62,7 +62,7 @@ def export_student(student: Student, path: Path) -> None:
 
 
 class Speaker(nn.Module):
-    """Speaker heads and, once fitted, its backend as one graph."""
+    """Speaker heads and, once fitted, their backend as one graph."""
 
     def __init__(self, head: SpeakerHeads, backend: Backend | None = None) -> None:
         super().__init__()

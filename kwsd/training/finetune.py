@@ -27,15 +27,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import IterableDataset
 
-from kwsd.training import augment
+from kwsd.training import augment, loading
 from kwsd.training import speaker as voices
 from kwsd.training.augment import Degradation, Rooms
 from kwsd.training.cache import Voices
-from kwsd.training.checkpoint import load as load_part
-from kwsd.training.checkpoint import load_encoder, resume, save
+from kwsd.training.checkpoint import load, load_encoder, resume, save
 from kwsd.training.corpora import Corpora
 from kwsd.training.distill import devices
-from kwsd.training.loading import load, worker_seed
+from kwsd.training.loading import worker_seed
 from kwsd.training.network import STRIDE_FRAMES, TAP_FRAMES, Encoder, SpeakerHead, WakeHead
 from kwsd.training.scenes import CHUNK, Scene, Scenes
 from kwsd.training.speaker import LEAD_CHUNKS, MarginSoftmax, by_speaker
@@ -230,7 +229,7 @@ def trunk_of(start: Path | None, settings: Settings) -> Trunk:
         return TransformerTrunk(settings.where, settings.upper, settings.tap_layer)
     if start is None:
         return new_student(settings.start, settings.width, settings.separable)
-    return load_encoder(start) if settings.frozen else load_part(start, "encoder", Encoder).requires_grad_(True)
+    return load_encoder(start) if settings.frozen else load(start, "encoder", Encoder).requires_grad_(True)
 
 
 def train(stores: list[Path], rooms: Path, spoken: Spoken, known: Voices, start: Path | None, out: Path, settings: Settings) -> None:
@@ -265,7 +264,7 @@ def train(stores: list[Path], rooms: Path, spoken: Spoken, known: Voices, start:
         model: nn.Module = joint if world == 1 else nn.parallel.DistributedDataParallel(joint, find_unused_parameters=True)
         seed = settings.seed + first * world + rank
         scenes, takes = WordBatches(stores, rooms, spoken, types, features, settings, seed), voices.Crops(stores, rooms, features, crops, seed)
-        word_batches, voice_batches = load(scenes, scenes.prepare, device), load(takes, takes.prepare, device)
+        word_batches, voice_batches = loading.load(scenes, scenes.prepare, device), loading.load(takes, takes.prepare, device)
 
         def update(loss: Tensor) -> None:
             optimiser.zero_grad(set_to_none=True)

@@ -77,10 +77,9 @@ class Encoder(nn.Module):
                 nn.init.kaiming_normal_(layer.weight, 0.2, nonlinearity="linear" if layer.groups > 1 else "leaky_relu")
                 assert layer.bias is not None
                 nn.init.zeros_(layer.bias)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(conv.out_channels) if normed else nn.Identity() for conv in self.activated())
 
-        self.norms = nn.ModuleList(nn.BatchNorm2d(conv.out_channels) if normed else nn.Identity() for conv in self._activated())
-
-    def _activated(self) -> list[nn.Conv2d]:
+    def activated(self) -> list[nn.Conv2d]:
         """The convolutions that the activation follows, in their order."""
         layers: list[nn.Module] = [self.first]
         for across, along, mix in zip(self.across, self.along, self.mix, strict=True):
@@ -94,7 +93,7 @@ class Encoder(nn.Module):
             return self
         out = Encoder(self.shape["width"], bool(self.shape["separable"]))
         out.load_state_dict({name: value for name, value in self.state_dict().items() if not name.startswith("norms.")})
-        for conv, norm in zip(out._activated(), self.norms, strict=True):
+        for conv, norm in zip(out.activated(), self.norms, strict=True):
             told = norm.state_dict()
             scale = told["weight"] / (told["running_var"] + norm.eps).sqrt()
             conv.weight.mul_(scale[:, None, None, None])
@@ -203,7 +202,7 @@ class SpeakerHeads(nn.Module):
     def __init__(self, heads: int = 1, **shape: int) -> None:
         super().__init__()
         self.heads = nn.ModuleList(SpeakerHead(**shape) for _ in range(heads))
-        self.shape = {"heads": heads, **SpeakerHead(**shape).shape}
+        self.shape = {"heads": heads, **self.heads[0].shape}  # type: ignore[dict-item]
 
     def forward(self, tap: Tensor, embedding: Tensor) -> Tensor:
         return F.normalize(torch.cat([head(tap, embedding) for head in self.heads], dim=1), dim=1)

@@ -66,10 +66,8 @@ def pretrained_encoder() -> Encoder:
             weight, bias = (torch.from_numpy(np.array(model.get_tensor(i))) for i in op["inputs"][1:3])
             pairs.append((weight.permute(0, 3, 1, 2).contiguous(), bias))
     encoder = Encoder()
-    inner = [m for across, along in zip(encoder.across, encoder.along, strict=True) for m in (across, along)]
-    layers = [encoder.first, *inner, encoder.last]
-    for layer, (weight, bias) in zip(layers, pairs, strict=True):
+    for layer, (weight, bias) in zip([*encoder.activated(), encoder.last], pairs, strict=True):
         assert layer.weight.shape == weight.shape, (layer, weight.shape)
-        layer.weight.data.copy_(weight)  # type: ignore[operator]
-        layer.bias.data.copy_(bias)  # type: ignore[operator]
+        layer.weight.data.copy_(weight)
+        layer.bias.data.copy_(bias)  # type: ignore[union-attr]
     return encoder.eval()
