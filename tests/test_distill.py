@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,20 @@ def test_a_run_that_was_cut_off_resumes(work: Path, tmp_path: Path, caplog: pyte
     after = load_encoder(out).state_dict()
     assert any(not torch.equal(before[k], after[k]) for k in before)
     assert torch.load(out, weights_only=True)["step"] == 3
+
+
+def test_the_answers_settle_before_the_encoder_learns(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, kept = ([work / "recorded"], work / "rirs.npz", work / "targets"), list[dict[str, torch.Tensor]]()
+
+    def keep(_: Path, *, encoder: Encoder, answers: torch.nn.Module, **others: object) -> None:
+        kept.append({name: p.detach().clone() for part in (encoder, answers) for name, p in part.named_parameters()})
+
+    monkeypatch.setattr(distill, "save", keep)
+    distill.train(*run, tmp_path / "none.pt", replace(SMALL, steps=4, checkpoint_every=1, settle=0.5))
+    moved = [{name for name in after if not torch.equal(before[name], after[name])} for before, after in pairwise(kept)]
+    assert "along.3.weight" not in moved[0]
+    assert "along.3.weight" in moved[1]
+    assert all("deep.frames.weight" in one for one in moved)
 
 
 def test_it_learns_what_can_be_learnt(work: Path) -> None:

@@ -69,6 +69,9 @@ class Settings:
     rate: float = 4e-4
     projection_rate: float = 2e-3
     ramp: float = 0.15
+    settle: float = 0.0
+    """Share of the steps, the first ones, in which the answers alone learn: a pretrained encoder is not to be bent towards answers that know
+    nothing yet (Kumar et al. 2022, arXiv 2202.10054)."""
     centred: bool = True
     """Take the batch's mean off before the dual view; the paper's formula does not."""
     mask_share: float = 0.0
@@ -258,9 +261,9 @@ class Distiller(nn.Module):
             else:
                 self.answers[name] = Answers(lesson, told[name].layers, told[name].dims, told[name].codebook, encoder)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and its parts by `teacher.part`."""
-        with torch.autocast(batch.mel.device.type, torch.bfloat16):
+    def forward(self, batch: Batch, settled: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and its parts by `teacher.part`; until it has `settled`, not for the encoder to learn from."""
+        with torch.autocast(batch.mel.device.type, torch.bfloat16), torch.set_grad_enabled(settled):
             embedding, tap, _ = self.encoder(batch.mel, self.encoder.zero_state(len(batch.mel)))
         embedding, tap = embedding.float(), tap.float().unflatten(1, (-1, TAP_FRAMES)).mean(2)
         total, parts = embedding.new_zeros(()), dict[str, Tensor]()
@@ -292,7 +295,8 @@ def train(stores: list[Path], rooms: Path, targets: Path, out: Path, settings: S
     with devices() as (device, rank, world):
         torch.manual_seed(settings.seed)
         told, voices = open_targets(targets, settings)
-        distiller = Distiller(settings, told, voices, new_student(settings.start, settings.width, settings.separable)).to(device).train()
+        encoder = new_student(settings.start, settings.width, settings.separable, stores)
+        distiller = Distiller(settings, told, voices, encoder).to(device).train()
         channels_last(distiller.encoder)
         groups = [{"params": distiller.encoder.parameters(), "lr": settings.rate}, {"params": distiller.answers.parameters(), "lr": settings.projection_rate}]
         optimiser = torch.optim.AdamW(groups, weight_decay=1e-3)
@@ -306,7 +310,7 @@ def train(stores: list[Path], rooms: Path, targets: Path, out: Path, settings: S
         batches = load(drawn, drawn.prepare, device)
         began, sums = time.monotonic(), dict[str, float]()
         for step in range(first, settings.steps):
-            loss, parts = model(next(batches))
+            loss, parts = model(next(batches), step >= settings.settle * settings.steps)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(distiller.parameters(), 5.0)

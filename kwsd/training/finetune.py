@@ -223,12 +223,12 @@ class Joint(nn.Module):
         return {"encoder": self.encoder, **heads, **({"came": self.came} if self.came is not None else {})}
 
 
-def trunk_of(start: Path | None, settings: Settings) -> Trunk:
+def trunk_of(start: Path | None, settings: Settings, stores: list[Path]) -> Trunk:
     """What is to be trained: the student of the checkpoint `start`, else a new one; or the transformer that the settings name."""
     if settings.where is not None:
         return TransformerTrunk(settings.where, settings.upper, settings.tap_layer)
     if start is None:
-        return new_student(settings.start, settings.width, settings.separable)
+        return new_student(settings.start, settings.width, settings.separable, stores)
     return load_encoder(start) if settings.frozen else load(start, "encoder", Encoder).requires_grad_(True)
 
 
@@ -242,7 +242,7 @@ def train(stores: list[Path], rooms: Path, spoken: Spoken, known: Voices, start:
         crops = voices.Settings(batch=settings.voice_batch)
         people = by_speaker(corpora, development=False)
         teacher = torch.from_numpy(known.matrix(people))
-        encoder = trunk_of(start, settings)
+        encoder = trunk_of(start, settings, stores)
         given = torch.load(start, weights_only=True) if start else {}
         joint = Joint(encoder, len(types), len(people) * len(crops.speeds), teacher, settings).to(device).train()
         for name, part in joint.parts().items():

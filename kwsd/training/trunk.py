@@ -10,9 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kwsd.training.corpora import RATE, Corpora
 from kwsd.training.network import TAP_FRAMES, Encoder
 from kwsd.training.slim import slim
 from kwsd.training.speech_embedding import front_end, pretrained_encoder
@@ -73,12 +75,20 @@ Start = Literal["warm", "fresh"]
 """Of a student: from the speech embedding's weights, or from none."""
 
 
-def new_student(start: Start, width: float = 1.0, separable: bool = False) -> Encoder:
-    """A student at its beginning; warm ones that are narrower or separable are slimmed from the speech embedding."""
+def new_student(start: Start, width: float, separable: bool, stores: list[Path]) -> Encoder:
+    """A student at its beginning; warm ones that are narrower or separable are slimmed from the speech embedding, as it hears the `stores`."""
     if start == "fresh":
         return Encoder(width, separable, normed=True)
     wide = pretrained_encoder()
-    return wide if width == 1 and not separable else slim(wide, width, separable)
+    return wide if width == 1 and not separable else slim(wide, _heard(Corpora(*stores)), width, separable)
+
+
+def _heard(corpora: Corpora, rows: int = 32, seconds: int = 4) -> Tensor:
+    """Log-mel `[row, frame, 32]` of recordings of the training split, one after the other."""
+    clips = [c for c in corpora.clips if not c.development and not c.noise]
+    drawn = np.random.default_rng(0).permutation(len(clips))[: 4 * rows]
+    samples = np.concatenate([corpora.read(clips[n])[: seconds * RATE] for n in drawn])
+    return student_features(torch.from_numpy(np.resize(samples, (rows, seconds * RATE)).astype(np.float32)))
 
 
 def features_of(trunk: Trunk) -> Features:
