@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from kwsd.config import ConfigError
-from kwsd.training import cache, settings
+from kwsd.model.bundle import Bundle
+from kwsd.training import cache, settings, speech_embedding
 from kwsd.training.cache import Basis, Targets, TeacherSettings, per_chunk
 from kwsd.training.corpora import Corpora
-from kwsd.training.teachers import TeacherError
+from kwsd.training.network import Encoder
+from kwsd.training.teachers import SpeechEmbedding, TeacherError
 from tests.conftest import training_data
 
 RATE = 16000
@@ -107,6 +110,19 @@ def test_kept_resumed_and_read_again(corpora: Corpora, tmp_path: Path, monkeypat
     cache.cache(corpora, "ramp", TeacherSettings("transformer", "nowhere", layers=[1, 2], dims=3), tmp_path / "own")
     own = Targets(tmp_path / "own").of(clips[0])[1]
     assert own.tolist() == (4 * np.arange(len(own)) + 2).tolist()  # the teacher's own code in the middle of each chunk
+
+
+def test_the_speech_embedding_is_kept_as_it_is(corpora: Corpora, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(speech_embedding, "front_end", lambda: bundle.front_end)
+    teacher = SpeechEmbedding(_network=Encoder().eval())
+    monkeypatch.setattr(cache, "teacher_of", lambda *_: teacher)
+    cache.cache(corpora, "embedding", TeacherSettings("speech_embedding", dims=96), tmp_path / "targets")
+    with np.load(tmp_path / "targets" / "basis.npz") as kept:
+        basis = Basis(kept["mean"], kept["axes"], kept["codebook"], kept["cluster"])
+    clip = next(c for c in corpora.clips if not c.development and c.samples > 12800)
+    want = basis.project(teacher.frames(corpora.read(clip))[:, : clip.samples // 1280])
+    assert np.abs(Targets(tmp_path / "targets").of(clip)[0] - np.clip(want, -127 / cache.SCALE, 127 / cache.SCALE)).max() <= 0.5 / cache.SCALE + 1e-4
 
 
 def test_voices_are_pooled_over_a_speakers_clips(corpora: Corpora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
@@ -221,18 +221,33 @@ def equal_errors(trained: Trained, development: Development, corpora: tuple[str,
 
 
 def compare(checkpoint: Path, stores: list[Path], rooms: Path, spoken: Spoken, out: Path) -> dict[str, Any]:
-    """All figures of a checkpoint of `finetune`; kept in `out` as JSON."""
+    """All figures of a checkpoint of `finetune`; kept in `out` as JSON. Goes on with those that are still to be taken where it was cut off."""
     trained, corpora = Trained.load(checkpoint), Corpora(*stores)
-    trained.backend = fit_to(by_speaker(corpora, development=False), corpora, trained.raw_voice, takes=4)
+
+    def speakers() -> dict[str, Any]:
+        trained.backend = fit_to(by_speaker(corpora, development=False), corpora, trained.raw_voice, takes=4)
+        return equal_errors(trained, Development(stores, rooms))
+
+    partial = out.with_suffix(".partial.json")
     figures: dict[str, Any] = {
         "parameters": sum(p.numel() for p in trained.trunk.parameters()),
         "head_parameters": sum(p.numel() for head in (trained.wake, trained.speaker) for p in head.parameters()),
         "macs_per_second": macs_per_second(trained.trunk),
     }
-    figures["words"] = words_right(trained, Development(stores, rooms), spoken)
-    figures["speakers"] = equal_errors(trained, Development(stores, rooms))
-    figures["misses"] = misses(trained, Development(stores, rooms))
-    out.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    if partial.exists() and partial.stat().st_mtime > checkpoint.stat().st_mtime:
+        figures = json.loads(partial.read_text(encoding="utf-8"))
+    measures: dict[str, Callable[[], dict[str, Any]]] = {
+        "words": lambda: words_right(trained, Development(stores, rooms), spoken),
+        "speakers": speakers,
+        "misses": lambda: misses(trained, Development(stores, rooms)),
+    }
+    for name, measure in measures.items():
+        if name in figures:
+            continue
+        figures[name] = measure()
+        partial.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+        log.info("%s: %s taken", checkpoint.stem, name)
+    partial.rename(out)
     log.info("\n%s\n%s", HEAD, row(checkpoint.stem, [figures]))
     return figures
 

@@ -245,7 +245,7 @@ class SpeechEmbedding:
         front = speech_embedding.front_end()
         whole = samples[: max(len(samples) // 1280, 1) * 1280]
         whole = np.pad(whole, (front.history_samples, max(1280 - len(whole), 0))).astype(np.float32)
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast("cpu", enabled=False):  # too small a network to gain by it
             embedding, _, _ = self._network(torch.from_numpy(front(whole))[None], self._network.zero_state())
         return embedding.numpy()
 

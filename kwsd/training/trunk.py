@@ -80,10 +80,10 @@ def new_student(start: Start, width: float, separable: bool, stores: list[Path])
     if start == "fresh":
         return Encoder(width, separable, normed=True)
     wide = pretrained_encoder()
-    return wide if width == 1 and not separable else slim(wide, _heard(Corpora(*stores)), width, separable)
+    return wide if width == 1 and not separable else slim(wide, _recordings(Corpora(*stores)), width, separable)
 
 
-def _heard(corpora: Corpora, rows: int = 32, seconds: int = 4) -> Tensor:
+def _recordings(corpora: Corpora, rows: int = 32, seconds: int = 4) -> Tensor:
     """Log-mel `[row, frame, 32]` of recordings of the training split, one after the other."""
     clips = [c for c in corpora.clips if not c.development and not c.noise]
     drawn = np.random.default_rng(0).permutation(len(clips))[: 4 * rows]
