@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from kwsd.audio.spans import speech_span
 from kwsd.detect.metrics import bootstrap_interval, equal_error_rate, threshold_at, verification_trials
+from kwsd.detect.state import write_atomically
 from kwsd.training import augment
 from kwsd.training.backend import Backend, fit_to
 from kwsd.training.checkpoint import load, load_encoder
@@ -127,6 +128,15 @@ def macs_per_second(trunk: Trunk) -> int:
     return total // seconds
 
 
+def sizes(trained: Trained) -> dict[str, Any]:
+    """Parameters of the trunk and of the heads, multiply-accumulates a second."""
+    return {
+        "parameters": sum(p.numel() for p in trained.trunk.parameters()),
+        "head_parameters": sum(p.numel() for head in (trained.wake, trained.speaker) for p in head.parameters()),
+        "macs_per_second": macs_per_second(trained.trunk),
+    }
+
+
 def spoken_words(development: Development, spoken: Spoken) -> Iterator[tuple[np.ndarray, str, str]]:
     """(samples, word, who) of the words that are told apart: those of Speech Commands, and among them others ("other") and silence."""
     rng, corpora = development.rng, development.corpora
@@ -229,13 +239,8 @@ def compare(checkpoint: Path, stores: list[Path], rooms: Path, spoken: Spoken, o
         return equal_errors(trained, Development(stores, rooms))
 
     partial = out.with_suffix(".partial.json")
-    figures: dict[str, Any] = {
-        "parameters": sum(p.numel() for p in trained.trunk.parameters()),
-        "head_parameters": sum(p.numel() for head in (trained.wake, trained.speaker) for p in head.parameters()),
-        "macs_per_second": macs_per_second(trained.trunk),
-    }
-    if partial.exists() and partial.stat().st_mtime > checkpoint.stat().st_mtime:
-        figures = json.loads(partial.read_text(encoding="utf-8"))
+    resumed = partial.exists() and partial.stat().st_mtime > checkpoint.stat().st_mtime
+    figures: dict[str, Any] = json.loads(partial.read_text(encoding="utf-8")) if resumed else sizes(trained)
     measures: dict[str, Callable[[], dict[str, Any]]] = {
         "words": lambda: words_right(trained, Development(stores, rooms), spoken),
         "speakers": speakers,
@@ -245,7 +250,7 @@ def compare(checkpoint: Path, stores: list[Path], rooms: Path, spoken: Spoken, o
         if name in figures:
             continue
         figures[name] = measure()
-        partial.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+        write_atomically(partial, json.dumps(figures, indent=1).encode())
         log.info("%s: %s taken", checkpoint.stem, name)
     partial.rename(out)
     log.info("\n%s\n%s", HEAD, row(checkpoint.stem, [figures]))

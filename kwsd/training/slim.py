@@ -30,19 +30,19 @@ def slim(wide: Encoder, mel: Tensor, width: float = 1.0, separable: bool = False
         kept.append(_part(across, *out.across[at], kept[-1]) if separable else _copy(across, out.across[at], kept[-1]))  # type: ignore
         kept.append(_part(along, out.along[at], out.mix[at], kept[-1]) if separable else _copy(along, out.along[at], kept[-1]))  # type: ignore[arg-type]
     kept.append(_copy(wide.last, out.last, kept[-1]))
-    *inner, last = (output for _, output in _passed(wide, (*wide.activated(), wide.last), mel))
+    *inner, last = _passed(wide, (*wide.activated(), wide.last), mel)
     # What the activation makes small counts less. Of the speech embedding 0.50 is then explained at two thirds of its width, else 0.42.
     said = [*(F.leaky_relu(output, 0.2) for output in inner), last]
     for whole, left, own in zip(said, (*out.activated(), out.last), kept, strict=True):
-        ((given, _),) = _passed(out, [left], mel)  # once the layers below are fitted
+        (given,) = _passed(out, [left], mel, given=True)  # once the layers below are fitted
         _fit(left, given, whole[:, own])
     return out
 
 
-def _passed(encoder: Encoder, layers: Sequence[nn.Conv2d], mel: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """What each of `layers` is given and what it says when the encoder hears `mel`."""
-    found: list[tuple[Tensor, Tensor]] = []
-    hooks = [layer.register_forward_hook(lambda _, given, output: found.append((given[0], output.clone()))) for layer in layers]
+def _passed(encoder: Encoder, layers: Sequence[nn.Conv2d], mel: Tensor, given: bool = False) -> list[Tensor]:
+    """What each of `layers` says, or is given, when the encoder hears `mel`; copied, since what follows overwrites it."""
+    found: list[Tensor] = []
+    hooks = [layer.register_forward_hook(lambda _, x, y: found.append((x[0] if given else y).clone())) for layer in layers]
     encoder(mel, encoder.zero_state(len(mel)))
     for hook in hooks:
         hook.remove()
