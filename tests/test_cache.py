@@ -12,6 +12,7 @@ from kwsd.config import ConfigError
 from kwsd.model.bundle import Bundle
 from kwsd.training import cache, settings, speech_embedding
 from kwsd.training.cache import Basis, Targets, TeacherSettings, per_chunk
+from kwsd.training.checkpoint import save
 from kwsd.training.corpora import Corpora
 from kwsd.training.network import Encoder
 from kwsd.training.teachers import SpeechEmbedding, TeacherError
@@ -123,6 +124,23 @@ def test_the_speech_embedding_is_kept_as_it_is(corpora: Corpora, bundle: Bundle,
     clip = next(c for c in corpora.clips if not c.development and c.samples > 12800)
     want = basis.project(teacher.frames(corpora.read(clip))[:, : clip.samples // 1280])
     assert np.abs(Targets(tmp_path / "targets").of(clip)[0] - np.clip(want, -127 / cache.SCALE, 127 / cache.SCALE)).max() <= 0.5 / cache.SCALE + 1e-4
+
+
+def test_an_encoder_of_a_checkpoint_teaches_too(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(speech_embedding, "front_end", lambda: bundle.front_end)
+    encoder, x = Encoder(normed=True).eval(), np.random.default_rng(0).normal(0, 3000, 16000).astype(np.float32)
+    save(tmp_path / "finetuned.pt", encoder=encoder)
+    asked = TeacherSettings("encoder", str(tmp_path / "finetuned.pt"), dims=96)
+    told = cache.teacher_of("robust", asked)
+    assert told.name == "robust"
+    assert np.array_equal(told.frames(x), SpeechEmbedding(_network=encoder.folded()).frames(x))
+    with pytest.raises(TeacherError, match=r"robust.where: an encoder needs its checkpoint"):
+        cache.teacher_of("robust", TeacherSettings("encoder"))
+    (tmp_path / "other.pt").write_bytes(b"not one")
+    for wrong in ("none.pt", "other.pt"):
+        with pytest.raises(TeacherError, match=rf"{wrong}: no checkpoint of `kwsd train finetune`"):
+            cache.teacher_of("robust", TeacherSettings("encoder", str(tmp_path / wrong))).frames(x)
 
 
 def test_voices_are_pooled_over_a_speakers_clips(corpora: Corpora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from kwsd.training.teachers import Codebook, SpeechEmbedding, Teacher, TeacherEr
 
 log = logging.getLogger(__name__)
 PART_CLIPS = 400
+KINDS = ("transformer", "speech_embedding", "encoder", "voice")
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,9 @@ class TeacherSettings:
     """One teacher of `settings/cache.yaml`."""
 
     kind: str
-    """transformer, speech_embedding or voice."""
+    """transformer, speech_embedding, encoder (the speech embedding made robust) or voice."""
     where: str | None = None
-    """Of a transformer: a folder, or a hub name."""
+    """Of a transformer: a folder, or a hub name; of an encoder: a checkpoint of `finetune`."""
     layers: list[int] = field(default_factory=lambda: [0])
     clusters: int = 0
     """Of the layers, as many means of layers alike take their place (SKILL, Zampierin et al. 2024, arXiv 2402.16830); 0: each by itself."""
@@ -50,8 +51,8 @@ class TeacherSettings:
     """Longer clips are cut."""
 
     def __post_init__(self) -> None:
-        if self.kind not in ("transformer", "speech_embedding", "voice"):
-            raise TeacherError(f"kind: {self.kind!r} is not transformer, speech_embedding or voice")
+        if self.kind not in KINDS:
+            raise TeacherError(f"kind: {self.kind!r} is not among {', '.join(KINDS)}")
         if self.codes and self.codes_layer not in self.layers:
             raise TeacherError(f"codes_layer: {self.codes_layer} is not among the layers {self.layers}")
         if not 0 <= self.clusters <= len(self.layers):
@@ -66,7 +67,10 @@ def teacher_of(name: str, settings: TeacherSettings) -> Teacher:
         case "voice":
             return Voice(name)
     if settings.where is None:
-        raise TeacherError(f"{name}.where: a transformer needs the folder or the hub name of its checkpoint: --set {name}.where=FOLDER")
+        wanted = "an encoder needs its checkpoint" if settings.kind == "encoder" else "a transformer needs the folder or the hub name of its checkpoint"
+        raise TeacherError(f"{name}.where: {wanted}: --set {name}.where=PATH")
+    if settings.kind == "encoder":
+        return SpeechEmbedding(name, Path(settings.where))
     return Transformer(settings.where, settings.layers, name=name, window_s=settings.window_s)
 
 

@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
         metavar="FILE",
         help="finetune: on from it (default: WORK/distilled.pt, else the speech embedding); heads, compare, export: of it (default: WORK/finetuned.pt)",
     )
-    parser.add_argument("--only", metavar="A,B", help="cache: these teachers; heads: wake or speaker; ablate: these rows")
+    parser.add_argument("--only", metavar="A,B", help="cache: these teachers (default: those of distill.yaml); heads: wake or speaker; ablate: these rows")
     parser.add_argument("--float", action="store_true", help="export: leave the encoder in 32 bit")
     parser.add_argument("--ungated", action="store_true", help="evaluate without the voice-activity gate")
     parser.add_argument("--write", action="store_true", help="evaluate: put thresholds and operating points into the bundle")
@@ -97,7 +97,8 @@ def main(argv: Sequence[str]) -> int:
             align.align(stores, work / "aligned.tsv", settings.read("align", align.Settings, asked.set))
         case "cache":
             teachers = settings.read("cache", dict[str, cache.TeacherSettings], asked.set)
-            for name in _chosen(asked, teachers):
+            usual = settings.read("distill", distill.Settings).teachers
+            for name in _chosen(asked, teachers, usual):
                 cache.cache(corpora.Corpora(*stores), name, teachers[name], work / "targets" / name)
         case "distill":
             wanted = settings.read("distill", distill.Settings, asked.set)
@@ -173,9 +174,9 @@ def _write_points(models: Path, report: dict[str, Any]) -> None:
     export.set_thresholds(models, evaluate.measured(report), report["speakers_all"]["scale"])
 
 
-def _chosen(asked: argparse.Namespace, there: Iterable[str]) -> list[str]:
-    """What `--only` names, or all. Raises ConfigError."""
-    chosen = asked.only.split(",") if asked.only else list(there)
+def _chosen(asked: argparse.Namespace, there: Iterable[str], usual: Iterable[str] | None = None) -> list[str]:
+    """What `--only` names, else the `usual` ones (None: all). Raises ConfigError."""
+    chosen = asked.only.split(",") if asked.only else list(there if usual is None else usual)
     for name in chosen:
         if name not in there:
             raise ConfigError(f"--only {name}: {asked.stage} has {', '.join(there)}")

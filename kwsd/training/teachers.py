@@ -2,12 +2,13 @@
 
 - `Transformer`: any of HuBERT, wav2vec 2.0, WavLM and Whisper that `transformers` loads, by folder or by hub name, with a choice of
   layers; codes are those of its own quantiser (wav2vec 2.0) or of a k-means codebook over one of its layers.
-- `SpeechEmbedding`: Google's network for short words.
+- `SpeechEmbedding`: Google's network for short words, as it is; or made robust, the encoder of a checkpoint of `finetune`.
 - `Voice`: Resemblyzer's speaker encoder; it has one vector an utterance, and no frames.
 """
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kwsd.training import speech_embedding
+from kwsd.training.checkpoint import load_encoder
 from kwsd.training.corpora import RATE
+from kwsd.training.network import Encoder
 
 WHISPER_SAMPLES = 480_000
 FAMILIES = ("hubert", "wav2vec2", "wavlm", "whisper")
@@ -229,9 +232,11 @@ def _shortest(kernels: Sequence[int], strides: Sequence[int]) -> int:
 
 @dataclass
 class SpeechEmbedding:
-    """Google's speech embedding (Lin et al. 2020, arXiv 2002.01322), as it came: 96 numbers every 80 ms over 775 ms."""
+    """Google's speech embedding (Lin et al. 2020, arXiv 2002.01322): 96 numbers every 80 ms over 775 ms."""
 
     name: str = "speech_embedding"
+    where: Path | None = None
+    """The checkpoint of `finetune` whose encoder stands in its stead; None: as it came."""
     rate_hz: float = 12.5
     dim: int = 96
     layers: tuple[int, ...] = (0,)
@@ -241,13 +246,22 @@ class SpeechEmbedding:
     def frames(self, samples: np.ndarray) -> np.ndarray:
         """The frame of each chunk of 80 ms, which ends with it; before the utterance there was silence."""
         if self._network is None:
-            self._network = speech_embedding.pretrained_encoder().eval().requires_grad_(False)
+            self._network = self._load()
         front = speech_embedding.front_end()
         whole = samples[: max(len(samples) // 1280, 1) * 1280]
         whole = np.pad(whole, (front.history_samples, max(1280 - len(whole), 0))).astype(np.float32)
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):  # too small a network to gain by it
             embedding, _, _ = self._network(torch.from_numpy(front(whole))[None], self._network.zero_state())
         return embedding.numpy()
+
+    def _load(self) -> Encoder:
+        """Raises TeacherError."""
+        if self.where is None:
+            return speech_embedding.pretrained_encoder().eval().requires_grad_(False)
+        try:
+            return load_encoder(self.where)
+        except (OSError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
+            raise TeacherError(f"{self.where}: no checkpoint of `kwsd train finetune` with a student's encoder ({error})") from error
 
     def pooled(self, samples: np.ndarray) -> np.ndarray:
         return self.frames(samples).mean(axis=1)
