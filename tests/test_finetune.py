@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from kwsd.audio.logmel import LogMel
 from kwsd.model.bundle import Bundle
 from kwsd.training import finetune, settings, speaker, trunk
 from kwsd.training.cache import Voices
@@ -91,18 +92,14 @@ def test_a_normed_student_stays_normed_until_it_is_frozen(work: Path, tmp_path: 
 
 
 def test_speaker_heads_from_two_seeds(work: Path, tmp_path: Path) -> None:
-    run(work, tmp_path / "joint.pt", SMALL)
-    wanted = speaker.Settings(steps=2, batch=4, crop_chunks=[10, 11], rate=0.0, heads=2)
-    arguments = [work / "recorded"], work / "rirs.npz", Voices(work / "voice"), tmp_path / "joint.pt", tmp_path / "speaker.pt", wanted
+    wanted = speaker.Settings(steps=2, batch=4, crop_chunks=[10, 11], heads=2)
+    arguments = [work / "recorded"], work / "rirs.npz", Voices(work / "voice"), work / "start.pt", tmp_path / "speaker.pt", wanted
     speaker.train(*arguments)
-    began = load(tmp_path / "joint.pt", "speaker", SpeakerHead)
     first, second = (load(tmp_path / f"speaker.{n}.pt", "head", SpeakerHead) for n in range(2))
-    for name, weight in began.named_parameters():  # at rate 0 a head stays what it began as
-        assert torch.equal(first.get_parameter(name), weight)
-    assert not torch.equal(second.out[1].weight, began.out[1].weight)  # type: ignore[arg-type]
+    assert not torch.equal(first.out[1].weight, second.out[1].weight)  # type: ignore[arg-type]
     both = load(tmp_path / "speaker.pt", "head", SpeakerHeads)
-    tap, embedding = torch.randn(3, 40, 384), torch.randn(3, 10, 96)
-    torch.testing.assert_close(both(tap, embedding), torch.cat([first(tap, embedding), second(tap, embedding)], dim=1) / 2**0.5)
+    heard = torch.randn(3, 40, 384), torch.randn(3, 10, 96), torch.randn(3, 80, 64)
+    torch.testing.assert_close(both(*heard), torch.cat([first(*heard), second(*heard)], dim=1) / 2**0.5)
     written = (tmp_path / "speaker.0.pt").stat().st_mtime_ns
     speaker.train(*arguments)
     assert (tmp_path / "speaker.0.pt").stat().st_mtime_ns == written  # what is done is not done again
@@ -167,8 +164,24 @@ def test_words_are_told_apart_just_after_they_end(work: Path) -> None:
 def test_features_in_torch_are_those_of_the_front_end(bundle: Bundle) -> None:
     x = np.random.default_rng(0).normal(0, 2000, (2, 16000)).round().astype(np.float32)
     x[1, :4000] = 0
-    want = mel_of(bundle.front_end, x)
-    assert np.abs(trunk.student_features(torch.from_numpy(x)).numpy() - want).max() < 1e-4
+    for front in (bundle.front_end, speaker.voice_front_end()):
+        assert np.abs(trunk.log_mel(front, torch.from_numpy(x)).numpy() - mel_of(front, x)).max() < 1e-4
+    assert torch.equal(trunk.student_features(torch.from_numpy(x)), trunk.log_mel(bundle.front_end, torch.from_numpy(x)))
+
+
+def test_the_finer_bands_tell_what_the_students_cannot(bundle: Bundle) -> None:
+    t = np.arange(16000) / 16000
+    fine = speaker.voice_front_end()
+    assert (fine.filters.sum(axis=0) > 0).all()
+    between = slice(int(fine.fft_samples * 80 / 16000), int(fine.fft_samples * 7000 / 16000))
+    assert np.allclose(fine.filters[between].sum(axis=1), 1, atol=1e-5)  # nothing is left out, nothing counted twice
+
+    def loudest(front: LogMel, hz: float) -> int:
+        return int(mel_of(front, (8000 * np.sin(2 * np.pi * hz * t))[None].astype(np.float32))[0, 20:].mean(axis=0).argmax())
+
+    for low, high in ((110.0, 160.0), (4500.0, 6000.0)):  # two pitches; two hisses
+        assert loudest(fine, low) != loudest(fine, high)
+        assert loudest(bundle.front_end, low) == loudest(bundle.front_end, high)
 
 
 def test_workers_draw_different_batches(work: Path) -> None:

@@ -24,7 +24,7 @@ from kwsd.training.corpora import Clip, Corpora
 from kwsd.training.finetune import wake_loss
 from kwsd.training.network import Encoder, SpeakerHeads, WakeHead
 from kwsd.training.scenes import Scenes
-from kwsd.training.speaker import MarginSoftmax
+from kwsd.training.speaker import MarginSoftmax, voice_front_end
 from kwsd.training.spoken import Spoken
 from kwsd.training.synthesize import espeak_variants
 
@@ -32,7 +32,7 @@ from kwsd.training.synthesize import espeak_variants
 @pytest.fixture(scope="module")
 def networks() -> tuple[Encoder, WakeHead, export.Speaker]:
     torch.manual_seed(1)
-    parts = Encoder(), WakeHead(), export.Speaker(SpeakerHeads(2))
+    parts = Encoder(), WakeHead(), export.Speaker(SpeakerHeads(2, fine=64))
     for part in parts:
         for module in part.modules():
             if isinstance(module, torch.nn.BatchNorm1d):
@@ -44,9 +44,13 @@ def networks() -> tuple[Encoder, WakeHead, export.Speaker]:
 
 def test_the_exported_graphs_equal_torch(networks: tuple[Encoder, WakeHead, export.Speaker], bundle: bundles.Bundle, tmp_path: Path) -> None:
     encoder, wake, speaker = networks
-    export.export(encoder, wake, speaker, bundle.front_end, tmp_path)
+    export.export(encoder, wake, bundle.front_end, tmp_path)
+    export.put_speaker(tmp_path, speaker, voice_front_end())
     exported = bundles.load(tmp_path)
     student, head = Student(exported), SpeakerEncoder(exported)
+    samples = 1000 * np.random.default_rng(1).standard_normal(240 + 40 * 1280).astype(np.float32)
+    bands = head.fine(samples)
+    assert np.array_equal(bands.reshape(-1, 64), voice_front_end()(samples))
     mel = torch.randn(1, 8 * 40, 32)
     embedding, tap, _ = encoder(mel, encoder.zero_state())
     logits, timing, _ = wake(embedding, wake.zero_state())
@@ -58,25 +62,27 @@ def test_the_exported_graphs_equal_torch(networks: tuple[Encoder, WakeHead, expo
     for got, want in (("logits", logits), ("timing", timing), ("embedding", embedding), ("tap", tap)):
         joined = np.concatenate([getattr(p, got) for p in parts]).reshape(want[0].shape)
         assert np.abs(joined - want[0].numpy()).max() < 1e-4, got
-    whole = head(np.concatenate([p.tap for p in parts]), np.concatenate([p.embedding for p in parts]))
-    assert np.abs(whole - speaker(tap, embedding)[0].numpy()).max() < 1e-5
+    whole = head(np.concatenate([p.tap for p in parts]), np.concatenate([p.embedding for p in parts]), bands)
+    assert np.abs(whole - speaker(tap, embedding, torch.from_numpy(bands).view(1, -1, 64))[0].numpy()).max() < 1e-5
     assert exported.encoder_id != bundle.encoder_id
     backend = Backend(2 * 192, 64)
     backend.axes.data.normal_()
-    export.add_backend(tmp_path, speaker.head, backend)
+    export.put_speaker(tmp_path, export.Speaker(speaker.head, backend), voice_front_end())
     finished = bundles.load(tmp_path)
     assert finished.encoder_id != exported.encoder_id
-    voice = SpeakerEncoder(finished)(np.concatenate([p.tap for p in parts]), np.concatenate([p.embedding for p in parts]))
+    voice = SpeakerEncoder(finished)(np.concatenate([p.tap for p in parts]), np.concatenate([p.embedding for p in parts]), bands)
     assert voice.shape == (64,)
-    assert np.abs(voice - backend(speaker(tap, embedding))[0].numpy()).max() < 1e-5
+    assert np.abs(voice - backend(speaker(tap, embedding, torch.from_numpy(bands).view(1, -1, 64)))[0].numpy()).max() < 1e-5
     assert json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["macs_per_second"] == pytest.approx(72.4e6, rel=0.01)
 
 
 def test_in_8_bit_online_still_equals_offline(networks: tuple[Encoder, WakeHead, export.Speaker], bundle: bundles.Bundle, tmp_path: Path) -> None:
+    encoder, wake, speaker = networks
     rng = np.random.default_rng(4)
     mels = [rng.uniform(0, 10, (8 * 30, 32)).astype(np.float32) for _ in range(6)]
     for folder, calibration in (("float", []), ("int8", mels[:5])):
-        export.export(*networks, bundle.front_end, tmp_path / folder, calibration)
+        export.export(encoder, wake, bundle.front_end, tmp_path / folder, calibration)
+        export.put_speaker(tmp_path / folder, speaker, voice_front_end())
     float32, int8 = (Student(bundles.load(tmp_path / folder)) for folder in ("float", "int8"))
     assert (tmp_path / "int8" / "student.onnx").stat().st_size < 0.7 * (tmp_path / "float" / "student.onnx").stat().st_size
     whole, _ = int8.step(mels[5], int8.zero_state())

@@ -71,11 +71,11 @@ class Detector:
         self._speaker = speaker or SpeakerEncoder(bundle)
         self.chunk = bundle.chunk_samples
         self._warmup = bundle.receptive_chunks - 1 + bundle.smoothing_chunks - 1 + EXTRA_CHUNKS
-        front = bundle.front_end
+        self._history = max(bundle.front_end.history_samples, self._speaker.history_samples)
         # A run of chunks is appended before it is encoded: its look-back must still be there then.
         self._longest_run = self._warmup // 2
-        self._audio = Ring((self._warmup + self._longest_run) * self.chunk + front.history_samples, np.int16)
         keep = self._warmup + self._longest_run + SPAN_CHUNKS[1]
+        self._audio = Ring(keep * self.chunk + self._history, np.int16)
         self._high = Ring(keep, np.float32, (self._student.embedding_dim,))
         self._low = Ring(keep, np.float32, (self._student.frames_per_chunk // 2, self._student.tap_dim))
         self._timing = Ring(keep, np.float32, (2,))
@@ -223,11 +223,16 @@ class Detector:
         return frames, start
 
     def _features(self, begin: int, end: int) -> np.ndarray:
-        """Mel frames `[frame, band]` of chunks `[begin, end)`; before the stream there were zeros."""
-        first = begin * self.chunk - self.bundle.front_end.history_samples
+        """Mel frames `[frame, band]` of chunks `[begin, end)`."""
+        front = self.bundle.front_end
+        return front(self._samples(begin, end, front.history_samples))
+
+    def _samples(self, begin: int, end: int, history: int) -> np.ndarray:
+        """Chunks `[begin, end)` and so many samples before them, float32; before the stream there were zeros."""
+        first = begin * self.chunk - history
         padding = max(self._origin * self.chunk - first, 0)
         samples = np.asarray(self._audio.read(first + padding, end * self.chunk), np.float32)
-        return self.bundle.front_end(np.pad(samples, (padding, 0)) if padding else samples)
+        return np.pad(samples, (padding, 0)) if padding else samples
 
     def _trace(self, begin: int, scores: np.ndarray) -> None:
         if self.on_trace:
@@ -272,10 +277,13 @@ class Detector:
         return best_match(embedding, self._voiceprints, self.speaker_threshold, self._likeness) if embedding is not None else None
 
     def embedding(self, start: int, end: int) -> np.ndarray | None:
-        """Speaker embedding `[dim]` of samples `[start, end)`, widened to at least 0.8 s; None where the frames are gone."""
+        """Speaker embedding `[dim]` of samples `[start, end)`, widened to at least 0.8 s; None where the frames or the audio are gone."""
         last = min(-(-end // self.chunk), self._fed)
         begin = min(start // self.chunk, last - SPAN_CHUNKS[0])
-        begin = max(begin, last - SPAN_CHUNKS[1], self._high.begin)
+        whole = self._audio.begin == self._origin * self.chunk
+        heard_from = self._origin if whole else -(-(self._audio.begin + self._history) // self.chunk)
+        begin = max(begin, last - SPAN_CHUNKS[1], self._high.begin, heard_from)
         if last - begin < self._speaker.min_chunks or last > self._high.end:
             return None
-        return self._speaker(self._low.read(begin, last), self._high.read(begin, last))
+        fine = self._speaker.fine(self._samples(begin, last, self._speaker.history_samples))
+        return self._speaker(self._low.read(begin, last), self._high.read(begin, last), fine)

@@ -28,17 +28,19 @@ class Embedder:
 
         In constant memory: voiced chunks are gathered into segments of 4 s, whose embeddings are averaged by length."""
         chunk, front = self.bundle.chunk_samples, self.bundle.front_end
-        state, history, rest = self._student.zero_state(), np.zeros(front.history_samples, np.float32), np.zeros(0, np.int16)
+        before = max(front.history_samples, self._speaker.history_samples)
+        state, history, rest = self._student.zero_state(), np.zeros(before, np.float32), np.zeros(0, np.int16)
         low: list[np.ndarray] = []
         high: list[np.ndarray] = []
+        fine: list[np.ndarray] = []
         total, weight = np.zeros(self._speaker.dim), 0
 
         def close_segment() -> None:
             nonlocal total, weight
-            total += len(high) * self._speaker(np.stack(low), np.stack(high)).astype(np.float64)
+            total += len(high) * self._speaker(np.stack(low), np.stack(high), np.stack(fine)).astype(np.float64)
             weight += len(high)
-            low.clear()
-            high.clear()
+            for part in (low, high, fine):
+                part.clear()
 
         for block in _and_the_end(blocks):
             joined = np.concatenate([rest, block])
@@ -49,11 +51,13 @@ class Embedder:
             if not whole:
                 continue
             samples = np.concatenate([history, joined[:whole].astype(np.float32)])
-            history = samples[len(samples) - front.history_samples :]
-            frames, state = self._student.step(front(samples), state)
+            history = samples[len(samples) - before :]
+            frames, state = self._student.step(front(samples[before - front.history_samples :]), state)
+            bands = self._speaker.fine(samples[before - self._speaker.history_samples :])
             for k in np.flatnonzero(voiced(joined[:whole].reshape(-1, chunk))):
                 low.append(frames.tap[k])
                 high.append(frames.embedding[k])
+                fine.append(bands[k])
                 if len(high) == SEGMENT_CHUNKS:
                     close_segment()
         if len(high) >= self._speaker.min_chunks or (high and not weight):

@@ -1,4 +1,4 @@
-"""The model bundle: a folder with a manifest, two ONNX graphs and the front end's constants.
+"""The model bundle: a folder with a manifest, two ONNX graphs and the front ends' constants.
 
 `load` refuses, by name, whatever is missing, of another version, or not what the manifest's hashes say. Nothing of a
 bundle is used before all of it has been checked.
@@ -18,7 +18,8 @@ from kwsd.audio.logmel import LogMel
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-STUDENT, SPEAKER, FRONT_END = "student.onnx", "speaker.onnx", "front_end.npz"
+STUDENT, SPEAKER = "student.onnx", "speaker.onnx"
+FRONT_END, VOICE_FRONT_END = "front_end.npz", "voice_front_end.npz"
 NEGATIVES = "negatives.npz"
 """What a word that a user adds is held against; looked at only when one is made."""
 COHORT = "cohort.npz"
@@ -61,7 +62,7 @@ class WordModel:
 class Bundle:
     path: Path
     encoder_id: str
-    """Of everything that decides a speaker embedding: front end, encoder, speaker head. Voiceprints and added words are bound to it."""
+    """Of everything that decides a speaker embedding: front ends, encoder, speaker head. Voiceprints and added words are bound to it."""
     words: dict[str, WordModel]
     """In the order of the student's outputs."""
     chunk_samples: int
@@ -72,6 +73,9 @@ class Bundle:
     speaker_calibration: tuple[float, float]
     """Slope and offset that make a normalised score a probability."""
     front_end: LogMel = field(repr=False)
+    """The student's."""
+    voice_front_end: LogMel | None = field(repr=False)
+    """The speaker head's finer bands, where it takes any."""
     hashes: dict[str, str] = field(repr=False)
     """SHA-256 of each file, by the manifest."""
 
@@ -104,7 +108,7 @@ def load(path: Path | None = None) -> Bundle:
         raise BundleError(f"{path}: bundle format {raw.get('format')!r}, this kwsd reads {FORMAT}; use the bundle and the kwsd of one release")
     try:
         hashes = {name: str(file["sha256"]) for name, file in raw["files"].items()}
-        for name in (STUDENT, SPEAKER, FRONT_END):
+        for name in (STUDENT, SPEAKER, FRONT_END, *({VOICE_FRONT_END} & hashes.keys())):
             _check(path / name, hashes[name])
         words = {name: _word(body, hashes[STUDENT][:16]) for name, body in raw["words"].items()}
         return Bundle(
@@ -112,6 +116,7 @@ def load(path: Path | None = None) -> Bundle:
             receptive_chunks=int(raw["receptive_chunks"]), smoothing_chunks=int(raw["smoothing_chunks"]),
             speaker_threshold=float(raw["speaker"]["threshold"]), speaker_calibration=(float(raw["speaker"]["slope"]), float(raw["speaker"]["offset"])),
             hashes=hashes, front_end=read_front_end(path / FRONT_END),
+            voice_front_end=read_front_end(path / VOICE_FRONT_END) if VOICE_FRONT_END in hashes else None,
         )  # fmt: skip
     except BundleError:
         raise

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kwsd.audio.logmel import LogMel
-from kwsd.model.bundle import COHORT, FORMAT, FRONT_END, MANIFEST, NEGATIVES, SPEAKER, STUDENT, OperatingPoint, write_front_end
+from kwsd.model.bundle import COHORT, FORMAT, FRONT_END, MANIFEST, NEGATIVES, SPEAKER, STUDENT, VOICE_FRONT_END, OperatingPoint, write_front_end
 from kwsd.training.backend import Backend
 from kwsd.training.network import STRIDE_FRAMES, WORDS, Encoder, SpeakerHeads, WakeHead
 from kwsd.training.quantise import quantise
@@ -69,16 +69,16 @@ class Speaker(nn.Module):
         self.head, self.backend = head, backend
         self.eval()
 
-    def forward(self, tap: Tensor, embedding: Tensor) -> Tensor:
-        voice: Tensor = self.head(tap, embedding)
+    def forward(self, tap: Tensor, embedding: Tensor, fine: Tensor) -> Tensor:
+        voice: Tensor = self.head(tap, embedding, fine)
         return voice if self.backend is None else self.backend(voice)
 
 
 def export_speaker(speaker: Speaker, path: Path) -> None:
     shape = speaker.head.shape
-    inputs = (torch.zeros(1, 40, shape["tap"]), torch.zeros(1, 10, shape["embedding"]))
-    torch.onnx.export(speaker, inputs, str(path), input_names=["tap", "embedding"], output_names=["speaker"], opset_version=17,
-                      dynamic_axes={"tap": {1: "tap_frames"}, "embedding": {1: "chunks"}}, dynamo=False)  # fmt: skip
+    inputs = (torch.zeros(1, 40, shape["tap"]), torch.zeros(1, 10, shape["embedding"]), torch.zeros(1, 80, shape["fine"]))
+    torch.onnx.export(speaker, inputs, str(path), input_names=["tap", "embedding", "fine"], output_names=["speaker"], opset_version=17,
+                      dynamic_axes={"tap": {1: "tap_frames"}, "embedding": {1: "chunks"}, "fine": {1: "frames"}}, dynamo=False)  # fmt: skip
     _check(path)
 
 
@@ -99,34 +99,31 @@ def _check(path: Path) -> None:
     onnx.save(model, str(path))
 
 
-def encoder_id(encoder: Encoder, speaker: Speaker, front_end: LogMel, grids: str = "") -> str:
-    """Of all that decides a speaker embedding; `grids` is what `quantise` said."""
+def encoder_id(encoder: Encoder, front_end: LogMel, grids: str = "") -> str:
+    """Of all that decides what the encoder says; `grids` is what `quantise` said."""
     digest = hashlib.sha256()
-    for part in (encoder.state_dict(), speaker.state_dict()):
-        for name, tensor in sorted(part.items()):
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     digest.update(grids.encode())
     digest.update(front_end.window.tobytes() + front_end.filters.tobytes() + repr((front_end.floor_db, front_end.scale, front_end.offset)).encode())
     return digest.hexdigest()[:16]
 
 
-def export(encoder: Encoder, wake: WakeHead, speaker: Speaker, front_end: LogMel, out: Path, mels: Sequence[np.ndarray] = ()) -> None:
-    """Write the bundle with provisional thresholds; `evaluate` sets the measured ones, and `negatives` adds the bank.
+def export(encoder: Encoder, wake: WakeHead, front_end: LogMel, out: Path, mels: Sequence[np.ndarray] = ()) -> None:
+    """Write the bundle, less its speaker head, with provisional thresholds; `evaluate` sets the measured ones, and `negatives` adds the bank.
 
-    The encoder is put into 8 bit where there are `mels`, each `[frame, band]`, to calibrate it on. What has no backend yet gets one with
-    `add_backend`, fitted to what the bundle itself says of voices."""
+    The encoder is put into 8 bit where there are `mels`, each `[frame, band]`, to calibrate it on."""
     out.mkdir(parents=True, exist_ok=True)
     student = Student(encoder, wake)
     export_student(student, out / STUDENT)
     macs = macs_per_second(out / STUDENT)
     grids = quantise(out / STUDENT, mels) if mels else ""
-    export_speaker(speaker, out / SPEAKER)
     write_front_end(out / FRONT_END, front_end)
-    parts = {"encoder": encoder, "wake": wake, "speaker": speaker}
+    parts = {"encoder": encoder, "wake": wake}
     manifest: dict[str, Any] = {
         "kind": "kwsd-bundle",
         "format": FORMAT,
-        "encoder_id": encoder_id(encoder, speaker, front_end, grids),
+        "encoder_id": encoder_id(encoder, front_end, grids),
         "sample_rate": 16000,
         "chunk_samples": CHUNK_SAMPLES,
         "receptive_chunks": receptive_chunks(),
@@ -140,18 +137,20 @@ def export(encoder: Encoder, wake: WakeHead, speaker: Speaker, front_end: LogMel
     write_manifest(manifest, out)
 
 
-def add_backend(out: Path, head: SpeakerHeads, backend: Backend) -> None:
-    """Write the speaker head of the bundle `out` anew, with its last layer."""
-    speaker, manifest = Speaker(head, backend), json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+def put_speaker(out: Path, speaker: Speaker, front_end: LogMel) -> None:
+    """Put a speaker head, which hears `front_end` beside the encoder, into the bundle `out`, in the place of that which it may have."""
+    manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
     export_speaker(speaker, out / SPEAKER)
+    write_front_end(out / VOICE_FRONT_END, front_end)
     manifest["parameters"]["speaker"] = sum(p.numel() for p in speaker.parameters())
-    manifest["encoder_id"] = hashlib.sha256(manifest["encoder_id"].encode() + (out / SPEAKER).read_bytes()).hexdigest()[:16]
+    parts = manifest["encoder_id"].encode() + (out / SPEAKER).read_bytes() + (out / VOICE_FRONT_END).read_bytes()
+    manifest["encoder_id"] = hashlib.sha256(parts).hexdigest()[:16]
     write_manifest(manifest, out)
 
 
 def write_manifest(manifest: dict[str, Any], out: Path) -> None:
     """Write the manifest with the present hashes of the files."""
-    there = [name for name in (STUDENT, SPEAKER, FRONT_END, NEGATIVES, COHORT) if (out / name).exists()]
+    there = [name for name in (STUDENT, SPEAKER, FRONT_END, VOICE_FRONT_END, NEGATIVES, COHORT) if (out / name).exists()]
     manifest["files"] = {name: {"sha256": hashlib.sha256((out / name).read_bytes()).hexdigest(), "bytes": (out / name).stat().st_size} for name in there}
     (out / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 

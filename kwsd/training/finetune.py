@@ -263,7 +263,7 @@ def train(stores: list[Path], rooms: Path, spoken: Spoken, known: Voices, start:
         log.info("%d words, %d people; step %d of %d", len(types), len(people), first, settings.steps)
         model: nn.Module = joint if world == 1 else nn.parallel.DistributedDataParallel(joint, find_unused_parameters=True)
         seed = settings.seed + first * world + rank
-        scenes, takes = WordBatches(stores, rooms, spoken, types, features, settings, seed), voices.Crops(stores, rooms, features, crops, seed)
+        scenes, takes = WordBatches(stores, rooms, spoken, types, features, settings, seed), voices.Crops(stores, rooms, [features], crops, seed)
         word_batches, voice_batches = loading.load(scenes, scenes.prepare, device), loading.load(takes, takes.prepare, device)
 
         def update(loss: Tensor) -> None:

@@ -153,22 +153,36 @@ class WakeHead(nn.Module):
         return y[..., : self.words], y[..., self.words :], after
 
 
-class SpeakerHead(nn.Module):
-    """Speaker embedding of a span of encoder frames, low and high: a small TDNN with attentive statistics.
+def _over_bands(inputs: int, outputs: int, stride: tuple[int, int]) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, padding=1), nn.BatchNorm2d(outputs), nn.ReLU())
 
-    `tap [batch, 4 k, 384]` and `embedding [batch, k, 96]` to `[batch, 192]` of unit length. Dilated residual blocks whose
-    outputs are concatenated (as in ECAPA-TDNN, Desplanques et al. 2020, arXiv 2005.07143), then attentive statistics
-    pooling (Okabe et al. 2018, arXiv 1803.10963). It runs once a wake, so it may look both ways within its span.
+
+class SpeakerHead(nn.Module):
+    """Speaker embedding of a span of encoder frames, low and high, and of finer bands, where it takes any: a small TDNN with attentive statistics.
+
+    `tap [batch, 4 k, 384]`, `embedding [batch, k, 96]` and `fine [batch, 8 k, fine]` to `[batch, 192]` of unit length. The finer bands pass
+    convolutions over time and frequency (as in ECAPA CNN-TDNN, Thienpondt et al. 2021, arXiv 2104.02370). Dilated residual blocks whose
+    outputs are concatenated (as in ECAPA-TDNN, Desplanques et al. 2020, arXiv 2005.07143), then attentive statistics pooling (Okabe et al.
+    2018, arXiv 1803.10963). It runs once a wake, so it may look both ways within its span.
     """
 
     dim = 192
 
     def __init__(
-        self, tap: int = 24 * 16, embedding: int = Encoder.embedding_dim, width: int = 144, blocks: int = 4, pooled: int = 224, attention: int = 48
+        self,
+        tap: int = 24 * 16,
+        embedding: int = Encoder.embedding_dim,
+        fine: int = 0,
+        width: int = 144,
+        blocks: int = 4,
+        pooled: int = 224,
+        attention: int = 48,
     ) -> None:
         super().__init__()
-        self.shape = {"tap": tap, "embedding": embedding, "width": width, "blocks": blocks, "pooled": pooled, "attention": attention}
-        inputs = tap + embedding
+        self.shape = {"tap": tap, "embedding": embedding, "fine": fine, "width": width, "blocks": blocks, "pooled": pooled, "attention": attention}
+        plan = [(1, 16, (1, 1)), (16, 16, (1, 2)), (16, 24, (2, 2)), (24, 24, (1, 2))]  # inputs, outputs, strides over time and bands
+        self.fine = nn.Sequential(nn.BatchNorm2d(1), *(_over_bands(*layer) for layer in plan)) if fine else nn.Identity()
+        inputs = tap + embedding + 24 * fine // 8
         self.enter = nn.Sequential(nn.BatchNorm1d(inputs), nn.Conv1d(inputs, width, 1), nn.ReLU(), nn.BatchNorm1d(width))
         self.blocks = nn.ModuleList(
             nn.Sequential(
@@ -182,9 +196,12 @@ class SpeakerHead(nn.Module):
         self.attention = nn.Sequential(nn.Conv1d(pooled, attention, 1), nn.Tanh(), nn.Conv1d(attention, pooled, 1))
         self.out = nn.Sequential(nn.BatchNorm1d(2 * pooled), nn.Linear(2 * pooled, self.dim), nn.BatchNorm1d(self.dim))
 
-    def forward(self, tap: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, tap: Tensor, embedding: Tensor, fine: Tensor | None = None) -> Tensor:
         high = embedding.transpose(1, 2).repeat_interleave(TAP_FRAMES, dim=2)
-        x = self.enter(torch.cat([tap.transpose(1, 2), high], dim=1))
+        parts = [tap.transpose(1, 2), high]
+        if fine is not None:
+            parts.append(self.fine(fine.unsqueeze(1)).transpose(2, 3).flatten(1, 2))
+        x = self.enter(torch.cat(parts, dim=1))
         outs = []
         for block in self.blocks:
             x = x + block(x)
@@ -204,5 +221,5 @@ class SpeakerHeads(nn.Module):
         self.heads = nn.ModuleList(SpeakerHead(**shape) for _ in range(heads))
         self.shape = {"heads": heads, **self.heads[0].shape}  # type: ignore[dict-item]
 
-    def forward(self, tap: Tensor, embedding: Tensor) -> Tensor:
-        return F.normalize(torch.cat([head(tap, embedding) for head in self.heads], dim=1), dim=1)
+    def forward(self, tap: Tensor, embedding: Tensor, fine: Tensor | None = None) -> Tensor:
+        return F.normalize(torch.cat([head(tap, embedding, fine) for head in self.heads], dim=1), dim=1)

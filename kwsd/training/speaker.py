@@ -1,4 +1,4 @@
-"""Stage 3: the speaker heads over the frozen encoder's low and high frames.
+"""Stage 3: the speaker heads over the frozen encoder's low and high frames, and finer bands of the same audio.
 
 Additive angular margin softmax (Deng et al. 2019, arXiv 1801.07698) over all speakers with an identity in the training
 split, beside the cosine to the *speaker's* pooled embedding from a teacher (Resemblyzer, GE2E, Wan et al. 2018, arXiv
@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import IterableDataset
 
+from kwsd.audio.logmel import LogMel
 from kwsd.audio.spans import speech_span
 from kwsd.training import augment, loading
 from kwsd.training.augment import Degradation, Rooms
@@ -30,7 +32,7 @@ from kwsd.training.corpora import RATE, Clip, Corpora
 from kwsd.training.loading import worker_seed
 from kwsd.training.network import STRIDE_FRAMES, TAP_FRAMES, Encoder, SpeakerHead, SpeakerHeads
 from kwsd.training.scenes import CHUNK, Scenes
-from kwsd.training.trunk import Features, Trunk, channels_last, student_features
+from kwsd.training.trunk import Features, Trunk, channels_last, log_mel, student_features
 
 log = logging.getLogger(__name__)
 LEAD_CHUNKS = 6
@@ -56,6 +58,20 @@ class Settings:
     checkpoint_every: int = 250
 
 
+FINE_BANDS = 64
+
+
+def voice_front_end(low_hz: float = 20.0, high_hz: float = 7600.0) -> LogMel:
+    """The finer bands: the student's own end at 3.8 kHz, and are too wide to tell the harmonics of a voice. Even on O'Shaughnessy's mel scale."""
+    low, high = 2595 * np.log10(1 + np.array([low_hz, high_hz]) / 700)
+    edges = 700 * (10 ** (np.linspace(low, high, FINE_BANDS + 2) / 2595) - 1)
+    window, fft = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400), 1024
+    hz = np.arange(fft // 2 + 1)[:, None] * RATE / fft
+    rising, falling = (hz - edges[:-2]) / np.diff(edges[:-1]), (edges[2:] - hz) / np.diff(edges[1:])
+    filters = np.maximum(np.minimum(rising, falling), 0)
+    return LogMel(window.astype(np.float32), filters.astype(np.float32), hop_samples=160, fft_samples=fft, floor_db=10.0, scale=0.1, offset=0.0)
+
+
 def by_speaker(corpora: Corpora, development: bool) -> dict[str, list[Clip]]:
     """Clips of each person of the split who has at least one second of speech."""
     people: dict[str, list[Clip]] = {}
@@ -77,14 +93,15 @@ class RawCrops(NamedTuple):
 
 
 class Crops(IterableDataset[RawCrops]):
-    """Endless batches of crops; `prepare` makes features `[batch, frame, band]` of them as a microphone hears them, and the person `[batch]`."""
+    """Endless batches of crops; `prepare` makes each of the `features` `[batch, frame, band]` of them as a microphone hears them, and the person `[batch]`."""
 
-    def __init__(self, stores: list[Path], rooms: Path, features: Features, settings: Settings, seed: int) -> None:
+    def __init__(self, stores: list[Path], rooms: Path, features: Sequence[Features], settings: Settings, seed: int) -> None:
         self.stores, self.rooms, self.features, self.settings, self.seed = stores, rooms, features, settings, seed
         self.responses = Rooms(rooms)
 
-    def prepare(self, raw: RawCrops) -> tuple[Tensor, Tensor]:
-        return self.features(augment.degrade(raw.clean, raw.how, self.responses)), raw.person
+    def prepare(self, raw: RawCrops) -> tuple[Tensor, ...]:
+        heard = augment.degrade(raw.clean, raw.how, self.responses)
+        return *(features(heard) for features in self.features), raw.person
 
     def __iter__(self) -> Iterator[RawCrops]:
         corpora = Corpora(*self.stores)
@@ -144,10 +161,10 @@ def frames_of(encoder: Encoder, mel: Tensor, skip_chunks: int) -> tuple[Tensor, 
 
 
 def train(stores: list[Path], rooms: Path, voices: Voices, encoder_path: Path, out: Path, settings: Settings) -> None:
-    """Train the heads into `out`, the first on from that of the encoder's checkpoint if it has one, resuming where they were cut off."""
+    """Train the heads into `out`, resuming where they were cut off."""
     paths = [out.with_suffix(f".{n}.pt") for n in range(settings.heads)]
     for n, path in enumerate(paths):
-        train_head(stores, rooms, voices, encoder_path, path, replace(settings, seed=settings.seed + n), begun=n == 0)
+        train_head(stores, rooms, voices, encoder_path, path, replace(settings, seed=settings.seed + n))
     trained = [load(path, "head", SpeakerHead) for path in paths]
     heads = SpeakerHeads(settings.heads, **trained[0].shape)
     for head, one in zip(heads.heads, trained, strict=True):
@@ -155,8 +172,8 @@ def train(stores: list[Path], rooms: Path, voices: Voices, encoder_path: Path, o
     save(out, head=heads, step=settings.steps)
 
 
-def train_head(stores: list[Path], rooms: Path, voices: Voices, encoder_path: Path, out: Path, settings: Settings, *, begun: bool) -> None:
-    """One head, through the checkpoint `out`; `begun`: on from that of the encoder's checkpoint, where there is one."""
+def train_head(stores: list[Path], rooms: Path, voices: Voices, encoder_path: Path, out: Path, settings: Settings) -> None:
+    """One head, through the checkpoint `out`."""
     torch.manual_seed(settings.seed)
     corpora = Corpora(*stores)
     people = by_speaker(corpora, development=False)
@@ -165,24 +182,21 @@ def train_head(stores: list[Path], rooms: Path, voices: Voices, encoder_path: Pa
     log.info("%d people, %d clips", len(people), sum(map(len, people.values())))
     encoder = load_encoder(encoder_path).to(device)
     channels_last(encoder)
-    head, project = SpeakerHead(encoder.tap_dim).to(device).train(), nn.Linear(SpeakerHead.dim, teacher.shape[1]).to(device)
+    fine = voice_front_end()
+    head, project = SpeakerHead(encoder.tap_dim, fine=fine.bands).to(device).train(), nn.Linear(SpeakerHead.dim, teacher.shape[1]).to(device)
     softmax = MarginSoftmax(SpeakerHead.dim, len(people) * len(settings.speeds), settings.scale).to(device)
-    joint = torch.load(encoder_path, weights_only=True, map_location=device) if begun else {}
-    for name, part in (("speaker", head), ("project", project), ("softmax", softmax)):
-        if name in joint:
-            part.load_state_dict(joint[name])
     parameters = [*head.parameters(), *project.parameters(), *softmax.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.rate, total_steps=settings.steps + 1, pct_start=0.15)
     first = resume(out, device, head=head, project=project, softmax=softmax, optimiser=optimiser, schedule=schedule)
-    crops = Crops(stores, rooms, student_features, settings, settings.seed + first)
+    crops = Crops(stores, rooms, [student_features, partial(log_mel, fine)], settings, settings.seed + first)
     batches = loading.load(crops, crops.prepare, device)
     began, sums = time.monotonic(), np.zeros(3)
     for step in range(first, settings.steps):
-        mel, person = next(batches)
+        mel, bands, person = next(batches)
         assert mel.shape[1] % STRIDE_FRAMES == 0
         with torch.autocast(device.type, torch.bfloat16):
-            embedding = head(*frames_of(encoder, mel, LEAD_CHUNKS)).float()
+            embedding = head(*frames_of(encoder, mel, LEAD_CHUNKS), bands[:, LEAD_CHUNKS * STRIDE_FRAMES :]).float()
         margin = settings.margin * min(max(2 * step / settings.steps - 0.5, 0.0), 1.0)
         identity = softmax(embedding, person, margin)
         known = person < len(people)

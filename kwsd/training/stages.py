@@ -74,7 +74,11 @@ def main(argv: Sequence[str]) -> int:
         metavar="FILE",
         help="finetune: on from it (default: WORK/distilled.pt, else the speech embedding); heads, compare, export: of it (default: WORK/finetuned.pt)",
     )
-    parser.add_argument("--only", metavar="A,B", help="cache: these teachers (default: those of distill.yaml); heads: wake or speaker; ablate: these rows")
+    parser.add_argument(
+        "--only",
+        metavar="A,B",
+        help="cache: these teachers (default: those of distill.yaml); heads: wake or speaker; export: student or speaker; ablate: these rows",
+    )
     parser.add_argument("--float", action="store_true", help="export: leave the encoder in 32 bit")
     parser.add_argument("--ungated", action="store_true", help="evaluate without the voice-activity gate")
     parser.add_argument("--write", action="store_true", help="evaluate: put thresholds and operating points into the bundle")
@@ -122,11 +126,14 @@ def main(argv: Sequence[str]) -> int:
             rows = settings.read("ablate", ablate.Settings, asked.set)
             ablate.ablate(work, stores, rooms, _spoken(work, stores), rows, _chosen(asked, rows.rows))
         case "export":
-            trained = checkpoint.load_encoder(asked.encoder or work / "finetuned.pt")
-            mels = [] if asked.float else _calibration(stores, rooms)
-            woken, spoke = checkpoint.load(work / "wake.pt", "head", WakeHead), checkpoint.load(work / "speaker.pt", "head", SpeakerHeads)
-            export.export(trained, woken, export.Speaker(spoke), front_end(), asked.models, mels)
-            export.add_backend(asked.models, spoke, evaluate.fit_backend(asked.models, stores))
+            chosen = _chosen(asked, ("student", "speaker"))
+            if "student" in chosen:
+                encoder, woken = checkpoint.load_encoder(asked.encoder or work / "finetuned.pt"), checkpoint.load(work / "wake.pt", "head", WakeHead)
+                export.export(encoder, woken, front_end(), asked.models, [] if asked.float else _calibration(stores, rooms))
+            if "speaker" in chosen:
+                spoke, fine = checkpoint.load(work / "speaker.pt", "head", SpeakerHeads), speaker.voice_front_end()
+                export.put_speaker(asked.models, export.Speaker(spoke), fine)
+                export.put_speaker(asked.models, export.Speaker(spoke, evaluate.fit_backend(asked.models, stores)), fine)
         case "negatives":
             negatives.gather(corpora.Corpora(*stores), _spoken(work, stores), rooms, bundles.load(asked.models), asked.models / NEGATIVES)
             export.rewrite_manifest(asked.models)

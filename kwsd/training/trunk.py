@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kwsd.audio.logmel import LogMel
 from kwsd.training.corpora import RATE, Corpora
 from kwsd.training.network import TAP_FRAMES, Encoder
 from kwsd.training.slim import slim
@@ -24,14 +25,18 @@ Features = Callable[[Tensor], Tensor]
 """Of int16-scale `[batch, sample]` (whole chunks): float32 `[batch, frame, band]`, eight frames a chunk, on the same device."""
 
 
-def student_features(x: Tensor) -> Tensor:
-    """The student's log-mel from the start of a stream: `LogMel` in torch."""
-    front = front_end()
+def log_mel(front: LogMel, x: Tensor) -> Tensor:
+    """`front` in torch, from the start of a stream: `x [batch, sample]` to `[batch, frame, band]`."""
     window, filters = (torch.from_numpy(part).to(x.device) for part in (front.window, front.filters))
     frames = nn.functional.pad(x, (front.history_samples, 0)).unfold(1, front.window_samples, front.hop_samples)
     spectrum = torch.view_as_real(torch.fft.rfft(frames * window, front.fft_samples))
     power = spectrum.square().sum(-1) @ filters
     return power.clamp(min=10.0 ** (front.floor_db / 10)).log10() * (10 * front.scale) + front.offset
+
+
+def student_features(x: Tensor) -> Tensor:
+    """The student's own log-mel."""
+    return log_mel(front_end(), x)
 
 
 class TransformerTrunk(nn.Module):
