@@ -143,7 +143,8 @@ def put_speaker(out: Path, speaker: Speaker, front_end: LogMel) -> None:
     export_speaker(speaker, out / SPEAKER)
     write_front_end(out / VOICE_FRONT_END, front_end)
     manifest["parameters"]["speaker"] = sum(p.numel() for p in speaker.parameters())
-    parts = manifest["encoder_id"].encode() + (out / SPEAKER).read_bytes() + (out / VOICE_FRONT_END).read_bytes()
+    frames_id = manifest.setdefault("frames_id", manifest["encoder_id"])  # what the encoder itself is known by, whichever heads came after it
+    parts = frames_id.encode() + (out / SPEAKER).read_bytes() + (out / VOICE_FRONT_END).read_bytes()
     manifest["encoder_id"] = hashlib.sha256(parts).hexdigest()[:16]
     write_manifest(manifest, out)
 

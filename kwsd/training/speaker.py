@@ -32,6 +32,7 @@ from kwsd.training.corpora import RATE, Clip, Corpora
 from kwsd.training.loading import worker_seed
 from kwsd.training.network import STRIDE_FRAMES, TAP_FRAMES, Encoder, SpeakerHead, SpeakerHeads
 from kwsd.training.scenes import CHUNK, Scenes
+from kwsd.training.speech_embedding import FLOOR_DB
 from kwsd.training.trunk import Features, Trunk, channels_last, log_mel, student_features
 
 log = logging.getLogger(__name__)
@@ -58,18 +59,18 @@ class Settings:
     checkpoint_every: int = 250
 
 
-FINE_BANDS = 64
+FINE_BANDS, FINE_HZ = 64, (20.0, 7600.0)
 
 
-def voice_front_end(low_hz: float = 20.0, high_hz: float = 7600.0) -> LogMel:
-    """The finer bands: the student's own end at 3.8 kHz, and are too wide to tell the harmonics of a voice. Even on O'Shaughnessy's mel scale."""
-    low, high = 2595 * np.log10(1 + np.array([low_hz, high_hz]) / 700)
+def voice_front_end() -> LogMel:
+    """The finer bands, evenly spaced on O'Shaughnessy's mel scale: the student's own end at 3.8 kHz, and are too wide to tell a voice's harmonics."""
+    low, high = 2595 * np.log10(1 + np.array(FINE_HZ) / 700)
     edges = 700 * (10 ** (np.linspace(low, high, FINE_BANDS + 2) / 2595) - 1)
     window, fft = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400), 1024
     hz = np.arange(fft // 2 + 1)[:, None] * RATE / fft
     rising, falling = (hz - edges[:-2]) / np.diff(edges[:-1]), (edges[2:] - hz) / np.diff(edges[1:])
     filters = np.maximum(np.minimum(rising, falling), 0)
-    return LogMel(window.astype(np.float32), filters.astype(np.float32), hop_samples=160, fft_samples=fft, floor_db=10.0, scale=0.1, offset=0.0)
+    return LogMel(window.astype(np.float32), filters.astype(np.float32), hop_samples=160, fft_samples=fft, floor_db=FLOOR_DB, scale=0.1, offset=0.0)
 
 
 def by_speaker(corpora: Corpora, development: bool) -> dict[str, list[Clip]]:
