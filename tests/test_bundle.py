@@ -71,7 +71,7 @@ def test_truncated(copy: Path) -> None:
 
 def test_foreign_format_kind_and_manifest(copy: Path) -> None:
     edit(copy, format=99)
-    with pytest.raises(BundleError, match="bundle format 99, this kwsd reads 1"):
+    with pytest.raises(BundleError, match="bundle format 99, this kwsd reads 2"):
         bundles.load(copy)
     edit(copy, kind="something")
     with pytest.raises(BundleError, match="is no kwsd model bundle"):
@@ -114,3 +114,7 @@ def test_shapes_that_do_not_fit_the_manifest(copy: Path) -> None:
     (copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="gives 6 words; the manifest has 32 and 7"):
         Student(bundles.load(copy))
+    shutil.copy(copy / "front_end.npz", copy / "voice_front_end.npz")
+    rehash(copy)
+    with pytest.raises(BundleError, match=r"speaker.onnx: takes 64 finer bands; voice_front_end.npz gives 32"):
+        SpeakerEncoder(bundles.load(copy))

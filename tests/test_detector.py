@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import RATE, hiss, say
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,12 +14,8 @@ from kwsd.config import Config, ConfigError, Speaker, Vad, Word
 from kwsd.detect.detector import Detector, Trace
 from kwsd.detect.voiceprints import Likeness, Voiceprint
 from kwsd.events import Wake
-from kwsd.model import bundle as bundles
 from kwsd.model.bundle import Bundle
 from kwsd.model.student import SpeakerEncoder, Student
-from kwsd.training import export
-from kwsd.training.network import SpeakerHeads
-from kwsd.training.speaker import voice_front_end
 
 WORDS = {"computer": Word(), "alexa": Word()}
 UNGATED = Config(words=WORDS, vad=Vad(enabled=False))
@@ -160,17 +153,12 @@ def test_speakers_are_told_apart_and_others_turned_away(bench: Bench, bundle: Bu
 
 
 @pytest.mark.parametrize("config", [UNGATED, GATED], ids=["ungated", "gated"])
-def test_a_voice_in_a_stream_is_that_of_the_recording(bundle: Bundle, student: Student, scene: np.ndarray, tmp_path: Path, config: Config) -> None:
-    shutil.copytree(bundle.path, tmp_path / "models")
-    torch.manual_seed(0)
-    export.put_speaker(tmp_path / "models", export.Speaker(SpeakerHeads(fine=64)), voice_front_end())
-    fine = bundles.load(tmp_path / "models")
-    speaker = SpeakerEncoder(fine)
+def test_a_voice_in_a_stream_is_that_of_the_recording(bundle: Bundle, student: Student, speaker: SpeakerEncoder, scene: np.ndarray, config: Config) -> None:
     whole = scene[: len(scene) // 1280 * 1280].astype(np.float32)
     frames, _ = student.step(bundle.front_end(np.pad(whole, (bundle.front_end.history_samples, 0))), student.zero_state())
     bands = speaker.fine(np.pad(whole, (speaker.history_samples, 0)))
     for seconds in (0.5, 2.6, 9.0):  # soon after the beginning; in the second utterance; in the last but one
-        detector = Detector(config, fine, student=student, speaker=speaker)
+        detector = Detector(config, bundle, student=student, speaker=speaker)
         end = int(seconds * RATE)
         for piece in np.split(scene[: end + 3000], [1000, end // 2]):
             detector.feed(piece)

@@ -76,6 +76,8 @@ def test_the_exported_graphs_equal_torch(networks: tuple[Encoder, WakeHead, expo
     assert json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["macs_per_second"] == pytest.approx(72.4e6, rel=0.01)
     export.put_speaker(tmp_path, speaker, voice_front_end())
     assert bundles.load(tmp_path).encoder_id == exported.encoder_id  # the same head again is the same encoder
+    with pytest.raises(ConfigError, match="take 0 finer bands instead of 64"):
+        export.put_speaker(tmp_path, export.Speaker(SpeakerHeads()), voice_front_end())
 
 
 def test_in_8_bit_online_still_equals_offline(networks: tuple[Encoder, WakeHead, export.Speaker], bundle: bundles.Bundle, tmp_path: Path) -> None:

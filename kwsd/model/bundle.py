@@ -16,7 +16,7 @@ import numpy as np
 
 from kwsd.audio.logmel import LogMel
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 STUDENT, SPEAKER = "student.onnx", "speaker.onnx"
 FRONT_END, VOICE_FRONT_END = "front_end.npz", "voice_front_end.npz"
@@ -74,8 +74,8 @@ class Bundle:
     """Slope and offset that make a normalised score a probability."""
     front_end: LogMel = field(repr=False)
     """The student's."""
-    voice_front_end: LogMel | None = field(repr=False)
-    """The speaker head's finer bands, where it takes any."""
+    voice_front_end: LogMel = field(repr=False)
+    """The speaker head's finer bands."""
     hashes: dict[str, str] = field(repr=False)
     """SHA-256 of each file, by the manifest."""
 
@@ -108,15 +108,14 @@ def load(path: Path | None = None) -> Bundle:
         raise BundleError(f"{path}: bundle format {raw.get('format')!r}, this kwsd reads {FORMAT}; use the bundle and the kwsd of one release")
     try:
         hashes = {name: str(file["sha256"]) for name, file in raw["files"].items()}
-        for name in (STUDENT, SPEAKER, FRONT_END, *({VOICE_FRONT_END} & hashes.keys())):
+        for name in (STUDENT, SPEAKER, FRONT_END, VOICE_FRONT_END):
             _check(path / name, hashes[name])
         words = {name: _word(body, hashes[STUDENT][:16]) for name, body in raw["words"].items()}
         return Bundle(
             path=path, encoder_id=str(raw["encoder_id"]), words=words, chunk_samples=int(raw["chunk_samples"]),
             receptive_chunks=int(raw["receptive_chunks"]), smoothing_chunks=int(raw["smoothing_chunks"]),
             speaker_threshold=float(raw["speaker"]["threshold"]), speaker_calibration=(float(raw["speaker"]["slope"]), float(raw["speaker"]["offset"])),
-            hashes=hashes, front_end=read_front_end(path / FRONT_END),
-            voice_front_end=read_front_end(path / VOICE_FRONT_END) if VOICE_FRONT_END in hashes else None,
+            hashes=hashes, front_end=read_front_end(path / FRONT_END), voice_front_end=read_front_end(path / VOICE_FRONT_END),
         )  # fmt: skip
     except BundleError:
         raise

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from kwsd.model.bundle import SPEAKER, STUDENT, Bundle, BundleError
+from kwsd.model.bundle import SPEAKER, STUDENT, VOICE_FRONT_END, Bundle, BundleError
 
 State = tuple[np.ndarray, ...]
 OUTPUTS = ("logits", "timing", "embedding", "tap")
@@ -83,22 +83,22 @@ class SpeakerEncoder:
 
     def __init__(self, bundle: Bundle) -> None:
         self._session = session(bundle.path / SPEAKER)
-        names, wanted = {i.name for i in self._session.get_inputs()}, {"tap", "embedding", *(["fine"] if bundle.voice_front_end else [])}
-        if names != wanted:
-            raise BundleError(f"{bundle.path / SPEAKER}: takes {', '.join(sorted(names))} instead of {', '.join(sorted(wanted))}; it is another kind of model")
+        inputs, wanted = {i.name: i.shape for i in self._session.get_inputs()}, {"tap", "embedding", "fine"}
+        if inputs.keys() != wanted:
+            raise BundleError(f"{bundle.path / SPEAKER}: takes {', '.join(sorted(inputs))} instead of {', '.join(sorted(wanted))}; it is another kind of model")
+        if inputs["fine"][-1] != bundle.voice_front_end.bands:
+            raise BundleError(f"{bundle.path / SPEAKER}: takes {inputs['fine'][-1]} finer bands; {VOICE_FRONT_END} gives {bundle.voice_front_end.bands}")
         self.dim = int(self._session.get_outputs()[0].shape[-1])
         self._front_end, self._chunk = bundle.voice_front_end, bundle.chunk_samples
-        self.history_samples = self._front_end.history_samples if self._front_end else 0
+        self.history_samples = self._front_end.history_samples
         """Samples before a chunk that its finer bands still cover."""
 
     def fine(self, samples: np.ndarray) -> np.ndarray:
-        """Finer bands `[k, frames a chunk, band]` of k chunks and the `history_samples` before them; of a head that takes none, none."""
+        """Finer bands `[k, frames a chunk, band]` of k chunks and the `history_samples` before them."""
         k = (len(samples) - self.history_samples) // self._chunk
-        return self._front_end(samples).reshape(k, -1, self._front_end.bands) if self._front_end else np.zeros((k, 0, 0), np.float32)
+        return self._front_end(samples).reshape(k, -1, self._front_end.bands)
 
     def __call__(self, tap: np.ndarray, embedding: np.ndarray, fine: np.ndarray) -> np.ndarray:
         """`tap [k, tap frames a chunk, 384]`, `embedding [k, 96]` and `fine [k, frames a chunk, band]`, k >= 1, to float32 `[dim]` of unit length."""
-        feed = {"tap": tap.reshape(1, -1, tap.shape[-1]), "embedding": embedding[None]}
-        if fine.size:
-            feed["fine"] = fine.reshape(1, -1, fine.shape[-1])
+        feed = {"tap": tap.reshape(1, -1, tap.shape[-1]), "embedding": embedding[None], "fine": fine.reshape(1, -1, fine.shape[-1])}
         return np.asarray(self._session.run(None, feed)[0][0])

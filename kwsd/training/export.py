@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kwsd.audio.logmel import LogMel
+from kwsd.config import ConfigError
 from kwsd.model.bundle import COHORT, FORMAT, FRONT_END, MANIFEST, NEGATIVES, SPEAKER, STUDENT, VOICE_FRONT_END, OperatingPoint, write_front_end
 from kwsd.training.backend import Backend
 from kwsd.training.network import STRIDE_FRAMES, WORDS, Encoder, SpeakerHeads, WakeHead
@@ -138,7 +139,11 @@ def export(encoder: Encoder, wake: WakeHead, front_end: LogMel, out: Path, mels:
 
 
 def put_speaker(out: Path, speaker: Speaker, front_end: LogMel) -> None:
-    """Put a speaker head, which hears `front_end` beside the encoder, into the bundle `out`, in the place of that which it may have."""
+    """Put speaker heads, which hear `front_end` beside the encoder, into the bundle `out`, in the place of those which it may have. Raises ConfigError."""
+    if speaker.head.shape["fine"] != front_end.bands:
+        raise ConfigError(
+            f"these speaker heads take {speaker.head.shape['fine']} finer bands instead of {front_end.bands}; train them with this kwsd's `heads`"
+        )
     manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
     export_speaker(speaker, out / SPEAKER)
     write_front_end(out / VOICE_FRONT_END, front_end)
