@@ -18,7 +18,7 @@ from kwsd.model import bundle as bundles
 from kwsd.model.student import SpeakerEncoder, Student
 from kwsd.training import align, augment, evaluate, export, negatives, settings, stages, synthesize
 from kwsd.training import backend as backends
-from kwsd.training.augment import Rooms, change_speed, gain_to, level_dbfs
+from kwsd.training.augment import Rooms, change_speed, change_tempo, gain_to, level_dbfs
 from kwsd.training.backend import Backend
 from kwsd.training.corpora import Clip, Corpora
 from kwsd.training.finetune import wake_loss
@@ -215,6 +215,22 @@ def test_levels_speed_and_mixing() -> None:
     added = augment.mix(speech, noise, torch.tensor([10.0, 25.0])) - speech
     snr = augment.levels_dbfs(speech) - 10 * torch.log10(added.square().mean(1) / 32768**2)
     assert snr.tolist() == pytest.approx([10, 25], abs=0.1)
+
+
+def test_a_change_of_tempo_keeps_the_pitch() -> None:
+    rng = np.random.default_rng(0)
+    tone = (10000 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)).astype(np.float32)
+    for factor in (0.8, 1.25):
+        told = change_tempo(tone, factor)
+        assert len(told) == int(16000 / factor)
+        steady = told[800:-800]
+        assert np.argmax(np.abs(np.fft.rfft(steady * np.hanning(len(steady)), 16000))) == pytest.approx(440, abs=1)
+        assert steady.std() == pytest.approx(tone.std(), rel=0.01)
+    beeps = rng.normal(0, 3000, 32000).astype(np.float32) * (np.arange(32000) % 8000 < 1000)  # one every half a second
+    slower = change_tempo(beeps, 0.8)
+    there = (np.arange(len(slower)) + 300) % 10000 < 1850
+    assert np.square(slower[there]).sum() > 0.99 * np.square(slower).sum() > 0
+    assert change_tempo(beeps, 1.0)[400:-400] == pytest.approx(beeps[400:-400], abs=0.01)
 
 
 def test_rooms_and_microphones_against_numpy(tmp_path: Path) -> None:

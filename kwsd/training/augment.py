@@ -30,6 +30,27 @@ def change_speed(x: np.ndarray, factor: float) -> np.ndarray:
     return np.interp(at, np.arange(len(x)), x).astype(np.float32)
 
 
+def change_tempo(x: np.ndarray, factor: float) -> np.ndarray:
+    """Say `x [sample]` `factor` times as fast, at its own pitch: overlap-add of 25 ms, each where it goes on most alike (WSOLA, Verhelst
+    and Roelands 1993)."""
+    window, search = 400, 120
+    hop = window // 2
+    pieces = int(len(x) / factor) // hop
+    padded = np.pad(x, (search, window + hop + 2 * search + int(hop * factor))).astype(np.float32)
+    power = np.cumsum(np.pad(padded.astype(np.float64) ** 2, (1, 0)))
+    loudness = np.sqrt(power[window:] - power[:-window] + 1)
+    fade = np.hanning(window + 1)[:-1].astype(np.float32)
+    out, at = np.zeros((pieces + 1) * hop, np.float32), search
+    for n in range(pieces):
+        if n:
+            ideal = int(n * hop * factor)
+            alike = np.correlate(padded[ideal : ideal + window + 2 * search], padded[at + hop : at + hop + window], "valid")
+            alike /= loudness[ideal : ideal + len(alike)]
+            at = ideal + (int(alike.argmax()) if alike.any() else search)
+        out[n * hop : n * hop + window] += padded[at : at + window] * fade
+    return out[: int(len(x) / factor)]
+
+
 def to_int16(x: np.ndarray) -> np.ndarray:
     """Rounded and clipped as a converter would; float32."""
     return np.clip(np.round(x), -32768, 32767).astype(np.float32)

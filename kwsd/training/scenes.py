@@ -20,6 +20,8 @@ from kwsd.training.spoken import Said, Spoken, labelled
 CHUNK = 1280
 SPEEDS = (0.87, 1.22)
 """Slowest and fastest that a clip is played: some people say a wake word in half a second."""
+TEMPOS = (0.85, 1.18)
+"""Slowest and fastest that a short clip is said beside that, at its own pitch: children speak high and slowly."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,9 @@ class Scenes:
             if rng.random() < 0.5:
                 speed = float(rng.uniform(*SPEEDS))
                 x = augment.change_speed(x, speed)
+            if (word >= 0 or len(x) < 48000) and rng.random() < 0.3:
+                tempo = float(rng.uniform(*TEMPOS))
+                x, speed = augment.change_tempo(x, tempo), speed * tempo
             if word >= 0 or len(x) < 48000:
                 start, end = speech_span(x)
                 lead, tail = (int(rng.uniform(0.02, 0.2) * 16000) for _ in range(2))
