@@ -299,6 +299,53 @@ def test_speech_is_found_amid_silence() -> None:
     assert abs(end - 16000) <= 400
 
 
+def test_a_pause_parts_a_phrase_where_it_is_quietest() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(0, 2000, 16000).astype(np.float32)
+    x[7600:8000] *= 0.01
+    parted = augment.pause_within(x, 2000, 14000, 3200)
+    assert len(parted) == 19200
+    cut = int(np.flatnonzero(parted == 0)[0])
+    assert 7600 < cut < 8000
+    assert not parted[cut : cut + 3200].any()
+    assert (parted[: cut - 80] == x[: cut - 80]).all()
+    assert (parted[cut + 3280 :] == x[cut + 80 :]).all()
+    assert augment.pause_within(x, 2000, 2500, 3200) is x
+
+
+def test_a_wake_word_in_noise_lies_where_whisper_heard_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three takes the first is noise all along, the second stands out, and the third stands out where Whisper hears it, too."""
+    rng = np.random.default_rng(0)
+    takes = [rng.normal(0, 1000, 40000), rng.normal(0, 3, 40000), rng.normal(0, 3, 40000)]
+    takes[1][16000:27200] += rng.normal(0, 1000, 11200)
+    takes[2][:23000] += rng.normal(0, 1000, 23000)
+    folder = tmp_path / "store"
+    folder.mkdir()
+    np.save(folder / "audio.npy", np.concatenate(takes).astype(np.int16))
+    rows = [f"{n * 40000}\t40000\tpico\tc\talexa" for n in range(3)]
+    (folder / "manifest.tsv").write_text("\n".join(["start\tsamples\tcorpus\tspeaker\tlabel", *rows]) + "\n")
+    ends = iter((1.31, 1.25))
+
+    class Whisper:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def transcribe(self, *_: object, **__: object) -> tuple[list[SimpleNamespace], None]:
+            return [SimpleNamespace(words=[SimpleNamespace(word=" Alexa.", start=0.0, end=next(ends), probability=0.5)])], None
+
+    monkeypatch.setitem(sys.modules, "faster_whisper", SimpleNamespace(WhisperModel=Whisper))
+    out = tmp_path / "aligned.tsv"
+    align.align([folder], out, align.Settings())
+    assert next(ends, None) is None
+    assert out.read_text().splitlines()[1:] == [f"store\t{24000 - 19200}\t19200\tpico\tc\talexa"]
+    np.savez(tmp_path / "rirs.npz", rirs=np.eye(10, 2000, dtype=np.float16))
+    scenes = Scenes(Corpora(folder), tmp_path / "rirs.npz", seed=3, spoken=Spoken(out))
+    take = scenes.words[0][False][0]
+    scenes.words = [{False: [take], True: []}] * 6
+    lengths = [end - start for _ in range(8) for word, start, end in scenes.draw(128000, word_share=1.0).words if word in (0, 1, 2, 4)]
+    assert min(lengths) >= 19200 / 1.22 / 1.18 - 2
+    assert max(lengths) <= 19200 / 0.87 / 0.85 + 2
+
+
 def test_the_split_keeps_speakers_apart_and_labels_follow_the_words(tmp_path: Path) -> None:
     clips = [Clip("store", n * 100, 100, "pico", f"s{n % 20}", "computer") for n in range(200)]
     for speaker in {c.speaker for c in clips}:

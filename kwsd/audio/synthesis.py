@@ -19,6 +19,18 @@ ACCENTS = ("en", "en-us", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-
 
 KOKORO_IPA = (("dʒ", "ʤ"), ("tʃ", "ʧ"), ("aɪ", "I"), ("eɪ", "A"), ("oʊ", "O"), ("ɔɪ", "Y"), ("aʊ", "W"), ("ɚ", "əɹ"), ("ː", ""))
 """What its vocabulary calls otherwise than espeak-ng does."""
+LEARNERS: dict[str, tuple[tuple[str, str], ...]] = {
+    "chinese": (("v", "w"), ("θ", "s"), ("ð", "d"), ("z", "s"), ("æ", "a"), ("ɪ", "i"), ("ɾ", "t"), ("əɹ", "ɤ")),
+    "french": (("h", ""), ("θ", "s"), ("ð", "z"), ("ɪ", "i"), ("ʤ", "ʒ"), ("ʧ", "ʃ"), ("ɾ", "t"), ("əɹ", "œʁ"), ("ɹ", "ʁ"), ("æ", "a"), ("O", "o")),
+    "german": (("w", "v"), ("θ", "s"), ("ð", "z"), ("æ", "ɛ"), ("ʤ", "ʧ"), ("ɾ", "t"), ("əɹ", "ɐ"), ("ɹ", "ʁ"), ("O", "o")),
+    "indian": (("w", "ʋ"), ("v", "ʋ"), ("θ", "t"), ("ð", "d"), ("ɾ", "t"), ("t", "ʈ"), ("d", "ɖ"), ("ɹ", "ɾ"), ("O", "o"), ("A", "e"), ("æ", "a")),
+    "japanese": (("v", "b"), ("θ", "s"), ("ð", "z"), ("sm", "sɯm"), ("sn", "sɯn"), ("ks", "kɯs"), ("ɡl", "ɡɯl"), ("əɹ", "a"), ("ɹ", "ɾ"), ("l", "ɾ"),
+                 ("æ", "a"), ("ɛ", "e"), ("ə", "a")),
+    "russian": (("w", "v"), ("θ", "s"), ("ð", "z"), ("h", "x"), ("æ", "ɛ"), ("ɪ", "i"), ("ɾ", "t"), ("əɹ", "er"), ("ɹ", "r"), ("O", "o")),
+    "spanish": (("v", "b"), ("z", "s"), ("sm", "esm"), ("sn", "esn"), ("ʤ", "ʝ"), ("ɾ", "t"), ("əɹ", "eɾ"), ("ɹ", "ɾ"), ("ɪ", "i"), ("æ", "a"), ("ə", "a"),
+                ("O", "o")),
+}  # fmt: skip
+"""What becomes of American sounds, in Kokoro's letters, in the mouths of those who learnt English later."""
 
 
 class SynthesisError(OSError):
@@ -59,12 +71,15 @@ class Kokoro:
             self.styles = np.stack([voices[name] for name in sorted(voices.files)])
         self._session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 
-    def __call__(self, text: str, weights: np.ndarray, speed: float = 1.0) -> np.ndarray:
-        """int16 `[sample]` at 16 kHz of `text` in the mixture `weights [voice]` of its voices. Raises SynthesisError."""
+    def __call__(self, text: str, weights: np.ndarray, speed: float = 1.0, accent: str = "en-us") -> np.ndarray:
+        """int16 `[sample]` at 16 kHz of `text` in the mixture `weights [voice]` of its voices, with an `accent` of `ACCENTS` or `LEARNERS`.
+
+        Raises SynthesisError."""
         import soxr
 
-        ipa = _espeak("-q", "--ipa", "-v", "en-us", "--", text).decode().strip().replace("\n", " ")
-        for old, new in KOKORO_IPA:
+        voice = "en-us" if accent in LEARNERS else accent
+        ipa = _espeak("-q", "--ipa", "-v", voice, "--", text).decode().strip().replace("\n", ", ")
+        for old, new in (*KOKORO_IPA, *LEARNERS.get(accent, ())):
             ipa = ipa.replace(old, new)
         ids = [self._vocabulary[c] for c in ipa if c in self._vocabulary]
         style = np.tensordot(weights.astype(np.float32), self.styles, axes=1)[len(ids)].reshape(1, -1).astype(np.float32)

@@ -22,6 +22,8 @@ SPEEDS = (0.87, 1.22)
 """Slowest and fastest that a clip is played: some people say a wake word in half a second."""
 TEMPOS = (0.85, 1.18)
 """Slowest and fastest that a short clip is said beside that, at its own pitch: children speak high and slowly."""
+PHRASES = tuple(n for n, word in enumerate(WORDS) if "_" in word)
+"""Of several words, between which some people pause."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,11 @@ class Scenes:
                 tempo = float(rng.uniform(*TEMPOS))
                 x, speed = augment.change_tempo(x, tempo), speed * tempo
             if word >= 0 or len(x) < 48000:
-                start, end = speech_span(x)
+                start, end = self._span(clip, x, speed)
+                if word in PHRASES and rng.random() < 0.15:
+                    whole = len(x)
+                    x = augment.pause_within(x, start, end, int(rng.uniform(0.03, 0.35) * 16000))
+                    end += len(x) - whole
                 lead, tail = (int(rng.uniform(0.02, 0.2) * 16000) for _ in range(2))
                 begin = max(start - lead, 0)
                 x = x[begin : end + tail]
@@ -149,6 +155,11 @@ class Scenes:
             said += [Said(text, at + a, at + b) for text, a, b in found if text and at + b <= samples]
             at += len(x) + int(rng.choice([0.0, rng.uniform(0, 0.3), rng.uniform(0.3, 1.0)]) * 16000)
         return Scene(clean, self.degradation(samples), words, said)
+
+    def _span(self, clip: Clip, x: np.ndarray, speed: float) -> tuple[int, int]:
+        """Where the word lies in `x`, the clip played `speed` times as fast: as aligned, else by what stands out."""
+        aligned = self.spoken.within(clip, 0, clip.samples) if self.spoken and clip.word >= 0 else []
+        return (round(aligned[0].start / speed), round(aligned[-1].end / speed)) if aligned else speech_span(x)
 
     def labels(self, words: list[tuple[int, int, int]], chunks: int) -> np.ndarray:
         """int8 `[chunk, word]`: 1 where a word has just ended (0 to 0.28 s), -1 around that (ignored), 0 elsewhere.

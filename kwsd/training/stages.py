@@ -116,7 +116,7 @@ def main(argv: Sequence[str]) -> int:
             both, trained = settings.read("heads", Heads, asked.set), asked.encoder or work / "finetuned.pt"
             for head in _chosen(asked, ("wake", "speaker")):
                 if head == "wake":
-                    wake.train(stores, rooms, trained, work / "wake.pt", both.wake)
+                    wake.train(stores, rooms, _spoken(work, stores), trained, work / "wake.pt", both.wake)
                 else:
                     speaker.train(stores, rooms, cache.Voices(work / "targets" / "voice"), trained, work / "speaker.pt", both.speaker)
         case "compare":

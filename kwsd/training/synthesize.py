@@ -1,7 +1,8 @@
 """Synthetic speech of the wake words and of words near them, in many voices, into a store for `Corpora`.
 
 espeak-ng (every variant, several accents, speeds and pitches), flite, and, where its packages are installed, Kokoro 82M
-with mixed voices. The speaker of a take is its voice, so that the split by speaker keeps voices apart.
+with mixed voices, in accents too. Phrases are also said with a pause between their words. The speaker of a
+take is its voice, so that the split by speaker keeps voices apart.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from typing import Any
 import numpy as np
 
 from kwsd.audio.files import RATE
-from kwsd.audio.synthesis import ACCENTS, Kokoro, espeak, espeak_variants, read_wav
+from kwsd.audio.synthesis import ACCENTS, LEARNERS, Kokoro, espeak, espeak_variants, read_wav
 from kwsd.training.corpora import Take, write_store
 
 log = logging.getLogger(__name__)
 SPOKEN = {"alexa": "alexa", "computer": "computer", "jarvis": "jarvis", "smart_mirror": "smart mirror", "snowboy": "snowboy",
           "view_glass": "view glass"}  # fmt: skip
+PHRASES = tuple(label for label, text in SPOKEN.items() if " " in text)
 NEAR = (
     "electra", "alexis", "alexander", "a lexus", "relaxer", "election", "elected", "I'll ask her", "select a", "Alex", "elixir",
     "accept such",
@@ -38,6 +40,11 @@ NEAR = (
     "the glass", "you glance",
 )  # fmt: skip
 FLITE = ("kal", "kal16", "awb", "rms", "slt")
+
+
+def paused(label: str) -> str:
+    """The phrase `label` as a synthesiser says it with a pause between its words."""
+    return SPOKEN[label].replace(" ", ", ")
 
 
 def flite(text: str, voice: str, stretch: float = 1.0) -> np.ndarray:
@@ -74,15 +81,28 @@ def _takes(seed: int, kokoro_voices: int) -> Iterator[tuple[str, str, np.ndarray
     with ThreadPoolExecutor(4) as pool:
         for (voice, label, _), pcm in zip(rough, pool.map(lambda take: take[2](), rough), strict=True):
             yield voice, label, pcm
-    if not kokoro_voices:
-        return
+    if kokoro_voices:
+        yield from _mixed_takes(rng, kokoro_voices)
+    for variant in espeak_variants():
+        for label in PHRASES:
+            yield f"espeak-{variant}", label, espeak(paused(label), f"{rng.choice(ACCENTS)}+{variant}", int(rng.integers(110, 220)), int(rng.integers(25, 80)))
+
+
+def _mixed_takes(rng: np.random.Generator, voices: int) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Of Kokoro: each word once as an American says it, then in two other accents, in each mixture of its voices; and near-words."""
     kokoro = Kokoro()
-    for n in range(kokoro_voices):
-        weights = rng.dirichlet(np.full(len(kokoro.styles), 0.5))
+    mixtures = []
+    for n in range(voices):
+        mixtures.append(rng.dirichlet(np.full(len(kokoro.styles), 0.5)))
         for label, text in SPOKEN.items():
-            yield f"kokoro-{n}", label, kokoro(text, weights, float(rng.uniform(0.75, 1.25)))
+            yield f"kokoro-{n}", label, kokoro(text, mixtures[n], float(rng.uniform(0.75, 1.25)))
         for text in rng.choice(NEAR, 8, replace=False):
-            yield f"kokoro-{n}", f"near {text}", kokoro(str(text), weights, float(rng.uniform(0.8, 1.2)))
+            yield f"kokoro-{n}", f"near {text}", kokoro(str(text), mixtures[n], float(rng.uniform(0.8, 1.2)))
+    for n, mixture in enumerate(mixtures):
+        for label, text in SPOKEN.items():
+            for accent in rng.choice([*ACCENTS, *LEARNERS], 2, replace=False):
+                said = paused(label) if label in PHRASES and rng.random() < 0.3 else text
+                yield f"kokoro-{n}", label, kokoro(said, mixture, float(rng.uniform(0.75, 1.25)), str(accent))
 
 
 @dataclass(frozen=True)

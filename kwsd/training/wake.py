@@ -21,6 +21,7 @@ from kwsd.training.corpora import Corpora
 from kwsd.training.network import WORDS, Encoder, WakeHead
 from kwsd.training.scenes import CHUNK, Scenes, mel_of
 from kwsd.training.speech_embedding import front_end
+from kwsd.training.spoken import Spoken
 
 log = logging.getLogger(__name__)
 
@@ -130,14 +131,14 @@ def score_all(head: WakeHead, bank: Bank, block: int = 20000) -> np.ndarray:
     return np.concatenate(out)
 
 
-def train(stores: list[Path], rooms: Path, encoder_path: Path, out: Path, settings: Settings) -> None:
+def train(stores: list[Path], rooms: Path, spoken: Spoken, encoder_path: Path, out: Path, settings: Settings) -> None:
     """Train the head into `out`. The bank beside it is made once; each head resumes at its last mining."""
     cache = out.with_suffix(".bank.npz")
     if cache.exists():
         parts = np.load(cache)
         bank = Bank(parts["embedding"], parts["label"], parts["timing"], parts["near"])
     else:
-        scenes = Scenes(Corpora(*stores), rooms, seed=settings.seed)
+        scenes = Scenes(Corpora(*stores), rooms, seed=settings.seed, spoken=spoken)
         bank = gather(load_encoder(encoder_path).to(memory_format=torch.channels_last), scenes, settings)  # type: ignore[call-overload]
         np.savez(cache, embedding=bank.embedding, label=bank.label, timing=bank.timing, near=bank.near)
     heads = [train_head(bank, encoder_path, out.with_suffix(f".{n}.pt"), settings, settings.seed + n).state_dict() for n in range(settings.heads)]
