@@ -85,7 +85,7 @@ def _takes(seed: int, kokoro_voices: int) -> Iterator[tuple[str, str, np.ndarray
         yield from _mixed_takes(rng, kokoro_voices)
     for variant in espeak_variants():
         for label in PHRASES:
-            yield f"espeak-{variant}", label, espeak(paused(label), f"{rng.choice(ACCENTS)}+{variant}", int(rng.integers(110, 220)), int(rng.integers(25, 80)))
+            yield f"espeak-{variant}", label, espeak(paused(label), f"{rng.choice(ACCENTS)}+{variant}", int(rng.integers(150, 220)), int(rng.integers(25, 80)))
 
 
 def _mixed_takes(rng: np.random.Generator, voices: int) -> Iterator[tuple[str, str, np.ndarray]]:
