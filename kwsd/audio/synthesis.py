@@ -17,8 +17,8 @@ from kwsd.audio.files import RATE
 
 ACCENTS = ("en", "en-us", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029", "en-us-nyc")
 
-KOKORO_IPA = (("dʒ", "ʤ"), ("tʃ", "ʧ"), ("aɪ", "I"), ("eɪ", "A"), ("oʊ", "O"), ("əʊ", "Q"), ("ɔɪ", "Y"), ("aʊ", "W"), ("ɚ", "əɹ"), ("ː", ""))
-"""What its vocabulary calls otherwise than espeak-ng does."""
+KOKORO_IPA = (("dʒ", "ʤ"), ("tʃ", "ʧ"), ("aɪ", "I"), ("eɪ", "A"), ("oʊ", "O"), ("əʊ", "Q"), ("aʊ", "W"), ("ɚ", "əɹ"), ("ː", ""))
+"""What its vocabulary calls otherwise than espeak-ng does. (Its letter for "oy", Y, is swallowed where no stress is: "snowboy" ends on "bər".)"""
 LEARNERS: dict[str, tuple[tuple[str, str], ...]] = {
     "chinese": (("v", "w"), ("θ", "s"), ("ð", "d"), ("z", "s"), ("æ", "a"), ("ɪ", "i"), ("ɾ", "t"), ("əɹ", "ɤ")),
     "french": (("h", ""), ("θ", "s"), ("ð", "z"), ("ɪ", "i"), ("ʤ", "ʒ"), ("ʧ", "ʃ"), ("ɾ", "t"), ("əɹ", "œʁ"), ("ɹ", "ʁ"), ("æ", "a"), ("O", "oː")),
