@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from kwsd.audio.spans import speech_span
+from kwsd.audio.synthesis import espeak, espeak_variants
 from kwsd.config import ConfigError
 from kwsd.model import bundle as bundles
 from kwsd.model.student import SpeakerEncoder, Student
@@ -20,13 +22,12 @@ from kwsd.training import align, augment, evaluate, export, negatives, settings,
 from kwsd.training import backend as backends
 from kwsd.training.augment import Rooms, change_speed, change_tempo, gain_to, level_dbfs
 from kwsd.training.backend import Backend
-from kwsd.training.corpora import Clip, Corpora
+from kwsd.training.corpora import Clip, Corpora, Take, write_store
 from kwsd.training.finetune import wake_loss
 from kwsd.training.network import Encoder, SpeakerHeads, WakeHead
 from kwsd.training.scenes import Scenes
 from kwsd.training.speaker import MarginSoftmax, voice_front_end
 from kwsd.training.spoken import Spoken
-from kwsd.training.synthesize import espeak_variants
 
 
 @pytest.fixture(scope="module")
@@ -440,3 +441,35 @@ def test_the_bank_names_what_is_said_in_it(sentences: Path, tmp_path: Path, bund
         assert len(bank["starts"]) == 3
         assert 20 / 0.08 < len(bank["high"]) < 40 / 0.08
         assert np.abs(bank["high"]).max() == 127
+
+
+def test_a_bundle_is_evaluated_by_what_it_hears_and_tells_apart(tmp_path: Path) -> None:
+    """A small development split in clear voices: the words are heard, all of them, and the people, who say one thing each, told apart."""
+
+    def of_the_split(corpus: str, count: int) -> list[str]:
+        return [name for n in range(200) if Clip("s", 0, 1, corpus, name := f"{corpus}{n}", "").development][:count]
+
+    takes = [Take(espeak(text, f"en-us+{voice}"), "pico", who, word)
+             for who, voice in zip(of_the_split("pico", 3), ("m3", "f2", "m7"), strict=True) for word, text in synthesize.SPOKEN.items()]  # fmt: skip
+    takes += [Take(espeak(text, "en-us+f4"), "synthetic", of_the_split("synthetic", 1)[0], word) for word, text in synthesize.SPOKEN.items()]
+    for who, voice in zip(of_the_split("gsc", 3), ("m1", "f3", "croak"), strict=True):
+        takes += [Take(espeak("nine of them", f"en+{voice}", 150 + 5 * n), "gsc", who, "nine") for n in range(7)]
+    rng = np.random.default_rng(0)
+    takes.append(Take(rng.normal(0, 300, 160000).astype(np.int16), "noise_fan", of_the_split("noise_fan", 1)[0], ""))
+    write_store(tmp_path / "work" / "recorded", takes)
+    np.savez(tmp_path / "rirs.npz", rirs=np.eye(10, 2000, dtype=np.float16))
+    shutil.copytree(bundles.load().path, tmp_path / "models")
+    arguments = ["evaluate", "--data", str(tmp_path), "--work", str(tmp_path / "work"), "--models", str(tmp_path / "models"), "--write"]
+    assert stages.main(arguments) == 0
+    report = json.loads((tmp_path / "work" / "evaluation.json").read_text())
+    spoken = sum(len(t.samples) + 2400 for t in takes if t.corpus == "gsc") / 57.6e6
+    assert report["sources"] == pytest.approx({"gsc clean": spoken, "gsc 10 dB": spoken, "noise": 160000 / 57.6e6}, abs=0.001)
+    assert list(report["words"]) == list(synthesize.SPOKEN)
+    assert all(body["clips"] == 3 for body in report["words"].values())
+    assert report["sweep"]["clean"] <= report["sweep"]["10 dB"] + 0.1 <= 0.5
+    assert report["synthetic_sweep"]["clean"] <= 0.5
+    assert report["speakers_gsc"]["people"] == 3
+    assert report["speakers_gsc"]["eer_five"] < 0.2
+    written = bundles.load(tmp_path / "models").words
+    for word, body in report["words"].items():
+        assert written[word].threshold == pytest.approx(body["points"][1]["threshold"], abs=0.001)
