@@ -46,7 +46,7 @@ class WordModel:
     """The default."""
     operating_points: tuple[OperatingPoint, ...]
     id: str
-    """Of the model that gives its scores."""
+    """Of what gives its scores: the model, and how they are smoothed."""
     scores: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
     """Quantiles, evenly spaced, of the highest scores of the development split's recordings of it: clean, and at 10 dB."""
 
@@ -110,10 +110,12 @@ def load(path: Path | None = None) -> Bundle:
         hashes = {name: str(file["sha256"]) for name, file in raw["files"].items()}
         for name in (STUDENT, SPEAKER, FRONT_END, VOICE_FRONT_END):
             _check(path / name, hashes[name])
-        words = {name: _word(body, hashes[STUDENT][:16]) for name, body in raw["words"].items()}
+        smoothing = int(raw["smoothing_chunks"])
+        id = hashlib.sha256(f"{hashes[STUDENT]} {smoothing}".encode()).hexdigest()[:16]
+        words = {name: _word(body, id) for name, body in raw["words"].items()}
         return Bundle(
             path=path, encoder_id=str(raw["encoder_id"]), words=words, chunk_samples=int(raw["chunk_samples"]),
-            receptive_chunks=int(raw["receptive_chunks"]), smoothing_chunks=int(raw["smoothing_chunks"]),
+            receptive_chunks=int(raw["receptive_chunks"]), smoothing_chunks=smoothing,
             speaker_threshold=float(raw["speaker"]["threshold"]), speaker_calibration=(float(raw["speaker"]["slope"]), float(raw["speaker"]["offset"])),
             hashes=hashes, front_end=read_front_end(path / FRONT_END), voice_front_end=read_front_end(path / VOICE_FRONT_END),
         )  # fmt: skip

@@ -27,9 +27,8 @@ from kwsd.training.backend import Backend, fit_to
 from kwsd.training.checkpoint import load, load_encoder
 from kwsd.training.corpora import RATE, Corpora
 from kwsd.training.evaluate import DRAWS, RATES, SWEEP, Development, takes
-from kwsd.training.export import SMOOTHING_CHUNKS
 from kwsd.training.finetune import SILENCE, WordSpace, windows
-from kwsd.training.network import WORDS, SpeakerHead, WakeHead
+from kwsd.training.network import SMOOTHING_CHUNKS, WORDS, SpeakerHead, WakeHead
 from kwsd.training.scenes import CHUNK
 from kwsd.training.speaker import by_speaker, voice_of
 from kwsd.training.spoken import Spoken, labelled

@@ -19,11 +19,10 @@ from kwsd.audio.logmel import LogMel
 from kwsd.config import ConfigError
 from kwsd.model.bundle import COHORT, FORMAT, FRONT_END, MANIFEST, NEGATIVES, SPEAKER, STUDENT, VOICE_FRONT_END, OperatingPoint, write_front_end
 from kwsd.training.backend import Backend
-from kwsd.training.network import STRIDE_FRAMES, WORDS, Encoder, SpeakerHeads, WakeHead
+from kwsd.training.network import SMOOTHING_CHUNKS, STRIDE_FRAMES, WORDS, Encoder, SpeakerHeads, WakeHead
 from kwsd.training.quantise import quantise
 
 CHUNK_SAMPLES = 1280
-SMOOTHING_CHUNKS = 2
 
 
 class Student(nn.Module):

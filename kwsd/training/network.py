@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 WORDS = ("alexa", "computer", "jarvis", "smart_mirror", "snowboy", "view_glass")
+SMOOTHING_CHUNKS = 5
+"""A word is taught to fire for so many chunks after its end, and scored by their mean: what only resembles it seldom fires for as long."""
 STRIDE_FRAMES = 8
 """Mel frames to one embedding: 80 ms."""
 TAP_FRAMES = 4

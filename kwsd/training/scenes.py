@@ -14,7 +14,7 @@ from kwsd.audio.spans import speech_span
 from kwsd.training import augment
 from kwsd.training.augment import Degradation, Rooms
 from kwsd.training.corpora import Clip, Corpora
-from kwsd.training.network import WORDS
+from kwsd.training.network import SMOOTHING_CHUNKS, WORDS
 from kwsd.training.spoken import Said, Spoken, labelled
 
 CHUNK = 1280
@@ -162,7 +162,7 @@ class Scenes:
         return (round(aligned[0].start / speed), round(aligned[-1].end / speed)) if aligned else speech_span(x)
 
     def labels(self, words: list[tuple[int, int, int]], chunks: int) -> np.ndarray:
-        """int8 `[chunk, word]`: 1 where a word has just ended (0 to 0.28 s), -1 around that (ignored), 0 elsewhere.
+        """int8 `[chunk, word]`: 1 where a word has just ended (for as long as scores are smoothed), -1 around that (ignored), 0 elsewhere.
 
         A chunk is placed by its end."""
         out = np.zeros((chunks, len(WORDS)), np.int8)
@@ -170,7 +170,7 @@ class Scenes:
         for word, _, end in words:
             out[(ends >= end - 5600) & (ends <= end + 9600), word] = -1
         for word, _, end in words:
-            out[(ends >= end) & (ends <= end + 4500), word] = 1
+            out[(ends >= end) & (ends < end + SMOOTHING_CHUNKS * CHUNK), word] = 1
         return out
 
 
