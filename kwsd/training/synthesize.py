@@ -20,11 +20,10 @@ import numpy as np
 from kwsd.audio.files import RATE
 from kwsd.audio.synthesis import ACCENTS, LEARNERS, Kokoro, espeak, espeak_variants, read_wav
 from kwsd.training.corpora import Take, write_store
+from kwsd.training.network import WORDS
 
 log = logging.getLogger(__name__)
-SPOKEN = {"alexa": "alexa", "computer": "computer", "jarvis": "jarvis", "smart_mirror": "smart mirror", "snowboy": "snowboy",
-          "view_glass": "view glass"}  # fmt: skip
-PHRASES = tuple(label for label, text in SPOKEN.items() if " " in text)
+SPOKEN = {word: word.replace("_", " ") for word in WORDS}
 NEAR = (
     "electra", "alexis", "alexander", "a lexus", "relaxer", "election", "elected", "I'll ask her", "select a", "Alex", "elixir",
     "accept such",
@@ -42,9 +41,9 @@ NEAR = (
 FLITE = ("kal", "kal16", "awb", "rms", "slt")
 
 
-def paused(label: str) -> str:
-    """The phrase `label` as a synthesiser says it with a pause between its words."""
-    return SPOKEN[label].replace(" ", ", ")
+def paused(text: str) -> str:
+    """`text` as a synthesiser says it with a pause between its words."""
+    return text.replace(" ", ", ")
 
 
 def flite(text: str, voice: str, stretch: float = 1.0) -> np.ndarray:
@@ -84,8 +83,10 @@ def _takes(seed: int, kokoro_voices: int) -> Iterator[tuple[str, str, np.ndarray
     if kokoro_voices:
         yield from _mixed_takes(rng, kokoro_voices)
     for variant in espeak_variants():
-        for label in PHRASES:
-            yield f"espeak-{variant}", label, espeak(paused(label), f"{rng.choice(ACCENTS)}+{variant}", int(rng.integers(150, 220)), int(rng.integers(25, 80)))
+        for label, text in SPOKEN.items():
+            if " " in text:
+                accent, speed, pitch = rng.choice(ACCENTS), int(rng.integers(150, 220)), int(rng.integers(25, 80))
+                yield f"espeak-{variant}", label, espeak(paused(text), f"{accent}+{variant}", speed, pitch)
 
 
 def _mixed_takes(rng: np.random.Generator, voices: int) -> Iterator[tuple[str, str, np.ndarray]]:
@@ -101,7 +102,7 @@ def _mixed_takes(rng: np.random.Generator, voices: int) -> Iterator[tuple[str, s
     for n, mixture in enumerate(mixtures):
         for label, text in SPOKEN.items():
             for accent in rng.choice([*ACCENTS, *LEARNERS], 2, replace=False):
-                said = paused(label) if label in PHRASES and rng.random() < 0.3 else text
+                said = paused(text) if " " in text and rng.random() < 0.3 else text
                 yield f"kokoro-{n}", label, kokoro(said, mixture, float(rng.uniform(0.75, 1.25)), str(accent))
 
 
