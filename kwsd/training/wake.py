@@ -32,7 +32,7 @@ class Settings:
     """How often each negative is embedded, the first time clean, then degraded anew."""
     word_takes: int = 16
     """How often each recorded word is embedded, on average; synthetic ones beside them."""
-    steps: int = 4000
+    steps: int = 12000
     positives: int = 384
     negatives: int = 1280
     hard: int = 384
