@@ -48,6 +48,7 @@ def draw(report: dict[str, Any], folder: Path) -> list[Path]:
     import matplotlib as mpl
 
     mpl.use("Agg")
+    mpl.rcParams["svg.hashsalt"] = "kwsd"  # with that and no date, the same figures are the same file
     from matplotlib import pyplot
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +62,7 @@ def draw(report: dict[str, Any], folder: Path) -> list[Path]:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
         written.append(folder / "misses.svg")
-        figure.savefig(written[-1])
+        figure.savefig(written[-1], metadata={"Date": None})
         pyplot.close(figure)
     if report["verification"]:
         probit = NormalDist().inv_cdf
@@ -76,6 +77,6 @@ def draw(report: dict[str, Any], folder: Path) -> list[Path]:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
         written.append(folder / "det.svg")
-        figure.savefig(written[-1])
+        figure.savefig(written[-1], metadata={"Date": None})
         pyplot.close(figure)
     return written
