@@ -59,7 +59,7 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Settings:
-    steps: int = 4000
+    steps: int
     batch: int = 32
     scene_s: float = 4.0
     start: Start = "warm"

@@ -51,7 +51,7 @@ BANDS = 32
 
 @dataclass(frozen=True)
 class Settings:
-    steps: int = 3000
+    steps: int
     word_batch: int = 24
     scene_s: float = 4.0
     voice_batch: int = 64
@@ -239,7 +239,7 @@ def train(stores: list[Path], rooms: Path, spoken: Spoken, known: Voices, start:
         corpora = Corpora(*stores)
         types = [SILENCE, *spoken.types(clip for clip in corpora.clips if not clip.development and not clip.noise)]
         types = [text for text in types if text not in settings.held_out]
-        crops = voices.Settings(batch=settings.voice_batch)
+        crops = voices.Settings(settings.steps, batch=settings.voice_batch)
         people = by_speaker(corpora, development=False)
         teacher = torch.from_numpy(known.matrix(people))
         encoder = trunk_of(start, settings, stores)

@@ -42,7 +42,7 @@ LEAD_CHUNKS = 6
 
 @dataclass(frozen=True)
 class Settings:
-    steps: int = 3000
+    steps: int
     batch: int = 96
     crop_chunks: list[int] = field(default_factory=lambda: [10, 24])
     """Least and greatest length of a crop in chunks of 80 ms, drawn anew for each batch."""

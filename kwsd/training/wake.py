@@ -28,11 +28,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Settings:
+    steps: int
     passes: int = 3
     """How often each negative is embedded, the first time clean, then degraded anew."""
     word_takes: int = 16
     """How often each recorded word is embedded, on average; synthetic ones beside them."""
-    steps: int = 12000
     positives: int = 384
     negatives: int = 1280
     hard: int = 384
