@@ -5,8 +5,8 @@ with kwsd.connect() as daemon:
         print(event["word"], event["speaker"])
 """
 
-from kwsd.service.client import AsyncConnection, Connection, connect, connect_async
-from kwsd.service.errors import DaemonError
+from kwsd.client.client import AsyncConnection, Connection, connect, connect_async
+from kwsd.protocol.errors import DaemonError
+from kwsd.version import __version__ as __version__
 
-__version__ = "0.1.0"
 __all__ = ["AsyncConnection", "Connection", "DaemonError", "__version__", "connect", "connect_async"]

@@ -19,12 +19,12 @@ import pytest
 import soundfile
 
 from kwsd.audio.synthesis import espeak
-from kwsd.detect.fewshot import WordTrainer
-from kwsd.detect.words import UserWord
+from kwsd.client.client import Connection, connect
+from kwsd.learn.few_shot import WordTrainer
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import Bundle
-from kwsd.model.student import SpeakerEncoder, Student
-from kwsd.service.client import Connection, connect
+from kwsd.model.runtime import SpeakerEncoder, Student
+from kwsd.state.words import UserWord
 
 RATE = 16000
 PHRASE = "hey banana"
@@ -34,7 +34,7 @@ VOICES = ("en-us", "en-us+f3", "en-gb+m3", "en-gb-scotland+f2", "en-us+m7", "en-
 
 def training_data(work: Path, takes: Iterable[tuple[np.ndarray, str, str, str]]) -> Path:
     """`work` with a store `recorded` of `takes` (int16 samples, corpus, speaker, label), and rooms."""
-    from kwsd.training.corpora import Take, write_store
+    from kwsd.training.data.corpora import Take, write_store
 
     write_store(work / "recorded", (Take(*take) for take in takes))
     np.savez(work / "rirs.npz", rirs=np.random.default_rng(0).normal(0, 1, (10, 800)) * np.exp(-np.arange(800) / 100))
@@ -115,7 +115,7 @@ class Daemon:
 
     def __init__(self, folder: Path, *arguments: str, env: dict[str, str] | None = None, stdin: int | None = subprocess.DEVNULL) -> None:
         self.socket, self.state, self.log = folder / "k.sock", folder / "state", folder / "log"
-        command = [sys.executable, "-m", "kwsd.cli", "run", "--socket", str(self.socket), "--state", str(self.state), *arguments]
+        command = [sys.executable, "-m", "kwsd", "run", "--socket", str(self.socket), "--state", str(self.state), *arguments]
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "XDG_CONFIG_HOME": str(folder), **(env or {})}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdin=stdin, stdout=log, stderr=log, env=environment)

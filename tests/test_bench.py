@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from conftest import RATE, hiss, say
 
 from kwsd.audio.files import AudioFileError
-from kwsd.bench import accuracy, corpus, report, scenes, suite
+from kwsd.bench import accuracy, corpus, report, scenes
 from kwsd.bench.accuracy import Heard
-from tests.conftest import RATE, hiss, say
+from kwsd.cli import bench as suite
 
 
 def test_cost_measures_every_stage_and_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import BundleError
-from kwsd.model.student import SpeakerEncoder, Student
+from kwsd.model.runtime import SpeakerEncoder, Student
 
 
 @pytest.fixture

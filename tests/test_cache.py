@@ -7,16 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import training_data
 
 from kwsd.config import ConfigError
 from kwsd.model.bundle import Bundle
-from kwsd.training import cache, settings, speech_embedding
-from kwsd.training.cache import Basis, Targets, TeacherSettings, per_chunk
-from kwsd.training.checkpoint import save
-from kwsd.training.corpora import Corpora
-from kwsd.training.network import Encoder
-from kwsd.training.teachers import SpeechEmbedding, TeacherError
-from tests.conftest import training_data
+from kwsd.training import settings
+from kwsd.training.data.corpora import Corpora
+from kwsd.training.models import speech_embedding
+from kwsd.training.models.checkpoint import save
+from kwsd.training.models.network import Encoder
+from kwsd.training.models.teachers import SpeechEmbedding, TeacherError
+from kwsd.training.stages import cache
+from kwsd.training.stages.cache import Basis, Targets, TeacherSettings, per_chunk
 
 RATE = 16000
 

@@ -9,9 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from conftest import RATE, Start, hiss, say
 
-from kwsd import cli
-from kwsd.detect.calibration import (
+from kwsd.cli import main as cli
+from kwsd.client import calibrate as calibrating
+from kwsd.metrics import cosine
+from kwsd.model.bundle import Bundle
+from kwsd.state.calibration import (
     Calibration,
     CalibrationError,
     CalibrationStore,
@@ -26,11 +30,7 @@ from kwsd.detect.calibration import (
     speaker_trials,
     trade_off,
 )
-from kwsd.detect.metrics import cosine
-from kwsd.detect.peaks import WordPeaks
-from kwsd.model.bundle import Bundle
-from kwsd.service import calibrating
-from tests.conftest import RATE, Start, hiss, say
+from kwsd.state.peak_log import WordPeaks
 
 
 def logistic(logits: np.ndarray) -> np.ndarray:

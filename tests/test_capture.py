@@ -15,7 +15,7 @@ from kwsd.config import Config, Microphone
 from kwsd.detect.detector import Detector
 from kwsd.events import Event
 from kwsd.model.bundle import Bundle
-from kwsd.service.listener import Listener
+from kwsd.server.listener import Listener
 
 
 class PortAudioError(Exception):

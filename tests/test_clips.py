@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from conftest import PHRASE, RATE, VOICES, Start, hiss, say
 
-from kwsd import cli
+from kwsd.cli import main as cli
 from kwsd.config import Clips, Config
-from kwsd.detect.clips import Clip, ClipError, ClipStore
-from kwsd.detect.words import UserWord, WordStore, to_bytes
 from kwsd.model.bundle import Bundle
-from kwsd.service.keeping import Keeping
-from tests.conftest import PHRASE, RATE, VOICES, Start, hiss, say
+from kwsd.server.state_handlers import Keeping
+from kwsd.state.clips import Clip, ClipError, ClipStore
+from kwsd.state.words import UserWord, WordStore, to_bytes
 
 NOW = 1_800_000_000.0
 
@@ -27,7 +27,7 @@ def clip(time: float, word: str = "computer", **more: object) -> Clip:
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ClipStore:
-    monkeypatch.setattr("kwsd.detect.clips.time.time", lambda: NOW)
+    monkeypatch.setattr("kwsd.state.clips.time.time", lambda: NOW)
     return ClipStore(tmp_path, lambda: Clips(True, max_count=3, max_age_days=10, max_mib=1))
 
 
@@ -69,7 +69,7 @@ def test_what_is_too_old_goes_though_nothing_new_comes(store: ClipStore, monkeyp
     store.add(clip(NOW - 86400), np.zeros(10, np.int16))
     store.make_room()
     assert len(store.listed()) == 1
-    monkeypatch.setattr("kwsd.detect.clips.time.time", lambda: NOW + 10 * 86400)
+    monkeypatch.setattr("kwsd.state.clips.time.time", lambda: NOW + 10 * 86400)
     config = Config(clips=Clips(max_age_days=10))
     with Keeping(store.folder.parent, bundle, lambda: config):
         pass  # a daemon that starts, and stops
@@ -86,7 +86,7 @@ def test_a_full_disk_leaves_nothing_half_written(store: ClipStore, monkeypatch: 
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("kwsd.detect.state.os.fsync", full)
+    monkeypatch.setattr("kwsd.state.store.os.fsync", full)
     with pytest.raises(ClipError, match="No space left on device"):
         store.add(clip(NOW), np.zeros(10, np.int16))
     assert list(store.folder.iterdir()) == []

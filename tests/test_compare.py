@@ -11,19 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import say, training_data
 
 from kwsd.config import ConfigError
 from kwsd.model.bundle import Bundle
-from kwsd.training import ablate, compare, distill, finetune, settings, trunk
-from kwsd.training.cache import Voices
-from kwsd.training.checkpoint import load, save
-from kwsd.training.evaluate import DRAWS, Development
-from kwsd.training.finetune import Settings
-from kwsd.training.network import WORDS, Encoder
-from kwsd.training.slim import slim
-from kwsd.training.spoken import Spoken
-from kwsd.training.trunk import TransformerTrunk
-from tests.conftest import say, training_data
+from kwsd.training import settings
+from kwsd.training.data.transcripts import Spoken
+from kwsd.training.models import backbone as trunk
+from kwsd.training.models.backbone import TransformerTrunk
+from kwsd.training.models.checkpoint import load, save
+from kwsd.training.models.network import WORDS, Encoder
+from kwsd.training.models.pruning import slim
+from kwsd.training.stages import ablate, compare, distill, finetune
+from kwsd.training.stages.cache import Voices
+from kwsd.training.stages.evaluate import DRAWS, Development
+from kwsd.training.stages.finetune import Settings
 from tests.test_teachers import checkpoint
 
 SMALL = Settings(steps=2, word_batch=2, voice_batch=4, checkpoint_every=1, log_every=1, distillation=0, start="fresh", width=0.5)
@@ -49,7 +51,7 @@ def test_a_slimmed_encoder_says_nearly_the_same(monkeypatch: pytest.MonkeyPatch)
         return 1 - float((outputs(encoder, unheard) - whole).square().sum() / (whole - whole.mean((0, 1))).square().sum())
 
     assert explained(slim(wide, mel, 2 / 3)) > 0.5
-    monkeypatch.setattr("kwsd.training.slim._fit", lambda *_: None)
+    monkeypatch.setattr("kwsd.training.models.pruning._fit", lambda *_: None)
     assert explained(slim(wide, mel)) > 0.999
     assert explained(slim(wide, mel, 2 / 3)) < 0
 

@@ -9,9 +9,10 @@ import pytest
 import soundfile
 
 from kwsd.config import ConfigError
-from kwsd.training import importers, stages
-from kwsd.training.corpora import Clip, Corpora, Take, decode, read_manifest, write_store
-from kwsd.training.spoken import Said, Spoken, labelled
+from kwsd.training import pipeline as stages
+from kwsd.training.data import importers
+from kwsd.training.data.corpora import Clip, Corpora, Take, decode, read_manifest, write_store
+from kwsd.training.data.transcripts import Said, Spoken, labelled
 
 
 def tone(path: Path, hz: float, seconds: float = 0.5, rate: int = 16000) -> None:

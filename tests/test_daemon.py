@@ -20,8 +20,8 @@ import pytest
 import soundfile
 from conftest import RATE, Daemon, hiss, say
 
-from kwsd.service.client import connect
-from kwsd.service.errors import DaemonError
+from kwsd.client.client import connect
+from kwsd.protocol.errors import DaemonError
 
 Start = Callable[..., Daemon]
 
@@ -157,7 +157,7 @@ def test_enrolment_through_the_socket_and_who_spoke(start: Start, tmp_path: Path
         soundfile.write(takes[-1], say(sentence), RATE)
     daemon = start("--source", str(scene_wav), "--wait-for-client", "--realtime")
     daemon.connect().close()
-    command = [sys.executable, "-m", "kwsd.cli", "enroll", "ann", "--socket", str(daemon.socket), "--wav", *map(str, takes)]
+    command = [sys.executable, "-m", "kwsd", "enroll", "ann", "--socket", str(daemon.socket), "--wav", *map(str, takes)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "ann is enrolled, from 3 takes" in done.stdout
     assert "left out" in done.stderr
@@ -184,7 +184,7 @@ def test_guided_enrolment_from_the_stream(start: Start, tmp_path: Path) -> None:
         parts += [say(free), hiss(4.0)]
     soundfile.write(tmp_path / "session.wav", np.concatenate([*parts, hiss(30)]), RATE)
     daemon = start("--source", str(tmp_path / "session.wav"), "--wait-for-client", "--realtime")
-    command = [sys.executable, "-m", "kwsd.cli", "enroll", "ann", "--socket", str(daemon.socket)]
+    command = [sys.executable, "-m", "kwsd", "enroll", "ann", "--socket", str(daemon.socket)]
     daemon.connect().close()
     guide = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     time.sleep(1.0)
@@ -379,7 +379,7 @@ def test_it_runs_without_torch_and_without_growing(start: Start, tmp_path: Path,
 
 
 def test_importing_the_daemon_loads_no_torch() -> None:
-    program = "import sys, kwsd.cli, kwsd.service.daemon, kwsd.service.guide, kwsd.service.doctor; print('torch' in sys.modules)"
+    program = "import sys, kwsd.cli.main, kwsd.server.daemon, kwsd.client.enroll, kwsd.cli.doctor; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "False\n"
 
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from kwsd.config import Config, ConfigError, Speaker, Vad, Word
 from kwsd.detect.detector import Detector, Trace
-from kwsd.detect.voiceprints import Likeness, Voiceprint
 from kwsd.events import Wake
 from kwsd.model.bundle import Bundle
-from kwsd.model.student import SpeakerEncoder, Student
+from kwsd.model.runtime import SpeakerEncoder, Student
+from kwsd.state.voiceprints import Likeness, Voiceprint
 
 WORDS = {"computer": Word(), "alexa": Word()}
 UNGATED = Config(words=WORDS, vad=Vad(enabled=False))

@@ -10,17 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import say, train_on_two_processes, training_data
 
 from kwsd.model.bundle import Bundle
-from kwsd.training import distill, settings, trunk
-from kwsd.training.cache import SCALE, Targets
-from kwsd.training.checkpoint import load_encoder
-from kwsd.training.corpora import Corpora
-from kwsd.training.distill import Batch, Batches, Lesson, Settings
-from kwsd.training.network import Encoder
-from kwsd.training.scenes import CHUNK
-from kwsd.training.teachers import TeacherError
-from tests.conftest import say, train_on_two_processes, training_data
+from kwsd.training import settings
+from kwsd.training.data.corpora import Corpora
+from kwsd.training.data.scenes import CHUNK
+from kwsd.training.models import backbone as trunk
+from kwsd.training.models.checkpoint import load_encoder
+from kwsd.training.models.network import Encoder
+from kwsd.training.models.teachers import TeacherError
+from kwsd.training.stages import distill
+from kwsd.training.stages.cache import SCALE, Targets
+from kwsd.training.stages.distill import Batch, Batches, Lesson, Settings
 
 LESSONS = {
     "deep": Lesson(l1_cosine=1.0, dual_view=0.5, codebook=0.2, layers=[1], delay=2),
@@ -92,7 +94,7 @@ def test_a_batch_says_what_the_targets_say(work: Path) -> None:
 
 def test_every_part_is_told(work: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     out, run = tmp_path / "distilled.pt", ([work / "recorded"], work / "rirs.npz", work / "targets")
-    with caplog.at_level(logging.INFO, "kwsd.training.distill"):
+    with caplog.at_level(logging.INFO, "kwsd.training.stages.distill"):
         distill.train(*run, out, SMALL)
     told = next(r.getMessage() for r in caplog.records if "step 3/3" in r.getMessage())
     for part in ("deep.l1_cosine", "deep.dual_view", "deep.raw_feature_view", "deep.raw_batch_view", "deep.codebook", "low.l1_cosine", "voice.voice"):
@@ -114,7 +116,7 @@ def test_a_run_that_was_cut_off_resumes(work: Path, tmp_path: Path, caplog: pyte
         with pytest.raises(KeyboardInterrupt):
             distill.train(*run, out, SMALL)
     before = load_encoder(out).state_dict()
-    with caplog.at_level(logging.INFO, "kwsd.training.distill"):
+    with caplog.at_level(logging.INFO, "kwsd.training.stages.distill"):
         distill.train(*run, out, SMALL)
     assert any("step 2 of 3" in r.getMessage() for r in caplog.records)
     after = load_encoder(out).state_dict()

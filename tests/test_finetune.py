@@ -9,18 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import say, train_on_two_processes, training_data
 from torch.utils.data import DataLoader
 
-from kwsd.audio.logmel import LogMel
+from kwsd.audio.log_mel import LogMel
 from kwsd.model.bundle import Bundle
-from kwsd.training import finetune, settings, speaker, trunk
-from kwsd.training.cache import Voices
-from kwsd.training.checkpoint import load, load_encoder, save
-from kwsd.training.finetune import Joint, Settings
-from kwsd.training.network import WORDS, Encoder, SpeakerHead, SpeakerHeads
-from kwsd.training.scenes import mel_of
-from kwsd.training.spoken import Spoken
-from tests.conftest import say, train_on_two_processes, training_data
+from kwsd.training import settings
+from kwsd.training.data.scenes import mel_of
+from kwsd.training.data.transcripts import Spoken
+from kwsd.training.models import backbone as trunk
+from kwsd.training.models.checkpoint import load, load_encoder, save
+from kwsd.training.models.network import WORDS, Encoder, SpeakerHead, SpeakerHeads
+from kwsd.training.stages import finetune, speaker
+from kwsd.training.stages.cache import Voices
+from kwsd.training.stages.finetune import Joint, Settings
 
 SMALL = Settings(steps=2, word_batch=2, voice_batch=4, checkpoint_every=1, log_every=1, held_out=["computer"])
 
@@ -62,7 +64,7 @@ def test_all_parameters_move_and_a_run_resumes(work: Path, tmp_path: Path, caplo
         patch.setattr(finetune, "save", cut_off)
         with pytest.raises(KeyboardInterrupt):
             run(work, out, SMALL)
-    with caplog.at_level(logging.INFO, "kwsd.training.finetune"):
+    with caplog.at_level(logging.INFO, "kwsd.training.stages.finetune"):
         after = run(work, out, SMALL)
     told = [r.getMessage() for r in caplog.records]
     assert any("step 1 of 2" in line for line in told)

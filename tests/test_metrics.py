@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kwsd.detect import metrics
+from kwsd import metrics
 
 
 def test_equal_error_rate_by_hand() -> None:

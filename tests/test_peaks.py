@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from kwsd.detect import peaks
 from kwsd.detect.detector import Trace
-from kwsd.detect.peaks import FLOOR, PeakLog, PeakMeter, WordPeaks, pack, unpack
+from kwsd.detect.peaks import FLOOR, PeakMeter
+from kwsd.state.peak_log import PeakLog, WordPeaks, pack, unpack
 
 CHUNK = 1280
 

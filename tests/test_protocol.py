@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kwsd.service import protocol
-from kwsd.service.protocol import MAX_LINE, MAX_MALFORMED, Bad, LineReader, Request, parse_request
+from kwsd.protocol import messages as protocol
+from kwsd.protocol.messages import MAX_LINE, MAX_MALFORMED, Bad, LineReader, Request, parse_request
 
 
 def line(**body: Any) -> bytes:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from conftest import say
 
-from kwsd.training import objectives
-from kwsd.training.teachers import Codebook, TeacherError, Transformer, k_means
-from tests.conftest import say
+from kwsd.training import losses as objectives
+from kwsd.training.models.teachers import Codebook, TeacherError, Transformer, k_means
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32, "conv_dim": (8,) * 7,
          "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2}  # fmt: skip

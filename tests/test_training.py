@@ -13,21 +13,24 @@ import numpy as np
 import pytest
 import torch
 
-from kwsd.audio.spans import speech_span
+from kwsd.audio.speech_span import speech_span
 from kwsd.audio.synthesis import espeak, espeak_variants
 from kwsd.config import ConfigError
 from kwsd.model import bundle as bundles
-from kwsd.model.student import SpeakerEncoder, Student
-from kwsd.training import align, augment, evaluate, export, negatives, settings, stages, synthesize
-from kwsd.training import backend as backends
-from kwsd.training.augment import Rooms, change_speed, change_tempo, gain_to, level_dbfs
-from kwsd.training.backend import Backend
-from kwsd.training.corpora import Clip, Corpora, Take, write_store
-from kwsd.training.finetune import wake_loss
-from kwsd.training.network import Encoder, SpeakerHeads, WakeHead
-from kwsd.training.scenes import Scenes
-from kwsd.training.speaker import MarginSoftmax, voice_front_end
-from kwsd.training.spoken import Spoken
+from kwsd.model.runtime import SpeakerEncoder, Student
+from kwsd.training import pipeline as stages
+from kwsd.training import settings
+from kwsd.training.data import augment
+from kwsd.training.data.augment import Rooms, change_speed, change_tempo, gain_to, level_dbfs
+from kwsd.training.data.corpora import Clip, Corpora, Take, write_store
+from kwsd.training.data.scenes import Scenes
+from kwsd.training.data.transcripts import Spoken
+from kwsd.training.models import backend as backends
+from kwsd.training.models.backend import Backend
+from kwsd.training.models.network import Encoder, SpeakerHeads, WakeHead
+from kwsd.training.stages import align, evaluate, export, negatives, synthesize
+from kwsd.training.stages.finetune import wake_loss
+from kwsd.training.stages.speaker import MarginSoftmax, voice_front_end
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from conftest import RATE, hiss, say
 
 from kwsd.audio.vad import VoiceGate
-from tests.conftest import RATE, hiss, say
 
 CHUNK = 1280
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kwsd.detect.metrics import cosine
-from kwsd.detect.voiceprints import Likeness, Voiceprint, VoiceprintError, VoiceprintStore, best_match, check_name, read_cohort
+from kwsd.metrics import cosine
 from kwsd.model.bundle import Bundle
+from kwsd.state.voiceprints import Likeness, Voiceprint, VoiceprintError, VoiceprintStore, best_match, check_name, read_cohort
 
 
 def voiceprint(name: str = "ann", seed: int = 0, encoder: str = "e1") -> Voiceprint:
@@ -90,7 +90,7 @@ import resource, signal, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from test_voiceprints import voiceprint
-from kwsd.detect.voiceprints import VoiceprintError, VoiceprintStore
+from kwsd.state.voiceprints import VoiceprintError, VoiceprintStore
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:

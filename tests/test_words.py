@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from conftest import PHRASE, RATE, VOICES, Start, hiss, say
 
-from kwsd import cli
+from kwsd.cli import main as cli
+from kwsd.client import words as wording
 from kwsd.config import Config, ConfigError, Vad, Word
 from kwsd.detect.detector import Detector, Trace
-from kwsd.detect.fewshot import LATE, Negatives, WordTrainer
-from kwsd.detect.metrics import tail_threshold
-from kwsd.detect.takes import TakeRejected
-from kwsd.detect.words import REACH, UserWord, WordError, WordStore, about, check_name, from_bytes, to_bytes
+from kwsd.learn.few_shot import LATE, Negatives, WordTrainer
+from kwsd.learn.takes import TakeRejected
+from kwsd.metrics import tail_threshold
 from kwsd.model.bundle import Bundle
-from kwsd.model.student import SpeakerEncoder, Student
-from kwsd.service import wording
-from tests.conftest import PHRASE, RATE, VOICES, Start, hiss, say
+from kwsd.model.runtime import SpeakerEncoder, Student
+from kwsd.state.words import REACH, UserWord, WordError, WordStore, about, check_name, from_bytes, to_bytes
 
 UNHEARD = ("en-us+m4", "en-gb+f4", "en-us+f1", "en-gb-x-rp+m2")
 

@@ -18,9 +18,9 @@ import numpy as np
 
 from kwsd.audio.files import RATE, AudioFileError, read_all, read_blocks
 from kwsd.bench.corpus import Recording, audio_under, labelled, noise_of
-from kwsd.bench.engines import BLOCK_SAMPLES, ENGINES, Engine
+from kwsd.bench.peers import BLOCK_SAMPLES, ENGINES, Engine
 from kwsd.bench.voices import encoders
-from kwsd.detect.metrics import bootstrap_interval, equal_error_rate, error_curves, false_accept_peaks, poisson_interval, threshold_at, verification_trials
+from kwsd.metrics import bootstrap_interval, equal_error_rate, error_curves, false_accept_peaks, poisson_interval, threshold_at, verification_trials
 
 log = logging.getLogger(__name__)
 RATES = (0.1, 0.5, 1.0)

@@ -29,13 +29,13 @@ import soundfile
 from kwsd.audio.files import RATE
 from kwsd.bench import scenes
 from kwsd.bench.daemon import Collector, measured
-from kwsd.bench.engines import BLOCK_SAMPLES, ENGINES, KWSD_WORDS, Kwsd
+from kwsd.bench.peers import BLOCK_SAMPLES, ENGINES, KWSD_WORDS, Kwsd
 from kwsd.bench.voices import encoders
 from kwsd.detect.detector import SPAN_CHUNKS
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import STUDENT
-from kwsd.model.student import SpeakerEncoder, Student
-from kwsd.service.hub import Filter, Hub, Outlet
+from kwsd.model.runtime import SpeakerEncoder, Student
+from kwsd.server.hub import Filter, Hub, Outlet
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Run:
 
 def run_peer(name: str, words: tuple[str, ...], scene: str, path: Path) -> Run:
     began = time.monotonic()
-    command = [sys.executable, "-m", "kwsd.bench.engines", name, ",".join(words), str(path)]
+    command = [sys.executable, "-m", "kwsd.bench.peers", name, ",".join(words), str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert process.stderr

@@ -19,13 +19,13 @@ import numpy as np
 
 from kwsd.audio.files import RATE, read_all
 from kwsd.bench import scenes
-from kwsd.bench.engines import BLOCK_SAMPLES, KWSD_WORDS
+from kwsd.bench.peers import BLOCK_SAMPLES, KWSD_WORDS
+from kwsd.client.client import Connection, connect
 from kwsd.detect.detector import PATIENCE
 from kwsd.detect.embedder import Embedder
-from kwsd.detect.enrolment import Enrolment
-from kwsd.detect.voiceprints import VoiceprintStore
+from kwsd.learn.enrollment import Enrolment
 from kwsd.model import bundle
-from kwsd.service.client import Connection, connect
+from kwsd.state.voiceprints import VoiceprintStore
 
 READY_TIMEOUT_S = 60.0
 
@@ -86,7 +86,7 @@ def measured(*arguments: str, words: tuple[str, ...] = KWSD_WORDS) -> Iterator[t
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
             notify.bind(str(home / "notify"))
             notify.settimeout(READY_TIMEOUT_S)
-            command = [sys.executable, "-m", "kwsd.cli", "run", "--source", "-", "--words", ",".join(words), "--socket", str(home / "k.sock"),
+            command = [sys.executable, "-m", "kwsd", "run", "--source", "-", "--words", ",".join(words), "--socket", str(home / "k.sock"),
                        "--state", str(home / "state"), *arguments]  # fmt: skip
             environment = {**os.environ, "NOTIFY_SOCKET": str(home / "notify"), "XDG_CONFIG_HOME": folder}
             began = time.monotonic()

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kwsd import __version__
 from kwsd.bench.scenes import SCENES
 from kwsd.bench.voices import UTTERANCE_S
+from kwsd.version import __version__
 
 PACKAGES = ("numpy", "onnxruntime", "webrtcvad-wheels", "pymicro-wakeword", "pyopen-wakeword", "pocketsphinx", "Resemblyzer")
 

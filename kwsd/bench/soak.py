@@ -10,7 +10,7 @@ from typing import Any
 
 from kwsd.bench import scenes
 from kwsd.bench.daemon import Collector, measured
-from kwsd.service.client import connect
+from kwsd.client.client import connect
 
 log = logging.getLogger(__name__)
 STEP_S = 600

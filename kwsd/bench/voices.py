@@ -16,7 +16,7 @@ import numpy as np
 
 from kwsd.audio.files import RATE, read_all
 from kwsd.bench import scenes
-from kwsd.bench.engines import peak_memory_mib, tell
+from kwsd.bench.peers import peak_memory_mib, tell
 
 UTTERANCE_S = 1.5
 Embed = Callable[[np.ndarray], np.ndarray]

@@ -17,10 +17,10 @@ import numpy as np
 from kwsd.audio.files import AudioFileError, read_all
 from kwsd.bench.accuracy import between_silence
 from kwsd.bench.corpus import Recording, labelled
-from kwsd.detect.fewshot import WordTake, WordTrainer
-from kwsd.detect.takes import TakeRejected
-from kwsd.detect.words import UserWord
+from kwsd.learn.few_shot import WordTake, WordTrainer
+from kwsd.learn.takes import TakeRejected
 from kwsd.model import bundle as bundles
+from kwsd.state.words import UserWord
 
 log = logging.getLogger(__name__)
 FALSE_ACCEPTS = 0.01

@@ -16,14 +16,14 @@ import numpy as np
 from kwsd.audio.ring import Ring
 from kwsd.audio.vad import VoiceGate
 from kwsd.config import SAMPLE_RATE, Config
-from kwsd.detect.calibration import Calibration
+from kwsd.detect.setup import speaker_threshold, vocabulary
 from kwsd.detect.trigger import Firing, Trigger
-from kwsd.detect.vocabulary import speaker_threshold, vocabulary
-from kwsd.detect.voiceprints import Likeness, Voiceprint, best_match
-from kwsd.detect.words import REACH, UserWord, after_silence
 from kwsd.events import SpeakerMatch, Wake
 from kwsd.model.bundle import Bundle
-from kwsd.model.student import Frames, SpeakerEncoder, State, Student
+from kwsd.model.runtime import Frames, SpeakerEncoder, State, Student
+from kwsd.state.calibration import Calibration
+from kwsd.state.voiceprints import Likeness, Voiceprint, best_match
+from kwsd.state.words import REACH, UserWord, after_silence
 
 SPAN_CHUNKS = (10, 25)
 """Fewest and most chunks of a triggered span that the speaker head gets: 0.8 to 2 s."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from kwsd.model.bundle import Bundle
-from kwsd.model.student import SpeakerEncoder, Student
+from kwsd.model.runtime import SpeakerEncoder, Student
 
 SEGMENT_CHUNKS = 50
 """Voiced chunks that the speaker head gets at once: 4 s."""

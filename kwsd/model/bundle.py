@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from kwsd.audio.logmel import LogMel
+from kwsd.audio.log_mel import LogMel
 
 FORMAT = 2
 MANIFEST = "manifest.json"

@@ -1,0 +1,1 @@
+"""What the device learns by itself: words, voices, thresholds."""

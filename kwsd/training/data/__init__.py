@@ -1,0 +1,1 @@
+"""Corpora and the scenes that are drawn from them."""

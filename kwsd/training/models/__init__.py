@@ -1,0 +1,1 @@
+"""Networks, teachers and their checkpoints."""
