@@ -2,11 +2,62 @@
 
 with kwsd.connect() as daemon:
     for event in daemon.events(types=["wake"]):
-        print(event["word"], event["speaker"])
+        print(event.word, event.speaker)
+
+The names below are imported when they are first used (PEP 562), so that a program pays only for
+what it uses, and the daemon does not load the client.
 """
 
-from kwsd.client.client import AsyncConnection, Connection, connect, connect_async
-from kwsd.protocol.errors import DaemonError
-from kwsd.version import __version__ as __version__
+from __future__ import annotations
 
-__all__ = ["AsyncConnection", "Connection", "DaemonError", "__version__", "connect", "connect_async"]
+import importlib
+from typing import TYPE_CHECKING
+
+from kwsd.version import __version__
+
+if TYPE_CHECKING:
+    from kwsd.client.client import AsyncClient, Client, connect, connect_async
+    from kwsd.events import Event, MicrophoneChange, Rejected, SpeakerMatch, Wake
+    from kwsd.protocol import commands
+    from kwsd.protocol.errors import DaemonError
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "DaemonError",
+    "Event",
+    "MicrophoneChange",
+    "Rejected",
+    "SpeakerMatch",
+    "Wake",
+    "__version__",
+    "commands",
+    "connect",
+    "connect_async",
+]
+
+_HOMES = {
+    "AsyncClient": "kwsd.client.client",
+    "Client": "kwsd.client.client",
+    "DaemonError": "kwsd.protocol.errors",
+    "Event": "kwsd.events",
+    "MicrophoneChange": "kwsd.events",
+    "Rejected": "kwsd.events",
+    "SpeakerMatch": "kwsd.events",
+    "Wake": "kwsd.events",
+    "commands": "kwsd.protocol.commands",
+    "connect": "kwsd.client.client",
+    "connect_async": "kwsd.client.client",
+}
+"""The module of each public name."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'kwsd' has no attribute {name!r}")
+    home = importlib.import_module(_HOMES[name])
+    return home if name == "commands" else getattr(home, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

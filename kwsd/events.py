@@ -1,57 +1,84 @@
-"""What kwsd tells: frozen data. `to_dict` gives the form of the protocol and of every `--json` output."""
+"""The events that the daemon and the detector emit: frozen structs with the protocol's fields."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
 
 RejectReason = Literal["near_miss", "wrong_speaker", "refractory"]
 MicrophoneState = Literal["ok", "lost", "overflow"]
 
 
-@dataclass(frozen=True)
-class SpeakerMatch:
-    """The enrolled speaker nearest to a voice."""
+class SpeakerMatch(Struct, frozen=True):
+    """The enrolled speaker whose voiceprint is nearest to a voice."""
 
     name: str
     score: float
-    """Cosine similarity to the voiceprint, -1 to 1."""
+    """Probability, 0 to 1, that the voice is this speaker's, at even prior odds."""
     threshold: float
     verified: bool
+    """Whether the score reaches the threshold."""
 
 
-@dataclass(frozen=True)
-class Wake:
-    """A wake word was heard, or (with a `reason`) was not let through."""
+class _Detection(Struct, frozen=True, kw_only=True):
+    """What `Wake` and `Rejected` share."""
 
     word: str
     score: float
+    """Score at the chunk that decided."""
     threshold: float
     start: int
-    """Sample, at 16 kHz since the stream opened, at which the word began."""
+    """First sample of the word, at 16 kHz since the stream opened."""
     end: int
-    """Sample at which the word ended."""
+    """Sample after the word."""
     speaker: SpeakerMatch | None = None
-    reason: RejectReason | None = None
+    """The nearest enrolled speaker; None where nobody is enrolled or the speaker was not checked.
+    """
     time: float | None = None
-    """Wall-clock time of `end`, seconds since the epoch. The daemon knows it; the detector does not."""
+    """Wall-clock time of `end`, in seconds since the epoch. The daemon sets it."""
     latency_ms: float | None = None
-    """From the arrival of the last sample that decided it to the event. The daemon's to say."""
+    """Milliseconds from the arrival of the last sample that decided to the event. The daemon sets
+    it."""
+    seq: int | None = None
+    """Number of the event among those sent to this subscriber, from 1."""
 
-    def to_dict(self) -> dict[str, Any]:
-        body = {k: v for k, v in asdict(self).items() if v is not None or k == "speaker"}
-        return {"type": "rejected" if self.reason else "wake", **body}
+
+class Wake(_Detection, frozen=True, kw_only=True, tag="wake"):
+    """A wake word was detected."""
 
 
-@dataclass(frozen=True)
-class Microphone:
+class Rejected(_Detection, frozen=True, kw_only=True, tag="rejected"):
+    """A score came near a wake, or would have been one, and was not let through."""
+
+    reason: RejectReason
+    """`near_miss`: the score peaked below the threshold. `wrong_speaker`: `speaker.require` does
+    not admit the voice. `refractory`: too soon after the last wake of the word."""
+
+
+class MicrophoneChange(Struct, frozen=True, kw_only=True, tag="microphone"):
+    """The state of the microphone changed."""
+
     state: MicrophoneState
     detail: str = ""
+    """Name of the source, or what went wrong."""
     samples_lost: int | None = None
-    """With `overflow`: how many samples were lost."""
+    """With `overflow`: about how many samples were lost."""
+    seq: int | None = None
+    """Number of the event among those sent to this subscriber, from 1."""
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"type": "microphone", **{k: v for k, v in asdict(self).items() if v is not None}}
+
+Detection = Wake | Rejected
+"""What the detector decides."""
+Event = Wake | Rejected | MicrophoneChange
+EVENT_TYPES = ("wake", "rejected", "microphone")
 
 
-Event = Wake | Microphone
+def to_dict(event: Event) -> dict[str, Any]:
+    """Return an event in the form of the protocol and of every `--json` output.
+
+    Fields that are not known are left out; `speaker` alone is null where there is none.
+    """
+    body: dict[str, Any] = msgspec.to_builtins(event)
+    return {key: value for key, value in body.items() if value is not None or key == "speaker"}

@@ -1,4 +1,4 @@
-"""Error rates and how sure one can be of them: misses v false accepts an hour, equal error rate, intervals.
+"""Error rates and their uncertainty: misses against false accepts per hour, equal error rate.
 
 Pure functions of scores; nothing here knows where they came from.
 """
@@ -11,92 +11,126 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 MERGE_CHUNKS = 12
-"""Two passes over the threshold within about a second are one false accept."""
-TAIL = 30
+"""Two passes over the threshold within this many chunks, about a second, are one false accept."""
+TAIL_PEAKS = 30
 """Peaks that a tail is fitted to."""
+MIN_PEAK = 0.01
+"""Scores below it are no peaks."""
 
 
 def false_accept_peaks(scores: np.ndarray, merge_chunks: int = MERGE_CHUNKS) -> list[float]:
-    """The peaks of one word's `scores [chunk]`, highest first, none within `merge_chunks` of a higher one."""
+    """Return the peaks of one word's `scores [chunk]`, highest first.
+
+    None lies within `merge_chunks` of a higher one.
+    """
     peaks = []
     left = scores.copy()
-    while len(left) and (top := float(left.max())) > 0.01:
+    while len(left) and (highest := float(left.max())) > MIN_PEAK:
         at = int(left.argmax())
-        peaks.append(top)
+        peaks.append(highest)
         left[max(at - merge_chunks, 0) : at + merge_chunks] = 0
     return peaks
 
 
 def threshold_at(peaks: np.ndarray, hours: float, rate: float) -> float:
-    """The lowest threshold at which `peaks` (highest first) give at most `rate` false accepts an hour."""
+    """Return the lowest threshold at which `peaks` give at most `rate` false accepts per hour.
+
+    `peaks` are sorted, highest first.
+    """
     allowed = int(rate * hours)
-    return float(np.nextafter(np.float32(peaks[allowed]), np.float32(2))) if len(peaks) > allowed else 0.01
+    if len(peaks) <= allowed:
+        return MIN_PEAK
+    return float(np.nextafter(np.float32(peaks[allowed]), np.float32(2)))
 
 
 def tail_threshold(peaks: np.ndarray, hours: float, rate: float) -> float:
-    """The score that `rate` of `peaks` (highest first) an hour reach, by an exponential tail of their logits (peaks over threshold, Pickands 1975)."""
+    """Return the score that `rate` of `peaks` (highest first) per hour reach.
+
+    Their logits are extrapolated by an exponential tail (peaks over threshold, Pickands 1975).
+    """
     base, scale, count = _tail(peaks)
     logit = base + scale * math.log(max(count / hours / rate, 1e-6))
     return float(np.clip(1 / (1 + math.exp(-logit)), 0.02, 0.98))
 
 
 def tail_rate(peaks: np.ndarray, hours: float, threshold: float) -> float:
-    """How many of `peaks` (highest first) an hour reach `threshold`: counted where there are many, else by the tail of `tail_threshold`."""
+    """Return how many of `peaks` (highest first) per hour reach `threshold`.
+
+    They are counted where there are many, else read from the tail of `tail_threshold`.
+    """
     seen = int((peaks >= threshold).sum())
     base, scale, count = _tail(peaks)
-    return seen / hours if seen >= count else count / hours * math.exp(-(_logit(threshold) - base) / scale)
+    if seen >= count:
+        return seen / hours
+    return count / hours * math.exp(-(_logit(threshold) - base) / scale)
 
 
 def _tail(peaks: np.ndarray) -> tuple[float, float, int]:
-    """Logit at which the tail begins, mean excess over it, and peaks in it."""
-    logits = [_logit(float(peak)) for peak in peaks[:TAIL]]
-    return logits[-1], max(math.fsum(logits) / len(logits) - logits[-1], 0.05), len(logits)
+    """Return the logit at which the tail begins, the mean excess over it, and its peaks."""
+    logits = [_logit(float(peak)) for peak in peaks[:TAIL_PEAKS]]
+    excess = math.fsum(logits) / len(logits) - logits[-1]
+    return logits[-1], max(excess, 0.05), len(logits)
 
 
 def _logit(share: float) -> float:
     return math.log(share / (1 - min(share, 1 - 1e-9)))
 
 
-def equal_error_rate(same: np.ndarray, different: np.ndarray) -> tuple[float, float]:
-    """The rate at which false rejects equal false accepts, and its threshold."""
-    rejects, accepts, thresholds = error_curves(same, different)
+def equal_error_rate(target: np.ndarray, impostor: np.ndarray) -> tuple[float, float]:
+    """Return the rate at which false rejects equal false accepts, and its threshold."""
+    rejects, accepts, thresholds = error_curves(target, impostor)
     at = int(np.argmin(np.abs(rejects - accepts)))
     return float((rejects[at] + accepts[at]) / 2), float(thresholds[at])
 
 
-def error_curves(same: np.ndarray, different: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """False reject rate, false accept rate and threshold `[trial]`, thresholds rising: what a DET curve draws (Martin et al. 1997)."""
-    scores = np.concatenate([same, different])
-    own = np.concatenate([np.ones(len(same)), np.zeros(len(different))])
+def error_curves(target: np.ndarray, impostor: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return false reject rate, false accept rate and threshold `[trial]`, thresholds rising.
+
+    A DET curve draws them (Martin et al. 1997).
+    """
+    scores = np.concatenate([target, impostor])
+    is_target = np.concatenate([np.ones(len(target)), np.zeros(len(impostor))])
     order = np.argsort(scores, kind="stable")
-    own = own[order]
-    return np.cumsum(own) / len(same), 1 - np.cumsum(1 - own) / len(different), scores[order]
+    is_target = is_target[order]
+    rejects = np.cumsum(is_target) / len(target)
+    accepts = 1 - np.cumsum(1 - is_target) / len(impostor)
+    return rejects, accepts, scores[order]
 
 
 def poisson_interval(count: int, exposure: float, confidence: float = 0.95) -> tuple[float, float]:
-    """Exact bounds (Garwood 1936) of a rate of which `count` events were seen in `exposure`; without any, the upper one is one-sided."""
+    """Return exact bounds (Garwood 1936) of a rate, from `count` events in `exposure`.
+
+    Without any event, the upper bound is one-sided.
+    """
     tail = (1 - confidence) / (2 if count else 1)
     most = 10.0 + 3 * count + 10 * math.sqrt(count)
-    low = _solve(lambda mean: 1 - _poisson_cdf(count - 1, mean) - tail, most) if count else 0.0
+    low = 0.0
+    if count:
+        low = _solve(lambda mean: 1 - _poisson_cdf(count - 1, mean) - tail, most)
     high = _solve(lambda mean: tail - _poisson_cdf(count, mean), most)
     return low / exposure, high / exposure
 
 
 def binomial_interval(count: int, tries: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Exact bounds (Clopper and Pearson 1934) of a share of which `count` in `tries` were seen."""
+    """Return exact bounds (Clopper and Pearson 1934) of a share, from `count` in `tries`."""
     tail = (1 - confidence) / 2
-    low = _solve(lambda share: 1 - _binomial_cdf(count - 1, tries, share) - tail, 1.0) if count else 0.0
-    high = _solve(lambda share: tail - _binomial_cdf(count, tries, share), 1.0) if count < tries else 1.0
+    low = 0.0
+    high = 1.0
+    if count:
+        low = _solve(lambda share: 1 - _binomial_cdf(count - 1, tries, share) - tail, 1.0)
+    if count < tries:
+        high = _solve(lambda share: tail - _binomial_cdf(count, tries, share), 1.0)
     return low, high
 
 
 def _binomial_cdf(count: int, tries: int, share: float) -> float:
-    """P(X <= count) of a binomial variable."""
-    return math.fsum(math.comb(tries, k) * share**k * (1 - share) ** (tries - k) for k in range(count + 1))
+    """Return P(X <= count) of a binomial variable."""
+    terms = (math.comb(tries, k) * share**k * (1 - share) ** (tries - k) for k in range(count + 1))
+    return math.fsum(terms)
 
 
 def _poisson_cdf(count: int, mean: float) -> float:
-    """P(X <= count) of a Poisson variable."""
+    """Return P(X <= count) of a Poisson variable."""
     if mean <= 0:
         return 1.0
     terms = [k * math.log(mean) - math.lgamma(k + 1) for k in range(count + 1)]
@@ -105,8 +139,9 @@ def _poisson_cdf(count: int, mean: float) -> float:
 
 
 def _solve(rising: Callable[[float], float], most: float) -> float:
-    """Where `rising` crosses zero between 0 and `most`, by bisection."""
-    low, high = 0.0, most
+    """Return where `rising` crosses zero between 0 and `most`, by bisection."""
+    low = 0.0
+    high = most
     for _ in range(200):
         middle = (low + high) / 2
         if rising(middle) < 0:
@@ -116,10 +151,18 @@ def _solve(rising: Callable[[float], float], most: float) -> float:
     return (low + high) / 2
 
 
-def bootstrap_interval(missed: Sequence[bool] | np.ndarray, groups: Sequence[str], confidence: float = 0.95, draws: int = 2000) -> tuple[float, float]:
-    """Percentile interval of the share of `missed`, drawing whole groups (speakers) with replacement (Efron 1979)."""
+def bootstrap_interval(
+    missed: Sequence[bool] | np.ndarray,
+    groups: Sequence[str],
+    confidence: float = 0.95,
+    draws: int = 2000,
+) -> tuple[float, float]:
+    """Return the percentile interval of the share of `missed` (Efron 1979).
+
+    Whole groups (speakers) are drawn with replacement.
+    """
     names = sorted(set(groups))
-    owner = np.array([names.index(g) for g in groups])
+    owner = np.array([names.index(group) for group in groups])
     misses = np.bincount(owner, np.asarray(missed, float), len(names))
     sizes = np.bincount(owner, minlength=len(names)).astype(float)
     drawn = np.random.default_rng(0).integers(len(names), size=(draws, len(names)))
@@ -129,58 +172,72 @@ def bootstrap_interval(missed: Sequence[bool] | np.ndarray, groups: Sequence[str
 
 
 Trials = tuple[np.ndarray, np.ndarray]
-"""Scores of one speaker's pairs, and of different speakers'."""
-
-
-Alike = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""How alike takes `[take, dim]` and references `[reference, dim]` are, all of unit length: `[take, reference]`."""
+"""Target scores (one speaker's pairs) and impostor scores (different speakers')."""
+Scorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Scores `[take, reference]` of takes `[take, dim]` against references `[reference, dim]`, all of
+unit length."""
 
 
 def cosine(takes: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """Return the cosines `[take, reference]` of vectors of unit length."""
     return np.asarray(takes @ references.T)
 
 
-def symmetric_norm(takes: np.ndarray, references: np.ndarray, cohort: np.ndarray, nearest: int = 100) -> np.ndarray:
-    """Cosines in standard deviations above those to the cohort's nearest, the mean of both sides' (AS-norm, Matějka et al. 2017).
+def as_norm(takes: np.ndarray, references: np.ndarray, cohort: np.ndarray, nearest: int = 100) -> np.ndarray:
+    """Return cosines normalized by a cohort, `[take, reference]` (AS-norm, Matějka et al. 2017).
 
-    A voice like many others', or a noisy take that is like everybody's, scores no higher for it. `cohort [person, dim]` knows neither side."""
+    A cosine is expressed in standard deviations above those to the nearest of the cohort, and the
+    mean of both sides is returned: a voice like many others', or a noisy take that is like
+    everybody's, scores no higher for it. `cohort [person, dim]` contains neither side's people.
+    """
     nearest = min(nearest, len(cohort))
 
     def level(voices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        near = np.partition(voices @ cohort.T, len(cohort) - nearest, axis=1)[:, len(cohort) - nearest :]
+        cosines = np.partition(voices @ cohort.T, len(cohort) - nearest, axis=1)
+        near = cosines[:, len(cohort) - nearest :]
         return near.mean(axis=1), near.std(axis=1) + 1e-6
 
-    (take_mean, take_spread), (mean, spread) = level(takes), level(references)
+    take_mean, take_spread = level(takes)
+    mean, spread = level(references)
     plain = takes @ references.T
-    return np.asarray(((plain - take_mean[:, None]) / take_spread[:, None] + (plain - mean) / spread) / 2)
+    by_take = (plain - take_mean[:, None]) / take_spread[:, None]
+    return np.asarray((by_take + (plain - mean) / spread) / 2)
 
 
-def logistic_calibration(same: np.ndarray, different: np.ndarray, rounds: int = 100) -> tuple[float, float]:
-    """(slope, offset) by which `1 / (1 + exp(-(slope score + offset)))` is the probability of `same` were both as likely (Brümmer and du Preez 2006).
+def logistic_calibration(target: np.ndarray, impostor: np.ndarray, rounds: int = 100) -> tuple[float, float]:
+    """Return the (slope, offset) that turn a score into the probability of a target.
 
-    Logistic regression by Newton's steps, either kind of trial weighing one half."""
-    score = np.concatenate([same, different])
-    own = np.concatenate([np.ones(len(same)), np.zeros(len(different))])
-    weight = np.where(own == 1, 0.5 / len(same), 0.5 / len(different))
+    The probability is `1 / (1 + exp(-(slope score + offset)))` at even prior odds (Brümmer and du
+    Preez 2006): logistic regression by Newton's method, either kind of trial weighing one half.
+    """
+    score = np.concatenate([target, impostor])
+    is_target = np.concatenate([np.ones(len(target)), np.zeros(len(impostor))])
+    weight = np.where(is_target == 1, 0.5 / len(target), 0.5 / len(impostor))
     design = np.stack([score, np.ones(len(score))], axis=1)
     found = np.zeros(2)
     for _ in range(rounds):
         probability = 1 / (1 + np.exp(-(design @ found)))
-        bend = design.T @ (design * (weight * probability * (1 - probability))[:, None]) + 1e-9 * np.eye(2)
-        step = np.linalg.solve(bend, design.T @ (weight * (own - probability)))
+        spread = (weight * probability * (1 - probability))[:, None]
+        curvature = design.T @ (design * spread) + 1e-9 * np.eye(2)
+        step = np.linalg.solve(curvature, design.T @ (weight * (is_target - probability)))
         found += step * min(1.0, 5 / max(np.abs(step).max(), 1e-9))
         if np.abs(step).max() < 1e-8:
             break
     return float(found[0]), float(found[1])
 
 
-def verification_trials(people: list[np.ndarray], alike: Alike = cosine) -> tuple[Trials, Trials]:
-    """One take against one, and the mean of five against one, over `people`: embeddings `[take, dim]` of unit length, six takes at least."""
-    means = np.stack([p[:5].mean(axis=0) / np.linalg.norm(p[:5].mean(axis=0)) for p in people])
-    firsts, lasts = np.stack([p[-1] for p in people]), np.stack([p[0] for p in people])
-    same_one = np.concatenate([alike(p, p)[np.triu_indices(len(p), 1)] for p in people])
-    different_one = alike(firsts, lasts)[~np.eye(len(people), dtype=bool)]
-    fives = [alike(p[5:], means) for p in people]
-    same_five = np.concatenate([five[:, i] for i, five in enumerate(fives)])
-    different_five = np.concatenate([np.delete(five, i, axis=1).ravel() for i, five in enumerate(fives)])
-    return (same_one, different_one), (same_five, different_five)
+def verification_trials(people: list[np.ndarray], scorer: Scorer = cosine) -> tuple[Trials, Trials]:
+    """Return the trials of one take against one, and of the mean of five against one.
+
+    `people`: embeddings `[take, dim]` of unit length, at least six takes each.
+    """
+    fives = [person[:5].mean(axis=0) for person in people]
+    means = np.stack([five / np.linalg.norm(five) for five in fives])
+    first = np.stack([person[0] for person in people])
+    last = np.stack([person[-1] for person in people])
+    target_one = np.concatenate([scorer(person, person)[np.triu_indices(len(person), 1)] for person in people])
+    impostor_one = scorer(last, first)[~np.eye(len(people), dtype=bool)]
+    scores = [scorer(person[5:], means) for person in people]
+    target_five = np.concatenate([score[:, i] for i, score in enumerate(scores)])
+    impostor_five = np.concatenate([np.delete(score, i, axis=1).ravel() for i, score in enumerate(scores)])
+    return (target_one, impostor_one), (target_five, impostor_five)

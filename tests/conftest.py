@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import importlib.util
 import os
 import signal
 import socket
@@ -11,100 +13,176 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the verbs do; numpy's threads would only wait for each other
+# As the verbs do; numpy's threads would only wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
 import soundfile
+from fake_portaudio import FakePortAudio
+from hypothesis import settings
 
+from kwsd.audio import capture, devices
 from kwsd.audio.synthesis import espeak
-from kwsd.client.client import Connection, connect
+from kwsd.client.client import Client, connect
 from kwsd.learn.few_shot import WordTrainer
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import Bundle
-from kwsd.model.runtime import SpeakerEncoder, Student
-from kwsd.state.words import UserWord
+from kwsd.model.runtime import Runtime
+from kwsd.protocol.errors import DaemonError
+from kwsd.state.words import AddedWord
+
+if TYPE_CHECKING:
+    from kwsd.training.data.training_data import TrainingData
 
 RATE = 16000
 PHRASE = "hey banana"
+"""A word that a user might add."""
 VOICES = ("en-us", "en-us+f3", "en-gb+m3", "en-gb-scotland+f2", "en-us+m7", "en-029+f5")
-"""A word that a user might add, and voices that say it."""
+"""Voices that say it."""
+ROOT = Path(__file__).parent.parent
+TRAINING = Path(__file__).parent / "training"
+"""The folder of the tests that need the extra `[train]`."""
+
+collect_ignore = [] if importlib.util.find_spec("torch") else ["training"]
+"""What cannot even be imported without torch."""
 
 
-def training_data(work: Path, takes: Iterable[tuple[np.ndarray, str, str, str]]) -> Path:
-    """`work` with a store `recorded` of `takes` (int16 samples, corpus, speaker, label), and rooms."""
-    from kwsd.training.data.corpora import Take, write_store
+settings.register_profile("kwsd", deadline=None)  # a slow machine is not a failure
+settings.load_profile("kwsd")
 
-    write_store(work / "recorded", (Take(*take) for take in takes))
-    np.savez(work / "rirs.npz", rirs=np.random.default_rng(0).normal(0, 1, (10, 800)) * np.exp(-np.arange(800) / 100))
-    return work
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker `training`, and ignore its folder where it is deselected."""
+    config.addinivalue_line("markers", "training: needs torch and the rest of the extra [train]")
+    if config.option.markexpr.startswith("not training"):  # collecting them would import torch
+        collect_ignore[:] = ["training"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of the training code."""
+    for item in items:
+        if TRAINING in item.path.parents:
+            item.add_marker(pytest.mark.training)
+
+
+def training_data(work: Path, takes: Iterable[tuple[np.ndarray, str, str, str]]) -> TrainingData:
+    """Write a store `work/recorded` of `takes` (int16 samples, corpus, speaker, label), and rooms;
+    return the data."""
+    from kwsd.training.data.corpora import Recording, write_store
+    from kwsd.training.data.training_data import TrainingData
+
+    write_store(work / "recorded", (Recording(*take) for take in takes))
+    np.savez(
+        work / "rirs.npz",
+        rirs=np.random.default_rng(0).normal(0, 1, (10, 800)) * np.exp(-np.arange(800) / 100),
+    )
+    return TrainingData.of(work, work / "rirs.npz")
+
+
+def train(*arguments: str | Path) -> int:
+    """Run `kwsd train` with `arguments`; return the exit status."""
+    from kwsd.cli import train as verb
+
+    parser = argparse.ArgumentParser(prog="kwsd train")
+    verb.add_arguments(parser)
+    return verb.run(parser.parse_args([str(argument) for argument in arguments]))
 
 
 def train_on_two_processes(script: Path, module: str, call: str, *arguments: Path) -> None:
-    """Run `call` of the test module `module` under torchrun in two processes; `sys.argv[1:]` are the `arguments`."""
+    """Run `call` of the test module `module` under torchrun in two processes; `sys.argv[1:]` are
+    the `arguments`."""
     script.write_text(
-        f"import sys\nfrom pathlib import Path\nsys.path.insert(0, {str(Path(__file__).parent.parent)!r})\nfrom kwsd.model import bundle\n"
-        f"from kwsd.training import distill, trunk\nfrom {module} import *\nfront = bundle.load().front_end\n"
-        f"distill.front_end = trunk.front_end = lambda: front\n{call}\n"
+        f"import sys\nfrom pathlib import Path\n"
+        f"sys.path[:0] = {[str(path) for path in (ROOT, ROOT / 'tests', TRAINING)]!r}\n"
+        f"from kwsd.model import bundle\nfrom kwsd.training import features\n"
+        f"from {module} import *\n"
+        f"front = bundle.load().front_end\nfeatures.front_end = lambda: front\n{call}\n"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(script), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--standalone",
+        str(script),
+        *map(str, arguments),
+    ]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.fixture(scope="session")
 def bundle() -> Bundle:
+    """The bundle that comes with kwsd."""
     return bundles.load()
 
 
 @pytest.fixture(scope="session")
-def student(bundle: Bundle) -> Student:
-    return Student(bundle)
-
-
-@pytest.fixture(scope="session")
-def speaker(bundle: Bundle) -> SpeakerEncoder:
-    return SpeakerEncoder(bundle)
+def runtime(bundle: Bundle) -> Runtime:
+    """The sessions of the bundle."""
+    return Runtime(bundle)
 
 
 def say(text: str, voice: str = "en-us", speed: int = 150, pitch: int = 50) -> np.ndarray:
-    """int16 speech at 16 kHz, at about -23 dBFS."""
+    """Return int16 speech at 16 kHz, at about -23 dBFS."""
     x = espeak(text, voice, speed, pitch).astype(np.float32)
-    return np.asarray(x * (2300 / max(np.sqrt(np.mean(x**2)), 1)), np.float32).clip(-32768, 32767).astype(np.int16)
+    scaled = np.asarray(x * (2300 / max(np.sqrt(np.mean(x**2)), 1)), np.float32)
+    return scaled.clip(-32768, 32767).astype(np.int16)
 
 
 def hiss(seconds: float, level: float = 3.0, seed: int = 0) -> np.ndarray:
+    """Return int16 white noise at 16 kHz."""
     return np.random.default_rng(seed).normal(0, level, int(seconds * RATE)).astype(np.int16)
 
 
 @pytest.fixture(scope="session")
-def trainer(bundle: Bundle, student: Student) -> WordTrainer:
-    return WordTrainer(bundle, student)
+def trainer(bundle: Bundle, runtime: Runtime) -> WordTrainer:
+    """The trainer of added words."""
+    return WordTrainer(bundle, runtime)
 
 
 @pytest.fixture(scope="session")
-def banana(trainer: WordTrainer) -> UserWord:
-    """The word, made of one take of each voice."""
-    word, quality = trainer.make(PHRASE, [trainer.take(say(PHRASE, voice)) for voice in VOICES])
+def banana(trainer: WordTrainer) -> AddedWord:
+    """The word `PHRASE`, made from one take of each voice."""
+    takes = [trainer.encoder.take(say(PHRASE, voice)) for voice in VOICES]
+    word, quality = trainer.make(PHRASE, takes)
     assert quality.missed <= 2
-    assert not quality.odd
-    assert not quality.alike
+    assert not quality.outliers
+    assert not quality.also_wakes
     return word
 
 
 @pytest.fixture(scope="session")
 def scene() -> np.ndarray:
-    """Twelve seconds: quiet, speech, "computer" in two voices, a long pause, speech again; int16."""
+    """Twelve seconds, int16: quiet, speech, "computer" in two voices, a long pause, speech again.
+    Twelve seconds, int16: quiet, speech, "computer" in two voices, a long pause, speech again."""
     parts = [
-        hiss(1.0), say("good evening, it is raining"), hiss(1.0), say("computer"), hiss(3.5), say("computer", "en-us+f3"), hiss(1.0),
-        say("thank you very much", "en-gb+m2"), hiss(1.0),
-    ]  # fmt: skip
+        hiss(1.0),
+        say("good evening, it is raining"),
+        hiss(1.0),
+        say("computer"),
+        hiss(3.5),
+        say("computer", "en-us+f3"),
+        hiss(1.0),
+        say("thank you very much", "en-gb+m2"),
+        hiss(1.0),
+    ]
     return np.concatenate(parts)
 
 
 @pytest.fixture(scope="session")
 def scene_wav(scene: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scene as a WAV file."""
     path = tmp_path_factory.mktemp("audio") / "scene.wav"
     soundfile.write(path, scene, RATE)
     return path
@@ -113,28 +191,41 @@ def scene_wav(scene: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Pa
 class Daemon:
     """`kwsd run` in a process of its own."""
 
-    def __init__(self, folder: Path, *arguments: str, env: dict[str, str] | None = None, stdin: int | None = subprocess.DEVNULL) -> None:
-        self.socket, self.state, self.log = folder / "k.sock", folder / "state", folder / "log"
-        command = [sys.executable, "-m", "kwsd", "run", "--socket", str(self.socket), "--state", str(self.state), *arguments]
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "XDG_CONFIG_HOME": str(folder), **(env or {})}
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        env: dict[str, str] | None = None,
+        stdin: int | None = subprocess.DEVNULL,
+    ) -> None:
+        self.socket = folder / "k.sock"
+        self.state = folder / "state"
+        self.log = folder / "log"
+        where = ["--socket", str(self.socket), "--state", str(self.state)]
+        command = [sys.executable, "-m", "kwsd", "run", *where, *arguments]
+        given = {"PYTHONUNBUFFERED": "1", "XDG_CONFIG_HOME": str(folder), **(env or {})}
+        environment = {**os.environ, **given}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdin=stdin, stdout=log, stderr=log, env=environment)
 
-    def connect(self) -> Connection:
-        """A client, as soon as the daemon answers."""
+    def connect(self) -> Client:
+        """Return a client, as soon as the daemon answers."""
         deadline = time.monotonic() + 20
         while True:
             try:
                 return connect(self.socket)
-            except RuntimeError:
+            except DaemonError:
                 if time.monotonic() > deadline or self.process.poll() is not None:
-                    raise AssertionError(f"the daemon does not answer:\n{self.log.read_text()}") from None
+                    text = f"the daemon does not answer:\n{self.log.read_text()}"
+                    raise AssertionError(text) from None
                 time.sleep(0.05)
 
     def wait(self, timeout_s: float = 20) -> int:
+        """Return the exit status, once it has ended."""
         return self.process.wait(timeout_s)
 
     def kill(self) -> None:
+        """End it, whatever it does."""
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGCONT)
             self.process.kill()
@@ -143,16 +234,30 @@ class Daemon:
             self.process.stdin.close()
 
 
-Start = Callable[..., Daemon]
+class Start(Protocol):
+    """Starts a daemon with these arguments of `kwsd run`; its files are in `folder`."""
+
+    def __call__(
+        self,
+        *arguments: str,
+        folder: Path | None = None,
+        env: dict[str, str] | None = None,
+        stdin: int | None = subprocess.DEVNULL,
+    ) -> Daemon: ...
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
-    """Starts daemons, and ends those that still run."""
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start daemons, and end those that still run."""
     daemons: list[Daemon] = []
 
-    def run(*arguments: str, folder: Path = tmp_path, **more: object) -> Daemon:
-        daemons.append(Daemon(folder, *arguments, **more))  # type: ignore[arg-type]
+    def run(
+        *arguments: str,
+        folder: Path | None = None,
+        env: dict[str, str] | None = None,
+        stdin: int | None = subprocess.DEVNULL,
+    ) -> Daemon:
+        daemons.append(Daemon(folder or tmp_path, *arguments, env=env, stdin=stdin))
         return daemons[-1]
 
     yield run
@@ -160,9 +265,13 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
         daemon.kill()
 
 
+RawClient = Callable[[Path], socket.socket]
+"""Opens a plain socket to a daemon."""
+
+
 @pytest.fixture
-def raw_client() -> Iterator[Callable[[Path], socket.socket]]:
-    """Opens plain sockets to a daemon; they have read the greeting."""
+def raw_client() -> Iterator[RawClient]:
+    """Open plain sockets to a daemon; they have read the greeting."""
     opened: list[socket.socket] = []
 
     def client(path: Path) -> socket.socket:
@@ -186,3 +295,12 @@ def endless(tmp_path: Path) -> Path:
     part = np.concatenate([hiss(2.0), say("computer"), hiss(2.0)])
     soundfile.write(path, np.tile(part, 120), RATE)
     return path
+
+
+@pytest.fixture
+def portaudio(monkeypatch: pytest.MonkeyPatch) -> FakePortAudio:
+    """A PortAudio that the test plays, in place of the real one."""
+    fake = FakePortAudio()
+    for module in (capture, devices):
+        monkeypatch.setattr(module, "portaudio", lambda: fake)
+    return fake

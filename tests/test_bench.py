@@ -1,7 +1,8 @@
-"""The benchmarks: every stage and column is measured, layouts are read as published, figures follow from scores."""
+"""The benchmarks: what is measured, the layouts that are read, and figures from scores."""
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -12,22 +13,37 @@ from conftest import RATE, hiss, say
 
 from kwsd.audio.files import AudioFileError
 from kwsd.bench import accuracy, corpus, report, scenes
-from kwsd.bench.accuracy import Heard
-from kwsd.cli import bench as suite
+from kwsd.bench.accuracy import EngineScores
+from kwsd.bench.circumstances import circumstances
+from kwsd.cli import bench as verb
+
+
+def bench(*argv: str) -> int:
+    """Run `kwsd bench` in this process; return the exit status."""
+    parser = argparse.ArgumentParser()
+    verb.add_arguments(parser)
+    return verb.run(parser.parse_args(argv))
 
 
 def test_cost_measures_every_stage_and_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "cost.json"
-    assert suite.main(["cost", "--seconds", "15", "--repeats", "1", "--wakes", "2", "--engines", "kwsd", "--json", str(out)]) == 0
+    options = ["--seconds", "15", "--repeats", "1", "--wakes", "2", "--engines", "kwsd"]
+    assert bench("cost", *options, "--json", str(out)) == 0
     found = json.loads(out.read_text(encoding="utf-8"))
     rows = {(row["engine"], row["scene"]): row for row in found["engines"]}
     assert set(rows) == {(engine, scene) for engine in ("kwsd", "kwsd detect") for scene in ("idle", "day", "speech")}
     for row in rows.values():
-        assert min(row[k] for k in ("audio_s", "cpu_per_audio_s", "startup_cpu_s", "startup_s", "peak_mib")) > 0
+        columns = ("audio_s", "cpu_per_audio_s", "startup_cpu_s", "startup_s", "peak_mib")
+        assert min(row[column] for column in columns) > 0
     names = ("vad", "features", "encoder", "wake_head", "trigger_and_rings", "all")
-    assert set(found["stages"]) == {*(f"{n}_us_per_chunk" for n in names), "verification_ms_per_wake", "hub_us_per_event"}
+    assert set(found["stages"]) == {
+        *(f"{n}_us_per_chunk" for n in names),
+        "verification_ms_per_wake",
+        "hub_us_per_event",
+    }
     assert min(found["stages"].values()) > 0
-    assert min(found["voices"]["kwsd"][k] for k in ("ms_per_utterance", "startup_cpu_s", "peak_mib")) > 0
+    costs = ("ms_per_utterance", "startup_cpu_s", "peak_mib")
+    assert min(found["voices"]["kwsd"][name] for name in costs) > 0
     assert found["idle_in_real_time"] > 0
     assert found["latency"]["heard"] >= 1
     assert {"cpu", "python", "commit", "versions"} <= set(found["circumstances"])
@@ -38,18 +54,30 @@ def test_cost_measures_every_stage_and_column(tmp_path: Path, capsys: pytest.Cap
 
 def test_soak_reports_growth(tmp_path: Path) -> None:
     out = tmp_path / "soak.json"
-    assert suite.main(["soak", "--hours", "0.1", "--json", str(out)]) == 0
+    assert bench("soak", "--hours", "0.1", "--json", str(out)) == 0
     found = json.loads(out.read_text(encoding="utf-8"))
     assert [s["audio_h"] for s in found["samples"]] == pytest.approx([1 / 6, 2 / 6, 3 / 6])
     assert all(s["resident_mib"] > 10 and s["descriptors"] > 3 and s["threads"] >= 2 for s in found["samples"])
     assert found["growth"]["descriptors"] == found["growth"]["threads"] == 0
 
 
-@pytest.mark.parametrize(("argv", "message"), [(["--engines", "porcupine"], "there is no engine 'porcupine'"), (["--engines", "kwsd"], "is no folder")])
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--engines", "porcupine"], "there is no engine 'porcupine'"),
+        (["--engines", "kwsd"], "is no folder"),
+    ],
+)
 def test_what_cannot_be_measured_is_named(argv: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises((SystemExit, AudioFileError)) as error:
-        suite.main(["accuracy", str(tmp_path / "nothing"), *argv])
+        bench("accuracy", str(tmp_path / "nothing"), *argv)
     assert message in str(error.value) + capsys.readouterr().err
+
+
+def test_a_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(verb, "installed", lambda: ["kwsd"])
+    assert bench("cost", "--engines", "kwsd,pocketsphinx") == 69
+    assert "not installed: pocketsphinx; pip install" in capsys.readouterr().err
 
 
 def test_the_scenes_are_what_they_say() -> None:
@@ -69,34 +97,49 @@ def _write(path: Path, samples: np.ndarray) -> None:
 
 def test_both_layouts_are_read_as_published(tmp_path: Path) -> None:
     beep = hiss(0.2, 300)
-    for name in ("up/0a_nohash_0.wav", "up/0b_nohash_0.wav", "computer/0a_nohash_1.wav", "_background_noise_/tap.wav"):
+    for name in (
+        "up/0a_nohash_0.wav",
+        "up/0b_nohash_0.wav",
+        "computer/0a_nohash_1.wav",
+        "_background_noise_/tap.wav",
+    ):
         _write(tmp_path / "commands" / name, beep)
-    found = corpus.labelled(tmp_path / "commands")
+    found = corpus.labeled(tmp_path / "commands")
     assert {(r.word, r.speaker) for r in found} == {("up", "0a"), ("up", "0b"), ("computer", "0a")}
     assert [p.name for p in corpus.noise_of(tmp_path / "commands")] == ["tap.wav"]
     (tmp_path / "commands" / "testing_list.txt").write_text("up/0b_nohash_0.wav\n", encoding="utf-8")
-    assert [r.speaker for r in corpus.labelled(tmp_path / "commands")] == ["0b"]
+    assert [r.speaker for r in corpus.labeled(tmp_path / "commands")] == ["0b"]
     _write(tmp_path / "pico" / "audio" / "smart mirror" / "7.flac", beep)
-    assert [(r.word, r.speaker) for r in corpus.labelled(tmp_path / "pico")] == [("smart_mirror", "")]
+    assert [(r.word, r.speaker) for r in corpus.labeled(tmp_path / "pico")] == [("smart_mirror", "")]
     (tmp_path / "empty").mkdir()
     with pytest.raises(AudioFileError, match="holds no recording"):
-        corpus.labelled(tmp_path / "empty")
+        corpus.labeled(tmp_path / "empty")
 
 
 def test_accuracy_of_synthetic_voices(tmp_path: Path) -> None:
     for n, voice in enumerate(("en-us", "en-us+f3", "en-gb+m2")):
         for take in range(2):
-            _write(tmp_path / "audio" / "computer" / f"v{n}_nohash_{take}.wav", say("computer", voice, 140 + 10 * take))
+            _write(
+                tmp_path / "audio" / "computer" / f"v{n}_nohash_{take}.wav",
+                say("computer", voice, 140 + 10 * take),
+            )
             for word in ("kettle", "garden"):
-                _write(tmp_path / "audio" / word / f"v{n}_nohash_{take}.wav", say(word, voice, 140 + 10 * take))
+                _write(
+                    tmp_path / "audio" / word / f"v{n}_nohash_{take}.wav",
+                    say(word, voice, 140 + 10 * take),
+                )
     _write(tmp_path / "quiet" / "room.wav", hiss(30.0))
     out = tmp_path / "accuracy.json"
-    argv = ["accuracy", str(tmp_path), "--engines", "kwsd", "--negatives", str(tmp_path / "quiet"), "--noise", str(tmp_path / "quiet"), "--json", str(out)]
-    assert suite.main(argv) == 0
+    quiet = str(tmp_path / "quiet")
+    options = ["--engines", "kwsd", "--negatives", quiet, "--noise", quiet]
+    assert bench("accuracy", str(tmp_path), *options, "--json", str(out)) == 0
     found = json.loads(out.read_text(encoding="utf-8"))
     (word,) = found["words"]
     assert (word["word"], word["recordings"], word["speakers"]) == ("computer", 6, 3)
-    assert word["hours"] == pytest.approx((30 + sum(soundfile.info(p).duration for p in tmp_path.rglob("audio/[kg]*/*.wav"))) / 3600, rel=0.01)
+    assert word["hours"] == pytest.approx(
+        (30 + sum(soundfile.info(p).duration for p in tmp_path.rglob("audio/[kg]*/*.wav"))) / 3600,
+        rel=0.01,
+    )
     assert word["points"][1]["miss"] <= 0.5
     voices = found["verification"][0]  # others follow where they are installed
     assert (voices["speakers"], voices["takes"]) == (3, 18)
@@ -104,21 +147,37 @@ def test_accuracy_of_synthetic_voices(tmp_path: Path) -> None:
 
 
 def test_misses_and_rates_by_hand() -> None:
-    heard = Heard("kwsd", "computer", hits=[0.9, 0.8, 0.7, 0.2], groups=["a", "b", "c", "d"], peaks=[0.75, 0.3, 0.1], seconds=2 * 3600)
-    found = accuracy.figures(heard)
+    scores = EngineScores(
+        "kwsd",
+        "computer",
+        scores=[0.9, 0.8, 0.7, 0.2],
+        groups=["a", "b", "c", "d"],
+        false_peaks=[0.75, 0.3, 0.1],
+        negative_s=2 * 3600,
+    )
+    found = accuracy.figures(scores)
     strict, middle, lenient = found["points"]
     assert (strict["false_accepts"], strict["miss"]) == (0, 0.5)  # 0.1 an hour of 2 hours: none
     assert (middle["false_accepts"], middle["miss"]) == (1, 0.25)  # one of them
     assert (lenient["false_accepts"], lenient["miss"]) == (2, 0.0)
     assert lenient["rate_interval"][0] < 1.0 < lenient["rate_interval"][1]
     assert [0.5, 0.5] in found["curve"]
-    markdown = report.accuracy_markdown({"folder": "here", "snr_db": None, "words": [found], "verification": [], "circumstances": report.circumstances()})
+    markdown = report.accuracy_markdown(
+        {
+            "folder": "here",
+            "snr_db": None,
+            "words": [found],
+            "verification": [],
+            "circumstances": circumstances(),
+        }
+    )
     assert "| kwsd | computer | 4 (4) | 2.0 | 0.5 |" in markdown
 
 
 def test_noise_lies_where_it_should() -> None:
-    talk, noise = say("this is a sentence that goes on for a while"), hiss(1.0, 1000, seed=2)
-    mixed = accuracy.with_noise(talk, noise, 10.0).astype(float) - talk
+    talk = say("this is a sentence that goes on for a while")
+    noise = hiss(1.0, 1000, seed=2)
+    mixed = scenes.with_noise(talk, noise, 10.0).astype(float) - talk
     frames = np.sort(np.mean(talk[: len(talk) // 400 * 400].astype(float).reshape(-1, 400) ** 2, axis=1))
     assert 10 * np.log10(frames[len(frames) // 2 :].mean() / np.mean(mixed**2)) == pytest.approx(10.0, abs=0.2)
 
@@ -126,14 +185,20 @@ def test_noise_lies_where_it_should() -> None:
 def test_added_words_are_measured_on_a_folder(tmp_path: Path) -> None:
     for n, voice in enumerate(("en-us", "en-us+f3", "en-gb+m3", "en-us+m7", "en-029+f5")):
         for word in ("hey banana", "smart mirror", "good evening"):
-            _write(tmp_path / "words" / word.replace(" ", "_") / f"v{n}_nohash_0.wav", say(word, voice))
+            path = tmp_path / "words" / word.replace(" ", "_") / f"v{n}_nohash_0.wav"
+            _write(path, say(word, voice))
     out = tmp_path / "words.json"
-    assert suite.main(["words", str(tmp_path / "words"), "--words", "hey_banana", "--shots", "0,3", "--seeds", "1", "--json", str(out)]) == 0
+    folder = str(tmp_path / "words")
+    options = ["--words", "hey_banana", "--shots", "0,3", "--seeds", "1"]
+    assert bench("words", folder, *options, "--json", str(out)) == 0
     found = json.loads(out.read_text(encoding="utf-8"))
-    assert [(r["word"], r["shots"], r["tried"], r["others"]) for r in found["runs"]] == [("hey_banana", 0, 5, 10), ("hey_banana", 3, 2, 10)]
+    assert [(r["word"], r["shots"], r["tried"], r["others"]) for r in found["runs"]] == [
+        ("hey_banana", 0, 5, 10),
+        ("hey_banana", 3, 2, 10),
+    ]
     assert all(0 <= r[k] <= 1 for r in found["runs"] for k in ("hits", "hits_at_threshold", "false_accepts_at_threshold", "left_out_misses"))
     assert found["runs"][1]["hits"] >= 0.5
     with pytest.raises(AudioFileError, match="usable takes of 5 speakers; 6 shots"):
-        suite.main(["words", str(tmp_path / "words"), "--words", "hey_banana", "--shots", "6", "--seeds", "1"])
+        bench("words", folder, "--words", "hey_banana", "--shots", "6", "--seeds", "1")
     with pytest.raises(AudioFileError, match="no recording of 'apple'"):
-        suite.main(["words", str(tmp_path / "words"), "--words", "apple"])
+        bench("words", folder, "--words", "apple")

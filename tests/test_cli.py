@@ -1,16 +1,22 @@
-"""The verbs: output that scripts can read, errors that name the thing and the mend, exit codes of sysexits."""
+"""The verbs: output that scripts can read, errors that name the fix, exit codes of sysexits.h."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
-from conftest import RATE, say
+from conftest import PHRASE, RATE, VOICES, Start, say
 
-from kwsd import cli, config
+from kwsd import config_file
+from kwsd.cli import main as cli
+from kwsd.config import Config
 
 
 @pytest.fixture(autouse=True)
@@ -60,14 +66,20 @@ def test_detect_goes_on_after_a_bad_file(capsys: pytest.CaptureFixture[str], tmp
 
 def test_embed_writes_one_row_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     files = []
-    for n, (voice, text) in enumerate([("en-us", "good evening to you"), ("en-us", "it is nice today"), ("en-us+f4", "it is nice today")]):
+    for n, (voice, text) in enumerate(
+        [
+            ("en-us", "good evening to you"),
+            ("en-us", "it is nice today"),
+            ("en-us+f4", "it is nice today"),
+        ]
+    ):
         files.append(tmp_path / f"{n}.wav")
         soundfile.write(files[-1], say(text, voice), RATE)
     silent = tmp_path / "silent.wav"
     soundfile.write(silent, np.zeros(RATE, np.int16), RATE)
     status, _, err = run(capsys, "embed", *files, silent, "--out", tmp_path / "e.npz")
     assert status == 65
-    assert "silent.wav: holds no voice" in err
+    assert "silent.wav: contains no voice" in err
     with np.load(tmp_path / "e.npz") as kept:
         e = kept["embeddings"]
         assert kept["files"].tolist() == [str(f) for f in files]
@@ -75,7 +87,7 @@ def test_embed_writes_one_row_a_file(capsys: pytest.CaptureFixture[str], tmp_pat
     assert e[0] @ e[1] > e[0] @ e[2]
 
 
-def test_enrol_without_a_daemon_and_detect_who_it_was(capsys: pytest.CaptureFixture[str], tmp_path: Path, scene_wav: Path) -> None:
+def test_enroll_without_a_daemon_and_detect_who_it_was(capsys: pytest.CaptureFixture[str], tmp_path: Path, scene_wav: Path) -> None:
     takes = []
     for n, text in enumerate(("computer", "the weather is nice today", "turn on the light please")):
         takes.append(tmp_path / f"{n}.wav")
@@ -102,7 +114,11 @@ def test_enrol_without_a_daemon_and_detect_who_it_was(capsys: pytest.CaptureFixt
         (["detect", "--words", "hal", "x.wav"], 78, "has no model of 'hal'; it has alexa"),
         (["run", "--source", "no.wav"], 66, "no.wav: no such file"),
         (["run", "--config", "no.yaml"], 78, "cannot read the configuration no.yaml"),
-        (["events", "--socket", "/nonexistent/k.sock"], 69, "no daemon runs there; start it with `kwsd run`"),
+        (
+            ["events", "--socket", "/nonexistent/k.sock"],
+            69,
+            "no daemon runs there; start it with `kwsd run`",
+        ),
         (["speakers", "--socket", "/nonexistent/k.sock"], 69, "no daemon runs there"),
         (["dance"], 64, "invalid choice: 'dance'"),
         ([], 64, "required: VERB"),
@@ -115,7 +131,7 @@ def test_errors_and_exit_codes(capsys: pytest.CaptureFixture[str], argv: list[st
     assert "Traceback" not in err
 
 
-def test_a_bundle_that_is_none(capsys: pytest.CaptureFixture[str], tmp_path: Path, scene_wav: Path) -> None:
+def test_a_folder_without_a_bundle(capsys: pytest.CaptureFixture[str], tmp_path: Path, scene_wav: Path) -> None:
     (tmp_path / "c.yaml").write_text(f"models: {tmp_path}\n")
     status, _, err = run(capsys, "detect", "--config", tmp_path / "c.yaml", scene_wav)
     assert status == 65
@@ -126,7 +142,7 @@ def test_the_effective_configuration_can_be_read_back(capsys: pytest.CaptureFixt
     (tmp_path / "c.yaml").write_text("words: {alexa: {threshold: 0.7}}\n")
     status, out, _ = run(capsys, "config", "show", "--config", tmp_path / "c.yaml")
     assert status == 0
-    assert config.parse(out) == config.parse("words: {alexa: {threshold: 0.7}}")
+    assert config_file.parse(out) == config_file.parse("words: {alexa: {threshold: 0.7}}")
 
 
 def test_doctor_names_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -137,4 +153,153 @@ def test_doctor_names_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path
     assert "unknown key 'wrds'" in findings["configuration"]["detail"]
     assert findings["models"]["ok"]
     assert not findings["daemon"]["ok"]
-    assert all(f["mend"] for f in findings.values() if not f["ok"])
+    assert all(f["fix"] for f in findings.values() if not f["ok"])
+    assert set(findings["models"]) == {"check", "ok", "detail", "fix"}
+
+
+def test_the_schema_of_the_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "config", "schema")
+    schema = json.loads(out)
+    assert status == 0
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert schema["$ref"] == "#/$defs/Config"
+    root = schema["$defs"]["Config"]
+    assert list(root["properties"]) == list(Config.__struct_fields__)
+    assert root["additionalProperties"] is False
+    word = schema["$defs"]["WordConfig"]["properties"]
+    assert word["refractory_s"]["maximum"] == 60
+    assert "Score from which the word fires" in word["threshold"]["description"]
+    for node in _nodes(schema):
+        if "$ref" in node:
+            assert node["$ref"].removeprefix("#/$defs/") in schema["$defs"]
+
+
+def _nodes(value: object) -> list[dict[str, Any]]:
+    if isinstance(value, list):
+        return [node for each in value for node in _nodes(each)]
+    if isinstance(value, dict):
+        return [value, *(node for each in value.values() for node in _nodes(each))]
+    return []
+
+
+def test_the_effective_configuration_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("words: {alexa: {threshold: 0.7}}\nclips: on\n")
+    status, out, _ = run(capsys, "config", "show", "--json", "--config", tmp_path / "c.yaml")
+    assert status == 0
+    body = json.loads(out)
+    assert body["words"] == {"alexa": {"threshold": 0.7, "refractory_s": 2.0}}
+    assert body["clips"]["enabled"] is True
+
+
+def test_json_over_a_state_directory(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    options = ["--state", tmp_path / "state", "--json"]
+
+    def answer(*argv: object) -> dict[str, Any]:
+        status, out, _ = run(capsys, *argv, *options)
+        assert status == 0
+        body: dict[str, Any] = json.loads(out)
+        return body
+
+    takes = []
+    for n, text in enumerate(("computer", "it is nice today", "turn on the light please")):
+        takes.append(tmp_path / f"{n}.wav")
+        soundfile.write(takes[-1], say(text), RATE)
+    missing = tmp_path / "no.wav"
+    enrolled = answer("enroll", "ann", "--wav", *takes, missing)
+    assert enrolled == {"name": "ann", "takes": 3, "refused": [f"{missing}: no such file"]}
+    assert answer("speakers")["speakers"][0]["name"] == "ann"
+    assert answer("speakers", "--delete", "ann") == {"speakers": [], "unusable": []}
+
+    recordings = []
+    for n, voice in enumerate(VOICES):
+        recordings.append(tmp_path / f"{n}.flac")
+        soundfile.write(recordings[-1], say(PHRASE, voice), RATE)
+    name = "hey_banana"
+    added = answer("word", "add", PHRASE, "--yes", "--wav", *recordings)
+    assert (added["word"], added["added"], added["left_out"]) == (name, True, [])
+    assert added["quality"]["takes"] == len(VOICES)
+    assert 0 < added["threshold"] < 1
+    (word,) = answer("word", "list")["words"]
+    assert (word["name"], word["made"]["takes"], word["made"]["of"]) == (name, 6, "recordings")
+    trial = answer("word", "test", PHRASE, recordings[0])
+    assert (trial["file"], trial["wakes"]) == (str(recordings[0]), True)
+    file = tmp_path / "out.word"
+    assert answer("word", "export", PHRASE, file) == {"word": name, "file": str(file)}
+    assert answer("word", "remove", PHRASE) == {"deleted": name}
+    assert answer("word", "import", file) == {"word": name, "added": True}
+
+    assert answer("clips", "list") == {"clips": [], "enabled": False}
+    assert answer("clips", "clear") == {"deleted": 0}
+    found = answer("calibrate", "--wav", takes[1], "--words", "computer", "--yes")
+    (result,) = found["words"]
+    assert (result["word"], result["choice"]["seen"], result["assumed_right"]) == ("computer", 0, 0)
+    assert result["outcomes"][0]["threshold"] == 0.05
+    assert answer("calibrate", "--undo") == {"words": {}, "speaker": None}
+
+
+def test_a_trace_has_columns_for_added_words(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    recordings = []
+    for n, voice in enumerate(VOICES[:3]):
+        recordings.append(tmp_path / f"{n}.wav")
+        soundfile.write(recordings[-1], say(PHRASE, voice), RATE)
+    state = ["--state", tmp_path / "state"]
+    assert run(capsys, "word", "add", PHRASE, *state, "--yes", "--wav", *recordings)[0] == 0
+    trace = tmp_path / "t.npz"
+    assert run(capsys, "detect", *state, "--trace", trace, recordings[0])[0] == 0
+    with np.load(trace) as kept:
+        assert kept["words"].tolist() == ["computer", "hey_banana"]
+        assert kept["scores_0"].shape[1] == 2
+
+
+def test_embed_reports_what_it_wrote(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    voice = tmp_path / "voice.wav"
+    soundfile.write(voice, say("good evening to you"), RATE)
+    out = tmp_path / "e.npz"
+    missing = tmp_path / "no.wav"
+    status, summary, _ = run(capsys, "embed", voice, missing, voice, "--out", out, "--json")
+    assert status == cli.NO_INPUT
+    with np.load(out) as kept:
+        dim = kept["embeddings"].shape[1]
+    body = {"out": str(out), "dim": dim, "files": [str(voice)] * 2, "left_out": [str(missing)]}
+    assert json.loads(summary) == body
+
+
+def test_verbs_of_a_running_daemon(capsys: pytest.CaptureFixture[str], start: Start, scene_wav: Path) -> None:
+    daemon = start("--source", str(scene_wav), "--wait-for-client", "--realtime")
+    daemon.connect().close()
+    socket = ["--socket", daemon.socket]
+    status, out, _ = run(capsys, "status", *socket, "--json")
+    assert status == 0
+    assert list(json.loads(out)["words"]) == ["computer"]
+    status, out, _ = run(capsys, "status", *socket)
+    assert "listens for computer (threshold 0." in out
+    assert "knows nobody; 1 client(s)" in out
+    assert run(capsys, "reload", *socket) == (0, "", "")
+    assert json.loads(run(capsys, "reload", *socket, "--json")[1]) == {"reloaded": True}
+    command = [sys.executable, "-m", "kwsd", "events", *map(str, socket), "--types", "wake"]
+    kept = subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, text=True)
+    status, out, _ = run(capsys, "events", *socket, "--types", "wake", "--count", "1")
+    assert status == 0
+    assert out.startswith("wake: “computer”, score 0.")
+    lines = kept.communicate(timeout=60)[0].splitlines()
+    assert kept.returncode == 0
+    assert [(e["type"], e["word"], e["seq"]) for e in map(json.loads, lines)] == [
+        ("wake", "computer", 1),
+        ("wake", "computer", 2),
+    ]
+
+
+@pytest.mark.parametrize("verb", ["events", "status", "reload", "speakers", "config"])
+def test_light_verbs_load_no_numpy(verb: str) -> None:
+    program = "import sys\nfrom kwsd.cli.main import main\nstatus = main(sys.argv[1:])\nprint(status, 'numpy' in sys.modules, 'onnxruntime' in sys.modules)\n"
+    argv = [verb, "show"] if verb == "config" else [verb, "--socket", "/nonexistent/k.sock"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *argv],
+        capture_output=True,
+        text=True,
+        env=os.environ,
+        check=True,
+        timeout=60,
+    )
+    status = 0 if verb == "config" else cli.UNAVAILABLE
+    assert done.stdout.splitlines()[-1] == f"{status} False False"

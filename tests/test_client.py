@@ -1,41 +1,132 @@
-"""The client for asyncio, and what both say where no daemon is."""
+"""The clients, blocking and for asyncio, and what both say where no daemon answers."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
-from conftest import Daemon
+from conftest import Start
 
 import kwsd
+from kwsd import commands
+from kwsd.protocol.messages import MAX_LINE
+
+Connect = Callable[[Path], object]
+GREETING = {"type": "hello", "protocol": 2, "version": "x", "words": [], "sample_rate": 16000}
 
 
-def test_asyncio(start: Callable[..., Daemon], scene_wav: Path) -> None:
+def connect_async(path: Path) -> object:
+    """Connect by asyncio, and hang up."""
+
+    async def connect() -> object:
+        async with await kwsd.connect_async(path) as client:
+            return client.greeting
+
+    return asyncio.run(connect())
+
+
+def connect(path: Path) -> object:
+    """Connect, and hang up."""
+    with kwsd.connect(path) as client:
+        return client.greeting
+
+
+both_clients = pytest.mark.parametrize("connect", [connect, connect_async])
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[[bytes], Path]]:
+    """Return a function that serves fixed bytes to one client, and gives the path of the socket."""
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    threads: list[threading.Thread] = []
+
+    def answer(data: bytes) -> None:
+        with server.accept()[0] as client:
+            client.sendall(data)
+            while client.recv(4096):
+                pass
+
+    def start(data: bytes) -> Path:
+        path = tmp_path / "fake.sock"
+        server.bind(str(path))
+        server.listen()
+        threads.append(threading.Thread(target=answer, args=(data,)))
+        threads[-1].start()
+        return path
+
+    yield start
+    for thread in threads:
+        thread.join(5)
+    server.close()
+
+
+def test_asyncio(start: Start, scene_wav: Path) -> None:
     daemon = start("--source", str(scene_wav), "--wait-for-client")
     daemon.connect().close()
 
     async def listen() -> list[str]:
         async with await kwsd.connect_async(daemon.socket) as client:
-            assert (await client.request("status"))["speakers"] == []
-            with pytest.raises(kwsd.DaemonError, match="no events of type"):
-                await client.request("subscribe", types=["nonsense"])
-            return [event["word"] async for event in client.events(types=["wake"])]
+            assert (await client.request(commands.Status())).speakers == []
+            nonsense = commands.Subscribe(types=["nonsense"])  # type: ignore[list-item]
+            with pytest.raises(kwsd.DaemonError, match=r"types\[0\]: 'nonsense' is not 'micro"):
+                await client.request(nonsense)
+            events = client.events(types=["wake"])
+            return [event.word async for event in events if isinstance(event, kwsd.Wake)]
 
     assert asyncio.run(listen()) == ["computer", "computer"]
     assert daemon.wait() == 0
 
 
-def test_no_daemon_is_said_so(tmp_path: Path) -> None:
-    with pytest.raises(kwsd.DaemonError, match="no daemon runs there; start it"):
-        kwsd.connect(tmp_path / "no.sock")
-    with pytest.raises(kwsd.DaemonError, match="no daemon runs there; start it"):
-        asyncio.run(kwsd.connect_async(tmp_path / "no.sock"))
+@both_clients
+def test_no_daemon_is_reported(tmp_path: Path, connect: Connect) -> None:
+    with pytest.raises(kwsd.DaemonError, match="no daemon runs there; start it") as caught:
+        connect(tmp_path / "no.sock")
+    assert caught.value.code == "unreachable"
+
+
+@both_clients
+def test_a_daemon_of_this_protocol_is_greeted(serve: Callable[[bytes], Path], connect: Connect) -> None:
+    greeting = connect(serve(msgspec.json.encode(GREETING) + b"\n"))
+    assert msgspec.to_builtins(greeting) == GREETING
+
+
+@both_clients
+@pytest.mark.parametrize("protocol", [1, 3])
+def test_a_daemon_of_another_protocol_is_refused_with_both_numbers(serve: Callable[[bytes], Path], connect: Connect, protocol: int) -> None:
+    path = serve(json.dumps({**GREETING, "protocol": protocol}).encode() + b"\n")
+    message = f"the daemon speaks protocol {protocol}, this client speaks 2; use the daemon and"
+    with pytest.raises(kwsd.DaemonError, match=message) as caught:
+        connect(path)
+    assert caught.value.code == "protocol"
+
+
+@both_clients
+def test_something_else_than_kwsd_is_refused(serve: Callable[[bytes], Path], connect: Connect) -> None:
+    with pytest.raises(kwsd.DaemonError) as caught:
+        connect(serve(b"220 mail.example.org ESMTP\r\n"))
+    assert caught.value.code == "protocol"
+
+
+def test_a_request_that_is_too_long_is_not_sent(start: Start, endless: Path) -> None:
+    daemon = start("--source", str(endless), "--realtime")
+    with daemon.connect() as client:
+        with pytest.raises(kwsd.DaemonError, match=r"words.put: .* send less at once") as caught:
+            client.request(commands.WordsPut(file=bytes(MAX_LINE)))
+        assert caught.value.code == "line_too_long"
+        assert client.request(commands.Status()).clients == 1  # the connection goes on
 
 
 def test_the_client_is_light() -> None:
-    program = "import sys, kwsd; print([m for m in ('numpy', 'onnxruntime', 'yaml') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
+    heavy = "('numpy', 'onnxruntime', 'yaml')"
+    program = f"import sys, kwsd; kwsd.connect; print([m for m in {heavy} if m in sys.modules])"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -12,17 +12,21 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kwsd.audio.files import AudioFileError, Mono, raw_blocks, read_all, read_blocks
+from kwsd.audio.files import AudioFileError, MonoConverter, raw_blocks, read_all, read_blocks
 
 TONE = (8000 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)).astype(np.int16)
 
 
 def tone(rate: int, channels: int = 1) -> np.ndarray:
+    """Return a second of the tone, float `[sample, channel]`."""
     x = 8000 / 32768 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
     return np.repeat(x[:, None], channels, axis=1)
 
 
-@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW"])
+SUBTYPES = ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW"]
+
+
+@pytest.mark.parametrize("subtype", SUBTYPES)
 @pytest.mark.parametrize(("rate", "channels"), [(16000, 1), (8000, 1), (44100, 2), (96000, 6)])
 def test_every_format_gives_the_same_tone(tmp_path: Path, subtype: str, rate: int, channels: int) -> None:
     soundfile.write(tmp_path / "x.wav", tone(rate, channels), rate, subtype=subtype)
@@ -35,9 +39,12 @@ def test_every_format_gives_the_same_tone(tmp_path: Path, subtype: str, rate: in
 def test_a_channel_can_be_chosen_or_all_mixed(tmp_path: Path) -> None:
     both = np.stack([np.full(1600, 1000, np.int16), np.full(1600, 3000, np.int16)], axis=1)
     soundfile.write(tmp_path / "x.wav", both, 16000)
-    means = [np.mean(np.concatenate(list(read_blocks(tmp_path / "x.wav", channel=c)))) for c in (0, 1, "mix")]
+    means = []
+    for channel in (0, 1, "mix"):
+        blocks = list(read_blocks(tmp_path / "x.wav", channel=channel))
+        means.append(float(np.mean(np.concatenate(blocks))))
     assert means == pytest.approx([1000, 3000, 2000], abs=1)
-    with pytest.raises(AudioFileError, match=r"2 channel\(s\), so none of number 2"):
+    with pytest.raises(AudioFileError, match=r"2 channel\(s\), so no channel 2"):
         list(read_blocks(tmp_path / "x.wav", channel=2))
 
 
@@ -45,13 +52,15 @@ def test_a_channel_can_be_chosen_or_all_mixed(tmp_path: Path) -> None:
 def test_blocks_add_up_whatever_their_size(tmp_path_factory: pytest.TempPathFactory, size: float) -> None:
     path = tmp_path_factory.mktemp("b") / "x.wav"
     soundfile.write(path, tone(44100), 44100, subtype="PCM_16")
-    assert np.abs(np.concatenate(list(read_blocks(path, size))).astype(int) - read_all(path)).max() <= 1
+    joined = np.concatenate(list(read_blocks(path, size))).astype(int)
+    assert np.abs(joined - read_all(path)).max() <= 1
 
 
-def wav_header(data: bytes, said: int) -> bytes:
-    return (
-        b"RIFF" + struct.pack("<I", 36 + said) + b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, 16000, 32000, 2, 16) + b"data" + struct.pack("<I", said) + data
-    )
+def wav(data: bytes, said: int) -> bytes:
+    """Return a WAV whose header declares `said` bytes of `data`."""
+    form = struct.pack("<IHHIIHH", 16, 1, 1, 16000, 32000, 2, 16)
+    chunk = b"data" + struct.pack("<I", said) + data
+    return b"RIFF" + struct.pack("<I", 36 + said) + b"WAVEfmt " + form + chunk
 
 
 @pytest.mark.parametrize(
@@ -61,10 +70,10 @@ def wav_header(data: bytes, said: int) -> bytes:
         (b"RIFF", "not a recording"),
         (b"this is a text, not a recording" * 20, "not a recording"),
         (bytes(range(256)) * 20, "not a recording"),
-        (wav_header(b"", 0), "holds no samples"),
+        (wav(b"", 0), "contains no samples"),
     ],
 )
-def test_what_is_no_recording_is_refused_by_name(tmp_path: Path, content: bytes, message: str) -> None:
+def test_what_is_not_a_recording_is_refused_by_name(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "x.wav").write_bytes(content)
     with pytest.raises(AudioFileError, match=message) as caught:
         read_all(tmp_path / "x.wav")
@@ -79,15 +88,15 @@ def test_missing_and_folder(tmp_path: Path) -> None:
 
 
 def test_a_truncated_wav_gives_what_is_there(tmp_path: Path) -> None:
-    (tmp_path / "x.wav").write_bytes(wav_header(TONE[:8000].tobytes(), 32000))
+    (tmp_path / "x.wav").write_bytes(wav(TONE[:8000].tobytes(), 32000))
     assert np.array_equal(read_all(tmp_path / "x.wav"), TONE[:8000])
 
 
-def test_samples_that_are_no_numbers(tmp_path: Path) -> None:
+def test_samples_that_are_not_numbers(tmp_path: Path) -> None:
     x = tone(16000)[:, 0]
     x[100] = np.nan
     soundfile.write(tmp_path / "x.wav", x, 16000, subtype="FLOAT")
-    with pytest.raises(AudioFileError, match="no numbers"):
+    with pytest.raises(AudioFileError, match=r"samples that are not numbers \(NaN or infinite\)"):
         read_all(tmp_path / "x.wav")
 
 
@@ -101,4 +110,4 @@ def test_raw_pcm_of_any_rate_and_count_ending_anywhere(caplog: pytest.LogCapture
 
 def test_an_absurd_rate_is_refused() -> None:
     with pytest.raises(AudioFileError, match="outside 1000"):
-        Mono(10, 1, 0, "x")
+        MonoConverter(10, 1, 0, "x")

@@ -13,7 +13,7 @@ GOLDEN = Path(__file__).parent / "golden" / "front_end.npz"
 
 
 def golden_signal() -> np.ndarray:
-    """Two seconds: a sweep, hiss, and silence, int16."""
+    """Return two seconds: a sweep, hiss, and silence, int16."""
     t = np.arange(32000) / 16000
     x = 8000 * np.sin(2 * np.pi * (100 * t + 900 * t**2)) + np.random.default_rng(1).normal(0, 50, 32000)
     x[24000:28000] = 0
@@ -21,7 +21,8 @@ def golden_signal() -> np.ndarray:
 
 
 def test_equals_the_original_graph_above_its_floor(bundle: Bundle) -> None:
-    # golden: melspectrogram.tflite on this signal, decibel, without its floor's share; `kwsd.training.models.speech_embedding.run` made it
+    # Golden: melspectrogram.tflite on this signal, in decibels, without the share of its floor;
+    # `kwsd.training.tflite.run` made it.
     expected = np.load(GOLDEN)["decibel"]
     front = bundle.front_end
     samples = golden_signal()[56 : 56 + front.history_samples + 160 * len(expected)]
@@ -34,12 +35,13 @@ def test_equals_the_original_graph_above_its_floor(bundle: Bundle) -> None:
 
 @given(cut=st.integers(1, 60))
 def test_frames_do_not_depend_on_the_chunking(bundle: Bundle, cut: int) -> None:
-    front, x = bundle.front_end, golden_signal()[: 240 + 160 * 61]
+    front = bundle.front_end
+    x = golden_signal()[: 240 + 160 * 61]
     whole = front(x)
     two = np.concatenate([front(x[: 240 + 160 * cut]), front(x[160 * cut :])])
     assert np.abs(whole - two).max() < 1e-4
 
 
-def test_refuses_a_length_that_is_no_whole_number_of_hops(bundle: Bundle) -> None:
+def test_refuses_a_length_that_is_not_whole_hops(bundle: Bundle) -> None:
     with pytest.raises(ValueError, match="whole hops of 160"):
         bundle.front_end(np.zeros(401))

@@ -28,7 +28,7 @@ def test_false_accepts_and_thresholds_by_hand() -> None:
 
 @pytest.mark.parametrize(
     ("count", "low", "high"),
-    [  # Garwood's exact 95 % bounds, as printed in tables of the Poisson distribution; 0 one-sided: -ln 0.05
+    [  # Exact 95 % bounds (Garwood 1936), as printed in tables; 0 is one-sided: -ln 0.05
         (0, 0.0, 2.9957),
         (1, 0.0253, 5.5716),
         (5, 1.6235, 11.6683),
@@ -42,7 +42,8 @@ def test_poisson_bounds(count: int, low: float, high: float) -> None:
 
 
 def test_bootstrap_draws_whole_groups() -> None:
-    # Twenty clips each of ten speakers of whom one is always missed: the clips' own interval would be far too narrow.
+    # Twenty clips each of ten speakers of whom one is always missed: the interval of the clips by
+    # themselves would be far too narrow.
     missed = [speaker == 0 for speaker in range(10) for _ in range(20)]
     groups = [str(speaker) for speaker in range(10) for _ in range(20)]
     low, high = metrics.bootstrap_interval(missed, groups)
@@ -51,19 +52,30 @@ def test_bootstrap_draws_whole_groups() -> None:
     assert metrics.bootstrap_interval([True] * 8, list("abcdefgh")) == (1.0, 1.0)
 
 
-def test_symmetric_norm_by_hand() -> None:
+def test_as_norm_by_hand() -> None:
     cohort = np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-1.0, 0.0]])
-    take, reference = np.array([[0.6, 0.8]]), np.array([[0.0, 1.0]])
-    near_take, near_reference = [0.96, 0.8], [1.0, 0.6]  # the two nearest of the cohort to either
-    want = ((0.8 - np.mean(near_take)) / np.std(near_take) + (0.8 - np.mean(near_reference)) / np.std(near_reference)) / 2
-    assert metrics.symmetric_norm(take, reference, cohort, nearest=2)[0, 0] == pytest.approx(want, abs=1e-4)
-    assert metrics.symmetric_norm(np.repeat(take, 3, axis=0), np.repeat(reference, 2, axis=0), cohort).shape == (3, 2)
+    take = np.array([[0.6, 0.8]])
+    reference = np.array([[0.0, 1.0]])
+    near_take = [0.96, 0.8]  # the two nearest of the cohort
+    near_reference = [1.0, 0.6]
+    by_take = (0.8 - np.mean(near_take)) / np.std(near_take)
+    by_reference = (0.8 - np.mean(near_reference)) / np.std(near_reference)
+    want = (by_take + by_reference) / 2
+    assert metrics.as_norm(take, reference, cohort, nearest=2)[0, 0] == pytest.approx(want, abs=1e-4)
+    takes = np.repeat(take, 3, axis=0)
+    references = np.repeat(reference, 2, axis=0)
+    assert metrics.as_norm(takes, references, cohort).shape == (3, 2)
 
 
 def test_calibrated_scores_are_probabilities() -> None:
-    """Of normal scores of one spread the ratio of likelihoods is known: slope (a - b) / s^2, offset -(a^2 - b^2) / (2 s^2)."""
+    """The likelihood ratio of normal scores of one spread is known.
+
+    Its slope is (a - b) / s^2, its offset -(a^2 - b^2) / (2 s^2).
+    """
     rng = np.random.default_rng(0)
-    slope, offset = metrics.logistic_calibration(rng.normal(3, 0.8, 20_000), rng.normal(1, 0.8, 200_000))
+    target = rng.normal(3, 0.8, 20_000)
+    impostor = rng.normal(1, 0.8, 200_000)
+    slope, offset = metrics.logistic_calibration(target, impostor)
     assert slope == pytest.approx(2 / 0.64, rel=0.03)
     assert offset == pytest.approx(-8 / (2 * 0.64), rel=0.03)
     apart, _ = metrics.logistic_calibration(np.array([5.0, 6.0]), np.array([1.0, 2.0]))
@@ -71,9 +83,16 @@ def test_calibrated_scores_are_probabilities() -> None:
     assert apart > 0
 
 
-def test_verification_by_another_likeness() -> None:
+def test_verification_by_another_scorer() -> None:
     people = [np.eye(4)[[n] * 6] for n in range(3)]
-    (same, different), (same_five, different_five) = metrics.verification_trials(people, lambda a, b: 2 * metrics.cosine(a, b) - 1)
-    assert set(same) == set(same_five) == {1.0}
-    assert set(different) == set(different_five) == {-1.0}
-    assert (len(same), len(different), len(same_five), len(different_five)) == (45, 6, 3, 6)
+
+    def scorer(takes: np.ndarray, references: np.ndarray) -> np.ndarray:
+        return 2 * metrics.cosine(takes, references) - 1
+
+    one, five = metrics.verification_trials(people, scorer)
+    target_one, impostor_one = one
+    target_five, impostor_five = five
+    assert set(target_one) == set(target_five) == {1.0}
+    assert set(impostor_one) == set(impostor_five) == {-1.0}
+    assert (len(target_one), len(impostor_one)) == (45, 6)
+    assert (len(target_five), len(impostor_five)) == (3, 6)

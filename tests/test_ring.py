@@ -1,4 +1,4 @@
-"""Indexing of the look-back, for any way of filling it."""
+"""The ring: indexing of the look-back, for any way of filling it."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,8 @@ from kwsd.audio.ring import Ring
 
 @given(capacity=st.integers(1, 40), sizes=st.lists(st.integers(0, 60), max_size=20), data=st.data())
 def test_keeps_the_last_rows_under_their_absolute_indices(capacity: int, sizes: list[int], data: st.DataObject) -> None:
-    ring, stream = Ring(capacity, np.int64), np.arange(sum(sizes))
+    ring = Ring(capacity, np.int64)
+    stream = np.arange(sum(sizes))
     at = 0
     for size in sizes:
         ring.append(stream[at : at + size])

@@ -11,7 +11,14 @@ from kwsd.detect.trigger import Firing, Trigger
 CHUNK = 1280
 
 
-def drive(posteriors: list[float], *, threshold: float = 0.5, refractory: int = 10, near: float = 0.5, smoothing: int = 1) -> list[Firing]:
+def drive(
+    posteriors: list[float],
+    *,
+    threshold: float = 0.5,
+    refractory: int = 10,
+    near: float = 0.5,
+    smoothing: int = 1,
+) -> list[Firing]:
     trigger = Trigger(threshold, refractory * CHUNK, near, smoothing)
     return [f for k, p in enumerate(posteriors) if (f := trigger.step(p, (k + 1) * CHUNK))]
 
@@ -23,7 +30,7 @@ def drive(posteriors: list[float], *, threshold: float = 0.5, refractory: int = 
         ([0.1, 0.9, 0.9, 0.1], [("wake", 2)]),
         ([0.1, 0.5, 0.1], [("wake", 2)]),
         ([0.1, 0.3, 0.4, 0.3, 0.1], [("near_miss", 3)]),
-        ([0.1, 0.3, 0.4], []),  # still going on
+        ([0.1, 0.3, 0.4], []),  # it has not ended yet
         ([0.9, 0.1, 0.9, 0.9, 0.1], [("wake", 1), ("refractory", 3)]),
         ([0.9] + [0.1] * 10 + [0.9], [("wake", 1), ("wake", 12)]),
         ([0.9] * 15, [("wake", 1)]),  # one excursion, however long
@@ -42,7 +49,7 @@ def test_smoothing_is_the_mean_of_the_last_posteriors() -> None:
     assert scores == pytest.approx([0.3, 0.45, 0.6, 0.5])
 
 
-def test_a_near_miss_tells_its_peak() -> None:
+def test_a_near_miss_reports_its_peak() -> None:
     (firing,) = drive([0.26, 0.45, 0.3, 0.0])
     assert (firing.kind, firing.score, firing.at) == ("near_miss", 0.45, 2 * CHUNK)
 

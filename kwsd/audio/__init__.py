@@ -1,1 +1,1 @@
-"""Floor 1: samples. Capture, ring buffer, resampling, voice activity, log-mel features."""
+"""Audio: capture, files, ring buffer, voice activity, log-mel features, synthesis."""

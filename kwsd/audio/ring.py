@@ -1,4 +1,7 @@
-"""The look-back: the last seconds of a stream, addressed by absolute index. Not thread-safe; one owner reads and writes."""
+"""The look-back: the last rows of a stream, addressed by absolute index.
+
+Not thread-safe: one owner reads and writes.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from numpy.typing import DTypeLike, NDArray
 
 
 class Ring:
-    """The last `capacity` rows of a stream, each of shape `row`. Indices are absolute: row 0 is the stream's first."""
+    """The last `capacity` rows of a stream, each of shape `row`. Indices are absolute: row 0 is the
+    stream's first."""
 
     def __init__(self, capacity: int, dtype: DTypeLike, row: tuple[int, ...] = ()) -> None:
         if capacity < 1:
@@ -19,11 +23,11 @@ class Ring:
 
     @property
     def begin(self) -> int:
-        """Index of the oldest row that is still there."""
+        """Index of the oldest row that is kept."""
         return max(self._begin, self.end - len(self._rows))
 
     def append(self, rows: NDArray[np.generic]) -> None:
-        """Add `rows [n, *row]`; the oldest fall out."""
+        """Add `rows [n, *row]`; the oldest are dropped."""
         capacity = len(self._rows)
         self.end += len(rows)
         rows = rows[-capacity:]
@@ -33,7 +37,10 @@ class Ring:
         self._rows[: len(rows) - first] = rows[first:]
 
     def read(self, begin: int, end: int) -> NDArray[np.generic]:
-        """A copy of rows `[begin, end)`. Raises LookupError where some are gone or still to come."""
+        """Return a copy of rows `[begin, end)`.
+
+        Raises LookupError where some are gone or still to come.
+        """
         if not self.begin <= begin <= end <= self.end:
             raise LookupError(f"rows {begin} to {end} were asked for; {self.begin} to {self.end} are kept")
         capacity = len(self._rows)
@@ -43,4 +50,5 @@ class Ring:
 
     def restart(self, at: int) -> None:
         """Forget everything; the next row has index `at`."""
-        self.end = self._begin = at
+        self.end = at
+        self._begin = at

@@ -1,22 +1,33 @@
-"""Where in a take somebody speaks."""
+"""Where somebody speaks in a short take."""
 
 from __future__ import annotations
 
 import numpy as np
 
+HOP_SAMPLES = 160
+WINDOW_SAMPLES = 400
+BRIDGED_FRAMES = 30
+"""Gaps of up to so many frames of 10 ms are bridged: 0.3 s."""
+
 
 def speech_span(samples: np.ndarray) -> tuple[int, int]:
-    """Where the speech of a short clip lies: `(start, end)` in samples; the whole clip where nothing stands out.
+    """Return `(start, end)` of the speech in a short clip, in samples.
 
-    The loudest run of 10 ms frames above both 30 dB under the peak and 9 dB over the quietest tenth, gaps up to 0.3 s bridged.
+    The span is the loudest run of 10 ms frames above both 30 dB below the peak and 9 dB above the
+    quietest tenth, gaps of up to 0.3 s bridged; the whole clip where nothing stands out.
     """
-    hop = 160
-    frames = np.lib.stride_tricks.sliding_window_view(samples, 400)[::hop] if len(samples) >= 400 else samples[None]
+    if len(samples) >= WINDOW_SAMPLES:
+        windows = np.lib.stride_tricks.sliding_window_view(samples, WINDOW_SAMPLES)
+        frames = windows[::HOP_SAMPLES]
+    else:
+        frames = samples[None]
     level = 10 * np.log10(np.mean(frames.astype(np.float64) ** 2, axis=1) + 1.0)
-    active = level > max(level.max() - 30.0, min(np.percentile(level, 10) + 9.0, level.max() - 12.0))
+    peak = level.max()
+    active = level > max(peak - 30.0, min(np.percentile(level, 10) + 9.0, peak - 12.0))
     at = np.flatnonzero(active)
     if len(at) == 0:
         return 0, len(samples)
-    runs = np.split(at, np.flatnonzero(np.diff(at) > 30) + 1)
+    runs = np.split(at, np.flatnonzero(np.diff(at) > BRIDGED_FRAMES) + 1)
     best = max(runs, key=lambda run: float(np.sum(10 ** (level[run] / 10))))
-    return int(best[0]) * hop, min(int(best[-1]) * hop + 400, len(samples))
+    end = int(best[-1]) * HOP_SAMPLES + WINDOW_SAMPLES
+    return int(best[0]) * HOP_SAMPLES, min(end, len(samples))

@@ -1,1 +1,6 @@
-"""`kwsd bench`: what kwsd costs and how well it hears, beside its peers, in the same run, on the same audio."""
+"""`kwsd bench`: what kwsd costs and how accurate it is, beside its peers, in one run on one audio.
+
+From the top: cost, accuracy, words and soak measure; report and plots show what they measured.
+They use breakdown, verification and daemon, which use peers and speaker_encoders, which use
+engines, corpus and scenes. `engines` imports nothing heavy.
+"""

@@ -1,171 +1,242 @@
-"""`kwsd bench accuracy`: misses v false accepts of every word and engine, and verification, on labelled recordings.
+"""`kwsd bench accuracy`: misses v false accepts of every word and engine, on labeled recordings.
 
-A recording of a word sits between a second of near-silence on either side; its score is the highest that the engine gives
-meanwhile. A false accept is a pass over the threshold in audio that does not hold the word: recordings of other words, noise,
-and the folders of negatives; two within a second count once. Misses at a rate are read at the lowest threshold that keeps it,
-so they are in-sample: thresholds and misses come from the same recordings.
+Speakers are verified on the same recordings (`kwsd.bench.verification`).
+
+A recording of a word has a second of near-silence before it and one after it; its score is the
+highest that the engine gives meanwhile. A false accept is a pass over the threshold in audio that
+does not contain the word: recordings of other words, noise, and the folders of negatives; two
+within a second count once. Misses at a rate are read at the lowest threshold that keeps it, so they
+are in-sample: thresholds and misses come from the same recordings.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
-from kwsd.audio.files import RATE, AudioFileError, read_all, read_blocks
-from kwsd.bench.corpus import Recording, audio_under, labelled, noise_of
-from kwsd.bench.peers import BLOCK_SAMPLES, ENGINES, Engine
-from kwsd.bench.voices import encoders
-from kwsd.metrics import bootstrap_interval, equal_error_rate, error_curves, false_accept_peaks, poisson_interval, threshold_at, verification_trials
+from kwsd.audio.files import read_all, read_blocks
+from kwsd.audio.format import CHUNK_SAMPLES, SAMPLE_RATE
+from kwsd.bench import peers
+from kwsd.bench.circumstances import Circumstances
+from kwsd.bench.corpus import LabeledRecording, audio_under, check_words, labeled, noise_of
+from kwsd.bench.engines import ENGINES
+from kwsd.bench.scenes import between_silence, with_noise
+from kwsd.bench.verification import VerificationFigures, verification
+from kwsd.metrics import bootstrap_interval, false_accept_peaks, poisson_interval, threshold_at
 
 log = logging.getLogger(__name__)
 RATES = (0.1, 0.5, 1.0)
-"""False accepts an hour at which misses are read."""
-MIN_TAKES = 6
-"""Takes that a speaker needs: five to enrol, one to try."""
-
-
-def _scores(engine: Engine, blocks: Iterable[np.ndarray]) -> np.ndarray:
-    """Scores `[step, word]` of a stream, fed as a microphone would."""
-    parts = [engine.feed(b[at : at + BLOCK_SAMPLES]) for b in blocks for at in range(0, len(b), BLOCK_SAMPLES)]
-    return np.concatenate(parts)
-
-
-def between_silence(samples: np.ndarray) -> np.ndarray:
-    """int16 `samples` with a second of faint hiss on either side."""
-    hiss = np.random.default_rng(0).normal(0, 3, 2 * RATE).astype(np.int16)
-    return np.concatenate([hiss[:RATE], samples, hiss[RATE:]])
-
-
-def with_noise(samples: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
-    """int16 `samples` in `noise`, `snr_db` under the level of their loud half."""
-    x, y = samples.astype(np.float64), np.resize(noise, len(samples)).astype(np.float64)
-    frames = np.sort(np.mean(x[: len(x) // 400 * 400].reshape(-1, 400) ** 2, axis=1))
-    power = frames[len(frames) // 2 :].mean()
-    gain = np.sqrt(power / 10 ** (snr_db / 10) / (np.mean(y**2) + 1e-9))
-    return np.clip(np.round(x + gain * y), -32768, 32767).astype(np.int16)
+"""False accepts per hour at which misses are read."""
+MAX_CURVE_POINTS = 4000
+LOG_EVERY = 500
+"""Recordings between two lines of the log."""
 
 
 @dataclass
-class Heard:
-    """What one engine made of one word."""
+class EngineScores:
+    """The scores that one engine gave to one word."""
 
     engine: str
     word: str
-    hits: list[float] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
     """The highest score of each recording of the word."""
-    noisy: list[float] = field(default_factory=list)
+    noisy_scores: list[float] = field(default_factory=list)
+    """The same in noise; empty where there is no noise to mix in."""
     groups: list[str] = field(default_factory=list)
-    """The speaker of each, or the recording itself where speakers are not known."""
-    peaks: list[float] = field(default_factory=list)
-    """Of the audio that does not hold it."""
-    seconds: float = 0.0
+    """The speaker of each recording, or the recording itself where speakers are not known."""
+    false_peaks: list[float] = field(default_factory=list)
+    """The peaks of the score in audio that does not contain the word."""
+    negative_s: float = 0.0
+    """Length of that audio in seconds."""
 
 
-def listen(name: str, words: list[str], recordings: list[Recording], negatives: list[Path], noise: list[Path], snr_db: float) -> list[Heard]:
-    """One engine over everything; words that it does not know are left out."""
-    kind = ENGINES[name]
-    known = [w for w in words if w in kind.words]
-    heard = []
-    for together in [known] if kind.several and known else [[w] for w in known]:
-        table = {w: Heard(name, w) for w in together}
-        rng = np.random.default_rng(5)
-        for n, recording in enumerate(recordings):
-            samples = read_all(recording.path)
-            scores = _scores(kind.make(together), [between_silence(samples)])
-            for w, one in enumerate(table.values()):
-                if recording.word == one.word:
-                    one.hits.append(float(scores[:, w].max(initial=0.0)))
-                    one.groups.append(recording.speaker or str(recording.path))
-                else:
-                    one.peaks += false_accept_peaks(scores[:, w])
-                    one.seconds += len(samples) / RATE
-            if noise and recording.word in table:
-                babble = read_all(noise[rng.integers(len(noise))])
-                start = int(rng.integers(max(len(babble) - len(samples) - 2 * RATE, 1)))
-                loud = with_noise(between_silence(samples), babble[start:], snr_db)
-                table[recording.word].noisy.append(float(_scores(kind.make(together), [loud])[:, together.index(recording.word)].max(initial=0.0)))
-            if n % 500 == 499:
-                log.info("%s: %d of %d recordings", name, n + 1, len(recordings))
-        for path in negatives:
-            seconds = 0.0
+class Point(TypedDict):
+    """The misses at one rate of false accepts; shares lie between 0 and 1."""
 
-            def counted(path: Path = path) -> Iterator[np.ndarray]:
-                nonlocal seconds
-                for block in read_blocks(path):
-                    seconds += len(block) / RATE
-                    yield block
-
-            scores = _scores(kind.make(together), counted())
-            for w, one in enumerate(table.values()):
-                one.peaks += false_accept_peaks(scores[:, w])
-                one.seconds += seconds
-        heard += list(table.values())
-    return heard
+    rate: float
+    """Allowed false accepts per hour."""
+    threshold: float
+    false_accepts: int
+    rate_interval: tuple[float, float]
+    """95 % bounds of the false accepts per hour (Garwood 1936)."""
+    miss: float
+    miss_interval: tuple[float, float]
+    """95 % bounds, by a bootstrap over speakers (Efron 1979)."""
+    miss_noisy: NotRequired[float]
 
 
-def figures(heard: Heard) -> dict[str, Any]:
-    """Misses at each rate with their interval, and the rates that the audio supports."""
-    hours, peaks = heard.seconds / 3600, np.sort(np.array(heard.peaks))[::-1]
-    points = []
-    for rate in RATES:
-        threshold = threshold_at(peaks, hours, rate)
-        missed = np.array(heard.hits) < threshold
-        accepts = int((peaks >= threshold).sum())
-        point = {"rate": rate, "threshold": threshold, "false_accepts": accepts, "rate_interval": poisson_interval(accepts, max(hours, 1e-9)),
-                 "miss": float(missed.mean()), "miss_interval": bootstrap_interval(missed, heard.groups)}  # fmt: skip
-        if heard.noisy:
-            point["miss_noisy"] = float((np.array(heard.noisy) < threshold).mean())
-        points.append(point)
-    levels = np.unique(np.concatenate([peaks, heard.hits]))[::-1][:4000]
-    curve = [[float((peaks >= t).sum() / max(hours, 1e-9)), float((np.array(heard.hits) < t).mean())] for t in levels]
-    return {"engine": heard.engine, "word": heard.word, "recordings": len(heard.hits), "speakers": len(set(heard.groups)), "hours": hours,
-            "points": points, "curve": curve}  # fmt: skip
+class WordFigures(TypedDict):
+    """The figures of one engine and word."""
+
+    engine: str
+    word: str
+    recordings: int
+    speakers: int
+    hours: float
+    """Hours of audio that does not contain the word."""
+    points: list[Point]
+    curve: list[list[float]]
+    """Pairs of false accepts per hour and the share of misses, by falling threshold."""
 
 
-def verification(recordings: list[Recording], takes_each: int = 12) -> list[dict[str, Any]]:
-    """One take against one, and five enrolled against one, of the speakers who have takes enough, per speaker encoder."""
-    people: dict[str, list[Path]] = {}
-    for recording in recordings:
-        if recording.speaker:
-            people.setdefault(recording.speaker, []).append(recording.path)
-    rng = np.random.default_rng(0)
-    chosen = [[paths[i] for i in rng.permutation(len(paths))[:takes_each]] for _, paths in sorted(people.items()) if len(paths) >= MIN_TAKES]
-    if len(chosen) < 2:
-        return []
-    reports = []
-    for name, make in encoders().items():
-        embed = make()
-        embeddings = [np.stack([embed(read_all(path)) for path in paths]) for paths in chosen]
-        log.info("%s: %d speakers embedded", name, len(embeddings))
-        one, five = verification_trials(embeddings)
-        reports.append({"engine": name, "speakers": len(chosen), "takes": sum(map(len, chosen)), "one": _det(*one), "five": _det(*five)})
-    return reports
+class AccuracyReport(TypedDict):
+    """The report of `kwsd bench accuracy`, as it is written to JSON."""
+
+    folder: str
+    snr_db: float | None
+    """Signal-to-noise ratio of the noisy recordings; None where there is no noise."""
+    words: list[WordFigures]
+    verification: list[VerificationFigures]
+    circumstances: NotRequired[Circumstances]
 
 
-def _det(same: np.ndarray, different: np.ndarray) -> dict[str, Any]:
-    rejects, accepts, _ = error_curves(same, different)
-    every = max(len(rejects) // 2000, 1)
-    return {"eer": equal_error_rate(same, different)[0], "trials": len(same) + len(different),
-            "curve": np.stack([accepts, rejects], axis=1)[::every].round(6).tolist()}  # fmt: skip
+def accuracy(
+    folder: Path,
+    engines: Sequence[str],
+    negatives: Sequence[Path],
+    noise: Path | None,
+    snr_db: float,
+    words: list[str] | None,
+) -> AccuracyReport:
+    """Return the report on the labeled recordings in `folder`.
 
-
-def accuracy(folder: Path, engines: list[str], negatives: list[Path], noise: Path | None, snr_db: float, words: list[str] | None) -> dict[str, Any]:
-    """Everything, as a dict that `json` takes. Raises AudioFileError."""
-    recordings = labelled(folder)
-    spoken = {r.word for r in recordings}
-    wanted = words or [w for w in dict.fromkeys(w for e in engines for w in ENGINES[e].words) if w in spoken]
-    for word in words or ():
-        if word not in spoken:
-            raise AudioFileError(f"{folder}: holds no recording of {word!r}; it has {', '.join(sorted(spoken))}")
+    `negatives` are folders of audio that contains none of the words; `noise` is mixed into the
+    recordings at `snr_db`, else the layout's own. `words` are all that are in `folder` and that
+    some engine has, unless they are given. Raises AudioFileError.
+    """
+    recordings = labeled(folder)
+    available = {recording.word for recording in recordings}
+    offered = dict.fromkeys(word for name in engines for word in ENGINES[name].words)
+    wanted = words or [word for word in offered if word in available]
+    check_words(folder, words, available)
     noises = audio_under(noise) if noise else noise_of(folder)
-    others = [path for n in negatives for path in audio_under(n)] + noise_of(folder)
-    heard = [one for e in engines for one in listen(e, wanted, recordings, others, noises, snr_db)]
+    without = [path for one in negatives for path in audio_under(one)] + noise_of(folder)
+    found = [scores for name in engines for scores in score_engine(name, wanted, recordings, without, noises, snr_db)]
     if not wanted:
-        log.warning("%s: holds none of the words of %s; only verification is measured", folder, ", ".join(engines))
-    return {"folder": str(folder), "snr_db": snr_db if noises else None, "words": [figures(one) for one in heard if one.hits],
-            "verification": verification(recordings)}  # fmt: skip
+        text = "%s: holds none of the words of %s; only verification is measured"
+        log.warning(text, folder, ", ".join(engines))
+    return {
+        "folder": str(folder),
+        "snr_db": snr_db if noises else None,
+        "words": [figures(scores) for scores in found if scores.scores],
+        "verification": verification(recordings),
+    }
+
+
+def score_engine(
+    name: str,
+    words: Sequence[str],
+    recordings: Sequence[LabeledRecording],
+    negatives: Sequence[Path],
+    noise: Sequence[Path],
+    snr_db: float,
+) -> list[EngineScores]:
+    """Run one engine over all audio; return the scores of each word that it has."""
+    kind = ENGINES[name]
+    known = [word for word in words if word in kind.words]
+    together = [known] if kind.several and known else [[word] for word in known]
+    found = []
+    for instance in together:
+        table = {word: EngineScores(name, word) for word in instance}
+        _score_recordings(table, recordings, noise, snr_db)
+        _score_negatives(table, negatives)
+        found += list(table.values())
+    return found
+
+
+def _score_recordings(
+    table: dict[str, EngineScores],
+    recordings: Sequence[LabeledRecording],
+    noise: Sequence[Path],
+    snr_db: float,
+) -> None:
+    """Add the labeled recordings to the scores of words that one instance detects together."""
+    rng = np.random.default_rng(5)
+    words = list(table)
+    (name,) = {scores.engine for scores in table.values()}
+    for n, recording in enumerate(recordings, 1):
+        samples = read_all(recording.path)
+        found = _scores(name, words, [between_silence(samples)])
+        for column, scores in enumerate(table.values()):
+            if recording.word == scores.word:
+                scores.scores.append(float(found[:, column].max(initial=0.0)))
+                scores.groups.append(recording.group)
+            else:
+                scores.false_peaks += false_accept_peaks(found[:, column])
+                scores.negative_s += len(samples) / SAMPLE_RATE
+        if noise and recording.word in table:
+            background = read_all(noise[int(rng.integers(len(noise)))])
+            spare = len(background) - len(samples) - 2 * SAMPLE_RATE
+            start = int(rng.integers(max(spare, 1)))
+            noisy = with_noise(between_silence(samples), background[start:], snr_db)
+            column = words.index(recording.word)
+            highest = _scores(name, words, [noisy])[:, column].max(initial=0.0)
+            table[recording.word].noisy_scores.append(float(highest))
+        if n % LOG_EVERY == 0:
+            log.info("%s: %d of %d recordings", name, n, len(recordings))
+
+
+def _score_negatives(table: dict[str, EngineScores], paths: Sequence[Path]) -> None:
+    """Add audio that contains none of the words to the scores of words detected together."""
+    (name,) = {scores.engine for scores in table.values()}
+    for path in paths:
+        seconds = 0.0
+
+        def blocks(path: Path = path) -> Iterator[np.ndarray]:
+            nonlocal seconds
+            for block in read_blocks(path):
+                seconds += len(block) / SAMPLE_RATE
+                yield block
+
+        found = _scores(name, list(table), blocks())
+        for column, scores in enumerate(table.values()):
+            scores.false_peaks += false_accept_peaks(found[:, column])
+            scores.negative_s += seconds
+
+
+def _scores(name: str, words: Sequence[str], blocks: Iterable[np.ndarray]) -> np.ndarray:
+    """Return the scores `[step, word]` of a stream, fed in blocks as a microphone gives them."""
+    engine = peers.make(name, words)
+    parts = [engine.feed(block[at : at + CHUNK_SAMPLES]) for block in blocks for at in range(0, len(block), CHUNK_SAMPLES)]
+    return np.concatenate(parts)
+
+
+def figures(found: EngineScores) -> WordFigures:
+    """Return the misses of one word at each of `RATES`, and its trade-off, with 95 % intervals."""
+    hours = found.negative_s / 3600
+    peaks = np.sort(np.array(found.false_peaks))[::-1]
+    scores = np.array(found.scores)
+    levels = np.unique(np.concatenate([peaks, found.scores]))[::-1][:MAX_CURVE_POINTS]
+    curve = [[float((peaks >= t).sum() / max(hours, 1e-9)), float((scores < t).mean())] for t in levels]
+    return {
+        "engine": found.engine,
+        "word": found.word,
+        "recordings": len(found.scores),
+        "speakers": len(set(found.groups)),
+        "hours": hours,
+        "points": [_point(found, peaks, hours, rate) for rate in RATES],
+        "curve": curve,
+    }
+
+
+def _point(found: EngineScores, peaks: np.ndarray, hours: float, rate: float) -> Point:
+    """Return the misses at `rate` false accepts per hour; `peaks` are sorted, highest first."""
+    threshold = threshold_at(peaks, hours, rate)
+    missed = np.array(found.scores) < threshold
+    accepts = int((peaks >= threshold).sum())
+    point: Point = {
+        "rate": rate,
+        "threshold": threshold,
+        "false_accepts": accepts,
+        "rate_interval": poisson_interval(accepts, max(hours, 1e-9)),
+        "miss": float(missed.mean()),
+        "miss_interval": bootstrap_interval(missed, found.groups),
+    }
+    if found.noisy_scores:
+        point["miss_noisy"] = float((np.array(found.noisy_scores) < threshold).mean())
+    return point

@@ -1,13 +1,14 @@
-"""Labelled recordings for `kwsd bench accuracy`: what lies in a folder, and what is said in it.
+"""Labeled recordings for `kwsd bench accuracy` and `words`: what is in a folder, and who says what.
 
 Two layouts are read as they are published:
 
-- **Speech Commands**: `DIR/WORD/SPEAKER_nohash_N.wav`, `DIR/_background_noise_/*.wav`; where `testing_list.txt` is there,
-  only the recordings that it names.
+- **Speech Commands**: `DIR/WORD/SPEAKER_nohash_N.wav`, `DIR/_background_noise_/*.wav`; where there
+  is a `testing_list.txt`, only the recordings that it names.
 - **Picovoice/wake-word-benchmark**: `DIR/audio/WORD/N.flac`. The speakers are not named.
 
-Any other folder of folders reads like the first: the folder's name is the word, what precedes `_nohash_` the speaker. Folders
-of audio without labels (LibriSpeech, a recording of the room) are negatives: `--negatives DIR`.
+Any other folder of folders is read like the first: the folder's name is the word, what precedes
+`_nohash_` the speaker. Folders of audio without labels (LibriSpeech, a recording of the room) are
+negatives: `--negatives DIR`.
 """
 
 from __future__ import annotations
@@ -17,45 +18,65 @@ from pathlib import Path
 
 from kwsd.audio.files import NOISE_FOLDER, AudioFileError
 
-AUDIO = (".wav", ".flac", ".ogg", ".mp3")
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
 
 @dataclass(frozen=True)
-class Recording:
+class LabeledRecording:
+    """A recording in which one word is said."""
+
     path: Path
     word: str
     speaker: str
     """Empty where the layout does not say."""
 
+    @property
+    def group(self) -> str:
+        """The speaker, or the recording itself where the speaker is not known."""
+        return self.speaker or str(self.path)
+
 
 def audio_under(folder: Path) -> list[Path]:
-    """All recordings below `folder`, in a fixed order. Raises AudioFileError where there is none."""
+    """Return all recordings below `folder`, in a fixed order. Raises AudioFileError without any."""
     if not folder.is_dir():
         raise AudioFileError(f"{folder}: is no folder of recordings")
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO)
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not found:
-        raise AudioFileError(f"{folder}: holds no recording ({', '.join(AUDIO)})")
+        raise AudioFileError(f"{folder}: holds no recording ({', '.join(SUFFIXES)})")
     return found
 
 
-def labelled(folder: Path) -> list[Recording]:
-    """The labelled recordings of `folder`, noise left out. Raises AudioFileError where nothing is labelled."""
+def labeled(folder: Path) -> list[LabeledRecording]:
+    """Return the labeled recordings of `folder`, without its noise.
+
+    Raises AudioFileError where nothing is labeled.
+    """
     root = folder / "audio" if (folder / "audio").is_dir() else folder
     listing = folder / "testing_list.txt"
     chosen = set(listing.read_text(encoding="utf-8").split()) if listing.is_file() else None
     found = []
     for path in audio_under(root):
         parts = path.relative_to(root).parts
-        if len(parts) != 2 or parts[0] == NOISE_FOLDER or (chosen is not None and "/".join(parts) not in chosen):
+        if len(parts) != 2 or parts[0] == NOISE_FOLDER:
+            continue
+        if chosen is not None and "/".join(parts) not in chosen:
             continue
         speaker = path.stem.split("_nohash_")[0] if "_nohash_" in path.stem else ""
-        found.append(Recording(path, parts[0].replace(" ", "_"), speaker))
+        found.append(LabeledRecording(path, parts[0].replace(" ", "_"), speaker))
     if not found:
         raise AudioFileError(f"{folder}: holds no folder named after a word with recordings in it; see `kwsd bench accuracy --help`")
     return found
 
 
+def check_words(folder: Path, words: list[str] | None, available: set[str]) -> None:
+    """Raise AudioFileError where `folder`, with recordings of `available`, lacks one of `words`."""
+    for word in words or ():
+        if word not in available:
+            known = ", ".join(sorted(available))
+            raise AudioFileError(f"{folder}: holds no recording of {word!r}; it has {known}")
+
+
 def noise_of(folder: Path) -> list[Path]:
-    """The layout's own background noise."""
-    own = folder / NOISE_FOLDER
-    return audio_under(own) if own.is_dir() else []
+    """Return the recordings of the layout's own background noise; none where it has none."""
+    noise = folder / NOISE_FOLDER
+    return audio_under(noise) if noise.is_dir() else []

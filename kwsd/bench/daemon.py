@@ -1,4 +1,8 @@
-"""A real daemon under measurement: `kwsd run --source -` in a process of its own, fed through a pipe, heard through its socket."""
+"""A real daemon under measurement.
+
+It is `kwsd run --source -` in a process of its own, fed through a pipe; its events arrive through
+its socket.
+"""
 
 from __future__ import annotations
 
@@ -13,132 +17,194 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-from kwsd.audio.files import RATE, read_all
+from kwsd.audio.format import CHUNK_SAMPLES, SAMPLE_RATE
+from kwsd.audio.pcm import to_bytes
 from kwsd.bench import scenes
-from kwsd.bench.peers import BLOCK_SAMPLES, KWSD_WORDS
-from kwsd.client.client import Connection, connect
-from kwsd.detect.detector import PATIENCE
+from kwsd.bench.engines import KWSD_WORDS
+from kwsd.client.client import Client, connect
+from kwsd.detect.detector import MAX_CHUNKS_PER_CALL
 from kwsd.detect.embedder import Embedder
-from kwsd.learn.enrollment import Enrolment
+from kwsd.events import Wake
+from kwsd.learn.enrollment import Enrollment
 from kwsd.model import bundle
+from kwsd.protocol import commands
+from kwsd.protocol.replies import StatusReply
 from kwsd.state.voiceprints import VoiceprintStore
 
 READY_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 10.0
+POLL_S = 0.2
+
+
+class Memory(NamedTuple):
+    """Resident memory of a process, in MiB."""
+
+    resident_mib: float
+    """Now."""
+    peak_mib: float
+    """The most since its start."""
 
 
 class MeasuredDaemon:
-    """Its pipe, its socket, and what `/proc` says of it."""
+    """A running daemon: its pipe, its socket, and what `/proc` says about it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], path: Path, ready_s: float, ready_cpu_s: float) -> None:
-        self.process, self.path = process, path
-        self.ready_s, self.ready_cpu_s = ready_s, ready_cpu_s
+    def __init__(self, process: subprocess.Popen[bytes], path: Path) -> None:
+        self.process = process
+        self.path = path
+        """The daemon's socket."""
+        self.ready_s = 0.0
+        """Seconds from the start of the process until it was ready."""
+        self.ready_cpu_s = 0.0
+        """CPU seconds until then."""
         self.sent = 0
+        """Samples that were fed."""
 
     def feed(self, samples: np.ndarray) -> None:
-        """int16 `[sample]` into its standard input, as fast as it takes them, in blocks as a microphone gives them."""
+        """Write int16 `[sample]` to its standard input as fast as it reads.
+
+        They are written in blocks of 80 ms, as a microphone gives them.
+        """
         assert self.process.stdin
-        data = samples.astype("<i2").tobytes()
-        for at in range(0, len(data), 2 * BLOCK_SAMPLES):
-            self.process.stdin.write(data[at : at + 2 * BLOCK_SAMPLES])
+        data = to_bytes(samples)
+        for at in range(0, len(data), 2 * CHUNK_SAMPLES):
+            self.process.stdin.write(data[at : at + 2 * CHUNK_SAMPLES])
             self.process.stdin.flush()
         self.sent += len(samples)
 
-    def caught_up(self, client: Connection, timeout_s: float = 600.0) -> dict[str, Any]:
-        """Wait until it has heard all that was sent, but for what it takes at once; its status then."""
+    def wait_until_heard(self, client: Client, timeout_s: float = 600.0) -> StatusReply:
+        """Wait until it has heard everything that was fed; return its status then.
+
+        What the detector may take in one call can still be outstanding. The wait ends after
+        `timeout_s` in any case. Raises DaemonError.
+        """
+        outstanding = MAX_CHUNKS_PER_CALL * CHUNK_SAMPLES + SAMPLE_RATE // 10
         deadline = time.monotonic() + timeout_s
         while True:
-            status = client.request("status")
-            if status["audio_s"] * RATE > self.sent - PATIENCE * BLOCK_SAMPLES - RATE // 10 or time.monotonic() > deadline:
+            status = client.request(commands.Status())
+            if status.audio_s * SAMPLE_RATE > self.sent - outstanding:
                 return status
-            time.sleep(0.2)
+            if time.monotonic() > deadline:
+                return status
+            time.sleep(POLL_S)
 
     def cpu_s(self) -> float:
-        """CPU seconds of all its threads, to the nanosecond where the kernel says so."""
+        """Return the CPU seconds of all its threads, in the kernel's nanoseconds."""
         total = 0
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
             with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
                 total += int((task / "schedstat").read_text(encoding="ascii").split()[0])
         return total / 1e9
 
-    def memory_mib(self) -> tuple[float, float]:
-        """Resident now, and at the most."""
+    def memory(self) -> Memory:
+        """Return its resident memory, now and at most."""
         text = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
-        sizes = {line.split(":")[0]: int(line.split()[1]) for line in text.splitlines() if line.startswith(("VmRSS", "VmHWM"))}
-        return sizes["VmRSS"] / 1024, sizes["VmHWM"] / 1024
+        fields = dict(line.split(":", 1) for line in text.splitlines())
+        resident, peak = (int(fields[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))
+        return Memory(resident, peak)
 
     def descriptors(self) -> int:
+        """Return how many file descriptors it has open."""
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
     def threads(self) -> int:
+        """Return how many threads it has."""
         return len(list(Path(f"/proc/{self.process.pid}/task").iterdir()))
 
 
 @contextmanager
-def measured(*arguments: str, words: tuple[str, ...] = KWSD_WORDS) -> Iterator[tuple[MeasuredDaemon, Connection]]:
-    """A daemon that listens for `words` with one enrolled speaker, and a subscriber to it."""
+def measured(
+    words: tuple[str, ...] = KWSD_WORDS,
+) -> Iterator[tuple[MeasuredDaemon, Client]]:
+    """Run a daemon that listens for `words` with one enrolled speaker; yield it and a client.
+
+    Raises RuntimeError where it does not become ready within a minute.
+    """
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        _enrol(home / "state")
+        _enroll(home / "state")
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
             notify.bind(str(home / "notify"))
             notify.settimeout(READY_TIMEOUT_S)
-            command = [sys.executable, "-m", "kwsd", "run", "--source", "-", "--words", ",".join(words), "--socket", str(home / "k.sock"),
-                       "--state", str(home / "state"), *arguments]  # fmt: skip
-            environment = {**os.environ, "NOTIFY_SOCKET": str(home / "notify"), "XDG_CONFIG_HOME": folder}
             began = time.monotonic()
-            with (home / "log").open("wb") as log:
-                process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log, env=environment)
-            daemon = MeasuredDaemon(process, home / "k.sock", 0.0, 0.0)
+            process = _start(home, words)
+            daemon = MeasuredDaemon(process, home / "k.sock")
             try:
                 try:
                     while b"READY=1" not in notify.recv(4096):
                         pass
                 except TimeoutError:
-                    raise RuntimeError(f"the daemon did not become ready: {(home / 'log').read_text(encoding='utf-8')}") from None
-                daemon.ready_s, daemon.ready_cpu_s = time.monotonic() - began, daemon.cpu_s()
+                    log = (home / "log").read_text(encoding="utf-8")
+                    raise RuntimeError(f"the daemon did not become ready: {log}") from None
+                daemon.ready_s = time.monotonic() - began
+                daemon.ready_cpu_s = daemon.cpu_s()
                 with connect(daemon.path) as client:
                     yield daemon, client
             finally:
-                assert process.stdin
-                with contextlib.suppress(BrokenPipeError):
-                    process.stdin.close()
-                try:
-                    process.wait(timeout=10)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+                _stop(process)
 
 
-def _enrol(state: Path) -> None:
+def _start(home: Path, words: tuple[str, ...]) -> subprocess.Popen[bytes]:
+    """Start a daemon with its socket, state, configuration and log in the folder `home`."""
+    command = [sys.executable, "-m", "kwsd", "run", "--source", "-", "--words", ",".join(words)]
+    command += ["--socket", str(home / "k.sock"), "--state", str(home / "state")]
+    where = {"NOTIFY_SOCKET": str(home / "notify"), "XDG_CONFIG_HOME": str(home)}
+    with (home / "log").open("wb") as log:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            env={**os.environ, **where},
+        )
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the daemon's audio, and kill the daemon if that does not end it."""
+    assert process.stdin
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+    try:
+        process.wait(timeout=STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _enroll(state: Path) -> None:
+    """Enroll one speaker in the state directory, from three takes of 2 s."""
     models = bundle.load()
-    session = Enrolment("ann", Embedder(models))
-    talk = read_all(scenes.HERE / "television.ogg")
+    enrollment = Enrollment("ann", Embedder(models))
+    talk = scenes.television()
+    length = 2 * SAMPLE_RATE
     for n in range(3):
-        session.add(talk[n * 2 * RATE : (n + 1) * 2 * RATE])
-    VoiceprintStore(state, models.encoder_id).save(session.finish())
+        enrollment.add(talk[n * length : (n + 1) * length])
+    VoiceprintStore(state, models.encoder_id).save(enrollment.finish())
 
 
 class Collector:
-    """Reads a subscriber's events on a thread of its own, with the time at which each line arrived."""
+    """Collects a daemon's wakes on a thread of its own, with the time at which each arrived."""
 
     def __init__(self, path: Path) -> None:
-        self.arrived: list[tuple[float, dict[str, Any]]] = []
-        self._connection = connect(path)
+        """`path` is the daemon's socket. Raises DaemonError."""
+        self.arrived: list[tuple[float, Wake]] = []
+        """Monotonic seconds, and the wake."""
+        self._client = connect(path)
+        self._events = self._client.events(types=["wake"])
         self._thread = threading.Thread(target=self._read, daemon=True)
 
     def __enter__(self) -> Collector:
-        self._connection.request("subscribe", types=["wake"])
         self._thread.start()
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self._connection.close()
+    def __exit__(self, *error: object) -> None:
+        self._client.close()
         self._thread.join(timeout=5)
 
     def _read(self) -> None:
-        for body in self._connection:
-            self.arrived.append((time.monotonic(), body))
+        for event in self._events:
+            if isinstance(event, Wake):
+                self.arrived.append((time.monotonic(), event))

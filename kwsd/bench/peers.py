@@ -1,69 +1,75 @@
-"""The engines that are compared: kwsd and the peers that are installed, behind one interface.
+"""Wake-word engines behind one interface: kwsd and the peers that are installed.
 
-An engine is fed int16 blocks and answers with scores, as its users run it. `python -m kwsd.bench.peers NAME WORDS FILE.wav`
-runs one over a recording in a process of its own, and prints two lines of JSON: when it was ready, and what it took.
+An engine is fed int16 blocks and returns scores, the way its users run it.
+
+`python -m kwsd.bench.peers NAME WORDS FILE.wav` runs one engine over a recording in a process of
+its own and writes two lines of JSON: one when the engine is ready, one with what the run took.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 import resource
 import sys
 import time
 import wave
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-BLOCK_SAMPLES = 1280
-KWSD_WORDS = ("alexa", "computer", "jarvis", "smart_mirror", "snowboy", "view_glass")
+from kwsd.audio.format import CHUNK_SAMPLES, SAMPLE_RATE
+
+if TYPE_CHECKING:
+    from kwsd.model.bundle import Bundle
+    from kwsd.model.runtime import Runtime
 
 
 class Engine(Protocol):
-    """A fresh one a stream."""
+    """An engine on one stream; every stream needs an engine of its own."""
 
     threshold: float
-    """The score from which its users let it fire."""
+    """The score from which the engine fires for its users."""
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
-        """int16 `[sample]` to the scores of the steps that they complete: float32 `[step, word]`."""
+        """Return the scores of the steps that `samples` complete, float32 `[step, word]`.
+
+        `samples` are int16 `[sample]` at 16 kHz.
+        """
 
 
 @functools.cache
-def _models() -> Any:
-    """The shipped models, loaded once."""
+def shipped() -> tuple[Bundle, Runtime]:
+    """Return the bundle that came with kwsd and its sessions, loaded once."""
     from kwsd.model import bundle
-    from kwsd.model.runtime import SpeakerEncoder, Student
+    from kwsd.model.runtime import Runtime
 
     loaded = bundle.load()
-    return loaded, Student(loaded), SpeakerEncoder(loaded)
+    return loaded, Runtime(loaded)
 
 
 class Kwsd:
-    """The detector of the daemon with all words, gated."""
+    """The daemon's detector with its gate, for several words."""
 
     def __init__(self, words: Sequence[str]) -> None:
-        from kwsd.config import Config, Word
-        from kwsd.detect.detector import Detector, Trace
+        from kwsd.config import Config, WordConfig
+        from kwsd.detect.detector import Detector
+        from kwsd.detect.setup import resolve
 
-        self._traces: list[Trace] = []
-        bundle, student, speaker = _models()
+        bundle, runtime = shipped()
+        config = Config(words={word: WordConfig() for word in words})
         self.threshold = bundle.words[words[0]].threshold
-        self.detector = Detector(Config(words={w: Word() for w in words}), bundle, student=student, speaker=speaker, on_trace=self._traces.append)
+        self.detector = Detector(bundle, resolve(config, bundle), runtime)
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
-        self._traces.clear()
-        self.detector.feed(samples)
-        return np.concatenate([np.zeros((0, len(self.detector.triggers)), np.float32), *(t.scores for t in self._traces)])
+        """Return float32 `[chunk, word]`; a chunk has 80 ms."""
+        return self.detector.feed(samples).trace.scores
 
 
 class MicroWakeWord:
-    """pymicro-wakeword (Apache-2.0): one quantised TFLite graph a word, 30 ms steps."""
+    """pymicro-wakeword (Apache-2.0): one quantized TFLite graph per word, in steps of 30 ms."""
 
     def __init__(self, words: Sequence[str]) -> None:
         from pymicro_wakeword import MicroWakeWord, MicroWakeWordFeatures, Model
@@ -73,12 +79,13 @@ class MicroWakeWord:
         self.threshold = self._models[0].probability_cutoff
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
-        steps = [[m.process_streaming_prob(f) or 0.0 for m in self._models] for f in self._features.process_streaming(samples.tobytes())]
+        """Return float32 `[step, word]`; 0 where a model gives no probability yet."""
+        steps = [[model.process_streaming_prob(features) or 0.0 for model in self._models] for features in self._features.process_streaming(samples.tobytes())]
         return np.array(steps, np.float32).reshape(-1, len(self._models))
 
 
 class OpenWakeWord:
-    """pyopen-wakeword (Apache-2.0; its models CC BY-NC-SA): windows recomputed every 80 ms."""
+    """pyopen-wakeword (Apache-2.0, its models CC BY-NC-SA): a window recomputed every 80 ms."""
 
     threshold = 0.5
 
@@ -89,6 +96,7 @@ class OpenWakeWord:
         self._models = [OpenWakeWord.from_builtin(Model(word)) for word in words]
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
+        """Return float32 `[step, word]`."""
         columns: list[list[float]] = [[] for _ in self._models]
         for features in self._features.process_streaming(samples.tobytes()):
             for column, model in zip(columns, self._models, strict=True):
@@ -97,7 +105,10 @@ class OpenWakeWord:
 
 
 class PocketSphinx:
-    """pocketsphinx (BSD): a phone loop against one key phrase; it fires or does not, so its score is 0 or 1."""
+    """pocketsphinx (BSD): a phone loop against one key phrase.
+
+    It fires or it does not, so its score is 0 or 1.
+    """
 
     threshold = 0.5
 
@@ -105,10 +116,12 @@ class PocketSphinx:
         from pocketsphinx import Decoder
 
         (word,) = words
-        self._decoder = Decoder(keyphrase=word.replace("_", " "), kws_threshold=1e-20, loglevel="FATAL")
+        phrase = word.replace("_", " ")
+        self._decoder = Decoder(keyphrase=phrase, kws_threshold=1e-20, loglevel="FATAL")
         self._decoder.start_utt()
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
+        """Return float32 `[1, 1]`: one step per call."""
         self._decoder.process_raw(samples.tobytes())
         fired = self._decoder.hyp() is not None
         if fired:
@@ -117,69 +130,93 @@ class PocketSphinx:
         return np.array([[float(fired)]], np.float32)
 
 
-@dataclass(frozen=True)
-class Kind:
-    """What is known of an engine without loading it."""
-
-    module: str
-    words: tuple[str, ...]
-    make: Any
-    several: bool
-    """Whether one process hears several words."""
-
-
-ENGINES: dict[str, Kind] = {
-    "kwsd": Kind("kwsd", KWSD_WORDS, Kwsd, True),
-    "pymicro-wakeword": Kind("pymicro_wakeword", ("alexa",), MicroWakeWord, True),
-    "pyopen-wakeword": Kind("pyopen_wakeword", ("alexa",), OpenWakeWord, True),
-    "pocketsphinx": Kind("pocketsphinx", KWSD_WORDS, PocketSphinx, False),
+_CLASSES: dict[str, Callable[[Sequence[str]], Engine]] = {
+    "kwsd": Kwsd,
+    "pymicro-wakeword": MicroWakeWord,
+    "pyopen-wakeword": OpenWakeWord,
+    "pocketsphinx": PocketSphinx,
 }
 
 
-def installed() -> list[str]:
-    return [name for name, kind in ENGINES.items() if importlib.util.find_spec(kind.module)]
+def make(name: str, words: Sequence[str]) -> Engine:
+    """Return the engine `name` of `kwsd.bench.engines.ENGINES`, on a new stream.
+
+    It detects `words`, one alone where its kind does not take several. Raises ModuleNotFoundError
+    where it is not installed.
+    """
+    return _CLASSES[name](words)
 
 
 def peak_memory_mib() -> float:
-    """The most memory this process has held since it was started (not since it was forked)."""
+    """Return the most resident memory of this process since it was started (not forked), in MiB."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _blocks(path: Path) -> Any:
-    with wave.open(str(path)) as recording:
-        while data := recording.readframes(BLOCK_SAMPLES):
-            yield np.frombuffer(data, "<i2")
+def write_figures(figures: dict[str, float]) -> None:
+    """Write a line of JSON to standard output, at once."""
+    sys.stdout.write(json.dumps(figures) + "\n")
+    sys.stdout.flush()
 
 
 def run(name: str, words: Sequence[str], path: Path) -> None:
-    """One engine over a recording; JSON on standard output."""
-    if name == "kwsd detect":
-        from kwsd.config import Config, Word
-        from kwsd.detect.offline import Recordings, total_seconds
-        from kwsd.model import bundle
+    """Run one engine over a WAV at 16 kHz and write its figures.
 
-        recordings = Recordings(Config(words={w: Word() for w in words}), bundle.load())
-        tell({"cpu_s": time.process_time()})
-        fired, samples = sum(wake.reason is None for wake in recordings.detect(path)), round(total_seconds([path]) * 16000)
-    else:
-        engine = ENGINES[name].make(words)
-        tell({"cpu_s": time.process_time()})
-        fired, samples, above = 0, 0, False
-        for block in _blocks(path):
-            scores = engine.feed(block)
-            samples += len(block)
-            for top in scores.max(axis=1, initial=0.0):
-                fired += top >= engine.threshold and not above
-                above = bool(top >= engine.threshold)
-    tell({"cpu_s": time.process_time(), "peak_mib": peak_memory_mib(), "fired": int(fired), "samples": samples})
+    The first line is `cpu_s` when the engine is ready; the second is `cpu_s`, `peak_mib`, `fired`
+    (how often it fired) and `samples` after the recording. `kwsd detect` is the verb of that name.
+    """
+    fired, samples = _run_detect(words, path) if name == "kwsd detect" else _run(name, words, path)
+    write_figures(
+        {
+            "cpu_s": time.process_time(),
+            "peak_mib": peak_memory_mib(),
+            "fired": fired,
+            "samples": samples,
+        }
+    )
 
 
-def tell(figures: dict[str, float]) -> None:
-    sys.stdout.write(json.dumps(figures) + "\n")
-    sys.stdout.flush()
+def _run(name: str, words: Sequence[str], path: Path) -> tuple[int, int]:
+    """Feed an engine in blocks of 80 ms; return how often it fired, and the samples it heard."""
+    engine = make(name, words)
+    write_figures({"cpu_s": time.process_time()})
+    fired = 0
+    samples = 0
+    above = False
+    for block in _wav_blocks(path):
+        scores = engine.feed(block)
+        samples += len(block)
+        for highest in scores.max(axis=1, initial=0.0):
+            fires = bool(highest >= engine.threshold)
+            fired += fires and not above
+            above = fires
+    return fired, samples
+
+
+def _run_detect(words: Sequence[str], path: Path) -> tuple[int, int]:
+    """Do what `kwsd detect` does; return how many wakes there were, and how many samples."""
+    from kwsd.audio.files import total_seconds
+    from kwsd.config import Config, WordConfig
+    from kwsd.detect.offline import Recordings
+    from kwsd.detect.setup import resolve
+    from kwsd.events import Wake
+    from kwsd.model import bundle
+
+    models = bundle.load()
+    config = Config(words={word: WordConfig() for word in words})
+    recordings = Recordings(models, resolve(config, models))
+    write_figures({"cpu_s": time.process_time()})
+    steps = recordings.detect(path)
+    fired = sum(isinstance(event, Wake) for step in steps for event in step.wakes)
+    return fired, round(total_seconds(path) * SAMPLE_RATE)
+
+
+def _wav_blocks(path: Path) -> Iterator[np.ndarray]:
+    with wave.open(str(path)) as recording:
+        while data := recording.readframes(CHUNK_SAMPLES):
+            yield np.frombuffer(data, "<i2")
 
 
 if __name__ == "__main__":

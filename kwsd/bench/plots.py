@@ -1,4 +1,7 @@
-"""The trade-offs as pictures: misses v false accepts an hour, and DET curves of verification. Needs matplotlib (`kwsd[bench]`)."""
+"""Trade-offs as pictures: misses v false accepts per hour, and DET curves of verification.
+
+They need matplotlib (`kwsd[bench]`, or `kwsd[plots]`), which is imported when a picture is drawn.
+"""
 
 from __future__ import annotations
 
@@ -8,75 +11,127 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kwsd.client.calibrate import Result
+    from kwsd.bench.accuracy import AccuracyReport, WordFigures
+    from kwsd.bench.verification import TrialFigures, VerificationFigures
+    from kwsd.client.calibrate import Outcome, Result
 
 TICKS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
+"""Shares at the ticks of a DET curve."""
+NONE_PER_HOUR = 1e-3
+"""Where a rate of zero is drawn on the logarithmic axis of a calibration."""
 
 
 def draw_calibration(results: Sequence[Result], path: Path) -> None:
-    """Misses v false accepts an hour of calibrated words, the latter with their 95 % bounds; the picture is what `path` is called.
+    """Draw misses v false accepts per hour of calibrated words, the latter with 95 % bounds.
 
-    Raises ModuleNotFoundError, OSError."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    figure, panels = pyplot.subplots(len(results), 1, figsize=(7, 1 + 3.2 * len(results)), squeeze=False)
-    for axes, one in zip(panels[:, 0], results, strict=True):
-        rows = [row for row in one.rows if row.missed]
-        for n, label in enumerate(("as recorded", "in noise at 10 dB")):
-            missed = [100 * row.missed[n] for row in rows if row.missed]
-            axes.fill_betweenx(missed, [max(r.bounds[0], 1e-3) for r in rows], [r.bounds[1] for r in rows], alpha=0.15, color=f"C{n}")
-            axes.plot([max(r.seen / one.choice.hours, 1e-3) for r in rows], missed, "o-", color=f"C{n}", label=label)
-        for row, mark, name in ((one.before, "s", "now"), (one.after, "*", "new")):
-            if row.missed:
-                axes.plot(
-                    max(row.seen / one.choice.hours, 1e-3), 100 * row.missed[0], mark, color="black", ms=9, label=f"{name}: threshold {row.threshold:.2f}"
-                )
-        axes.axvline(max(one.choice.rate, 1e-3), color="grey", ls=":", label="wanted")
-        axes.set(xscale="log", title=f"{one.word}, {one.choice.hours:.1f} h heard", xlabel="false wakes an hour (0.001: none), 95 % bounds", ylabel="missed, %")
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
+    The file name's suffix decides the format. Raises ModuleNotFoundError without matplotlib,
+    ValueError for an unknown format, or OSError.
+    """
+    pyplot = _pyplot()
+    size = (7, 1 + 3.2 * len(results))
+    figure, panels = pyplot.subplots(len(results), 1, figsize=size, squeeze=False)
+    for axes, result in zip(panels[:, 0], results, strict=True):
+        _draw_result(axes, result)
     figure.tight_layout()
     figure.savefig(path)
     pyplot.close(figure)
 
 
-def draw(report: dict[str, Any], folder: Path) -> list[Path]:
-    """Write `misses.svg` and, where there was something to verify, `det.svg` into `folder`; their paths."""
-    import matplotlib as mpl
+def _draw_result(axes: Any, result: Result) -> None:
+    hours = result.choice.hours
 
-    mpl.use("Agg")
-    mpl.rcParams["svg.hashsalt"] = "kwsd"  # with that and no date, the same figures are the same file
-    from matplotlib import pyplot
+    def rate(outcome: Outcome) -> float:
+        return max(outcome.seen / hours, NONE_PER_HOUR)
 
+    rows = [(row, row.missed) for row in result.outcomes if row.missed]
+    for n, label in enumerate(("as recorded", "in noise at 10 dB")):
+        missed = [100 * shares[n] for _, shares in rows]
+        low = [max(row.bounds[0], NONE_PER_HOUR) for row, _ in rows]
+        high = [row.bounds[1] for row, _ in rows]
+        axes.fill_betweenx(missed, low, high, alpha=0.15, color=f"C{n}")
+        axes.plot([rate(row) for row, _ in rows], missed, "o-", color=f"C{n}", label=label)
+    for row, mark, name in ((result.before, "s", "now"), (result.after, "*", "new")):
+        if row.missed:
+            label = f"{name}: threshold {row.threshold:.2f}"
+            share = 100 * row.missed[0]
+            axes.plot(rate(row), share, mark, color="black", ms=9, label=label)
+    wanted = max(result.choice.rate, NONE_PER_HOUR)
+    axes.axvline(wanted, color="grey", ls=":", label="wanted")
+    axes.set(
+        xscale="log",
+        title=f"{result.word}, {hours:.1f} h heard",
+        xlabel="false wakes per hour (0.001: none), 95 % bounds",
+        ylabel="missed, %",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+
+
+def draw_accuracy(report: AccuracyReport, folder: Path) -> list[Path]:
+    """Draw `misses.svg` and, where speakers were verified, `det.svg` into `folder`.
+
+    Return their paths. The same figures give the same bytes. Raises ModuleNotFoundError without
+    matplotlib, or OSError.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     if report["words"]:
-        figure, axes = pyplot.subplots(figsize=(7, 5))
-        for one in report["words"]:
-            rates, misses = zip(*one["curve"], strict=True)
-            axes.step([max(r, 0.01) for r in rates], [100 * m for m in misses], where="post", label=f"{one['engine']}: {one['word']}")
-        axes.set(xscale="log", xlim=(0.01, 10), ylim=(0, 50), xlabel="false accepts an hour (0.01: none)", ylabel="missed, %")
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
         written.append(folder / "misses.svg")
-        figure.savefig(written[-1], metadata={"Date": None})
-        pyplot.close(figure)
+        _draw_misses(report["words"], written[-1])
     if report["verification"]:
-        probit = NormalDist().inv_cdf
-        figure, axes = pyplot.subplots(figsize=(5, 5))
-        for one in report["verification"]:
-            for kind in ("one", "five"):
-                curve = [(a, r) for a, r in one[kind]["curve"] if 0 < a < 1 and 0 < r < 1]
-                axes.plot([probit(a) for a, _ in curve], [probit(r) for _, r in curve], label=f"{one['engine']}, {kind} v one")
-        axes.set(xlabel="false accepts, %", ylabel="false rejects, %", xlim=(probit(0.001), probit(0.5)), ylim=(probit(0.001), probit(0.5)))
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_ticks([probit(t) for t in TICKS], [f"{100 * t:g}" for t in TICKS])
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
         written.append(folder / "det.svg")
-        figure.savefig(written[-1], metadata={"Date": None})
-        pyplot.close(figure)
+        _draw_det(report["verification"], written[-1])
     return written
+
+
+def _draw_misses(words: Sequence[WordFigures], path: Path) -> None:
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(7, 5))
+    for one in words:
+        rates = [max(rate, 0.01) for rate, _ in one["curve"]]
+        misses = [100 * miss for _, miss in one["curve"]]
+        axes.step(rates, misses, where="post", label=f"{one['engine']}: {one['word']}")
+    axes.set(
+        xscale="log",
+        xlim=(0.01, 10),
+        ylim=(0, 50),
+        xlabel="false accepts per hour (0.01: none)",
+        ylabel="missed, %",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def _draw_det(encoders: Sequence[VerificationFigures], path: Path) -> None:
+    pyplot = _pyplot()
+    probit = NormalDist().inv_cdf
+    figure, axes = pyplot.subplots(figsize=(5, 5))
+
+    def draw(trials: TrialFigures, label: str) -> None:
+        curve = [(a, r) for a, r in trials["curve"] if 0 < a < 1 and 0 < r < 1]
+        axes.plot([probit(a) for a, _ in curve], [probit(r) for _, r in curve], label=label)
+
+    for one in encoders:
+        draw(one["one"], f"{one['engine']}, one v one")
+        draw(one["five"], f"{one['engine']}, five v one")
+    limits = (probit(0.001), probit(0.5))
+    axes.set(xlabel="false accepts, %", ylabel="false rejects, %", xlim=limits, ylim=limits)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks([probit(tick) for tick in TICKS], [f"{100 * tick:g}" for tick in TICKS])
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def _pyplot() -> Any:
+    """Return matplotlib's pyplot, which draws to files, the same figures as the same SVG."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    mpl.rcParams["svg.hashsalt"] = "kwsd"
+    from matplotlib import pyplot
+
+    return pyplot

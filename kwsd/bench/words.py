@@ -1,8 +1,10 @@
-"""`kwsd bench words`: how good words are that are added from a few takes, on a folder of recordings, a folder a word.
+"""`kwsd bench words`: how good words are that are added from a few takes.
 
-For every word, number of shots and seed: takes of as many different speakers make the word, as `kwsd word add` does; it is
-tried on the recordings of the speakers that are left, and on all recordings of the other words. Hits are those over the score
-that 1 % of the others reach; 0 shots are synthetic voices alone. How it does at its own threshold is told as well.
+They are tried on a folder of recordings with one folder per word. For every word, number of shots
+and seed, takes of as many different speakers make the word, as `kwsd word add` does. It is tried on
+the recordings of the speakers that are left, and on all recordings of the other words. Hits are
+those over the score that 1 % of the others reach; 0 shots are synthetic voices alone. What the word
+does at its own threshold is reported as well.
 """
 
 from __future__ import annotations
@@ -10,82 +12,164 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
 from kwsd.audio.files import AudioFileError, read_all
-from kwsd.bench.accuracy import between_silence
-from kwsd.bench.corpus import Recording, labelled
-from kwsd.learn.few_shot import WordTake, WordTrainer
+from kwsd.bench.circumstances import Circumstances
+from kwsd.bench.corpus import LabeledRecording, check_words, labeled
+from kwsd.bench.scenes import between_silence
+from kwsd.learn.few_shot import WordTrainer
 from kwsd.learn.takes import TakeRejected
+from kwsd.learn.word_takes import WordTake
 from kwsd.model import bundle as bundles
-from kwsd.state.words import UserWord
+from kwsd.state.words import AddedWord
 
 log = logging.getLogger(__name__)
 FALSE_ACCEPTS = 0.01
 """Share of the other words' recordings at which hits are read."""
 
 
-def words(folder: Path, shots: Sequence[int], seeds: int, only: Sequence[str] | None, most: int) -> dict[str, Any]:
-    """Everything, as a dict that `json` takes. Raises AudioFileError."""
-    found: dict[str, list[Recording]] = {}
-    for recording in labelled(folder):
+class WordRun(TypedDict):
+    """One word, made once; shares lie between 0 and 1."""
+
+    word: str
+    shots: int
+    seed: int
+    tried: int
+    """Recordings of the word that it was tried on."""
+    others: int
+    """Recordings of other words."""
+    hits: float
+    """Share of the word's recordings over the score that `FALSE_ACCEPTS` of the others reach."""
+    threshold: float
+    """The word's own."""
+    hits_at_threshold: float
+    false_accepts_at_threshold: float
+    left_out_misses: float
+    """Share of its takes that a detector made from the others misses."""
+
+
+class WordsReport(TypedDict):
+    """The report of `kwsd bench words`, as it is written to JSON."""
+
+    folder: str
+    recordings: int
+    shots: list[int]
+    seeds: int
+    runs: list[WordRun]
+    circumstances: NotRequired[Circumstances]
+
+
+class _Recordings:
+    """The recordings that are used, encoded once."""
+
+    def __init__(self, chosen: Sequence[LabeledRecording], trainer: WordTrainer) -> None:
+        self.words = np.array([recording.word for recording in chosen])
+        """str `[recording]`."""
+        self.speakers = np.array([recording.group for recording in chosen])
+        """str `[recording]`."""
+        self._chosen = chosen
+        self._trainer = trainer
+        self._frames = [trainer.encoder.frames(between_silence(read_all(one.path)).astype(np.float32)) for one in chosen]
+        self._takes: dict[int, WordTake | None] = {}
+
+    def scores(self, word: AddedWord) -> np.ndarray:
+        """Return the highest score of each recording, float64 `[recording]`."""
+        trainer = self._trainer
+        return np.array([float(trainer.smoothed(trainer.logits(word, one)).max()) for one in self._frames])
+
+    def shots(self, word: str, count: int, seed: int) -> tuple[list[WordTake], set[str]]:
+        """Return usable takes of `word` by `count` different speakers, and the speakers.
+
+        They are drawn by `seed`; there are fewer where fewer speakers have usable takes.
+        """
+        rng = np.random.default_rng([seed, count])
+        shots: list[WordTake] = []
+        speakers: set[str] = set()
+        for n in rng.permutation(np.flatnonzero(self.words == word)):
+            if len(shots) == count or self.speakers[n] in speakers:
+                continue
+            if take := self._take(int(n)):
+                shots.append(take)
+                speakers.add(str(self.speakers[n]))
+        return shots, speakers
+
+    def _take(self, n: int) -> WordTake | None:
+        """Return recording `n` as a take, or None where it cannot be used."""
+        if n not in self._takes:
+            try:
+                self._takes[n] = self._trainer.encoder.take(read_all(self._chosen[n].path))
+            except TakeRejected:
+                self._takes[n] = None
+        return self._takes[n]
+
+
+def words(folder: Path, shots: Sequence[int], seeds: int, only: Sequence[str] | None, most: int) -> WordsReport:
+    """Return the report on the labeled recordings in `folder`.
+
+    `shots` are numbers of takes, `seeds` the draws of takes for each; `only` these words are added,
+    and `most` recordings of each word are used. Raises AudioFileError.
+    """
+    found: dict[str, list[LabeledRecording]] = {}
+    for recording in labeled(folder):
         found.setdefault(recording.word, []).append(recording)
     wanted = list(only or found)
-    for word in wanted:
-        if word not in found:
-            raise AudioFileError(f"{folder}: holds no recording of {word!r}; it has {', '.join(sorted(found))}")
+    check_words(folder, wanted, set(found))
     rng = np.random.default_rng(0)
-    chosen = [r for word in sorted(found) for r in [found[word][i] for i in rng.permutation(len(found[word]))[:most]]]
+    chosen = [found[word][n] for word in sorted(found) for n in rng.permutation(len(found[word]))[:most]]
     trainer = WordTrainer(bundles.load())
-    streams = [trainer.frames(between_silence(read_all(r.path)).astype(np.float32)) for r in chosen]
-    label = np.array([r.word for r in chosen])
-    speaker = np.array([r.speaker or str(r.path) for r in chosen])
-    takes: dict[int, WordTake | None] = {}
-
-    def take(n: int) -> WordTake | None:
-        if n not in takes:
-            try:
-                takes[n] = trainer.take(read_all(chosen[n].path))
-            except TakeRejected:
-                takes[n] = None
-        return takes[n]
-
-    rows = []
+    recordings = _Recordings(chosen, trainer)
+    runs: list[WordRun] = []
     for word in wanted:
         for count in shots:
-            for seed in range(seeds if count else 1):  # synthetic voices are always the same
-                shot, voices = (
-                    (trainer.spoken(word.replace("_", " ")), set()) if count == 0 else _shots(np.flatnonzero(label == word), speaker, count, seed, take)
-                )
-                if len(shot) < count:
-                    raise AudioFileError(f"{folder}: {word} has usable takes of {len(shot)} speakers; {count} shots need as many")
-                made, quality = trainer.make(word, shot)
-                scores = np.array([_highest(trainer, made, s) for s in streams])
-                own, other = scores[(label == word) & ~np.isin(speaker, list(voices))], scores[label != word]
-                threshold = float(np.quantile(other, 1 - FALSE_ACCEPTS))
-                rows.append({"word": word, "shots": count, "seed": seed, "tried": len(own), "others": len(other),
-                             "hits": float((own > threshold).mean()), "threshold": made.threshold, "hits_at_threshold": float((own >= made.threshold).mean()),
-                             "false_accepts_at_threshold": float((other >= made.threshold).mean()),
-                             "left_out_misses": quality.missed / quality.takes})  # fmt: skip
-            same = [r for r in rows if r["word"] == word and r["shots"] == count]
-            log.info("%s, %d shots: %.1f %% hits at 1 %% false accepts", word, count, 100 * np.mean([r["hits"] for r in same]))
-    return {"folder": str(folder), "recordings": len(chosen), "shots": list(shots), "seeds": seeds, "runs": rows}
+            draws = range(seeds if count else 1)  # synthetic voices are always the same
+            same = [_run(folder, trainer, recordings, word, count, seed) for seed in draws]
+            hits = 100 * np.mean([run["hits"] for run in same])
+            log.info("%s, %d shots: %.1f %% hits at 1 %% false accepts", word, count, hits)
+            runs += same
+    return {
+        "folder": str(folder),
+        "recordings": len(chosen),
+        "shots": list(shots),
+        "seeds": seeds,
+        "runs": runs,
+    }
 
 
-def _shots(of_word: np.ndarray, speaker: np.ndarray, count: int, seed: int, take: Any) -> tuple[list[WordTake], set[str]]:
-    """`count` usable takes of different speakers, drawn by `seed`, and who they are of."""
-    rng = np.random.default_rng([seed, count])
-    shot: list[WordTake] = []
-    voices: set[str] = set()
-    for n in rng.permutation(of_word):
-        if len(shot) < count and speaker[n] not in voices and (heard := take(int(n))):
-            shot.append(heard)
-            voices.add(str(speaker[n]))
-    return shot, voices
-
-
-def _highest(trainer: WordTrainer, word: UserWord, high: np.ndarray) -> float:
-    """The highest score of a recording, from its frames."""
-    return float(trainer.smoothed(trainer.logits(word, high)).max())
+def _run(
+    folder: Path,
+    trainer: WordTrainer,
+    recordings: _Recordings,
+    word: str,
+    count: int,
+    seed: int,
+) -> WordRun:
+    """Make `word` from `count` takes, and try it on the recordings. Raises AudioFileError."""
+    if count:
+        shots, speakers = recordings.shots(word, count, seed)
+    else:
+        shots = trainer.encoder.synthetic(word.replace("_", " "))
+        speakers = set()
+    if len(shots) < count:
+        text = f"{word} has usable takes of {len(shots)} speakers; {count} shots need as many"
+        raise AudioFileError(f"{folder}: {text}")
+    made, quality = trainer.make(word, shots)
+    scores = recordings.scores(made)
+    of_word = recordings.words == word
+    tried = scores[of_word & ~np.isin(recordings.speakers, list(speakers))]
+    others = scores[~of_word]
+    strict = float(np.quantile(others, 1 - FALSE_ACCEPTS))
+    return {
+        "word": word,
+        "shots": count,
+        "seed": seed,
+        "tried": len(tried),
+        "others": len(others),
+        "hits": float((tried > strict).mean()),
+        "threshold": made.threshold,
+        "hits_at_threshold": float((tried >= made.threshold).mean()),
+        "false_accepts_at_threshold": float((others >= made.threshold).mean()),
+        "left_out_misses": quality.missed / quality.takes,
+    }

@@ -1,1 +1,1 @@
-"""The command line: one verb after the other."""
+"""The command `kwsd`: one module a verb, each with `HELP`, `add_arguments` and `run`."""

@@ -1,77 +1,249 @@
-"""`kwsd bench cost | accuracy | words | soak`: run, log what is going on, print Markdown, write JSON."""
+"""`kwsd bench cost | accuracy | words | soak`: measure, print Markdown, write JSON and Markdown."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
-from kwsd.bench import accuracy, corpus, cost, plots, report, soak, words
-from kwsd.bench.peers import ENGINES, installed
+from kwsd.bench.engines import ENGINES, installed
+
+if TYPE_CHECKING:
+    from kwsd.bench.accuracy import AccuracyReport
+    from kwsd.bench.cost import CostReport
+    from kwsd.bench.soak import SoakReport
+    from kwsd.bench.words import WordsReport
+
+    Report = CostReport | AccuracyReport | WordsReport | SoakReport
+
+HELP = "measure what kwsd costs and how accurate it is, beside its peers, on the same audio"
+PEERS = "The peers: pip install 'kwsd[bench]'; for Resemblyzer also: pip install torch librosa && pip install --no-deps Resemblyzer"
+UNAVAILABLE = 69
+"""Exit status where something that is needed is missing (sysexits.h)."""
+COST = """\
+CPU, memory, start-up and latency of every engine that is installed, in an idle room, in a day with
+a quarter of speech, and in continuous speech."""
+ACCURACY = """\
+Misses v false accepts of every word and engine, and speaker verification, on labeled recordings.
+
+Two layouts are read as they are published:
+
+- Speech Commands: DIR/WORD/SPEAKER_nohash_N.wav, DIR/_background_noise_/*.wav; where there is a
+  testing_list.txt, only the recordings that it names.
+- Picovoice/wake-word-benchmark: DIR/audio/WORD/N.flac. The speakers are not named.
+
+Any other folder of folders is read like the first: the folder's name is the word, what precedes
+_nohash_ the speaker. Folders of audio without labels (LibriSpeech, a recording of the room) are
+negatives: --negatives DIR."""
+WORDS = """\
+How good words are that are added from a few takes, on a folder of recordings, one folder per word.
+
+For every word, number of shots and seed, takes of as many different speakers make the word, as
+`kwsd word add` does. It is tried on the recordings of the speakers that are left, and on all
+recordings of the other words. Hits are those over the score that 1 % of the others reach; 0 shots
+are synthetic voices alone. What the word does at its own threshold is reported as well."""
+SOAK = """\
+Hours of audio through the daemon, faster than real time: does anything grow?"""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run one benchmark; the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="kwsd bench", description="What kwsd costs and how well it hears, beside its peers, on the same audio.",
-        epilog="The peers: pip install 'kwsd[bench]'; for Resemblyzer also: pip install torch librosa && pip install --no-deps Resemblyzer",
-    )  # fmt: skip
-    kinds = parser.add_subparsers(dest="kind", required=True)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the benchmarks and their options to the parser of the verb."""
+    parser.epilog = PEERS
+    benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
 
-    def kind(name: str, help: str) -> argparse.ArgumentParser:
-        sub = kinds.add_parser(name, help=help.splitlines()[0], description=help, formatter_class=argparse.RawDescriptionHelpFormatter)
-        sub.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-        sub.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there as well")
+    def add(name: str, help: str, text: str) -> argparse.ArgumentParser:
+        sub: argparse.ArgumentParser = benchmarks.add_parser(
+            name,
+            help=help,
+            description=text,
+            epilog=PEERS if name in ("cost", "accuracy") else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+        sub.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables to FILE")
         return sub
 
-    costs = kind("cost", "CPU, memory, start-up and latency, in an idle room, a day with a quarter of speech, and continuous speech")
-    costs.add_argument("--seconds", type=float, default=600, help="audio a scene (default 600)")
-    costs.add_argument("--repeats", type=int, default=3, help="runs an engine and scene, in turn; the median counts (default 3)")
-    costs.add_argument("--wakes", type=int, default=60, help="wakes whose latency is measured, in real time (default 60)")
-    soaks = kind("soak", "hours of audio through the daemon, faster than real time: does anything grow?")
-    soaks.add_argument("--hours", type=float, default=6, help="hours of audio (default 6)")
-    accuracies = kind("accuracy", corpus.__doc__ or "")
-    accuracies.add_argument("folder", type=Path, help="labelled recordings")
-    accuracies.add_argument("--negatives", type=Path, nargs="+", default=[], metavar="DIR", help="recordings in which none of the words is said")
-    accuracies.add_argument("--noise", type=Path, metavar="DIR", help="noise to mix in (default: the layout's own, where it has some)")
-    accuracies.add_argument("--snr", type=float, default=10.0, metavar="DB", help="signal-to-noise ratio of the noisy takes (default 10)")
-    accuracies.add_argument("--words", type=lambda s: s.split(","), metavar="A,B", help="only these words")
-    accuracies.add_argument("--plots", type=Path, metavar="DIR", help="draw misses.svg and det.svg there")
-    few = kind("words", words.__doc__ or "")
-    few.add_argument("folder", type=Path, help="labelled recordings, a folder a word")
-    few.add_argument(
-        "--shots", type=lambda s: [int(n) for n in s.split(",")], default=[3, 5, 10], metavar="N,N", help="takes a word is made of (default 3,5,10)"
-    )
-    few.add_argument("--seeds", type=int, default=3, help="draws of takes, each word and number of shots (default 3)")
-    few.add_argument("--words", type=lambda s: s.split(","), metavar="A,B", help="add only these; the others are tried against all the same")
-    few.add_argument("--most", type=int, default=200, help="recordings used of each word (default 200)")
-    for sub in (costs, accuracies):
-        sub.add_argument("--engines", type=lambda s: s.split(","), metavar="A,B", help=f"only these; there are {', '.join(ENGINES)}")
-    asked = parser.parse_args(argv)
+    _add_cost(add("cost", "CPU, memory, start-up and latency", COST))
+    help = "misses v false accepts of every word, and speaker verification"
+    _add_accuracy(add("accuracy", help, ACCURACY))
+    _add_words(add("words", "how good words are that are added from a few takes", WORDS))
+    _add_soak(add("soak", "hours of audio through the daemon: does anything grow?", SOAK))
 
-    engines = getattr(asked, "engines", None) or installed()
-    for name in engines:
-        if name not in ENGINES:
-            parser.error(f"there is no engine {name!r}; there are {', '.join(ENGINES)}")
-        if name not in installed():
-            parser.error(f"{name} is not installed: pip install 'kwsd[bench]'")
-    if asked.kind == "cost":
-        found, text = cost.cost(asked.seconds, asked.repeats, asked.wakes, engines), report.cost_markdown
-    elif asked.kind == "accuracy":
-        found = accuracy.accuracy(asked.folder, engines, asked.negatives, asked.noise, asked.snr, asked.words)
-        text = report.accuracy_markdown
-    elif asked.kind == "words":
-        found, text = words.words(asked.folder, asked.shots, asked.seeds, asked.words, asked.most), report.words_markdown
-    else:
-        found, text = soak.soak(asked.hours), report.soak_markdown
-    found["circumstances"] = report.circumstances()
-    if asked.json:
-        asked.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if asked.markdown:
-        asked.markdown.write_text(text(found), encoding="utf-8")
-    if getattr(asked, "plots", None):
-        plots.draw(found, asked.plots)
-    sys.stdout.write(text(found))
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the benchmark that was asked for; return the exit status.
+
+    Raises AudioFileError for recordings that cannot be used, RuntimeError for an engine that fails.
+    """
+    engines: list[str] = getattr(arguments, "engines", None) or installed()
+    missing = [name for name in engines if name not in installed()]
+    wants_plots = getattr(arguments, "plots", None) is not None
+    if wants_plots and importlib.util.find_spec("matplotlib") is None:
+        missing.append("matplotlib")
+    if missing:
+        text = f"not installed: {', '.join(missing)}; pip install 'kwsd[bench]'"
+        print(f"kwsd: {text}", file=sys.stderr)
+        return UNAVAILABLE
+    found, text = _measure(arguments, engines)
+    if arguments.json:
+        body = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+        arguments.json.write_text(body, encoding="utf-8")
+    if arguments.markdown:
+        arguments.markdown.write_text(text, encoding="utf-8")
+    sys.stdout.write(text)
+    if wants_plots:
+        from kwsd.bench import plots
+
+        plots.draw_accuracy(cast("AccuracyReport", found), arguments.plots)
     return 0
+
+
+def _measure(arguments: argparse.Namespace, engines: list[str]) -> tuple[Report, str]:
+    """Return the report of the benchmark, and its Markdown."""
+    from kwsd.bench import accuracy, cost, report, soak, words
+    from kwsd.bench.circumstances import circumstances
+
+    match arguments.benchmark:
+        case "cost":
+            costs = cost.cost(arguments.seconds, arguments.repeats, arguments.wakes, engines)
+            costs["circumstances"] = circumstances()
+            return costs, report.cost_markdown(costs)
+        case "accuracy":
+            figures = accuracy.accuracy(
+                arguments.folder,
+                engines,
+                arguments.negatives,
+                arguments.noise,
+                arguments.snr,
+                arguments.words,
+            )
+            figures["circumstances"] = circumstances()
+            return figures, report.accuracy_markdown(figures)
+        case "words":
+            added = words.words(
+                arguments.folder,
+                arguments.shots,
+                arguments.seeds,
+                arguments.words,
+                arguments.most,
+            )
+            added["circumstances"] = circumstances()
+            return added, report.words_markdown(added)
+        case _:
+            soaked = soak.soak(arguments.hours)
+            soaked["circumstances"] = circumstances()
+            return soaked, report.soak_markdown(soaked)
+
+
+def _add_cost(parser: argparse.ArgumentParser) -> None:
+    _add_engines(parser)
+    parser.add_argument("--seconds", type=float, default=600, metavar="S", help="audio per scene (default 600)")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=3,
+        metavar="N",
+        help="runs per engine and scene, in turn; the median counts (default 3)",
+    )
+    parser.add_argument(
+        "--wakes",
+        type=int,
+        default=60,
+        metavar="N",
+        help="wakes whose latency is measured, in real time (default 60)",
+    )
+
+
+def _add_accuracy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="DIR", help="labeled recordings")
+    _add_engines(parser)
+    parser.add_argument(
+        "--negatives",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="recordings in which none of the words is said",
+    )
+    parser.add_argument(
+        "--noise",
+        type=Path,
+        metavar="DIR",
+        help="noise to mix in (default: the layout's own, where it has some)",
+    )
+    parser.add_argument(
+        "--snr",
+        type=float,
+        default=10.0,
+        metavar="DB",
+        help="signal-to-noise ratio of the noisy recordings (default 10)",
+    )
+    parser.add_argument("--words", type=_names, metavar="A,B", help="only these words")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="draw misses.svg and det.svg into DIR")
+
+
+def _add_words(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="DIR", help="labeled recordings, one folder per word")
+    parser.add_argument(
+        "--shots",
+        type=_numbers,
+        default=[3, 5, 10],
+        metavar="N,N",
+        help="takes that a word is made of (default 3,5,10)",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=3,
+        metavar="N",
+        help="draws of takes, for each word and number of shots (default 3)",
+    )
+    parser.add_argument(
+        "--words",
+        type=_names,
+        metavar="A,B",
+        help="add only these; they are tried against the others all the same",
+    )
+    parser.add_argument(
+        "--most",
+        type=int,
+        default=200,
+        metavar="N",
+        help="recordings of each word that are used (default 200)",
+    )
+
+
+def _add_soak(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--hours", type=float, default=6, metavar="H", help="hours of audio (default 6)")
+
+
+def _add_engines(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--engines",
+        type=_engines,
+        metavar="A,B",
+        help=f"only these of {', '.join(ENGINES)} (default: those that are installed)",
+    )
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        text = f"{text!r} is no list of numbers; for instance 3,5,10"
+        raise argparse.ArgumentTypeError(text) from None
+
+
+def _engines(text: str) -> list[str]:
+    for name in text.split(","):
+        if name not in ENGINES:
+            known = ", ".join(ENGINES)
+            raise argparse.ArgumentTypeError(f"there is no engine {name!r}; there are {known}")
+    return text.split(",")

@@ -1,18 +1,18 @@
-"""What `kwsd run --source auto` listens to: the microphone, or, where there is none, the bundled recording."""
+"""What `kwsd run --source auto` listens to: the microphone, else the bundled recording."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from kwsd.audio import capture
+from kwsd.audio.devices import MicrophoneError, devices
 
 RECORDING = Path(__file__).with_name("demo.flac")
-"""Synthetic voices saying wake words amid other words."""
+"""Synthetic voices that say wake words amid other words."""
 
 
 def source() -> str:
-    """`mic`, or the path of the bundled recording."""
+    """Return `mic`, or the path of the bundled recording where there is no microphone."""
     try:
-        return "mic" if capture.devices() else str(RECORDING)
-    except capture.MicrophoneError:
+        return "mic" if devices() else str(RECORDING)
+    except MicrophoneError:
         return str(RECORDING)

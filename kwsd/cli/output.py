@@ -1,89 +1,184 @@
-"""What a person at a terminal sees: events as sentences, the guide's voice and level meter, progress bars.
+"""What a person or a script sees: event sentences, guides, progress bars, JSON and errors.
 
-Colour, bars and meters appear on a terminal only; what is piped gets plain lines.
+Meters and bars appear on a terminal only; what is piped gets plain lines. Results go to standard
+output, everything else to standard error.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 
-def print_event(body: dict[str, Any], as_json: bool) -> None:
-    print(json.dumps(body, ensure_ascii=False) if as_json else sentence(body), flush=True)
+from kwsd.audio.format import SAMPLE_RATE
+from kwsd.events import Event, MicrophoneChange, Rejected, to_dict
+from kwsd.protocol.data import ClipInfo
+
+USAGE = 64
+"""The arguments cannot be understood. This and the other exit codes are those of sysexits.h."""
+DATA = 65
+"""The data cannot be used."""
+NO_INPUT = 66
+"""A file is missing, or is no recording."""
+UNAVAILABLE = 69
+"""The daemon, a device or a package is not there."""
+CANNOT_CREATE = 73
+"""Something could not be stored."""
+NO_PERMISSION = 77
+CONFIGURATION = 78
+"""The configuration is wrong."""
+INTERRUPTED = 130
+"""The shell's code for ^C."""
 
 
-def sentence(body: dict[str, Any]) -> str:
-    """An event for people."""
-    if body["type"] == "microphone":
-        lost = f" ({body['samples_lost']} samples lost)" if body.get("samples_lost") else ""
-        return f"microphone {body['state']}: {body['detail']}{lost}"
-    who = body.get("speaker")
-    by = f" by {who['name']} ({who['score']:.2f}{'' if who['verified'] else ', not verified'})" if who else ""
-    what = "wake" if body["type"] == "wake" else f"rejected ({body['reason'].replace('_', ' ')})"
-    word = body["word"].replace("_", " ")
-    return f"{what}: “{word}”{by}, score {body['score']:.3f} of {body['threshold']:.3f}, {body['start'] / 16000:.2f}–{body['end'] / 16000:.2f} s"
+def fail(code: int, error: object) -> int:
+    """Print an error and return its exit code."""
+    print(f"kwsd: {error}", file=sys.stderr)
+    return code
 
 
-def clip_sentence(body: dict[str, Any]) -> str:
-    """A clip for people."""
-    who = f" by {body['speaker']['name']}" if body.get("speaker") else ""
-    label = f", labelled {body['label']}" if body["label"] else ""
-    what = body["kind"].replace("_", " ")
-    return f"{body['id']}: {what}, score {body['score']:.3f} of {body['threshold']:.3f}{who}{label}"
+def show(text: str) -> None:
+    """Print a line that is not a result."""
+    print(text, file=sys.stderr)
+
+
+def print_json(value: object) -> None:
+    """Print structs, dataclasses or plain data as one line of JSON."""
+    line = msgspec.json.encode(value, enc_hook=_plain)
+    print(msgspec.json.format(line, indent=0).decode(), flush=True)
+
+
+def _plain(value: Any) -> object:
+    """Return a path as text, and a numpy scalar as a number."""
+    return str(value) if isinstance(value, Path) else value.item()
+
+
+def print_event(event: Event, *, as_json: bool) -> None:
+    """Print an event, as the protocol's JSON or as a sentence."""
+    if as_json:
+        print_json(to_dict(event))
+    else:
+        print(event_sentence(event), flush=True)
+
+
+def event_sentence(event: Event) -> str:
+    """Return an event for people."""
+    if isinstance(event, MicrophoneChange):
+        lost = f" ({event.samples_lost} samples lost)" if event.samples_lost else ""
+        return f"microphone {event.state}: {event.detail}{lost}"
+    by = ""
+    if speaker := event.speaker:
+        verified = "" if speaker.verified else ", not verified"
+        by = f" by {speaker.name} ({speaker.score:.2f}{verified})"
+    kind = "wake"
+    if isinstance(event, Rejected):
+        kind = f"rejected ({event.reason.replace('_', ' ')})"
+    word = event.word.replace("_", " ")
+    score = f"score {event.score:.3f} of {event.threshold:.3f}"
+    span = f"{event.start / SAMPLE_RATE:.2f}–{event.end / SAMPLE_RATE:.2f} s"
+    return f"{kind}: “{word}”{by}, {score}, {span}"
+
+
+def clip_sentence(clip: ClipInfo) -> str:
+    """Return a clip for people."""
+    by = f" by {clip.speaker.name}" if clip.speaker else ""
+    label = f", labeled {clip.label}" if clip.label else ""
+    score = f"score {clip.score:.3f} of {clip.threshold:.3f}"
+    return f"{clip.id}: {clip.kind.replace('_', ' ')}, {score}{by}{label}"
+
+
+def confirmed(*, yes: bool) -> bool:
+    """Ask whether to keep what was found; `yes` answers for the person.
+
+    Raises ValueError where nobody can answer.
+    """
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise ValueError("nobody is at the terminal to confirm; --yes keeps it without asking")
+    return input("Keep it? [Y/n] ").strip().lower() in ("", "y", "yes")
 
 
 class Terminal:
-    """The guide's voice on a terminal."""
+    """Guides a person through takes, on a terminal."""
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        """With `as_json`, standard output is left to the JSON."""
+        self._out = sys.stderr if as_json else sys.stdout
 
     def ask(self, text: str, take: int, takes: int) -> None:
-        print(f"[{take}/{takes}] Please {text}.", flush=True)
+        """Ask for a take; `text` says what to say."""
+        self._print(f"[{take}/{takes}] Please {text}.")
 
     def level(self, dbfs: float) -> None:
-        if sys.stdout.isatty():
+        """Show the level of the microphone."""
+        if self._out.isatty():
             bar = "█" * max(int((dbfs + 70) / 2), 0)
-            print(f"\r  {bar:35.35s} {dbfs:4.0f} dBFS", end="", flush=True)
+            self._print(f"\r  {bar:35.35s} {dbfs:4.0f} dBFS", end="")
 
-    def accepted(self, level_dbfs: float, speech_s: float) -> None:
-        print(f"{self._fresh()}  good: {speech_s:.1f} s of speech at {level_dbfs:.0f} dBFS", flush=True)
+    def accepted(self, speech_dbfs: float, speech_s: float) -> None:
+        """Show that a take was accepted."""
+        self._clear()
+        self._print(f"  good: {speech_s:.1f} s of speech at {speech_dbfs:.0f} dBFS")
 
     def rejected(self, why: str) -> None:
-        print(f"{self._fresh()}  not taken: {why}", flush=True)
+        """Show why a take was not accepted."""
+        self._clear()
+        self._print(f"  not taken: {why}")
 
     def waiting(self, done_s: float, all_s: float) -> None:
+        """Show how much of a wait is over."""
         if sys.stderr.isatty():
-            print(f"\r{'█' * int(40 * done_s / all_s):40s} {done_s / 60:.1f} of {all_s / 60:.1f} min", end="", file=sys.stderr, flush=True)
+            minutes = f"{done_s / 60:.1f} of {all_s / 60:.1f} min"
+            print(f"\r{_bar(done_s / all_s)} {minutes}", end="", file=sys.stderr, flush=True)
 
-    def _fresh(self) -> str:
-        return "\r" + " " * 50 + "\r" if sys.stdout.isatty() else ""
+    def _clear(self) -> None:
+        if self._out.isatty():
+            self._print("\r" + " " * 50 + "\r", end="")
+
+    def _print(self, text: str, end: str = "\n") -> None:
+        print(text, end=end, file=self._out, flush=True)
 
 
 class Bar:
-    """A progress bar over recordings, on a terminal only."""
+    """A progress bar over recordings, on a terminal only. Use it as a context manager."""
 
     def __init__(self, files: Sequence[Path]) -> None:
-        self._shows, self._done, self._total = sys.stderr.isatty(), 0.0, 0.0
-        if self._shows:
-            from kwsd.audio.files import AudioFileError
-            from kwsd.detect.offline import total_seconds
+        self._shown = sys.stderr.isatty()
+        self._done_s = 0.0
+        self._total_s = _total_seconds(files) if self._shown else 0.0
 
-            for path in files:
-                try:
-                    self._total += total_seconds([path])
-                except AudioFileError:
-                    continue  # told when its turn comes
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._shown:
+            print(file=sys.stderr)
 
     def step(self, seconds: float) -> None:
-        self._done += seconds
-        if self._shows and self._total:
-            share = min(self._done / self._total, 1.0)
-            print(
-                f"\r{'█' * int(40 * share):40s} {100 * share:3.0f} %  {self._done / 60:.1f} of {self._total / 60:.1f} min", end="", file=sys.stderr, flush=True
-            )
+        """Show that so many seconds more are done."""
+        self._done_s += seconds
+        if self._total_s:
+            share = min(self._done_s / self._total_s, 1.0)
+            minutes = f"{self._done_s / 60:.1f} of {self._total_s / 60:.1f} min"
+            text = f"\r{_bar(share)} {100 * share:3.0f} %  {minutes}"
+            print(text, end="", file=sys.stderr, flush=True)
 
-    def close(self) -> None:
-        if self._shows:
-            print(file=sys.stderr)
+
+def _bar(share: float) -> str:
+    return f"{'█' * int(40 * share):40s}"
+
+
+def _total_seconds(files: Sequence[Path]) -> float:
+    from kwsd.audio.files import AudioFileError, total_seconds
+
+    total = 0.0
+    for path in files:
+        try:
+            total += total_seconds(path)
+        except AudioFileError:
+            continue  # reported when its turn comes
+    return total

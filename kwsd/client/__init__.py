@@ -1,1 +1,1 @@
-"""The client, and the workflows that it guides."""
+"""The client of the daemon, and the guided workflows over it."""

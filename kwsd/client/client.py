@@ -2,201 +2,285 @@
 
     with kwsd.connect() as daemon:
         for event in daemon.events(types=["wake"]):
-            print(event["word"])
+            print(event.word)
 
-`connect()` blocks; `connect_async()` is the same for asyncio. Standard library only; neither loads numpy or a model.
+`connect()` blocks; `connect_async()` is the same for asyncio. Neither loads numpy or a model.
 """
 
 from __future__ import annotations
 
 import array
-import asyncio
 import contextlib
-import itertools
-import json
 import os
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar, cast
 
-from kwsd.protocol.errors import DaemonError
+from kwsd.events import Event
+from kwsd.protocol.commands import EventType, Request, Subscribe, type_of
+from kwsd.protocol.errors import DaemonError, RequestError
+from kwsd.protocol.messages import Connection, FromServer, Greeting, Id, Level, Received
+from kwsd.protocol.replies import Reply
 
-Body = dict[str, Any]
-LINE_LIMIT = 1 << 22
+if TYPE_CHECKING:
+    import asyncio
+
+R = TypeVar("R", bound=Reply)
+READ_BYTES = 1 << 16
+GREETING_TIMEOUT_S = 10.0
 
 
 def find_socket() -> Path:
-    """`$KWSD_SOCKET`, else the user's own daemon's socket where there is one, else the system's."""
+    """Return the daemon's socket.
+
+    It is `$KWSD_SOCKET`, else that of the user's own daemon where there is one, else the system's.
+    """
     if named := os.environ.get("KWSD_SOCKET"):
         return Path(named)
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    own = Path(runtime) / "kwsd" / "kwsd.sock" if runtime else Path(f"/tmp/kwsd-{os.geteuid()}/kwsd.sock")
+    user_folder = Path(runtime) / "kwsd" if runtime else Path(f"/tmp/kwsd-{os.geteuid()}")
+    own = user_folder / "kwsd.sock"
     return own if own.exists() else Path("/run/kwsd/kwsd.sock")
 
 
 def _unreachable(path: Path, error: OSError) -> DaemonError:
     why = {
-        FileNotFoundError: "no daemon runs there; start it with `kwsd run` or `systemctl start kwsd`",
-        ConnectionRefusedError: "the daemon that made it is gone; start it again",
+        FileNotFoundError: ("no daemon runs there; start it with `kwsd run` or `systemctl start kwsd`"),
+        ConnectionRefusedError: ("the daemon that made it is gone; start it again" if path.is_socket() else "is not a socket; name the daemon's socket"),
         TimeoutError: "something holds it, and does not answer; restart the daemon",
-        PermissionError: "you may not connect; join the group that the socket belongs to, then log in again",
+        PermissionError: ("you may not connect; join the group that the socket belongs to, then log in again"),
     }.get(type(error), str(error))
     return DaemonError("unreachable", f"{path}: {why}")
 
 
-class Connection:
-    """A connection to the daemon, blocking. `hello` is its greeting. Use it as a context manager."""
+class _Exchange:
+    """Requests and their replies, with no I/O: what both clients share."""
+
+    def __init__(self) -> None:
+        self.greeting: Greeting | None = None
+        self.events: deque[Event] = deque()
+        self.levels: deque[float] = deque()
+        self._connection: Connection[FromServer] = Connection.client()
+        self._replies: dict[Id, Reply | RequestError] = {}
+
+    def send(self, command: Request[R]) -> tuple[int, bytes]:
+        """Return the id and the line of a request. Raises DaemonError where it is too long."""
+        return self._connection.request(command)
+
+    def receive(self, data: bytes) -> None:
+        """Process what the daemon sent. Raises DaemonError."""
+        if not data:
+            raise DaemonError("closed", "the daemon has closed the connection")
+        for message in self._connection.receive(data):
+            match message:
+                case Greeting():
+                    self.greeting = message
+                case Received():
+                    self._replies[message.id] = message.reply
+                case Level():
+                    self.levels.append(message.level_dbfs)
+                case _:
+                    self.events.append(message)
+
+    def greeted(self, path: Path) -> Greeting | None:
+        """Return the greeting, once it is there. Raises DaemonError for another first message."""
+        if self.greeting is None and (refusal := self._replies.get(None)):
+            assert isinstance(refusal, RequestError)
+            raise refusal
+        if self.greeting is None and (self.events or self.levels):
+            raise DaemonError("protocol", f"{path}: something other than kwsd answers there")
+        return self.greeting
+
+    def reply(self, id: int) -> Reply | None:
+        """Return the reply to the request `id`, once it is there. Raises DaemonError."""
+        found = self._replies.pop(id, None) or self._replies.pop(None, None)
+        if isinstance(found, RequestError):
+            raise found
+        return found
+
+
+class Client:
+    """A connection to the daemon, blocking. Use it as a context manager."""
 
     def __init__(self, path: Path | str | None = None, timeout_s: float | None = 90.0) -> None:
-        """Raises DaemonError where no daemon answers."""
+        """`timeout_s` is how long a reply may take. Raises DaemonError where no daemon answers."""
         self.path = Path(path) if path is not None else find_socket()
-        self._ids, self._waiting = itertools.count(1), deque[Body]()
+        self._timeout_s = timeout_s
+        self._exchange = _Exchange()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._timeout = timeout_s
         try:
-            self._socket.settimeout(10.0)
+            self._socket.settimeout(GREETING_TIMEOUT_S)
             self._socket.connect(str(self.path))
-            self._lines = self._socket.makefile("rb")
-            self.hello = self._read()
+            while (greeting := self._exchange.greeted(self.path)) is None:
+                self._receive()
         except OSError as error:
             self._socket.close()
             raise _unreachable(self.path, error) from error
-        if self.hello.get("type") != "hello":
-            self.close()
-            raise DaemonError(str(self.hello.get("code", "protocol")), str(self.hello.get("message", f"{self.path}: no kwsd answers there")))
+        except DaemonError:
+            self._socket.close()
+            raise
+        self.greeting = greeting
+        """The daemon's versions, words and sample rate."""
 
-    def __enter__(self) -> Connection:
+    def __enter__(self) -> Client:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Hang up; who waits for an event on another thread sees the end of them."""
+        """Hang up; a thread that waits for an event sees the end of them."""
         with contextlib.suppress(OSError):  # the daemon may have hung up first
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
-    def _read(self) -> Body:
-        line = self._lines.readline(LINE_LIMIT)
-        if not line.endswith(b"\n"):
-            raise DaemonError("closed", "the daemon has closed the connection")
-        body = json.loads(line)
-        return body if isinstance(body, dict) else {}
+    def request(
+        self,
+        command: Request[R],
+        *,
+        fd: int | None = None,
+        on_level: Callable[[float], None] | None = None,
+    ) -> R:
+        """Send a request and return its reply; events that arrive meanwhile are kept.
 
-    def request(self, type: str, *, fd: int | None = None, on_level: Any = None, **fields: Any) -> Body:
-        """Send a request and wait for its reply; events that come meanwhile are kept for `events`.
-
-        `fd` is passed along; `on_level` is called with each level in dBFS while a take is recorded. Raises DaemonError."""
-        id = next(self._ids)
-        line = json.dumps({"type": type, "id": id, **fields}).encode() + b"\n"
-        self._socket.settimeout(self._timeout)
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))] if fd is not None else []
+        `fd` is passed along; `on_level` is called with each level, in dBFS, while a take is
+        recorded. Raises DaemonError.
+        """
+        id, line = self._exchange.send(command)
+        self._socket.settimeout(self._timeout_s)
+        rights = []
+        if fd is not None:
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
         try:
             sent = self._socket.sendmsg([line], rights)
             self._socket.sendall(line[sent:])
-            while True:
-                body = self._read()
-                if body.get("type") == "level":
+            while (reply := self._exchange.reply(id)) is None:
+                self._receive()
+                while self._exchange.levels:
+                    level = self._exchange.levels.popleft()
                     if on_level:
-                        on_level(body["level_dbfs"])
-                elif body.get("type") in ("reply", "error") and body.get("id") in (id, None):
-                    if body.get("ok"):
-                        return body
-                    raise DaemonError(str(body.get("code")), str(body.get("message")))
-                else:
-                    self._waiting.append(body)
+                        on_level(level)
         except TimeoutError as error:
-            raise DaemonError("timeout", f"the daemon has not answered {type} within {self._timeout:g} s") from error
+            text = f"the daemon has not answered {type_of(command)} within {self._timeout_s:g} s"
+            raise DaemonError("timeout", text) from error
         except OSError as error:
-            raise DaemonError("closed", f"the daemon has closed the connection ({error.strerror})") from error
+            text = f"the daemon has closed the connection ({error.strerror})"
+            raise DaemonError("closed", text) from error
+        return cast(R, reply)
 
-    def events(self, types: list[str] | None = None, words: list[str] | None = None) -> Iterator[Body]:
-        """Subscribe now; the events as they come, for ever; ends when the daemon does. Raises DaemonError."""
-        wanted: Body = {k: v for k, v in (("types", types), ("words", words)) if v is not None}
-        self.request("subscribe", **wanted)
+    def events(self, types: Sequence[EventType] | None = None, words: Sequence[str] | None = None) -> Iterator[Event]:
+        """Subscribe now, and return the events as they come, until the daemon ends.
+
+        Only events of these types, and of these words. Raises DaemonError.
+        """
+        self.request(_subscription(types, words))
         return self._events()
 
-    def _events(self) -> Iterator[Body]:
+    def _events(self) -> Iterator[Event]:
         self._socket.settimeout(None)
         while True:
-            if self._waiting:
-                yield self._waiting.popleft()
-                continue
+            while self._exchange.events:
+                yield self._exchange.events.popleft()
             try:
-                body = self._read()
+                self._receive()
             except (DaemonError, OSError):
                 return
-            yield body
 
-    def __iter__(self) -> Iterator[Body]:
+    def __iter__(self) -> Iterator[Event]:
         return self.events()
 
-
-def connect(path: Path | str | None = None) -> Connection:
-    """Connect to the daemon; `path` of its socket where it is not the usual one. Raises DaemonError."""
-    return Connection(path)
+    def _receive(self) -> None:
+        self._exchange.receive(self._socket.recv(READ_BYTES))
 
 
-class AsyncConnection:
-    """A connection to the daemon for asyncio: `async with await connect_async() as daemon: async for event in daemon: …`."""
+def connect(path: Path | str | None = None) -> Client:
+    """Connect to the daemon, at `path` or its usual socket. Raises DaemonError."""
+    return Client(path)
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, hello: Body) -> None:
-        self._reader, self._writer, self.hello = reader, writer, hello
-        self._ids, self._waiting = itertools.count(1), deque[Body]()
 
-    async def __aenter__(self) -> AsyncConnection:
+class AsyncClient:
+    """A connection to the daemon for asyncio.
+
+    async with await connect_async() as daemon:
+        async for event in daemon:
+            ...
+    """
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        exchange: _Exchange,
+        greeting: Greeting,
+    ) -> None:
+        self.greeting = greeting
+        """The daemon's versions, words and sample rate."""
+        self._reader = reader
+        self._writer = writer
+        self._exchange = exchange
+
+    async def __aenter__(self) -> AsyncClient:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         self._writer.close()
 
-    async def request(self, type: str, **fields: Any) -> Body:
-        """Send a request and wait for its reply. Raises DaemonError."""
-        id = next(self._ids)
-        self._writer.write(json.dumps({"type": type, "id": id, **fields}).encode() + b"\n")
-        await self._writer.drain()
-        while True:
-            body = await _read_async(self._reader)
-            if body.get("type") in ("reply", "error") and body.get("id") in (id, None):
-                if body.get("ok"):
-                    return body
-                raise DaemonError(str(body.get("code")), str(body.get("message")))
-            self._waiting.append(body)
+    async def request(self, command: Request[R]) -> R:
+        """Send a request and return its reply. Raises DaemonError."""
+        id, line = self._exchange.send(command)
+        try:
+            self._writer.write(line)
+            await self._writer.drain()
+            while (reply := self._exchange.reply(id)) is None:
+                self._exchange.receive(await self._reader.read(READ_BYTES))
+                self._exchange.levels.clear()
+        except OSError as error:
+            text = f"the daemon has closed the connection ({error.strerror})"
+            raise DaemonError("closed", text) from error
+        return cast(R, reply)
 
-    async def events(self, types: list[str] | None = None, words: list[str] | None = None) -> AsyncIterator[Body]:
-        """Subscribe, and yield events as they come; ends when the daemon does."""
-        wanted = {k: v for k, v in (("types", types), ("words", words)) if v is not None}
-        await self.request("subscribe", **wanted)
+    async def events(self, types: Sequence[EventType] | None = None, words: Sequence[str] | None = None) -> AsyncIterator[Event]:
+        """Subscribe, and yield the events as they come, until the daemon ends.
+
+        Only events of these types, and of these words. Raises DaemonError.
+        """
+        await self.request(_subscription(types, words))
         while True:
-            if self._waiting:
-                yield self._waiting.popleft()
-                continue
+            while self._exchange.events:
+                yield self._exchange.events.popleft()
             try:
-                body = await _read_async(self._reader)
+                self._exchange.receive(await self._reader.read(READ_BYTES))
             except (DaemonError, OSError):
                 return
-            yield body
 
-    def __aiter__(self) -> AsyncIterator[Body]:
+    def __aiter__(self) -> AsyncIterator[Event]:
         return self.events()
 
 
-async def _read_async(reader: asyncio.StreamReader) -> Body:
-    line = await reader.readline()
-    if not line.endswith(b"\n"):
-        raise DaemonError("closed", "the daemon has closed the connection")
-    body = json.loads(line)
-    return body if isinstance(body, dict) else {}
+async def connect_async(path: Path | str | None = None) -> AsyncClient:
+    """Connect to the daemon, at `path` or its usual socket. Raises DaemonError."""
+    import asyncio  # takes longer than all the rest, and only this client needs it
 
-
-async def connect_async(path: Path | str | None = None) -> AsyncConnection:
-    """Connect to the daemon. Raises DaemonError."""
     where = Path(path) if path is not None else find_socket()
+    exchange = _Exchange()
     try:
-        reader, writer = await asyncio.open_unix_connection(str(where), limit=LINE_LIMIT)
-        return AsyncConnection(reader, writer, await _read_async(reader))
+        reader, writer = await asyncio.open_unix_connection(str(where))
     except OSError as error:
         raise _unreachable(where, error) from error
+    try:
+        async with asyncio.timeout(GREETING_TIMEOUT_S):
+            while (greeting := exchange.greeted(where)) is None:
+                exchange.receive(await reader.read(READ_BYTES))
+    except (OSError, DaemonError) as error:
+        writer.close()
+        raise error if isinstance(error, DaemonError) else _unreachable(where, error) from error
+    return AsyncClient(reader, writer, exchange, greeting)
+
+
+def _subscription(types: Sequence[EventType] | None, words: Sequence[str] | None) -> Subscribe:
+    return Subscribe(
+        types=None if types is None else list(types),
+        words=None if words is None else list(words),
+    )

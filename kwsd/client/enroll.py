@@ -1,111 +1,138 @@
-"""The guided enrolment, seen from the client: what to say next, what came of it. No terminal in here; `Voice` is told."""
+"""Guided enrollment from the client's side: the prompts, and the result of each take.
+
+There is no terminal here; a `Guide` shows it to a person.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from kwsd.audio import pcm
 from kwsd.audio.files import AudioFileError, read_all
-from kwsd.client.client import Connection
+from kwsd.client.client import Client
 from kwsd.config import Config
 from kwsd.detect.embedder import Embedder
-from kwsd.learn.enrollment import FREE_TAKES, WORD_TAKES, Enrolment
+from kwsd.learn.enrollment import FREE_TAKES, WORD_TAKES, Enrollment
 from kwsd.learn.takes import TakeRejected
-from kwsd.model import bundle
-from kwsd.protocol import messages as protocol
+from kwsd.model import bundle as bundles
+from kwsd.protocol.commands import EnrollAbort, EnrollBegin, EnrollCommit, EnrollNext
 from kwsd.protocol.errors import DaemonError
 from kwsd.state.voiceprints import VoiceprintStore
 
-RETRIES = 6
-"""Rejected takes after which a guided enrolment gives up."""
+MAX_RETRIES = 6
+"""Rejected takes after which a guided recording gives up."""
+TAKE_TIMEOUT_S = 20.0
+FATAL = ("closed", "timeout", "permission_denied", "unknown_word", "internal", "busy")
+"""Codes of errors that another take does not fix."""
 
 
-class Voice(Protocol):
-    """How the guide speaks to a person."""
+class Guide(Protocol):
+    """Shows a person what to say and what came of it."""
 
-    def ask(self, text: str, take: int, takes: int) -> None: ...
-    def level(self, dbfs: float) -> None: ...
-    def accepted(self, level_dbfs: float, speech_s: float) -> None: ...
-    def rejected(self, why: str) -> None: ...
+    def ask(self, text: str, take: int, takes: int) -> None:
+        """Ask for a take; `text` says what to say."""
+
+    def level(self, dbfs: float) -> None:
+        """Show the level of the microphone."""
+
+    def accepted(self, speech_dbfs: float, speech_s: float) -> None:
+        """Show that a take was accepted."""
+
+    def rejected(self, why: str) -> None:
+        """Show why a take was not accepted."""
 
 
-def guide(daemon: Connection, name: str, word: str | None, voice: Voice) -> int:
-    """Enrol `name` from the daemon's microphone; the number of takes kept. Raises DaemonError, and then nothing is stored."""
-    begun = daemon.request("enroll.begin", name=name)
-    word = word or begun["words"][0]
-    steps = [("word", f"say “{word.replace('_', ' ')}”")] * WORD_TAKES
-    steps += [("free", "say what you like, for about five seconds (what you did today, a poem, the news)")] * FREE_TAKES
+def from_microphone(client: Client, name: str, word: str | None, guide: Guide) -> int:
+    """Enroll `name` from the daemon's microphone and return the number of takes.
+
+    `word` is the wake word to say. Raises DaemonError, and then nothing is stored.
+    """
+    begun = client.request(EnrollBegin(name=name))
+    word = word or begun.words[0]
+    if word not in begun.words:
+        _abort(client)
+        known = ", ".join(begun.words)
+        text = f"{word!r} is not listened for; the words are {known}"
+        raise DaemonError("unknown_word", text)
+    free = "say what you like, for about five seconds (what you did today, a poem, the news)"
+    spoken = EnrollNext(kind="word", word=word, timeout_s=TAKE_TIMEOUT_S)
+    steps = [(spoken, f"say “{word.replace('_', ' ')}”")] * WORD_TAKES
+    steps += [(EnrollNext(kind="free", timeout_s=TAKE_TIMEOUT_S), free)] * FREE_TAKES
     rejected = 0
     try:
-        for n, (kind, text) in enumerate(steps):
+        for n, (command, text) in enumerate(steps, 1):
             while True:
-                voice.ask(text, n + 1, len(steps))
-                fields: dict[str, Any] = {"word": word} if kind == "word" else {}
+                guide.ask(text, n, len(steps))
                 try:
-                    take = daemon.request("enroll.next", kind=kind, timeout_s=20, on_level=voice.level, **fields)
+                    take = client.request(command, on_level=guide.level)
                 except DaemonError as error:
-                    if error.code in ("closed", "timeout", "permission_denied", "unknown_word", "internal", "busy") or rejected >= RETRIES:
+                    if error.code in FATAL or rejected >= MAX_RETRIES:
                         raise
                     rejected += 1
-                    voice.rejected(str(error))
+                    guide.rejected(str(error))
                     continue
-                voice.accepted(take["level_dbfs"], take["speech_s"])
+                guide.accepted(take.speech_dbfs, take.speech_s)
                 break
-        return int(daemon.request("enroll.commit")["takes"])
+        return client.request(EnrollCommit()).takes
     except BaseException:
-        _abort(daemon)
+        _abort(client)
         raise
 
 
-def from_recordings(daemon: Connection, name: str, paths: Sequence[Path]) -> tuple[int, list[str]]:
-    """Enrol `name` from recordings through the daemon: the number of takes kept, and why others were not.
+def from_recordings(client: Client, name: str, paths: Sequence[Path]) -> tuple[int, list[str]]:
+    """Enroll `name` from recordings through the daemon.
 
-    Raises DaemonError (too few good takes among them), and then nothing is stored."""
-    daemon.request("enroll.begin", name=name)
+    Return the number of takes, and why others were left out. Raises DaemonError (for too few good
+    takes among them, say), and then nothing is stored.
+    """
+    client.request(EnrollBegin(name=name))
     refused = []
     try:
         for path in paths:
             try:
-                samples = read_all(path)
-                daemon.request("enroll.next", audio=protocol.pcm(samples))
+                client.request(EnrollNext(audio=pcm.to_bytes(read_all(path))))
             except AudioFileError as error:
                 refused.append(str(error))
             except DaemonError as error:
-                if error.code in ("closed", "timeout", "permission_denied", "internal", "too_long_line"):
+                if error.code in FATAL:
                     raise
                 refused.append(f"{path}: {error}")
         try:
-            return int(daemon.request("enroll.commit")["takes"]), refused
+            return client.request(EnrollCommit()).takes, refused
         except DaemonError as error:
             raise DaemonError(error.code, "\n".join([*refused, str(error)])) from error
     except BaseException:
-        _abort(daemon)
+        _abort(client)
         raise
 
 
-def _abort(daemon: Connection) -> None:
-    with contextlib.suppress(DaemonError):  # where the connection is what failed, the daemon has forgotten the session with it
-        daemon.request("enroll.abort")
+def _abort(client: Client) -> None:
+    with contextlib.suppress(DaemonError):  # a lost connection has ended the enrollment with it
+        client.request(EnrollAbort())
 
 
 def without_daemon(config: Config, name: str, paths: Sequence[Path]) -> tuple[int, list[str]]:
-    """Enrol `name` from recordings straight into the state directory of `config`.
+    """Enroll `name` from recordings straight into the state directory of `config`.
 
-    Raises TakeRejected, VoiceprintError or BundleError, and then nothing is stored."""
-    models = bundle.load(Path(config.models) if config.models else None)
-    session, refused = Enrolment(name, Embedder(models)), []
+    Return the number of takes, and why others were left out. Raises TakeRejected, VoiceprintError
+    or BundleError, and then nothing is stored.
+    """
+    bundle = bundles.load(config.models_path())
+    enrollment = Enrollment(name, Embedder(bundle))
+    refused = []
     for path in paths:
         try:
-            session.add(read_all(path))
+            enrollment.add(read_all(path))
         except AudioFileError as error:
             refused.append(str(error))
         except TakeRejected as error:
             refused.append(f"{path}: {error}")
     try:
-        voiceprint = session.finish()
+        voiceprint = enrollment.finish()
     except TakeRejected as error:
         raise TakeRejected(error.reason, "\n".join([*refused, str(error)])) from error
-    VoiceprintStore(config.state_directory(), models.encoder_id).save(voiceprint)
+    VoiceprintStore(config.state_directory(), bundle.encoder_id).save(voiceprint)
     return len(voiceprint.takes), refused

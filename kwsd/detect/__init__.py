@@ -1,1 +1,1 @@
-"""Floor 3: the detector (samples in, events out), the trigger, enrolment and voiceprints."""
+"""The detector: samples in, wakes out; setup, trigger, peaks and speaker identification."""

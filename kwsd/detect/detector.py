@@ -1,47 +1,51 @@
-"""The detector: samples in, events out; the sole owner of a stream's state.
+"""The detector: samples in, wakes out; the sole owner of a stream's state.
 
-Chunks lie on a fixed grid of the stream (chunk `c` is samples `[c * 1280, (c + 1) * 1280)`), so that what it says does not
-depend on how the samples are handed to it, and a chunk's scores depend on the `receptive_chunks` that end with it and
-on nothing else. That is why the gate may let the encoder sleep: on opening it is fed the look-back from the zero state.
+Chunks lie on a fixed grid of the stream (chunk `c` is samples `[c * 1280, (c + 1) * 1280)`), so
+that the result does not depend on how the samples are fed. A chunk's scores depend on the
+`receptive_chunks` that end with it, and on nothing else. That is why the gate may let the encoder
+sleep: when it opens, the encoder is fed the look-back from the zero state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
 
+from kwsd.audio.format import SAMPLE_RATE
 from kwsd.audio.ring import Ring
 from kwsd.audio.vad import VoiceGate
-from kwsd.config import SAMPLE_RATE, Config
-from kwsd.detect.setup import speaker_threshold, vocabulary
+from kwsd.detect.setup import DetectorSetup
+from kwsd.detect.speaker_id import best_match
 from kwsd.detect.trigger import Firing, Trigger
-from kwsd.events import SpeakerMatch, Wake
+from kwsd.events import Detection, Rejected, SpeakerMatch, Wake
 from kwsd.model.bundle import Bundle
-from kwsd.model.runtime import Frames, SpeakerEncoder, State, Student
-from kwsd.state.calibration import Calibration
-from kwsd.state.voiceprints import Likeness, Voiceprint, best_match
-from kwsd.state.words import REACH, UserWord, after_silence
+from kwsd.model.runtime import Frames, Runtime, State
+from kwsd.state.words import CONTEXT_FRAMES, AddedWord
 
-SPAN_CHUNKS = (10, 25)
-"""Fewest and most chunks of a triggered span that the speaker head gets: 0.8 to 2 s."""
-PATIENCE = 4
-"""Chunks taken at once while no word is in sight: 0.32 s, which is shorter than a word, so that none is told late."""
-IN_SIGHT = 0.01
-"""The posterior from which on every chunk counts."""
-ADDED_DECIDED_SAMPLES = SAMPLE_RATE // 10
-"""From the end of an added word to its decision, on average."""
+MIN_SPAN_CHUNKS = 10
+"""Chunks of a span that the speaker head gets at least: 0.8 s."""
+MAX_SPAN_CHUNKS = 25
+"""Chunks of a span that the speaker head gets at most: 2 s."""
+MAX_CHUNKS_PER_CALL = 4
+"""Chunks that are fed at once while every posterior is negligible: 0.32 s, which is shorter than a
+word, so that no wake is late."""
+FULL_RATE_ABOVE = 0.01
+"""Posterior above which every chunk is fed by itself."""
+ADDED_DELAY_SAMPLES = SAMPLE_RATE // 10
+"""Samples from the end of an added word to its decision, on average."""
 TYPICAL_WORD_S = 0.7
-"""Length that a word is given where its frames are gone."""
+"""Length that is assumed for a word whose frames are gone."""
 EXTRA_CHUNKS = 10
-"""Look-back beyond the receptive field, so that the frames of a span that began before the gate opened are right too."""
+"""Look-back beyond the receptive field, so that the frames of a span that began before the gate
+opened are exact too."""
 
 
 @dataclass(frozen=True)
 class Trace:
-    """Scores of consecutive chunks: what the trigger compares."""
+    """The scores of consecutive chunks: what the triggers compare."""
 
     words: tuple[str, ...]
     end: np.ndarray
@@ -50,240 +54,293 @@ class Trace:
     """float32 `[chunk, word]`; 0 while the gate is closed or scores are withheld."""
 
 
-class Detector:
-    """`feed` it samples, get `Wake` events; one instance a stream. Not thread-safe."""
+@dataclass(frozen=True)
+class Step:
+    """What one call of `feed` found."""
 
-    def __init__(
-        self,
-        config: Config,
-        bundle: Bundle,
-        voiceprints: Mapping[str, Voiceprint] | None = None,
-        words: Mapping[str, UserWord] | None = None,
-        calibration: Calibration | None = None,
-        *,
-        student: Student | None = None,
-        speaker: SpeakerEncoder | None = None,
-        on_trace: Callable[[Trace], None] | None = None,
-    ) -> None:
-        vocabulary(config, bundle, words or {}, calibration)  # what is wrong with it is said before anything is loaded
-        self.bundle, self.on_trace = bundle, on_trace
-        self._student = student or Student(bundle)
-        self._speaker = speaker or SpeakerEncoder(bundle)
-        self.chunk = bundle.chunk_samples
+    wakes: tuple[Detection, ...]
+    """Wakes, and what was not let through, in order; without wall-clock time and latency."""
+    trace: Trace
+    """The scores of the chunks that were completed."""
+
+
+class Detector:
+    """The detector of one stream. Not thread-safe."""
+
+    def __init__(self, bundle: Bundle, setup: DetectorSetup, runtime: Runtime | None = None) -> None:
+        """`runtime` holds the bundle's sessions, for streams that share them."""
+        runtime = runtime or Runtime(bundle)
+        self.bundle = bundle
+        self.encoded_chunks = 0
+        """Chunks that the encoder was awake for."""
+        self.end = 0
+        """Sample index after the last whole chunk."""
+        self.chunk_samples = bundle.chunk_samples
+        self._encoder = runtime.encoder
+        self._speaker = runtime.speaker
         self._warmup = bundle.receptive_chunks - 1 + bundle.smoothing_chunks - 1 + EXTRA_CHUNKS
         self._history = max(bundle.front_end.history_samples, self._speaker.history_samples)
         # A run of chunks is appended before it is encoded: its look-back must still be there then.
         self._longest_run = self._warmup // 2
-        keep = self._warmup + self._longest_run + SPAN_CHUNKS[1]
-        self._audio = Ring(keep * self.chunk + self._history, np.int16)
-        self._high = Ring(keep, np.float32, (self._student.embedding_dim,))
-        self._low = Ring(keep, np.float32, (self._student.frames_per_chunk // 2, self._student.tap_dim))
+        keep = self._warmup + self._longest_run + MAX_SPAN_CHUNKS
+        self._audio = Ring(keep * self.chunk_samples + self._history, np.int16)
+        self._embedding = Ring(keep, np.float32, (self._encoder.embedding_dim,))
+        # The speaker head looks no further back than a span before the run that is decided.
+        shape = (self._encoder.intermediate_per_chunk, self._encoder.intermediate_dim)
+        spans = self._longest_run + MAX_SPAN_CHUNKS
+        self._intermediate = Ring(spans, np.float32, shape)
         self._timing = Ring(keep, np.float32, (2,))
-        self._state: State = self._student.zero_state()
+        self._state: State = self._encoder.zero_state()
         self._rest = np.zeros(0, np.int16)
-        self.end = 0
-        """Sample index after the last whole chunk."""
         self._fed = 0  # chunk index after the last one that the encoder saw
-        self._origin = 0  # chunk index at which the stream began, or began anew after a discontinuity
+        self._origin = 0  # chunk index at which the stream began, or began again after a gap
         self._withhold_until = 0
-        self._asleep = False  # the gate is closed, and the triggers have been told
-        self._in_sight = False  # the last posterior of some word was no longer negligible
-        self.encoded_chunks = 0
-        self._likeness: Likeness | None = None
-        self.configure(config, voiceprints or {}, words or {}, calibration)
+        self._asleep = False  # the gate is closed, and the triggers know it
+        self._full_rate = False  # the last posterior of some word was not negligible
+        self.configure(setup)
 
-    def configure(self, config: Config, voiceprints: Mapping[str, Voiceprint], words: Mapping[str, UserWord], calibration: Calibration | None) -> None:
-        """Take up another configuration, other voiceprints, added words and calibration between two chunks, without losing audio or state.
-
-        Raises ConfigError, and then nothing has changed."""
-        self.listened = vocabulary(config, self.bundle, words, calibration)
-        self.triggers = {
-            name: Trigger(one.threshold, int(one.refractory_s * SAMPLE_RATE), config.near_miss, self.bundle.smoothing_chunks)
-            for name, one in self.listened.items()
+    def configure(self, setup: DetectorSetup) -> None:
+        """Apply another setup between two chunks, without losing audio or state."""
+        self.setup = setup
+        self._triggers = {
+            name: Trigger(
+                word.threshold,
+                int(word.refractory_s * SAMPLE_RATE),
+                setup.near_miss,
+                self.bundle.smoothing_chunks,
+            )
+            for name, word in setup.words.items()
         }
-        self._added = {name: one.known for name, one in self.listened.items() if isinstance(one.known, UserWord)}
+        self._added = {name: word.model for name, word in setup.words.items() if isinstance(word.model, AddedWord)}
         columns = [*self.bundle.words, *self._added]
-        self._columns = [columns.index(name) for name in self.listened]
-        self._config, self._words = config, tuple(self.listened)
-        self.speaker_threshold, _ = speaker_threshold(config, self.bundle, calibration)
-        self._gate = VoiceGate(config.vad.mode, int(config.vad.hangover_s * SAMPLE_RATE)) if config.vad.enabled else None
-        self.use_voiceprints(voiceprints)
+        self._columns = [columns.index(name) for name in setup.words]
+        self._words = tuple(setup.words)
+        vad = setup.vad
+        hangover_samples = int(vad.hangover_s * SAMPLE_RATE)
+        self._gate = VoiceGate(vad.mode, hangover_samples) if vad.enabled else None
 
     @property
-    def patience(self) -> int:
-        """How many chunks it may be fed at once without telling a wake late: each feed costs, the more so the less is in it."""
-        return 1 if self._in_sight else PATIENCE
+    def max_chunks_per_call(self) -> int:
+        """How many chunks may be fed at once without a late wake: every call costs."""
+        return 1 if self._full_rate else MAX_CHUNKS_PER_CALL
 
-    @property
-    def voiceprints(self) -> Mapping[str, Voiceprint]:
-        return self._voiceprints
-
-    def use_voiceprints(self, voiceprints: Mapping[str, Voiceprint]) -> None:
-        if voiceprints and self._likeness is None:
-            self._likeness = Likeness(self.bundle)
-        self._voiceprints = dict(voiceprints)
-
-    def feed(self, samples: np.ndarray) -> list[Wake]:
-        """Take in int16 `[sample]`, any number, and say what was decided; without wall-clock time and latency."""
+    def feed(self, samples: np.ndarray) -> Step:
+        """Process int16 `[sample]`, any number, and return what was decided."""
         joined = np.concatenate([self._rest, samples]) if len(self._rest) else samples
-        whole = len(joined) // self.chunk * self.chunk
+        whole = len(joined) // self.chunk_samples * self.chunk_samples
         self._rest = joined[whole:].copy()
-        events: list[Wake] = []
-        step = self._longest_run * self.chunk
-        for at in range(0, whole, step):
-            events += self._run(joined[at : min(at + step, whole)])
-        return events
+        first = self.end // self.chunk_samples
+        wakes: list[Detection] = []
+        scores = np.zeros((whole // self.chunk_samples, len(self._words)), np.float32)
+        size = self._longest_run * self.chunk_samples
+        for at in range(0, whole, size):
+            run = joined[at : min(at + size, whole)]
+            wakes += self._run(run, scores[at // self.chunk_samples :])
+        chunks = first + 1 + np.arange(len(scores), dtype=np.int64)
+        return Step(tuple(wakes), Trace(self._words, chunks * self.chunk_samples, scores))
 
     def discontinuity(self, lost_samples: int = 0) -> None:
-        """Samples are missing here: the state is void, and scores are withheld for one receptive field.
+        """Skip samples that were lost here.
 
-        The index moves on by `lost_samples`, to the next chunk boundary."""
-        self.end += -(-(lost_samples + len(self._rest)) // self.chunk) * self.chunk
+        The state is void, and scores are withheld for one receptive field. The index moves on by
+        `lost_samples`, to the next chunk boundary.
+        """
+        missing = lost_samples + len(self._rest)
+        self.end += -(-missing // self.chunk_samples) * self.chunk_samples
         self._rest = np.zeros(0, np.int16)
-        self._origin = self._fed = self.end // self.chunk
+        self._origin = self.end // self.chunk_samples
+        self._fed = self._origin
         self._withhold_until = self._origin + self.bundle.receptive_chunks
-        self._state = self._student.zero_state()
+        self._state = self._encoder.zero_state()
         self._audio.restart(self.end)
         self._restart_frames(self._fed)
-        for trigger in self.triggers.values():
+        for trigger in self._triggers.values():
             trigger.clear()
 
-    def _run(self, samples: np.ndarray) -> list[Wake]:
-        """Whole chunks: gate, encode the open stretches, decide."""
-        gate, chunk, begin = self._gate, self.chunk, self.end
-        rows = samples.reshape(-1, chunk)
-        states = [gate is None or gate.step(row, begin + n * chunk) for n, row in enumerate(rows, 1)]
-        events: list[Wake] = []
+    def _run(self, samples: np.ndarray, scores: np.ndarray) -> Iterable[Detection]:
+        """Gate whole chunks, encode the open stretches and decide; fill in their `scores`."""
+        gate = self._gate
+        begin = self.end
+        rows = samples.reshape(-1, self.chunk_samples)
+        opened = [gate is None or gate.step(row, begin + n * self.chunk_samples) for n, row in enumerate(rows, 1)]
+        wakes: list[Detection] = []
         at = 0
-        for is_open, stretch in groupby(states):
-            first, at = at, at + sum(1 for _ in stretch)
-            self._audio.append(samples[first * chunk : at * chunk])
-            self.end = begin + at * chunk
-            decide = self._score if is_open else self._sleep
-            events += decide((begin // chunk) + first, (begin // chunk) + at)
-        return events
+        for is_open, stretch in groupby(opened):
+            first = at
+            at += sum(1 for _ in stretch)
+            self._audio.append(samples[first * self.chunk_samples : at * self.chunk_samples])
+            self.end = begin + at * self.chunk_samples
+            chunk = begin // self.chunk_samples
+            if is_open:
+                wakes += self._decide(chunk + first, chunk + at, scores[first:at])
+            else:
+                wakes += self._sleep(chunk + first)
+        return wakes
 
-    def _sleep(self, begin: int, end: int) -> list[Wake]:
-        if self.on_trace:
-            self._trace(begin, np.zeros((end - begin, len(self.triggers)), np.float32))
+    def _sleep(self, chunk: int) -> list[Detection]:
+        """Record that the gate is closed from `chunk` on."""
         if self._asleep:
             return []
-        self._asleep, self._in_sight = True, False
-        firings = [(word, t.idle((begin + 1) * self.chunk)) for word, t in self.triggers.items()]
-        return [self._rejected(word, f) for word, f in firings if f]
+        self._asleep = True
+        self._full_rate = False
+        at = (chunk + 1) * self.chunk_samples
+        firings = [(word, trigger.idle(at)) for word, trigger in self._triggers.items()]
+        return [self._detection(word, firing) for word, firing in firings if firing]
 
-    def _score(self, begin: int, end: int) -> list[Wake]:
-        """Encode chunks `[begin, end)`, after the look-back that they need, and let the triggers decide."""
+    def _decide(self, begin: int, end: int, scores: np.ndarray) -> list[Detection]:
+        """Encode chunks `[begin, end)` after their look-back, and let the triggers decide."""
         self._asleep = False
         frames, start = self._encode(begin, end)
-        logits = np.concatenate([frames.logits, self._added_logits(start, end)], axis=1) if self._added else frames.logits
+        logits = frames.logits
+        if self._added:
+            logits = np.concatenate([logits, self._added_logits(start, end)], axis=1)
         with np.errstate(over="ignore"):
             posteriors = 1 / (1 + np.exp(-logits[:, self._columns]))
-        self._in_sight = bool(posteriors[-1].max() > IN_SIGHT)
-        scores = np.zeros((end - begin, len(self._columns)), np.float32)
-        events: list[Wake] = []
-        primed = self.bundle.smoothing_chunks - 1
-        for k in range(max(start, begin - primed) - start, end - start):
-            chunk, at = start + k, (start + k + 1) * self.chunk
-            if chunk < self._withhold_until:
-                continue
-            row = posteriors[k].tolist()
-            for n, (word, trigger) in enumerate(self.triggers.items()):
+        self._full_rate = bool(posteriors[-1].max() > FULL_RATE_ABOVE)
+        wakes: list[Detection] = []
+        primed_from = begin - (self.bundle.smoothing_chunks - 1)
+        for chunk in range(max(start, primed_from, self._withhold_until), end):
+            row = posteriors[chunk - start].tolist()
+            for n, (word, trigger) in enumerate(self._triggers.items()):
                 if chunk < begin:
                     trigger.prime(row[n])
                     continue
-                firing = trigger.step(row[n], at)
+                firing = trigger.step(row[n], (chunk + 1) * self.chunk_samples)
                 scores[chunk - begin, n] = trigger.score
                 if firing:
-                    events.append(self._wake(word, firing) if firing.kind == "wake" else self._rejected(word, firing))
-        self._trace(begin, scores)
-        return events
+                    wakes.append(self._detection(word, firing))
+        return wakes
 
     def _added_logits(self, begin: int, end: int) -> np.ndarray:
-        """Logits `[chunk, word]` of the added words for chunks `[begin, end)`; before the first frame there was silence."""
-        high = self._high.read(max(begin - REACH, self._high.begin), end)
-        missing = REACH + end - begin - len(high)
-        high = after_silence(high, self._student, self.bundle, missing) if missing else high
-        return np.stack([word.logits(high) for word in self._added.values()], axis=1)
+        """Return logits `[chunk, word]` of the added words; silence came before the first frame."""
+        frames = self._embedding.read(max(begin - CONTEXT_FRAMES, self._embedding.begin), end)
+        missing = CONTEXT_FRAMES + end - begin - len(frames)
+        embedding = self._encoder.after_silence(frames, missing) if missing else frames
+        return np.stack([word.logits(embedding) for word in self._added.values()], axis=1)
 
     def _encode(self, begin: int, end: int) -> tuple[Frames, int]:
-        """Frames from chunk `start <= begin` to `end`; where the encoder slept, from the zero state and far enough back."""
+        """Return frames from chunk `start <= begin` to `end`, and `start`.
+
+        Where the encoder slept, it starts from the zero state and far enough back.
+        """
         start = max(begin - self._warmup, self._origin)
         if self._fed >= start:
             start = self._fed
         else:
-            self._state = self._student.zero_state()
+            self._state = self._encoder.zero_state()
             self._restart_frames(start)
-        frames, self._state = self._student.step(self._features(start, end), self._state)
-        self._high.append(frames.embedding)
-        self._low.append(frames.tap)
+        frames, self._state = self._encoder.step(self._features(start, end), self._state)
+        self._embedding.append(frames.embedding)
+        self._intermediate.append(frames.intermediate)
         self._timing.append(frames.timing)
         self.encoded_chunks += end - start
         self._fed = end
         return frames, start
 
     def _features(self, begin: int, end: int) -> np.ndarray:
-        """Mel frames `[frame, band]` of chunks `[begin, end)`."""
-        front = self.bundle.front_end
-        return front(self._samples(begin, end, front.history_samples))
+        """Return mel frames `[frame, band]` of chunks `[begin, end)`."""
+        front_end = self.bundle.front_end
+        return front_end(self._samples(begin, end, front_end.history_samples))
 
     def _samples(self, begin: int, end: int, history: int) -> np.ndarray:
-        """Chunks `[begin, end)` and so many samples before them, float32; before the stream there were zeros."""
-        first = begin * self.chunk - history
-        padding = max(self._origin * self.chunk - first, 0)
-        samples = np.asarray(self._audio.read(first + padding, end * self.chunk), np.float32)
+        """Return chunks `[begin, end)` and so many samples before them, float32.
+
+        Zeros came before the stream.
+        """
+        first = begin * self.chunk_samples - history
+        padding = max(self._origin * self.chunk_samples - first, 0)
+        read = self._audio.read(first + padding, end * self.chunk_samples)
+        samples = np.asarray(read, np.float32)
         return np.pad(samples, (padding, 0)) if padding else samples
 
-    def _trace(self, begin: int, scores: np.ndarray) -> None:
-        if self.on_trace:
-            self.on_trace(Trace(self._words, (begin + 1 + np.arange(len(scores), dtype=np.int64)) * self.chunk, scores))
-
     def _restart_frames(self, chunk: int) -> None:
-        for ring in (self._high, self._low, self._timing):
+        for ring in (self._embedding, self._intermediate, self._timing):
             ring.restart(chunk)
 
-    def _rejected(self, word: str, firing: Firing) -> Wake:
-        assert firing.kind != "wake"
+    def _detection(self, word: str, firing: Firing) -> Detection:
+        """Return the event for a firing, the speaker of a wake identified."""
         start, end = self._span(word, firing.at)
-        return Wake(word, round(firing.score, 6), self.triggers[word].threshold, start, end, reason=firing.kind)
+        score = round(firing.score, 6)
+        threshold = self._triggers[word].threshold
+        if firing.kind != "wake":
+            return Rejected(
+                word=word,
+                score=score,
+                threshold=threshold,
+                start=start,
+                end=end,
+                reason=firing.kind,
+            )
+        speaker = self.identify(start, firing.at)
+        wake = Wake(word=word, score=score, threshold=threshold, start=start, end=end, speaker=speaker)
+        return wake if self._may_wake(speaker) else rejected(wake)
 
-    def _wake(self, word: str, firing: Firing) -> Wake:
-        start, end = self._span(word, firing.at)
-        match = self.identify(start, firing.at)
-        wake = Wake(word, round(firing.score, 6), self.triggers[word].threshold, start, end, speaker=match)
-        require = self._config.speaker.require
-        allowed = require == "anyone" or (match is not None and match.verified and (require == "enrolled" or match.name in require))
-        return wake if allowed else replace(wake, reason="wrong_speaker")
+    def _may_wake(self, speaker: SpeakerMatch | None) -> bool:
+        require = self.setup.speakers.require
+        if require == "anyone":
+            return True
+        if speaker is None or not speaker.verified:
+            return False
+        return require == "enrolled" or speaker.name in require
 
     def _span(self, word: str, at: int) -> tuple[int, int]:
-        """Where the word lies that was decided at sample `at`: the head says how long ago it began and ended.
+        """Return the samples `[start, end)` of the word that was decided at sample `at`.
 
-        Of added words it says nothing: they are as long as their takes were, and decided soon after their end."""
-        if word in self._added:
-            end = at - ADDED_DECIDED_SAMPLES
-            return max(end - int(self._added[word].length_s * SAMPLE_RATE), 0), end
-        chunk = at // self.chunk - 1
-        known = self._timing.begin <= chunk < self._timing.end
-        began, ended = (float(t) for t in self._timing.read(chunk, chunk + 1)[0]) if known else (TYPICAL_WORD_S, 0.0)
-        end = min(at - round(ended * SAMPLE_RATE), at)
-        start = max(at - round(began * SAMPLE_RATE), end - 2 * SAMPLE_RATE, 0)
+        The wake head estimates how long ago a word began and ended. An added word has no such
+        estimate: it is as long as its takes were, and decided soon after its end.
+        """
+        if added := self._added.get(word):
+            end = at - ADDED_DELAY_SAMPLES
+            return max(end - int(added.length_s * SAMPLE_RATE), 0), end
+        chunk = at // self.chunk_samples - 1
+        if self._timing.begin <= chunk < self._timing.end:
+            began_s, ended_s = (float(t) for t in self._timing.read(chunk, chunk + 1)[0])
+        else:
+            began_s = TYPICAL_WORD_S
+            ended_s = 0.0
+        end = min(at - round(ended_s * SAMPLE_RATE), at)
+        start = max(at - round(began_s * SAMPLE_RATE), end - 2 * SAMPLE_RATE, 0)
         return min(start, max(end - SAMPLE_RATE // 10, 0)), end
 
     def identify(self, start: int, end: int) -> SpeakerMatch | None:
-        """Who spoke in samples `[start, end)`; None where nobody is enrolled or the frames are gone."""
-        if not self._voiceprints or self._likeness is None:
+        """Return who spoke in samples `[start, end)`.
+
+        None where nobody is enrolled, or the frames are gone.
+        """
+        speakers = self.setup.speakers
+        if speakers.scorer is None:
             return None
         embedding = self.embedding(start, end)
-        return best_match(embedding, self._voiceprints, self.speaker_threshold, self._likeness) if embedding is not None else None
+        if embedding is None:
+            return None
+        return best_match(embedding, speakers.voiceprints, speakers.threshold, speakers.scorer)
 
     def embedding(self, start: int, end: int) -> np.ndarray | None:
-        """Speaker embedding `[dim]` of samples `[start, end)`, widened to at least 0.8 s; None where the frames or the audio are gone."""
-        last = min(-(-end // self.chunk), self._fed)
-        begin = min(start // self.chunk, last - SPAN_CHUNKS[0])
-        whole = self._audio.begin == self._origin * self.chunk
-        heard_from = self._origin if whole else -(-(self._audio.begin + self._history) // self.chunk)
-        begin = max(begin, last - SPAN_CHUNKS[1], self._high.begin, heard_from)
-        if last - begin < self._speaker.min_chunks or last > self._high.end:
+        """Return the speaker embedding `[dim]` of samples `[start, end)`, widened to 0.8 s.
+
+        None where the frames or the audio are gone.
+        """
+        last = min(-(-end // self.chunk_samples), self._fed)
+        first = min(start // self.chunk_samples, last - MIN_SPAN_CHUNKS)
+        heard_from = self._origin
+        if self._audio.begin != self._origin * self.chunk_samples:
+            heard_from = -(-(self._audio.begin + self._history) // self.chunk_samples)
+        first = max(first, last - MAX_SPAN_CHUNKS, self._intermediate.begin, heard_from)
+        if last - first < self._speaker.min_chunks or last > self._intermediate.end:
             return None
-        fine = self._speaker.fine(self._samples(begin, last, self._speaker.history_samples))
-        return self._speaker(self._low.read(begin, last), self._high.read(begin, last), fine)
+        fine = self._speaker.fine(self._samples(first, last, self._speaker.history_samples))
+        intermediate = self._intermediate.read(first, last)
+        return self._speaker(intermediate, self._embedding.read(first, last), fine)
+
+
+def rejected(wake: Wake) -> Rejected:
+    """Return the event for a wake whose speaker may not wake the detector."""
+    return Rejected(
+        word=wake.word,
+        score=wake.score,
+        threshold=wake.threshold,
+        start=wake.start,
+        end=wake.end,
+        speaker=wake.speaker,
+        reason="wrong_speaker",
+    )

@@ -1,77 +1,108 @@
-"""Speaker embeddings of recordings: the very encoder and head of the detector, over the voiced part of any length."""
+"""Speaker embeddings of recordings: the detector's encoder and head over the voiced part."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from kwsd.audio.log_mel import LogMel
 from kwsd.model.bundle import Bundle
-from kwsd.model.runtime import SpeakerEncoder, Student
+from kwsd.model.runtime import Runtime, SpeakerEncoder
 
 SEGMENT_CHUNKS = 50
 """Voiced chunks that the speaker head gets at once: 4 s."""
-UNDER_PEAK_DB = 30.0
-"""A chunk this far under the loudest of its second counts as unvoiced."""
+BELOW_PEAK_DB = 30.0
+"""A chunk this far below the loudest of its block counts as unvoiced."""
 
 
 class Embedder:
-    """`embed(blocks) -> [dim]` of unit length. Holds no stream state between calls."""
+    """`embed(blocks) -> [dim]` of unit length. It holds no stream state between calls."""
 
-    def __init__(self, bundle: Bundle, student: Student | None = None, speaker: SpeakerEncoder | None = None) -> None:
+    def __init__(self, bundle: Bundle, runtime: Runtime | None = None) -> None:
+        runtime = runtime or Runtime(bundle)
         self.bundle = bundle
-        self._student, self._speaker = student or Student(bundle), speaker or SpeakerEncoder(bundle)
-        self.dim = self._speaker.dim
+        self.dim = runtime.speaker.dim
+        self._encoder = runtime.encoder
+        self._speaker = runtime.speaker
 
     def embed(self, blocks: Iterable[np.ndarray]) -> np.ndarray | None:
-        """The embedding of a recording given as blocks of int16 `[sample]`; None where there is nothing to embed.
+        """Return the embedding of a recording, float32 `[dim]`; None where it contains no voice.
 
-        In constant memory: voiced chunks are gathered into segments of 4 s, whose embeddings are averaged by length."""
-        chunk, front = self.bundle.chunk_samples, self.bundle.front_end
-        before = max(front.history_samples, self._speaker.history_samples)
-        state, history, rest = self._student.zero_state(), np.zeros(before, np.float32), np.zeros(0, np.int16)
-        low: list[np.ndarray] = []
-        high: list[np.ndarray] = []
-        fine: list[np.ndarray] = []
-        total, weight = np.zeros(self._speaker.dim), 0
+        `blocks` are int16 `[sample]`. Memory is constant: voiced chunks are gathered into segments
+        of 4 s, whose embeddings are averaged by length.
+        """
+        front_end: LogMel = self.bundle.front_end
+        history = max(front_end.history_samples, self._speaker.history_samples)
+        state = self._encoder.zero_state()
+        segments = _Segments(self._speaker)
+        for samples in _whole_chunks(blocks, self.bundle.chunk_samples, history):
+            mel = front_end(samples[history - front_end.history_samples :])
+            frames, state = self._encoder.step(mel, state)
+            bands = self._speaker.fine(samples[history - self._speaker.history_samples :])
+            chunks = samples[history:].astype(np.int16).reshape(-1, self.bundle.chunk_samples)
+            for k in np.flatnonzero(voiced(chunks)):
+                segments.add(frames.intermediate[k], frames.embedding[k], bands[k])
+        return segments.mean()
 
-        def close_segment() -> None:
-            nonlocal total, weight
-            total += len(high) * self._speaker(np.stack(low), np.stack(high), np.stack(fine)).astype(np.float64)
-            weight += len(high)
-            for part in (low, high, fine):
-                part.clear()
 
-        for block in _and_the_end(blocks):
-            joined = np.concatenate([rest, block])
-            if block.size == 0 and len(joined):  # the end: the last, incomplete chunk is filled with silence
-                joined = np.pad(joined, (0, -len(joined) % chunk))
-            whole = len(joined) // chunk * chunk
-            rest = joined[whole:]
-            if not whole:
-                continue
-            samples = np.concatenate([history, joined[:whole].astype(np.float32)])
-            history = samples[len(samples) - before :]
-            frames, state = self._student.step(front(samples[before - front.history_samples :]), state)
-            bands = self._speaker.fine(samples[before - self._speaker.history_samples :])
-            for k in np.flatnonzero(voiced(joined[:whole].reshape(-1, chunk))):
-                low.append(frames.tap[k])
-                high.append(frames.embedding[k])
-                fine.append(bands[k])
-                if len(high) == SEGMENT_CHUNKS:
-                    close_segment()
-        if len(high) >= self._speaker.min_chunks or (high and not weight):
-            close_segment()
-        norm = float(np.linalg.norm(total))
-        return (total / norm).astype(np.float32) if weight and norm > 0 else None
+class _Segments:
+    """Voiced chunks on their way to the speaker head."""
+
+    def __init__(self, speaker: SpeakerEncoder) -> None:
+        self._speaker = speaker
+        self._chunks: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._total = np.zeros(speaker.dim)
+        self._weight = 0
+
+    def add(self, intermediate: np.ndarray, embedding: np.ndarray, fine: np.ndarray) -> None:
+        self._chunks.append((intermediate, embedding, fine))
+        if len(self._chunks) == SEGMENT_CHUNKS:
+            self._close()
+
+    def mean(self) -> np.ndarray | None:
+        enough = len(self._chunks) >= self._speaker.min_chunks
+        if enough or (self._chunks and not self._weight):
+            self._close()
+        norm = float(np.linalg.norm(self._total))
+        if not self._weight or norm <= 0:
+            return None
+        return (self._total / norm).astype(np.float32)
+
+    def _close(self) -> None:
+        intermediate, embedding, fine = (np.stack(part) for part in zip(*self._chunks, strict=True))
+        vector = self._speaker(intermediate, embedding, fine).astype(np.float64)
+        self._total += len(self._chunks) * vector
+        self._weight += len(self._chunks)
+        self._chunks.clear()
 
 
 def voiced(chunks: np.ndarray) -> np.ndarray:
-    """Which of `chunks [k, sample]` (int16) hold more than background: not 30 dB under the loudest of them, and not silent."""
+    """Return which of `chunks [k, sample]` (int16) contain more than background, bool `[k]`.
+
+    Background is 30 dB below the loudest of them, or silent.
+    """
     level = 10 * np.log10(np.mean(chunks.astype(np.float64) ** 2, axis=1) + 1e-3)
-    return np.asarray((level > level.max() - UNDER_PEAK_DB) & (level > 0.0))
+    return np.asarray((level > level.max() - BELOW_PEAK_DB) & (level > 0.0))
 
 
-def _and_the_end(blocks: Iterable[np.ndarray]) -> Iterable[np.ndarray]:
+def _whole_chunks(blocks: Iterable[np.ndarray], chunk_samples: int, history_samples: int) -> Iterator[np.ndarray]:
+    """Yield whole chunks with the samples before them, float32; silence pads the last one."""
+    history = np.zeros(history_samples, np.float32)
+    rest = np.zeros(0, np.int16)
+    for block in _with_end(blocks):
+        joined = np.concatenate([rest, block])
+        if block.size == 0 and len(joined):
+            joined = np.pad(joined, (0, -len(joined) % chunk_samples))
+        whole = len(joined) // chunk_samples * chunk_samples
+        rest = joined[whole:]
+        if whole:
+            samples = np.concatenate([history, joined[:whole].astype(np.float32)])
+            history = samples[len(samples) - history_samples :]
+            yield samples
+
+
+def _with_end(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield the blocks that are not empty, then an empty one for the end."""
     yield from (block for block in blocks if block.size)
     yield np.zeros(0, np.int16)

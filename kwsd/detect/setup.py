@@ -1,70 +1,138 @@
-"""The words that are listened for, and at which thresholds: what the configuration, the bundle and the user's own say together.
+"""What the detector listens for, resolved once from the configuration, the bundle and the library.
 
-A word's threshold is the configuration's where it gives one, else what a calibration found in this room for this very model of
-the word, else the model's own.
+`resolve` is the only place that raises ConfigError about words, thresholds and speakers. What it
+returns is complete: a detector that is given it cannot fail.
+
+A threshold is the configuration's where it gives one, else what a calibration found in this room
+for this very model, else the model's own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from kwsd.config import Config, ConfigError, Word
+from kwsd.config import Config, ConfigError, OperatingPointName, VadConfig, WordConfig
+from kwsd.detect.speaker_id import SpeakerScorer
 from kwsd.model.bundle import Bundle, WordModel
-from kwsd.state.calibration import Calibration
-from kwsd.state.words import UserWord
-
-OPERATING_POINTS = ("strict", "balanced", "lenient")
-"""Of each word, by rising false accepts an hour."""
-Origin = Literal["configured", "calibrated", "model"]
+from kwsd.protocol.data import ThresholdOrigin
+from kwsd.state.library import Library
+from kwsd.state.voiceprints import Voiceprint
+from kwsd.state.words import AddedWord
 
 
 @dataclass(frozen=True)
-class Listened:
-    """A word that is listened for."""
+class ActiveWord:
+    """A word that the detector listens for."""
 
-    known: WordModel | UserWord
+    model: WordModel | AddedWord
     threshold: float
-    origin: Origin
-    """Who says what its threshold is."""
+    origin: ThresholdOrigin
+    """Who sets the threshold."""
     refractory_s: float
 
 
-def vocabulary(config: Config, bundle: Bundle, added: Mapping[str, UserWord], calibration: Calibration | None) -> dict[str, Listened]:
-    """Every word that is listened for, those of the configuration first.
+@dataclass(frozen=True)
+class SpeakerSetup:
+    """Who is enrolled, and who may wake the detector."""
 
-    Raises ConfigError for one that neither the bundle has nor the user has `added`, or whose operating point was not measured."""
-    unknown = [w for w in config.words if w not in bundle.words and w not in added]
+    voiceprints: Mapping[str, Voiceprint]
+    threshold: float
+    origin: ThresholdOrigin
+    """Who sets the threshold."""
+    require: Literal["anyone", "enrolled"] | list[str]
+    scorer: SpeakerScorer | None
+    """None where nobody is enrolled."""
+
+
+@dataclass(frozen=True)
+class DetectorSetup:
+    """Everything that a detector must know beside the bundle."""
+
+    words: Mapping[str, ActiveWord]
+    """Those of the configuration first."""
+    vad: VadConfig
+    near_miss: float
+    speakers: SpeakerSetup
+
+
+def resolve(config: Config, bundle: Bundle, library: Library | None = None) -> DetectorSetup:
+    """Return the setup that `config` asks for, with what the `library` holds.
+
+    Raises ConfigError for a word that neither the bundle has nor the user has added, and for an
+    operating point that was not measured; BundleError where the bundle's cohort is damaged.
+    """
+    library = library or Library()
+    return DetectorSetup(
+        words=_active_words(config, bundle, library),
+        vad=config.vad,
+        near_miss=config.near_miss,
+        speakers=_speakers(config, bundle, library),
+    )
+
+
+def _active_words(config: Config, bundle: Bundle, library: Library) -> dict[str, ActiveWord]:
+    if not config.words:
+        raise ConfigError("words: at least one wake word is needed")
+    unknown = [name for name in config.words if name not in bundle.words and name not in library.words]
     if unknown:
-        raise ConfigError(f"words: {bundle.path} has no model of {', '.join(map(repr, unknown))}; it has {', '.join(bundle.words)}, "
-                          f"and {', '.join(added) or 'none'} added; `kwsd word add` makes others")  # fmt: skip
-    listened = {}
-    for name in [*config.words, *(name for name in added if config.added_words and name not in config.words)]:
-        own, known = config.words.get(name, Word()), added.get(name) or bundle.words[name]
-        calibrated = calibration.threshold(name, known.id) if calibration else None
-        if own.threshold is not None:
-            listened[name] = Listened(known, _configured(name, own.threshold, known), "configured", own.refractory_s)
-        elif calibrated is not None:
-            listened[name] = Listened(known, calibrated, "calibrated", own.refractory_s)
-        else:
-            listened[name] = Listened(known, known.threshold, "model", own.refractory_s)
-    return listened
+        raise ConfigError(_unknown_words(unknown, bundle, library))
+    names = list(config.words)
+    if config.added_words:
+        names += [name for name in library.words if name not in config.words]
+    return {name: _active_word(name, config, bundle, library) for name in names}
 
 
-def speaker_threshold(config: Config, bundle: Bundle, calibration: Calibration | None) -> tuple[float, Origin]:
-    """From which likeness on a voice counts as an enrolled speaker's, and who says so; by the same order."""
-    if config.speaker.threshold is not None:
-        return config.speaker.threshold, "configured"
-    if calibration and calibration.speaker:
-        return calibration.speaker.threshold, "calibrated"
-    return bundle.speaker_threshold, "model"
+def _unknown_words(unknown: list[str], bundle: Bundle, library: Library) -> str:
+    import difflib  # 200 kB that only a mistyped word needs
+
+    near = difflib.get_close_matches(unknown[0], [*bundle.words, *library.words], 1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return (
+        f"words: {bundle.path} has no model of {', '.join(map(repr, unknown))}; {hint}"
+        f"it has {', '.join(bundle.words)}, and {', '.join(library.words) or 'none'} added; "
+        "`kwsd word add` makes others"
+    )
 
 
-def _configured(name: str, threshold: float | str, known: WordModel | UserWord) -> float:
+def _active_word(name: str, config: Config, bundle: Bundle, library: Library) -> ActiveWord:
+    wanted = config.words.get(name, WordConfig())
+    model = library.words.get(name) or bundle.words[name]
+    calibration = library.calibration
+    calibrated = calibration.threshold(name, model.id) if calibration else None
+    if wanted.threshold is not None:
+        threshold = _configured(name, wanted.threshold, model)
+        return ActiveWord(model, threshold, "configured", wanted.refractory_s)
+    if calibrated is not None:
+        return ActiveWord(model, calibrated, "calibrated", wanted.refractory_s)
+    return ActiveWord(model, model.threshold, "model", wanted.refractory_s)
+
+
+def _configured(name: str, threshold: float | OperatingPointName, model: WordModel | AddedWord) -> float:
     if not isinstance(threshold, str):
         return threshold
-    points = sorted(known.operating_points, key=lambda point: point.false_accepts_per_hour)
-    if len(points) != len(OPERATING_POINTS):
+    points = sorted(model.operating_points, key=lambda point: point.false_accepts_per_hour)
+    names = get_args(OperatingPointName)
+    if len(points) != len(names):
         raise ConfigError(f"words.{name}.threshold: {threshold!r} was not measured for this word; give a number, or null")
-    return points[OPERATING_POINTS.index(threshold)].threshold
+    return points[names.index(threshold)].threshold
+
+
+def _speakers(config: Config, bundle: Bundle, library: Library) -> SpeakerSetup:
+    calibration = library.calibration
+    threshold = bundle.speaker_threshold
+    origin: ThresholdOrigin = "model"
+    if config.speaker.threshold is not None:
+        threshold = config.speaker.threshold
+        origin = "configured"
+    elif calibration and calibration.speaker:
+        threshold = calibration.speaker.threshold
+        origin = "calibrated"
+    return SpeakerSetup(
+        voiceprints=dict(library.voiceprints),
+        threshold=threshold,
+        origin=origin,
+        require=config.speaker.require,
+        scorer=SpeakerScorer(bundle) if library.voiceprints else None,
+    )

@@ -1,11 +1,14 @@
-"""The trigger: posteriors of one word in, firings out. Pure: no audio, no clock but the sample index.
+"""The trigger: posteriors of one word in, firings out. Pure: no audio, no clock but the sample
+index.
 
 Rules:
 - The score is the mean of the last `smoothing` posteriors.
-- An excursion begins when the score passes `near_miss * threshold` and ends when it falls under it again.
+- An excursion begins when the score passes `near_miss * threshold`, and ends when it falls below.
 - An excursion fires at most once, at the first score of at least `threshold`.
-- Within `refractory` samples after a wake nothing fires; an excursion that would have is reported once, as refractory.
-- An excursion that ends without having reached the threshold is reported as a near miss, with its peak.
+- Within `refractory` samples after a wake nothing fires; an excursion that would have fired is
+  reported once, as refractory.
+- An excursion that ends without having reached the threshold is reported as a near miss, with its
+  peak.
 """
 
 from __future__ import annotations
@@ -17,52 +20,66 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Firing:
+    """A decision of the trigger."""
+
     kind: Literal["wake", "near_miss", "refractory"]
     score: float
     at: int
-    """Sample index after the chunk that decided (of a near miss: after the chunk of the peak)."""
+    """Sample index after the chunk that decided; for a near miss, after the chunk of the peak."""
 
 
 class Trigger:
+    """The decision logic of one word."""
+
     def __init__(self, threshold: float, refractory_samples: int, near_miss: float, smoothing: int) -> None:
-        self.threshold, self._refractory, self._near = threshold, refractory_samples, near_miss * threshold
+        self.threshold = threshold
+        self.score = 0.0
+        """The present score."""
+        self._refractory_samples = refractory_samples
+        self._near_threshold = near_miss * threshold
         self._recent: deque[float] = deque(maxlen=smoothing)
         self._last_wake: int | None = None
         self._peak: tuple[float, int] | None = None
         self._reported = False
-        self.score = 0.0
 
     def prime(self, posterior: float) -> None:
-        """Take in a posterior from before the gate opened: it smooths, and decides nothing."""
+        """Add a posterior from before the gate opened, which smooths and decides nothing."""
         self._recent.append(posterior)
 
     def clear(self) -> None:
-        """The stream broke off: forget the smoothing and the excursion, but not the refractory time."""
+        """Forget the smoothing and the excursion, for a stream that broke off.
+
+        The refractory time goes on.
+        """
         self._recent.clear()
-        self._peak, self._reported, self.score = None, False, 0.0
+        self._peak = None
+        self._reported = False
+        self.score = 0.0
 
     def idle(self, at: int) -> Firing | None:
-        """The gate is closed at sample `at`: no score. Ends an excursion."""
+        """Record that the gate is closed at sample `at`, which ends an excursion."""
         self._recent.clear()
         return self._decide(0.0, at)
 
     def step(self, posterior: float, at: int) -> Firing | None:
-        """One posterior, of the chunk that ends before sample `at`."""
+        """Process the posterior of the chunk that ends before sample `at`."""
         self._recent.append(posterior)
         return self._decide(sum(self._recent) / len(self._recent), at)
 
     def _decide(self, score: float, at: int) -> Firing | None:
         self.score = score
-        if score < self._near:
-            ended, self._peak = self._peak, None
-            reported, self._reported = self._reported, False
-            return Firing("near_miss", *ended) if ended and not reported else None
+        if score < self._near_threshold:
+            peak = self._peak
+            reported = self._reported
+            self._peak = None
+            self._reported = False
+            return Firing("near_miss", *peak) if peak and not reported else None
         if self._peak is None or score > self._peak[0]:
             self._peak = (score, at)
         if self._reported or score < self.threshold:
             return None
         self._reported = True
-        if self._last_wake is not None and at - self._last_wake < self._refractory:
+        if self._last_wake is not None and at - self._last_wake < self._refractory_samples:
             return Firing("refractory", score, at)
         self._last_wake = at
         return Firing("wake", score, at)

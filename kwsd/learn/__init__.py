@@ -1,1 +1,1 @@
-"""What the device learns by itself: words, voices, thresholds."""
+"""What the device learns by itself: words, voiceprints and thresholds; numpy only."""

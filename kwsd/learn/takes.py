@@ -4,43 +4,56 @@ from __future__ import annotations
 
 import numpy as np
 
-from kwsd.config import SAMPLE_RATE
+from kwsd.audio.format import SAMPLE_RATE
+from kwsd.audio.pcm import level_dbfs
+from kwsd.audio.vad import FRAME_SAMPLES
 from kwsd.detect.embedder import voiced
+from kwsd.protocol.commands import MAX_AUDIO_S
 
-MAX_TAKE_S = 20.0
-QUIET_DBFS, CLIPPED_SHARE = -60.0, 0.001
+MIN_LEVEL_DBFS = -60.0
+MAX_CLIPPED_SHARE = 0.001
+CLIPPED_AT = 32700
 
 
 class TakeRejected(ValueError):
-    """A take cannot be used: `reason` for programs (silent, clipped, too_short, too_long, inconsistent), the message for people."""
+    """A take cannot be used: `reason` for programs, the message for people.
+
+    Reasons are silent, clipped, too_short, take_too_long, inconsistent and too_few.
+    """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
 
 
-def level_dbfs(samples: np.ndarray) -> float:
-    """RMS level of int16 `samples`, dB of full scale; -100 for silence."""
-    if not len(samples):
-        return -100.0
-    return max(float(10 * np.log10(np.mean(samples.astype(np.float64) ** 2) / 32768.0**2 + 1e-10)), -100.0)
+def check_take(
+    samples: np.ndarray,
+    min_speech_s: float,
+    max_take_s: float = MAX_AUDIO_S,
+    max_clipped: float = MAX_CLIPPED_SHARE,
+) -> tuple[float, float]:
+    """Return the level of the speech in a take, dBFS, and its length in seconds.
 
-
-def check_take(samples: np.ndarray, min_speech_s: float, max_take_s: float = MAX_TAKE_S, max_clipped: float = CLIPPED_SHARE) -> tuple[float, float]:
-    """Level in dBFS and seconds of the speech in a take, int16 `[sample]`. Raises TakeRejected."""
+    `samples` is int16 `[sample]`. Raises TakeRejected.
+    """
     seconds = len(samples) / SAMPLE_RATE
     if seconds > max_take_s:
-        raise TakeRejected("too_long", f"the take lasts {seconds:.0f} s; at most {max_take_s:.0f} s are of use: cut it")
-    frames = samples[: len(samples) // 320 * 320].reshape(-1, 320)
+        text = f"the take lasts {seconds:.0f} s; at most {max_take_s:.0f} s are of use: cut it"
+        raise TakeRejected("take_too_long", text)
+    frames = samples[: len(samples) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
     if not len(frames):
-        raise TakeRejected("too_short", "the take holds no samples")
+        raise TakeRejected("too_short", "the take contains no samples")
     speech = frames[voiced(frames)]
-    level, speech_s = level_dbfs(speech.reshape(-1)), len(speech) * 320 / SAMPLE_RATE
-    if not len(speech) or level < QUIET_DBFS:
-        raise TakeRejected("silent", f"the take is silent ({level:.0f} dBFS); speak up, or raise the microphone's gain")
-    clipped = float(np.mean((samples >= 32700) | (samples <= -32700)))
+    speech_dbfs = level_dbfs(speech.reshape(-1))
+    speech_s = len(speech) * FRAME_SAMPLES / SAMPLE_RATE
+    if not len(speech) or speech_dbfs < MIN_LEVEL_DBFS:
+        text = f"the take is silent ({speech_dbfs:.0f} dBFS)"
+        raise TakeRejected("silent", f"{text}; speak up, or raise the microphone's gain")
+    clipped = float(np.mean((samples >= CLIPPED_AT) | (samples <= -CLIPPED_AT)))
     if clipped > max_clipped:
-        raise TakeRejected("clipped", f"{100 * clipped:.1f} % of the take is clipped; lower the microphone's gain, or step back")
+        text = f"{100 * clipped:.1f} % of the take is clipped"
+        raise TakeRejected("clipped", f"{text}; lower the microphone's gain, or step back")
     if speech_s < min_speech_s:
-        raise TakeRejected("too_short", f"the take holds {speech_s:.1f} s of speech; at least {min_speech_s} s are needed")
-    return level, speech_s
+        text = f"the take contains {speech_s:.1f} s of speech; at least {min_speech_s} s are needed"
+        raise TakeRejected("too_short", text)
+    return speech_dbfs, speech_s

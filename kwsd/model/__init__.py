@@ -1,1 +1,1 @@
-"""Floor 2: the model bundle, the student's session and the speaker head's."""
+"""The model bundle and its ONNX sessions."""

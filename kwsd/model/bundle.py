@@ -1,7 +1,7 @@
 """The model bundle: a folder with a manifest, two ONNX graphs and the front ends' constants.
 
-`load` refuses, by name, whatever is missing, of another version, or not what the manifest's hashes say. Nothing of a
-bundle is used before all of it has been checked.
+`load` refuses, by name, whatever is missing, of another version, or not what the manifest's hashes
+say. Nothing of a bundle is used before all of it has been checked.
 """
 
 from __future__ import annotations
@@ -15,141 +15,180 @@ from typing import Any
 import numpy as np
 
 from kwsd.audio.log_mel import LogMel
+from kwsd.protocol.data import OperatingPoint
 
 FORMAT = 2
 MANIFEST = "manifest.json"
-STUDENT, SPEAKER = "student.onnx", "speaker.onnx"
-FRONT_END, VOICE_FRONT_END = "front_end.npz", "voice_front_end.npz"
+STUDENT = "student.onnx"
+"""Encoder and wake head."""
+SPEAKER = "speaker.onnx"
+"""Speaker head."""
+FRONT_END = "front_end.npz"
+VOICE_FRONT_END = "voice_front_end.npz"
 NEGATIVES = "negatives.npz"
-"""What a word that a user adds is held against; looked at only when one is made."""
+"""Frames that contain no added word; read only when a word is made."""
 COHORT = "cohort.npz"
-"""Voices of a cohort that scores are normalised to, and of strangers, for calibrating."""
+"""Voices that speaker scores are normalized by, and voices of strangers for calibration."""
+RESTORE = "restore the bundle, or reinstall kwsd"
 
 
 class BundleError(ValueError):
-    """A model bundle cannot be used; the message names the file and the mend."""
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """A threshold with what was measured there, on the development split."""
-
-    threshold: float
-    false_accepts_per_hour: float
-    miss_rate: float
-    miss_rate_10db: float
+    """A model bundle cannot be used; the message names the file and the fix."""
 
 
 @dataclass(frozen=True)
 class WordModel:
+    """A wake word of the bundle."""
+
     threshold: float
     """The default."""
     operating_points: tuple[OperatingPoint, ...]
     id: str
-    """Of what gives its scores: the model, and how they are smoothed."""
+    """Identifies what gives its scores: the model, and how they are smoothed."""
     scores: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
-    """Quantiles, evenly spaced, of the highest scores of the development split's recordings of it: clean, and at 10 dB."""
+    """Evenly spaced quantiles of the highest scores of the development split's recordings of the
+    word: clean, and at 10 dB."""
 
     def missed(self, threshold: float) -> tuple[float, float] | None:
-        """Share of those recordings that would be missed at `threshold`: clean, and at 10 dB; None where they were not measured."""
+        """Return the share of those recordings below `threshold`: clean, and at 10 dB.
+
+        None where they were not measured.
+        """
         if not all(self.scores):
             return None
-        clean, noisy = (float(np.mean(np.array(kind) < threshold)) for kind in self.scores)
+        clean, noisy = (float(np.mean(np.array(scores) < threshold)) for scores in self.scores)
         return clean, noisy
 
 
 @dataclass(frozen=True)
 class Bundle:
+    """A checked model bundle."""
+
     path: Path
     encoder_id: str
-    """Of everything that decides a speaker embedding: front ends, encoder, speaker head. Voiceprints and added words are bound to it."""
+    """Identifies everything that decides a speaker embedding: front ends, encoder, speaker head.
+    Voiceprints and added words are bound to it."""
     words: dict[str, WordModel]
-    """In the order of the student's outputs."""
+    """In the order of the encoder's outputs."""
     chunk_samples: int
     receptive_chunks: int
     """Chunks, the present one included, that a posterior depends on."""
     smoothing_chunks: int
+    """Posteriors whose mean is a score."""
     speaker_threshold: float
     speaker_calibration: tuple[float, float]
-    """Slope and offset that make a normalised score a probability."""
+    """Slope and offset that turn a normalized score into a probability."""
     front_end: LogMel = field(repr=False)
-    """The student's."""
+    """The encoder's front end."""
     voice_front_end: LogMel = field(repr=False)
-    """The speaker head's finer bands."""
+    """The speaker head's, of finer bands."""
     hashes: dict[str, str] = field(repr=False)
-    """SHA-256 of each file, by the manifest."""
+    """SHA-256 of each file, from the manifest."""
 
     def file(self, name: str) -> Path:
-        """Where the file `name` lies, once its hash is found right. Raises BundleError."""
+        """Return the path of the file `name`, its hash checked. Raises BundleError."""
         if name not in self.hashes:
-            raise BundleError(f"{self.path}: the bundle has no {name}; restore it, or reinstall kwsd")
+            raise BundleError(f"{self.path}: the bundle has no {name}; {RESTORE}")
         _check(self.path / name, self.hashes[name])
         return self.path / name
 
 
 def default_path() -> Path:
-    """The bundle that came with kwsd: in the wheel, or in the source tree."""
+    """Return the bundle that came with kwsd: in the wheel, or in the source tree."""
     packaged = Path(__file__).parent.parent / "bundled"
     return packaged if packaged.is_dir() else Path(__file__).parent.parent.parent / "models"
 
 
 def load(path: Path | None = None) -> Bundle:
-    """The bundle in folder `path`, checked. Raises BundleError."""
+    """Return the bundle in folder `path`, checked; the default one without. Raises BundleError."""
     path = path or default_path()
-    try:
-        raw = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BundleError(f"{path}: no model bundle there ({MANIFEST} is missing); set `models` to a bundle's folder, or reinstall kwsd") from None
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{path / MANIFEST}: cannot be read ({error}); restore the bundle, or reinstall kwsd") from error
-    if not isinstance(raw, dict) or raw.get("kind") != "kwsd-bundle":
-        raise BundleError(f"{path / MANIFEST}: is no kwsd model bundle's manifest")
-    if raw.get("format") != FORMAT:
-        raise BundleError(f"{path}: bundle format {raw.get('format')!r}, this kwsd reads {FORMAT}; use the bundle and the kwsd of one release")
+    raw = _manifest(path)
     try:
         hashes = {name: str(file["sha256"]) for name, file in raw["files"].items()}
         for name in (STUDENT, SPEAKER, FRONT_END, VOICE_FRONT_END):
             _check(path / name, hashes[name])
         smoothing = int(raw["smoothing_chunks"])
         id = hashlib.sha256(f"{hashes[STUDENT]} {smoothing}".encode()).hexdigest()[:16]
-        words = {name: _word(body, id) for name, body in raw["words"].items()}
+        speaker = raw["speaker"]
         return Bundle(
-            path=path, encoder_id=str(raw["encoder_id"]), words=words, chunk_samples=int(raw["chunk_samples"]),
-            receptive_chunks=int(raw["receptive_chunks"]), smoothing_chunks=smoothing,
-            speaker_threshold=float(raw["speaker"]["threshold"]), speaker_calibration=(float(raw["speaker"]["slope"]), float(raw["speaker"]["offset"])),
-            hashes=hashes, front_end=read_front_end(path / FRONT_END), voice_front_end=read_front_end(path / VOICE_FRONT_END),
-        )  # fmt: skip
+            path=path,
+            encoder_id=str(raw["encoder_id"]),
+            words={name: _word(body, id) for name, body in raw["words"].items()},
+            chunk_samples=int(raw["chunk_samples"]),
+            receptive_chunks=int(raw["receptive_chunks"]),
+            smoothing_chunks=smoothing,
+            speaker_threshold=float(speaker["threshold"]),
+            speaker_calibration=(float(speaker["slope"]), float(speaker["offset"])),
+            front_end=read_front_end(path / FRONT_END),
+            voice_front_end=read_front_end(path / VOICE_FRONT_END),
+            hashes=hashes,
+        )
     except BundleError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BundleError(f"{path / MANIFEST}: incomplete or malformed ({error!r}); restore the bundle, or reinstall kwsd") from error
+        text = f"{path / MANIFEST}: incomplete or malformed ({error!r}); {RESTORE}"
+        raise BundleError(text) from error
 
 
-def _check(file: Path, wanted: str) -> None:
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        text = f"{path}: no model bundle there ({MANIFEST} is missing)"
+        raise BundleError(f"{text}; set `models` to a bundle's folder, or reinstall kwsd") from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path / MANIFEST}: cannot be read ({error}); {RESTORE}") from error
+    if not isinstance(raw, dict) or raw.get("kind") != "kwsd-bundle":
+        raise BundleError(f"{path / MANIFEST}: is not the manifest of a kwsd model bundle")
+    if raw.get("format") != FORMAT:
+        text = f"{path}: bundle format {raw.get('format')!r}, this kwsd reads {FORMAT}"
+        raise BundleError(f"{text}; use the bundle and the kwsd of one release")
+    return raw
+
+
+def _check(file: Path, expected: str) -> None:
     try:
         data = file.read_bytes()
     except OSError as error:
-        raise BundleError(f"{file}: cannot be read ({error.strerror}); restore the bundle, or reinstall kwsd") from error
+        raise BundleError(f"{file}: cannot be read ({error.strerror}); {RESTORE}") from error
     found = hashlib.sha256(data).hexdigest()
-    if found != wanted:
-        raise BundleError(f"{file}: {len(data)} bytes with sha256 {found[:12]}…, the manifest says {wanted[:12]}…; "
-                          "the file is truncated or another bundle's: restore it, or reinstall kwsd")  # fmt: skip
+    if found != expected:
+        raise BundleError(
+            f"{file}: {len(data)} bytes with sha256 {found[:12]}…, "
+            f"the manifest says {expected[:12]}…; "
+            f"the file is truncated or belongs to another bundle: {RESTORE}"
+        )
 
 
 def _word(body: dict[str, Any], id: str) -> WordModel:
-    points = tuple(OperatingPoint(**{k: float(v) for k, v in p.items()}) for p in body["operating_points"])
-    clean, noisy = (tuple(map(float, body.get(kind, ()))) for kind in ("scores", "scores_10db"))
+    points = tuple(OperatingPoint(**{key: float(value) for key, value in point.items()}) for point in body["operating_points"])
+    clean, noisy = (tuple(map(float, body.get(key, ()))) for key in ("scores", "scores_10db"))
     return WordModel(float(body["threshold"]), points, id, (clean, noisy))
 
 
 def read_front_end(path: Path) -> LogMel:
-    with np.load(path, allow_pickle=False) as kept:
+    """Return the front end in an `.npz` file."""
+    with np.load(path, allow_pickle=False) as arrays:
         return LogMel(
-            kept["window"], kept["filters"], int(kept["hop_samples"]), int(kept["fft_samples"]), float(kept["floor_db"]),
-            float(kept["scale"]), float(kept["offset"]),
-        )  # fmt: skip
+            window=arrays["window"],
+            filters=arrays["filters"],
+            hop_samples=int(arrays["hop_samples"]),
+            fft_samples=int(arrays["fft_samples"]),
+            floor_db=float(arrays["floor_db"]),
+            scale=float(arrays["scale"]),
+            offset=float(arrays["offset"]),
+        )
 
 
 def write_front_end(path: Path, front_end: LogMel) -> None:
-    np.savez(path, window=front_end.window, filters=front_end.filters, hop_samples=front_end.hop_samples, fft_samples=front_end.fft_samples,
-             floor_db=front_end.floor_db, scale=front_end.scale, offset=front_end.offset)  # fmt: skip
+    """Write a front end as an `.npz` file."""
+    np.savez(
+        path,
+        window=front_end.window,
+        filters=front_end.filters,
+        hop_samples=front_end.hop_samples,
+        fft_samples=front_end.fft_samples,
+        floor_db=front_end.floor_db,
+        scale=front_end.scale,
+        offset=front_end.offset,
+    )

@@ -1,1 +1,1 @@
-"""What programs and the daemon say to each other."""
+"""The protocol between programs and the daemon: standard library and msgspec only."""

@@ -1,4 +1,4 @@
-"""What goes wrong between a program and what it asks, each with a `code` for programs and a message for people. Standard library only."""
+"""Errors of requests: a `code` for programs and a message for people."""
 
 from __future__ import annotations
 

@@ -1,173 +1,337 @@
-"""The protocol as bytes to messages and back, with no I/O. The spec is docs/protocol.md.
+"""One side of a connection as bytes to messages and back, with no I/O. docs/protocol.md is the
+spec.
 
 Rules:
 - A message is one JSON object on one line of UTF-8, at most `MAX_LINE` bytes with its newline.
-- What a client sends are requests: `type` and, so that the reply can be told, `id` (text or a number).
-- Unknown fields are ignored. An unknown type, a missing or ill-typed field is an error reply; the connection goes on.
-- A line that is no JSON object is a malformed line; after `MAX_MALFORMED` of them, or one that is too long, the connection ends.
+- A client sends requests; the server sends a greeting, then replies, errors, levels and events.
+- Unknown fields are ignored. An unknown type and a missing or ill-typed field are answered with an
+  error, and the connection goes on.
+- A line that is no JSON object is malformed. After `MAX_MALFORMED` of them, or after one line that
+  is too long, the connection ends.
 """
 
 from __future__ import annotations
 
-import base64
+import functools
+import itertools
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Generic, Literal, Protocol, TypeVar, cast
 
-import numpy as np
+import msgspec
+from msgspec import Struct
 
-from kwsd.protocol.errors import RequestError as RequestError
+from kwsd.events import EVENT_TYPES, Event, to_dict
+from kwsd.protocol.commands import (
+    COMMANDS,
+    PROTOCOL,
+    Command,
+    Request,
+    reply_type,
+    type_of,
+)
+from kwsd.protocol.errors import DaemonError, RequestError
+from kwsd.protocol.replies import Reply
 
-PROTOCOL = 1
 MAX_LINE = 1 << 20
+"""Longest line that a server accepts, in bytes with its newline."""
+MAX_REPLY_LINE = 1 << 22
+"""Longest line that a client accepts, in bytes with its newline."""
 MAX_MALFORMED = 5
-EVENT_TYPES = ("wake", "rejected", "microphone")
+Role = Literal["client", "server"]
+Id = str | int | None
+R = TypeVar("R", bound=Reply)
+M = TypeVar("M")
 
-Body = dict[str, Any]
 
+class Requester(Protocol):
+    """Whoever answers requests: a client of the daemon, or the state handlers over a folder."""
 
-class Ask(Protocol):
-    """Whoever answers requests about what is kept: a connection to the daemon, or a `Keeping` of its own."""
-
-    def request(self, type: str, **fields: Any) -> Body:
-        """Raises RequestError."""
+    def request(self, command: Request[R]) -> R:
+        """Return the reply. Raises RequestError."""
         ...
 
 
-@dataclass(frozen=True)
-class Request:
-    type: str
-    id: str | int | None
-    body: Body
+class Greeting(Struct, frozen=True, kw_only=True, tag="hello"):
+    """The first line of the server."""
+
+    protocol: int
+    version: str = ""
+    words: list[str] = []
+    sample_rate: int = 0
 
 
-@dataclass(frozen=True)
-class Bad:
-    """A line that is answered with an error."""
+class Level(Struct, frozen=True, tag="level"):
+    """The level of the audio while a take is recorded."""
+
+    level_dbfs: float
+
+
+class Received(Struct, frozen=True):
+    """A reply that a client has received."""
+
+    id: Id
+    reply: Reply | RequestError
+
+
+class InvalidRequest(Struct, frozen=True):
+    """A line that a server answers with an error."""
 
     code: str
     message: str
-    id: str | int | None = None
+    id: Id = None
     fatal: bool = False
-    """The connection ends after the answer."""
+    """Whether the connection ends after the answer."""
 
 
-# type -> {field: (accepted types, required)}; what is checked here need not be checked again.
-_NUMBER = (int, float)
-REQUESTS: dict[str, dict[str, tuple[tuple[type, ...], bool]]] = {
-    "subscribe": {"types": ((list,), False), "words": ((list,), False)},
-    "status": {},
-    "audio": {"start": ((int,), True), "end": ((int,), True)},
-    "enroll.begin": {"name": ((str,), True)},
-    "enroll.next": {"kind": ((str,), False), "word": ((str,), False), "timeout_s": (_NUMBER, False), "audio": ((str,), False)},
-    "enroll.commit": {},
-    "enroll.abort": {},
-    "take": {"timeout_s": (_NUMBER, False)},
-    "speakers": {},
-    "speakers.delete": {"name": ((str,), True)},
-    "speakers.trials": {},
-    "words": {},
-    "words.get": {"name": ((str,), True)},
-    "words.put": {"file": ((str,), True)},
-    "words.delete": {"name": ((str,), True)},
-    "calibration": {},
-    "calibration.put": {"words": ((dict,), False), "speaker": ((dict,), False)},
-    "calibration.undo": {},
-    "peaks": {"since": (_NUMBER, False)},
-    "clips": {},
-    "clips.get": {"name": ((str,), True)},
-    "clips.label": {"names": ((list,), True), "label": ((str,), False)},
-    "clips.clear": {"names": ((list,), False)},
-    "reload": {},
-}
+class _Envelope(Struct, frozen=True):
+    """The fields by which a client distinguishes the messages of a server."""
+
+    type: str = ""
+    id: Id = None
 
 
-def encode(body: Body) -> bytes:
-    """One message as a line."""
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+class _Error(Struct, frozen=True):
+    code: str = "internal"
+    message: str = ""
 
 
-def pcm(samples: np.ndarray) -> str:
-    """int16 `[sample]` as messages carry it: base64 of little-endian PCM."""
-    return base64.b64encode(samples.astype("<i2").tobytes()).decode()
+FromClient = Command | InvalidRequest
+"""What a server receives."""
+FromServer = Greeting | Received | Level | Event
+"""What a client receives."""
+
+_encoder = msgspec.json.Encoder()
 
 
-def with_seq(line: bytes, seq: int) -> bytes:
-    """An encoded event with a subscriber's own `seq` put in front: encoded once, numbered for each."""
-    return b'{"seq":%d,' % seq + line[1:]
+@functools.cache
+def _command_decoder() -> msgspec.json.Decoder[Command]:
+    """Return the decoder of requests, which only a server builds."""
+    return msgspec.json.Decoder(Command)
 
 
-def reply(request: Request, body: Body) -> bytes:
-    return encode({"type": "reply", "id": request.id, "ok": True, **body})
+@functools.cache
+def _event_decoder() -> msgspec.json.Decoder[Event]:
+    """Return the decoder of events, which only a client builds."""
+    return msgspec.json.Decoder(Event)
 
 
-def error(code: str, message: str, id: str | int | None = None) -> bytes:
-    return encode({"type": "error", "id": id, "ok": False, "code": code, "message": message})
+class Lines:
+    """Cuts a byte stream into lines and holds at most one incomplete line."""
 
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._rest = bytearray()
 
-@dataclass
-class LineReader:
-    """Cuts a byte stream into requests. Holds at most one incomplete line."""
+    def feed(self, data: bytes) -> list[bytes | None]:
+        """Return the lines that `data` completes, without newlines; None for one that is too long.
 
-    parse: Callable[[bytes], Request | Bad] = field(default=lambda line: parse_request(line))
-    _rest: bytearray = field(default_factory=bytearray)
-    _malformed: int = 0
-    _ended: bool = False
-
-    def feed(self, data: bytes) -> list[Request | Bad]:
-        """The messages that `data` completes. After a fatal one, everything is ignored."""
-        out: list[Request | Bad] = []
-        if self._ended:
-            return out
+        Nothing follows a None: the stream cannot be resumed.
+        """
+        lines: list[bytes | None] = []
         self._rest += data
-        while not self._ended and (at := self._rest.find(b"\n")) >= 0:
+        while (at := self._rest.find(b"\n")) >= 0:
             line = bytes(self._rest[:at])
             del self._rest[: at + 1]
-            if at >= MAX_LINE:
-                return [*out, self._too_long()]
-            if line.strip():
-                out.append(self._count(self.parse(line)))
-        if len(self._rest) >= MAX_LINE and not self._ended:
-            out.append(self._too_long())
-        return out
-
-    def _too_long(self) -> Bad:
-        self._ended = True
-        self._rest.clear()
-        return Bad("too_long", f"a line may have at most {MAX_LINE} bytes; the connection ends", fatal=True)
-
-    def _count(self, message: Request | Bad) -> Request | Bad:
-        if not isinstance(message, Bad) or message.code != "malformed":
-            return message
-        self._malformed += 1
-        self._ended = self._malformed >= MAX_MALFORMED
-        return Bad(message.code, message.message + ("; the connection ends" if self._ended else ""), fatal=self._ended)
+            if at >= self._max_bytes:
+                self._rest.clear()
+                return [*lines, None]
+            lines.append(line)
+        if len(self._rest) >= self._max_bytes:
+            self._rest.clear()
+            lines.append(None)
+        return lines
 
 
-def parse_request(line: bytes) -> Request | Bad:
-    """A request in one line, its fields checked, or what is wrong with it."""
+class Connection(Generic[M]):
+    """One side of a connection, of either role; `client()` and `server()` make one.
+
+    A client sends requests and receives the greeting, replies, levels and events. A server
+    receives requests and numbers the events of its subscriber.
+    """
+
+    def __init__(self, role: Role) -> None:
+        self.role = role
+        self.ended = False
+        """Whether the peer broke the rules; nothing more is read from it."""
+        self._lines = Lines(MAX_LINE if role == "server" else MAX_REPLY_LINE)
+        self._malformed = 0
+        self._seq = 0
+        self._ids = itertools.count(1)
+        self._waiting: dict[Id, type[Reply]] = {}
+
+    @classmethod
+    def client(cls) -> Connection[FromServer]:
+        """Return the client's side of a connection."""
+        return Connection("client")
+
+    @classmethod
+    def server(cls) -> Connection[FromClient]:
+        """Return the server's side of a connection."""
+        return Connection("server")
+
+    def receive(self, data: bytes) -> list[M]:
+        """Return the messages that `data` completes.
+
+        A server gets an InvalidRequest for what is wrong; after a fatal one, everything is ignored.
+        A client gets a DaemonError raised.
+        """
+        received: list[M] = []
+        for line in self._lines.feed(data) if not self.ended else ():
+            parse = self._from_client if self.role == "server" else self._from_server
+            message = cast("M | None", parse(line))
+            if message is not None:
+                received.append(message)
+            if self.ended:
+                break
+        return received
+
+    def request(self, command: Request[R]) -> tuple[int, bytes]:
+        """Return the new id and the line of a request that a client makes.
+
+        Raises DaemonError where the line is too long.
+        """
+        id = next(self._ids)
+        line = _encoder.encode(msgspec.structs.replace(command, id=id)) + b"\n"
+        if len(line) > MAX_LINE:
+            text = f"{type_of(command)}: the request has {len(line)} bytes, at most {MAX_LINE} fit"
+            raise DaemonError("line_too_long", f"{text}; send less at once")
+        self._waiting[id] = reply_type(cast("type[Command]", type(command)))
+        return id, line
+
+    def number(self, event: bytes) -> bytes:
+        """Return an encoded event with the next `seq` of a server's subscriber in front."""
+        self._seq += 1
+        return with_seq(event, self._seq)
+
+    def _from_client(self, line: bytes | None) -> FromClient | None:
+        if line is None:
+            self.ended = True
+            text = f"a line may have at most {MAX_LINE} bytes; the connection ends"
+            return InvalidRequest("line_too_long", text, fatal=True)
+        if not line.strip():
+            return None
+        message = parse_request(line)
+        if isinstance(message, InvalidRequest) and message.code == "malformed":
+            self._malformed += 1
+            if self._malformed >= MAX_MALFORMED:
+                self.ended = True
+                text = f"{message.message}; the connection ends"
+                return InvalidRequest(message.code, text, fatal=True)
+        return message
+
+    def _from_server(self, line: bytes | None) -> FromServer | None:
+        if line is None:
+            raise DaemonError("protocol", f"the daemon sent a line of over {MAX_REPLY_LINE} bytes")
+        try:
+            return self._parse_message(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            text = f"what the daemon sent cannot be read ({error}); restart it after an upgrade"
+            raise DaemonError("protocol", text) from error
+
+    def _parse_message(self, line: bytes) -> FromServer | None:
+        envelope = msgspec.json.decode(line, type=_Envelope)
+        match envelope.type:
+            case "hello":
+                return _greeting(line)
+            case "level":
+                return msgspec.json.decode(line, type=Level)
+            case "reply":
+                kind = self._waiting.pop(envelope.id, None)
+                if kind is None:
+                    return None
+                return Received(envelope.id, msgspec.json.decode(line, type=kind))
+            case "error":
+                self._waiting.pop(envelope.id, None)
+                error = msgspec.json.decode(line, type=_Error)
+                return Received(envelope.id, DaemonError(error.code, error.message))
+            case kind if kind in EVENT_TYPES:
+                return _event_decoder().decode(line)
+        return None
+
+
+def parse_request(line: bytes) -> FromClient:
+    """Return the request in one line, its fields checked, or what is wrong with it."""
+    try:
+        return _command_decoder().decode(line.decode())  # msgspec skips unknown fields, whatever is in them
+    except msgspec.ValidationError as error:
+        return _invalid(line, error)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return InvalidRequest("malformed", "not a line of JSON in UTF-8")
+
+
+def _invalid(line: bytes, error: msgspec.ValidationError) -> InvalidRequest:
+    """Return what is wrong with a line that is no request.
+
+    What words it is imported here: half a megabyte that only a wrong line needs.
+    """
+    import difflib
+
+    from kwsd import validation
+
     try:
         body = json.loads(line)
     except (ValueError, RecursionError):
-        return Bad("malformed", "not a line of JSON in UTF-8")
+        return InvalidRequest("malformed", "not a line of JSON in UTF-8")
     if not isinstance(body, dict):
-        return Bad("malformed", "not a JSON object")
+        return InvalidRequest("malformed", "not a JSON object")
     id = body.get("id")
     if id is not None and (isinstance(id, bool) or not isinstance(id, str | int)):
-        return Bad("bad_request", "id must be text or a whole number")
-    kind = body.get("type")
-    if not isinstance(kind, str) or kind not in REQUESTS:
-        return Bad("unknown_type", f"unknown request type {str(kind)[:60]!r}; there are {', '.join(REQUESTS)}", id)
-    for name, (accepted, required) in REQUESTS[kind].items():
-        value = body.get(name)
-        if value is None:
-            if required:
-                return Bad("bad_request", f"{kind} needs {name}", id)
-        elif isinstance(value, bool) or not isinstance(value, accepted):
-            return Bad("bad_request", f"{kind}: {name} must be {' or '.join(t.__name__ for t in accepted)}", id)
-        elif isinstance(value, list) and not all(isinstance(v, str) for v in value):
-            return Bad("bad_request", f"{kind}: {name} must be a list of texts", id)
-    if kind == "subscribe" and (unknown := [t for t in body.get("types") or [] if t not in EVENT_TYPES]):
-        return Bad("bad_request", f"subscribe: no events of type {unknown[0][:60]!r}; there are {', '.join(EVENT_TYPES)}", id)
-    return Request(kind, id, {k: v for k, v in body.items() if k in REQUESTS[kind] and v is not None})
+        return InvalidRequest("bad_request", "id must be text or a whole number")
+    name = body.get("type")
+    if not isinstance(name, str) or name not in COMMANDS:
+        near = difflib.get_close_matches(str(name)[:60], COMMANDS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(COMMANDS)}"
+        return InvalidRequest("unknown_type", f"unknown request type {str(name)[:60]!r}; {hint}", id)
+    fault = validation.explain(error, COMMANDS[name], body)
+    if fault.name:
+        missing = validation.dotted((*fault.path, fault.name))
+        return InvalidRequest("bad_request", f"{name} needs {missing}", id)
+    where = validation.dotted(fault.path)
+    found = repr(validation.value_at(body, fault.path))
+    found = found if len(found) <= 60 else found[:57] + "…"
+    return InvalidRequest("bad_request", f"{name}: {where}: {found} {fault.problem}", id)
+
+
+def _greeting(line: bytes) -> Greeting:
+    """Return the greeting. Raises DaemonError where it is of another protocol."""
+    greeting = msgspec.json.decode(line, type=Greeting)
+    if greeting.protocol != PROTOCOL:
+        raise DaemonError(
+            "protocol",
+            f"the daemon speaks protocol {greeting.protocol}, this client speaks {PROTOCOL}; use the daemon and the client of one release of kwsd",
+        )
+    return greeting
+
+
+def encode_greeting(version: str, words: list[str], sample_rate: int) -> bytes:
+    """Return the server's first line."""
+    greeting = Greeting(protocol=PROTOCOL, version=version, words=words, sample_rate=sample_rate)
+    return _encoder.encode(greeting) + b"\n"
+
+
+def encode_reply(id: Id, reply: Reply) -> bytes:
+    """Return a reply as a line."""
+    head = _encoder.encode({"type": "reply", "id": id, "ok": True})
+    body = _encoder.encode(reply)
+    return (head if body == b"{}" else head[:-1] + b"," + body[1:]) + b"\n"
+
+
+def encode_error(code: str, message: str, id: Id = None) -> bytes:
+    """Return an error as a line."""
+    body = {"type": "error", "id": id, "ok": False, "code": code, "message": message}
+    return _encoder.encode(body) + b"\n"
+
+
+def encode_level(level_dbfs: float) -> bytes:
+    """Return a level as a line."""
+    return _encoder.encode(Level(level_dbfs)) + b"\n"
+
+
+def encode_event(event: Event) -> bytes:
+    """Return an event as a line that is not numbered yet."""
+    return _encoder.encode(to_dict(event)) + b"\n"
+
+
+def with_seq(event: bytes, seq: int) -> bytes:
+    """Return an encoded event with `seq` in front: encoded once, numbered for each subscriber."""
+    return b'{"seq":%d,' % seq + event[1:]

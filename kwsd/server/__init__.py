@@ -1,1 +1,1 @@
-"""Floor 4: the daemon. Listener thread, hub, protocol, socket, systemd, and the client that talks to it."""
+"""The daemon: listener thread, hub, Unix socket, request handlers, systemd."""

@@ -1,7 +1,8 @@
-"""The daemon's life: start-up as nested contexts, so that the way down is the reverse of the way up.
+"""The daemon's life. Start-up is nested contexts, so that teardown is the reverse of it.
 
-Signals only set a flag: SIGTERM and SIGINT stop, a second SIGINT exits at once, SIGHUP reloads. READY is sent before the
-microphone opens. WATCHDOG=1 is sent only when the listener's beats have risen since the last time.
+Signals only set a flag: SIGTERM and SIGINT stop, a second SIGINT exits at once, SIGHUP reloads.
+READY is sent before the microphone opens. WATCHDOG=1 is sent only when the listener's heartbeats
+have risen since the last time.
 """
 
 from __future__ import annotations
@@ -12,35 +13,49 @@ import ctypes
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from kwsd import config as configuration
+import msgspec
+import numpy as np
+
+from kwsd import config_file
 from kwsd.config import Config, ConfigError
 from kwsd.detect.detector import Detector
 from kwsd.detect.embedder import Embedder
-from kwsd.detect.setup import vocabulary
-from kwsd.events import Event, Microphone
+from kwsd.detect.setup import DetectorSetup, resolve
+from kwsd.events import Event, MicrophoneChange
 from kwsd.model import bundle as bundles
-from kwsd.model.runtime import SpeakerEncoder, Student
-from kwsd.protocol.messages import RequestError
-from kwsd.server.handlers import Service
+from kwsd.model.runtime import Runtime
+from kwsd.protocol.data import Clip, WordPeaks
+from kwsd.protocol.errors import RequestError
+from kwsd.server.clip_recorder import ClipRecorder
+from kwsd.server.disk import Disk
+from kwsd.server.handlers import Handlers, Parts
 from kwsd.server.hub import Hub
-from kwsd.server.listener import Listener, open_recording
-from kwsd.server.state_handlers import Keeping
+from kwsd.server.listener import Listener
+from kwsd.server.peak_recorder import PeakRecorder
+from kwsd.server.sources import open_recording
+from kwsd.server.state_handlers import StateHandlers
 from kwsd.server.systemd import Notifier
 from kwsd.server.unix_socket import serving
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-M_TRIM_THRESHOLD, M_ARENA_MAX = -1, -8
-"""Options of mallopt(3)."""
+M_TRIM_THRESHOLD = -1
+"""Option of mallopt(3)."""
+M_ARENA_MAX = -8
+"""Option of mallopt(3)."""
+FAILURE = 70
+"""Exit status after an internal error (sysexits.h)."""
+AT_NEXT_START = ("models", "state", "socket", "lookback_s")
+"""Keys of the configuration that a reload leaves as they are."""
 
 
 @dataclass(frozen=True)
-class Run:
+class RunOptions:
     """What `kwsd run` was asked for, beside the configuration."""
 
     config: Config
@@ -50,160 +65,268 @@ class Run:
     realtime: bool = False
     wait_for_client: bool = False
     rate: int = 16000
-    """Of raw PCM, with `channels`."""
+    """Sample rate of raw PCM."""
     channels: int = 1
+    """Channels of raw PCM."""
     overrides: Callable[[Config], Config] = lambda config: config
     """What the command line changes in any configuration, also a reloaded one."""
     on_event: Callable[[Event], None] | None = None
-    """Told of every event, on the event loop."""
+    """Called with every event, on the event loop."""
+
+
+class Daemon:
+    """Owns the configuration in force and the detector's setup, and all parts."""
+
+    def __init__(self, options: RunOptions) -> None:
+        """Load everything that a start needs.
+
+        Raises ConfigError, BundleError or AudioFileError.
+        """
+        self.config = options.config
+        self._options = options
+        self._notifier = Notifier()
+        self._hub = Hub()
+        self._disk = Disk()
+        self._stop = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._failure: BaseException | None = None
+        self._bundle = bundles.load(self.config.models_path())
+        folder = self.config.state_directory()
+        self._state = StateHandlers(folder, self._bundle, lambda: self.config)
+        self.setup = self._resolve(self.config)
+        recording = None
+        if options.source != "mic":
+            recording = open_recording(
+                options.source,
+                self.config.microphone.channel,
+                realtime=options.realtime,
+                rate=options.rate,
+                channels=options.channels,
+            )
+        runtime = Runtime(self._bundle)
+        self._listener = Listener(
+            self.config,
+            Detector(self._bundle, self.setup, runtime),
+            emit=lambda event: self._cross(self.publish, event),
+            done=lambda error: self._cross(self._ended, error),
+            recording=recording,
+        )
+        self._clips = ClipRecorder(self._keep_clip, self.config.clips.enabled)
+        self._peaks = PeakRecorder(self._keep_peaks, self._listener.clock)
+        self._listener.consumers += [self._clips, self._peaks]
+        parts = Parts(
+            config=lambda: self.config,
+            listener=self._listener,
+            hub=self._hub,
+            state=self._state,
+            disk=self._disk,
+            embedder=Embedder(self._bundle, runtime),
+            peaks=self._peaks,
+            apply=self._apply_state,
+            reload=self.reload,
+        )
+        self._handlers = Handlers(parts)
+
+    async def start(self) -> int:
+        """Start, and run until `stop` is called or the recording has ended; return the exit status.
+
+        Raises ConfigError where the socket cannot be bound.
+        """
+        options = self._options
+        speakers = self.setup.speakers
+        if speakers.require != "anyone" and not speakers.voiceprints:
+            log.warning("speaker.require asks for an enrolled speaker, and none is enrolled: every wake will be rejected; run `kwsd enroll NAME`")
+        path = self.config.socket_path()
+        async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(self._disk)
+            self._disk.write("the age of clips", self._state.clips.make_room)
+            await stack.enter_async_context(
+                serving(
+                    path,
+                    self.config.socket,
+                    self._hub,
+                    self._handlers.greeting,
+                    self._handlers.dispatch,
+                )
+            )
+            stack.enter_context(self._signals())
+            stack.enter_context(self._listener.running())
+            if self._notifier.watchdog_s:
+                watchdog = self._loop.create_task(self._watch(self._notifier.watchdog_s))
+                stack.push_async_callback(_cancel, watchdog)
+            self._notifier.send(READY=1, STATUS="starting to listen")
+            stack.callback(self._notifier.send, STOPPING=1)
+            words = ", ".join(self.setup.words)
+            log.info("listening for %s on %s; socket %s", words, options.source, path)
+            if options.wait_for_client:
+                await _either(self._hub.subscribed, self._stop)
+            self._listener.go()
+            await self._stop.wait()
+            # Events that crossed over with the end are published before the backlogs are checked.
+            await asyncio.sleep(0)
+            from_recording = options.source != "mic" and self._failure is None
+            await self._hub.drain(5.0 if from_recording else 0.2)
+        return FAILURE if self._failure else 0
+
+    def stop(self) -> None:
+        """Stop soon."""
+        self._stop.set()
+
+    def publish(self, event: Event) -> None:
+        """Send an event to every subscriber. Call it on the event loop."""
+        self._hub.publish(event)
+        if isinstance(event, MicrophoneChange):
+            self._notifier.send(STATUS=self._status(event.state, event.detail))
+        if self._options.on_event:
+            self._options.on_event(event)
+
+    async def reload(self) -> None:
+        """Read the configuration and the state directory again.
+
+        Raises RequestError, and then nothing has changed.
+        """
+        self._notifier.reloading()
+        try:
+            try:
+                config = self._options.overrides(config_file.load(self._options.config_path))
+            except ConfigError as error:
+                raise self._refused(error) from error
+            await self._apply(self._without_later_keys(config))
+        finally:
+            stats = self._listener.stats
+            self._notifier.send(READY=1, STATUS=self._status(stats.microphone, stats.source))
+        words = ", ".join(self.setup.words)
+        log.info("reloaded: %s; %d speaker(s)", words, len(self.setup.speakers.voiceprints))
+
+    async def _apply_state(self) -> None:
+        """Apply a changed state directory. Raises RequestError, and then nothing has changed."""
+        await self._apply(self.config)
+
+    async def _apply(self, config: Config) -> None:
+        """Put `config` and the state directory in force.
+
+        Raises RequestError, and then nothing has changed.
+        """
+        resolved = self._disk.run(lambda: self._resolve(config))
+        try:
+            setup = await asyncio.wrap_future(resolved)
+        except (ConfigError, bundles.BundleError) as error:
+            raise self._refused(error) from error
+        configured = self._listener.call(lambda: self._configure(config, setup))
+        await asyncio.wrap_future(configured)
+        self.config = config
+        self.setup = setup
+
+    def _configure(self, config: Config, setup: DetectorSetup) -> None:
+        """Configure the listener, on its thread."""
+        self._listener.configure(config, setup)
+        self._clips.enabled = config.clips.enabled
+
+    def _resolve(self, config: Config) -> DetectorSetup:
+        return resolve(config, self._bundle, self._state.library())
+
+    def _without_later_keys(self, config: Config) -> Config:
+        for key in AT_NEXT_START:
+            present = getattr(self.config, key)
+            if getattr(config, key) != present:
+                log.warning("a changed %s takes effect at the next start", key)
+                config = msgspec.structs.replace(config, **{key: present})
+        return config
+
+    @staticmethod
+    def _refused(error: Exception) -> RequestError:
+        log.error("reload refused, everything stays as it was: %s", error)
+        return RequestError("bad_config", str(error))
+
+    def _keep_clip(self, clip: Clip, samples: np.ndarray) -> None:
+        self._disk.write("a clip", lambda: self._state.clips.add(clip, samples))
+
+    def _keep_peaks(self, words: dict[str, WordPeaks]) -> None:
+        """Log a stretch of peaks, and delete clips that have grown too old meanwhile."""
+        if self.config.log_peaks:
+            self._disk.write("peaks", lambda: self._state.peaks.append(words))
+        self._disk.write("the age of clips", self._state.clips.make_room)
+
+    def _status(self, state: str, detail: str) -> str:
+        if state == "lost":
+            return f"microphone lost, trying again: {detail}"
+        words = ", ".join(self.setup.words)
+        enrolled = len(self.setup.speakers.voiceprints)
+        return f"listening for {words} on {detail}; {enrolled} speaker(s) enrolled"
+
+    def _ended(self, error: BaseException | None) -> None:
+        self._failure = error
+        self.stop()
+
+    def _cross(self, do: Callable[[T], None], value: T) -> None:
+        """Go from the listener's thread to the event loop; here and nowhere else."""
+        with contextlib.suppress(RuntimeError):  # the loop has closed, and nobody listens
+            self._loop.call_soon_threadsafe(do, value)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        tasks: set[asyncio.Task[None]] = set()
+
+        def interrupt() -> None:
+            if self._stop.is_set():
+                os._exit(130)
+            self.stop()
+
+        def hang_up() -> None:
+            task = self._loop.create_task(_ignoring_refusal(self.reload))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+        handlers = {signal.SIGTERM: self.stop, signal.SIGINT: interrupt, signal.SIGHUP: hang_up}
+        for number, handler in handlers.items():
+            self._loop.add_signal_handler(number, handler)
+        try:
+            yield
+        finally:
+            for number in handlers:
+                self._loop.remove_signal_handler(number)
+
+    async def _watch(self, interval_s: float) -> None:
+        """Send WATCHDOG=1 while the listener's heartbeats rise."""
+        seen = -1
+        while True:
+            if self._listener.heartbeats != seen:
+                seen = self._listener.heartbeats
+                self._notifier.send(WATCHDOG=1)
+            await asyncio.sleep(interval_s / 3)
+
+
+def run(options: RunOptions) -> int:
+    """Run a daemon and return its exit status.
+
+    Raises ConfigError, BundleError or AudioFileError before anything has started.
+    """
+    _frugal_heap()
+
+    async def live() -> int:
+        return await Daemon(options).start()
+
+    return asyncio.run(live())
 
 
 def _frugal_heap() -> None:
-    """Ask glibc for one heap instead of one a thread, and for free memory to go back at once: several MiB of a daemon's 80."""
-    with contextlib.suppress(AttributeError, OSError):  # another C library does as it likes
+    """Ask glibc for one heap instead of one a thread, and to return free memory at once.
+
+    This saves several MiB of a daemon's 80.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # another C library
         c = ctypes.CDLL(None)
         for option, value in ((M_ARENA_MAX, 1), (M_TRIM_THRESHOLD, 1 << 16)):
             c.mallopt(option, value)
 
 
-async def run(asked: Run) -> int:
-    """The daemon until it is told to stop or its recording has ended; the exit status.
-
-    Raises ConfigError, BundleError or AudioFileError before anything has started."""
-    _frugal_heap()
-    notifier, hub, stop = Notifier(), Hub(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-    failure: list[BaseException] = []
-    bundle = bundles.load(Path(asked.config.models) if asked.config.models else None)
-    keeping = Keeping(asked.config.state_directory(), bundle, lambda: service.config)
-    household = keeping.household()
-    vocabulary(asked.config, bundle, household[1], household[2])
-    recording = None
-    if asked.source != "mic":
-        recording = open_recording(asked.source, asked.config, realtime=asked.realtime, rate=asked.rate, channels=asked.channels)
-    student, speaker = Student(bundle), SpeakerEncoder(bundle)
-    detector = Detector(asked.config, bundle, *household, student=student, speaker=speaker)
-
-    def publish(event: Event) -> None:
-        hub.publish(event.to_dict())
-        if isinstance(event, Microphone):
-            notifier.send(STATUS=_status(service, event))
-        if asked.on_event:
-            asked.on_event(event)
-
-    def done(error: BaseException | None) -> None:
-        if error is not None:
-            failure.append(error)
-        stop.set()
-
-    listener = Listener(
-        asked.config, detector, emit=lambda event: _cross(loop, publish, event),
-        done=lambda error: _cross(loop, done, error), recording=recording,
-    )  # fmt: skip
-
-    async def reload() -> None:
-        notifier.reloading()
-        try:
-            await _reload(asked, service)
-        finally:
-            notifier.send(READY=1, STATUS=_status(service, None))
-
-    listener.on_clip, listener.on_peaks = keeping.keep_clip, keeping.keep_peaks
-    service = Service(asked.config, listener, hub, keeping, Embedder(bundle, student, speaker), reload)
-    if asked.config.speaker.require != "anyone" and not detector.voiceprints:
-        log.warning("speaker.require asks for an enrolled speaker, and none is enrolled: every wake will be rejected; run `kwsd enroll NAME`")
-
-    async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(keeping)
-        await stack.enter_async_context(serving(asked.config.socket_path(), asked.config.socket, hub, service.hello, service.dispatch))
-        stack.enter_context(_signals(loop, stop, reload))
-        stack.enter_context(listener.running())
-        if notifier.watchdog_s:
-            stack.push_async_callback(_cancel, loop.create_task(_watch(notifier, listener)))
-        notifier.send(READY=1, STATUS="starting to listen")
-        stack.callback(notifier.send, STOPPING=1)
-        log.info("listening for %s on %s; socket %s", ", ".join(detector.triggers), asked.source, asked.config.socket_path())
-        if asked.wait_for_client:
-            await _either(hub.subscribed, stop)
-        listener.go()
-        await stop.wait()
-        await asyncio.sleep(0)  # events that crossed over with the end are published before the backlogs are looked at
-        await hub.drain(5.0 if recording is not None and not failure else 0.2)
-    return 70 if failure else 0
-
-
-def _cross(loop: asyncio.AbstractEventLoop, tell: Callable[[T], None], what: T) -> None:
-    """From the listener's thread to the event loop; here and nowhere else."""
-    with contextlib.suppress(RuntimeError):  # the loop has closed: nobody is left to tell
-        loop.call_soon_threadsafe(tell, what)
-
-
-def _status(service: Service, event: Microphone | None) -> str:
-    figures, words = service.listener.figures, ", ".join(service.listener.detector.triggers)
-    state, detail = (event.state, event.detail) if event else (figures.microphone, figures.source)
-    if state == "lost":
-        return f"microphone lost, trying again: {detail}"
-    return f"listening for {words} on {detail}; {len(service.listener.detector.voiceprints)} speaker(s) enrolled"
-
-
-async def _reload(asked: Run, service: Service) -> None:
-    """Configuration, words and voiceprints anew; on any error everything stays as it was. Raises RequestError."""
-    household = await asyncio.wrap_future(service.keeping.in_turn(service.keeping.household))
-    try:
-        new = asked.overrides(configuration.load(asked.config_path))
-        vocabulary(new, service.listener.detector.bundle, household[1], household[2])
-    except ConfigError as error:
-        log.error("reload refused, everything stays as it was: %s", error)
-        raise RequestError("bad_config", str(error)) from error
-    for key in ("models", "state", "socket", "lookback_s"):
-        if getattr(new, key) != getattr(service.config, key):
-            log.warning("a changed %s takes effect at the next start", key)
-            new = replace(new, **{key: getattr(service.config, key)})
-    await asyncio.wrap_future(service.listener.call(lambda: service.listener.configure(new, *household)))
-    service.config = new
-    log.info("reloaded: %s; %d speaker(s)", ", ".join(service.listener.detector.triggers), len(household[0]))
-
-
-@contextlib.contextmanager
-def _signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, reload: Callable[[], object]) -> Iterator[None]:
-    tasks: set[asyncio.Task[None]] = set()
-
-    def interrupt() -> None:
-        if stop.is_set():
-            os._exit(130)
-        stop.set()
-
-    async def reload_quietly() -> None:
-        with contextlib.suppress(RequestError):
-            await reload()  # type: ignore[misc]
-
-    def hang_up() -> None:
-        task = loop.create_task(reload_quietly())
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    handlers = {signal.SIGTERM: stop.set, signal.SIGINT: interrupt, signal.SIGHUP: hang_up}
-    for number, handler in handlers.items():
-        loop.add_signal_handler(number, handler)
-    try:
-        yield
-    finally:
-        for number in handlers:
-            loop.remove_signal_handler(number)
-
-
-async def _watch(notifier: Notifier, listener: Listener) -> None:
-    assert notifier.watchdog_s
-    seen = -1
-    while True:
-        if listener.beats != seen:
-            seen = listener.beats
-            notifier.send(WATCHDOG=1)
-        await asyncio.sleep(notifier.watchdog_s / 3)
+async def _ignoring_refusal(reload: Callable[[], Awaitable[None]]) -> None:
+    with contextlib.suppress(RequestError):
+        await reload()
 
 
 async def _either(*events: asyncio.Event) -> None:
-    tasks = [asyncio.ensure_future(e.wait()) for e in events]
+    tasks = [asyncio.ensure_future(event.wait()) for event in events]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
         task.cancel()

@@ -1,274 +1,282 @@
-"""What the daemon does for each request. Everything that touches the detector goes through the listener's `call`."""
+"""The handlers of requests. Everything that touches the detector goes through the listener's
+`call`, and everything that touches the disk through the disk's thread.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
-from kwsd.audio.capture import Block
-from kwsd.config import SAMPLE_RATE, Config, ConfigError
+from kwsd.audio import pcm
+from kwsd.audio.format import SAMPLE_RATE
+from kwsd.config import Config
 from kwsd.detect.embedder import Embedder
-from kwsd.events import Wake
-from kwsd.learn.enrollment import STRETCHES, Enrolment, Kind, Take, TakeListener
-from kwsd.learn.takes import TakeRejected, level_dbfs
-from kwsd.protocol import messages as protocol
-from kwsd.protocol.messages import Body, Request, RequestError
+from kwsd.learn.enrollment import STRETCHES, Enrollment, TakeCutter, TakeKind
+from kwsd.learn.takes import TakeRejected
+from kwsd.protocol import commands, replies
+from kwsd.protocol.commands import MAX_AUDIO_S, Command, type_of
+from kwsd.protocol.data import ActiveWordInfo, LookBack, MicrophoneInfo
+from kwsd.protocol.errors import RequestError
+from kwsd.protocol.messages import encode_greeting, encode_level
+from kwsd.protocol.replies import Reply
+from kwsd.server.disk import Disk
 from kwsd.server.hub import Filter, Hub
 from kwsd.server.listener import Listener
-from kwsd.server.state_handlers import CHANGING, Keeping, unbase64
-from kwsd.server.unix_socket import Connection
-from kwsd.state.clips import wav_bytes
+from kwsd.server.peak_recorder import PeakRecorder
+from kwsd.server.state_handlers import StateHandlers
+from kwsd.server.take_recorder import TakeRecorder
+from kwsd.server.unix_socket import ClientSession
 from kwsd.state.voiceprints import VoiceprintError
 from kwsd.version import __version__
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
-PRIVILEGED = (
-    "audio",
-    "take",
-    "enroll.begin",
-    "enroll.next",
-    "enroll.commit",
-    "enroll.abort",
-    "speakers.delete",
-    "speakers.trials",
-    "words.get",
-    "words.put",
-    "words.delete",
-    "calibration.put",
-    "calibration.undo",
-    "peaks",
-    "clips",
-    "clips.get",
-    "clips.label",
-    "clips.clear",
-    "reload",
-)
-MAX_AUDIO_S = 20.0
-"""Longest look-back in one reply; its base64 has to fit a line."""
+Handler = Callable[[ClientSession, Any], Awaitable[Reply]]
 
 
 @dataclass
-class Service:
-    """The parts that requests need."""
+class Parts:
+    """The parts of the daemon that handlers use."""
 
-    config: Config
+    config: Callable[[], Config]
+    """Returns the configuration in force."""
     listener: Listener
     hub: Hub
-    keeping: Keeping
+    state: StateHandlers
+    disk: Disk
     embedder: Embedder
-    reload: Callable[[], Any]
-    """Coroutine function; raises RequestError."""
-    started: float = 0.0
+    peaks: PeakRecorder
+    apply: Callable[[], Awaitable[None]]
+    """Configures the detector after a change of the state directory. Raises RequestError."""
+    reload: Callable[[], Awaitable[None]]
+    """Raises RequestError."""
 
-    def __post_init__(self) -> None:
-        self.started = time.monotonic()
+
+class Handlers:
+    """Answers requests by their type."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._started = time.monotonic()
         self._recording = False
-        self._does = {
-            "subscribe": self.subscribe, "status": self.status, "audio": self.audio, "take": self.take, "enroll.begin": self.enroll_begin,
-            "enroll.next": self.enroll_next, "enroll.commit": self.enroll_commit, "enroll.abort": self.enroll_abort, "reload": self.reload_all,
-        }  # fmt: skip
-        assert {*self._does, *self.keeping.requests} == set(protocol.REQUESTS)
-
-    def hello(self) -> Body:
-        return {
-            "type": "hello",
-            "protocol": protocol.PROTOCOL,
-            "version": __version__,
-            "words": list(self.listener.detector.triggers),
-            "sample_rate": SAMPLE_RATE,
+        self._handlers: dict[type[Command], Handler] = {
+            commands.Subscribe: self._subscribe,
+            commands.Status: self._status,
+            commands.Audio: self._audio,
+            commands.RecordTake: self._record_take,
+            commands.EnrollBegin: self._enroll_begin,
+            commands.EnrollNext: self._enroll_next,
+            commands.EnrollCommit: self._enroll_commit,
+            commands.EnrollAbort: self._enroll_abort,
+            commands.Reload: self._reload,
+            commands.Peaks: self._peaks,
         }
+        for kind in parts.state.handled - self._handlers.keys():
+            self._handlers[kind] = self._state
+        assert self._handlers.keys() == set(get_args(Command))
 
-    async def dispatch(self, connection: Connection, request: Request) -> Body:
-        if request.type in PRIVILEGED and not connection.peer.privileged(self.config.socket.admin_group):
-            group = self.config.socket.admin_group
-            who = f"root, the daemon's user and the group {group}" if group else "root and the daemon's user (socket.admin_group may name a group)"
-            raise RequestError("permission_denied", f"{request.type} is for {who}")
-        if request.type in self.keeping.requests:
-            return await self.kept(connection, request)
-        return await self._does[request.type](connection, request.body)
+    def greeting(self) -> bytes:
+        """Return the first line to a client."""
+        return encode_greeting(__version__, self._words(), SAMPLE_RATE)
 
-    async def subscribe(self, connection: Connection, body: Body) -> Body:
-        for word in body.get("words", ()):
+    async def dispatch(self, session: ClientSession, command: Command) -> Reply:
+        """Answer a request. Raises RequestError."""
+        self._check_privilege(session, command)
+        reply = await self._handlers[type(command)](session, command)
+        if command.changes_state:
+            await self._parts.apply()
+        return reply
+
+    def _check_privilege(self, session: ClientSession, command: Command) -> None:
+        group = self._parts.config().socket.admin_group
+        if not command.privileged or session.peer.privileged(group):
+            return
+        who = "root and the daemon's user (socket.admin_group may name a group)"
+        if group:
+            who = f"root, the daemon's user and the group {group}"
+        raise RequestError("permission_denied", f"{type_of(command)} is for {who}")
+
+    async def _subscribe(self, session: ClientSession, command: commands.Subscribe) -> replies.Done:
+        for word in command.words or ():
             self._check_word(word)
-        wanted = {k: frozenset(body[k]) if k in body else None for k in ("types", "words")}
-        connection.outlet.filter = Filter(**wanted)
-        self.hub.subscribed.set()
-        return {}
+        session.subscriber.filter = Filter(
+            types=None if command.types is None else frozenset(command.types),
+            words=None if command.words is None else frozenset(command.words),
+        )
+        self._parts.hub.subscribed.set()
+        return replies.Done()
 
-    async def status(self, connection: Connection, body: Body) -> Body:
-        figures, detector = self.listener.figures, self.listener.detector
-        audio_s = figures.samples / SAMPLE_RATE
-        return {
-            "version": __version__,
-            "uptime_s": round(time.monotonic() - self.started, 1),
-            "audio_s": round(audio_s, 1),
-            "real_time_factor": round(figures.cpu_s / audio_s, 6) if audio_s else None,
-            "encoded_share": round(detector.encoded_chunks * detector.chunk / figures.samples, 4) if figures.samples else None,
-            "words": {name: {"threshold": one.threshold, "origin": one.origin} for name, one in detector.listened.items()},
-            "speakers": self._speakers(),
-            "clients": len(self.hub.outlets),
-            "microphone": {"state": figures.microphone, "name": figures.source},
-            "look_back": {"start": self.listener.audio.begin, "end": self.listener.audio.end},
-            "encoder_id": detector.bundle.encoder_id,
-        }
+    async def _status(self, session: ClientSession, command: commands.Status) -> replies.StatusReply:
+        listener = self._parts.listener
+        stats = listener.stats
+        detector = listener.detector
+        audio_s = stats.samples / SAMPLE_RATE
+        encoded = detector.encoded_chunks * detector.chunk_samples
+        return replies.StatusReply(
+            version=__version__,
+            uptime_s=round(time.monotonic() - self._started, 1),
+            audio_s=round(audio_s, 1),
+            real_time_factor=round(stats.cpu_s / audio_s, 6) if audio_s else None,
+            encoded_share=round(encoded / stats.samples, 4) if stats.samples else None,
+            words={name: ActiveWordInfo(word.threshold, word.origin) for name, word in detector.setup.words.items()},
+            speakers=sorted(detector.setup.speakers.voiceprints),
+            clients=len(self._parts.hub.subscribers),
+            microphone=MicrophoneInfo(stats.microphone, stats.source),
+            look_back=LookBack(listener.audio.begin, listener.audio.end),
+            encoder_id=detector.bundle.encoder_id,
+        )
 
-    async def audio(self, connection: Connection, body: Body) -> Body:
-        start, end, fd = body["start"], body["end"], connection.take_fd()
+    async def _audio(self, session: ClientSession, command: commands.Audio) -> replies.AudioReply:
+        start = command.start
+        end = command.end
+        fd = session.take_fd()
         try:
-            if not 0 <= start < end or end - start > MAX_AUDIO_S * SAMPLE_RATE:
-                raise RequestError("bad_request", f"audio: start must lie before end, by at most {MAX_AUDIO_S:g} s")
+            if start >= end or end - start > MAX_AUDIO_S * SAMPLE_RATE:
+                text = f"audio: start must lie before end, by at most {MAX_AUDIO_S:g} s"
+                raise RequestError("bad_request", text)
             try:
-                samples = cast(np.ndarray, await self._on_listener(lambda: self.listener.audio.read(start, end)))
+                samples = await self._on_listener(lambda: self._look_back(start, end))
             except LookupError as error:
-                raise RequestError("gone", f"audio: {error}; lookback_s in the configuration sets how much is kept") from error
-            if fd is None:
-                return {"start": start, "end": end, "sample_rate": SAMPLE_RATE, "pcm": protocol.pcm(samples)}
-            await asyncio.to_thread(_write, os.dup(fd), wav_bytes(samples))
-            return {"start": start, "end": end, "sample_rate": SAMPLE_RATE, "written": "wav"}
+                text = f"audio: {error}; lookback_s in the configuration sets how much is kept"
+                raise RequestError("gone", text) from error
+            written: Literal["wav"] | None = None
+            data: bytes | None = None
+            if fd is not None:
+                await asyncio.to_thread(_write, os.dup(fd), pcm.wav_bytes(samples))
+                written = "wav"
+            else:
+                data = pcm.to_bytes(samples)
+            return replies.AudioReply(start=start, end=end, sample_rate=SAMPLE_RATE, pcm=data, written=written)
         finally:
             if fd is not None:
                 os.close(fd)
 
-    async def take(self, connection: Connection, body: Body) -> Body:
-        samples = await self._record(connection, "utterance", None, body)
-        return {"sample_rate": SAMPLE_RATE, "pcm": protocol.pcm(samples)}
+    def _look_back(self, start: int, end: int) -> np.ndarray:
+        return np.asarray(self._parts.listener.audio.read(start, end), np.int16)
 
-    async def kept(self, connection: Connection, request: Request) -> Body:
-        """What is answered from the state directory."""
-        if request.type == "peaks":
-            await self._on_listener(self.listener.tell_peaks)
-        body = await self._on_disk(lambda: self.keeping.request(request.type, **request.body))
-        if request.type in CHANGING:
-            await self.take_up()
-        return body
+    async def _record_take(self, session: ClientSession, command: commands.RecordTake) -> replies.TakeReply:
+        samples = await self._record(session, "utterance", None, command.timeout_s)
+        return replies.TakeReply(sample_rate=SAMPLE_RATE, pcm=pcm.to_bytes(samples))
 
-    async def reload_all(self, connection: Connection, body: Body) -> Body:
-        await self.reload()
-        return {}
+    async def _state(self, session: ClientSession, command: Command) -> Reply:
+        """Answer from the state directory, on the disk's thread."""
+        return await self._on_disk(lambda: self._parts.state.answer(command))
 
-    async def enroll_begin(self, connection: Connection, body: Body) -> Body:
+    async def _peaks(self, session: ClientSession, command: commands.Peaks) -> Reply:
+        await self._on_listener(self._parts.peaks.flush)
+        return await self._state(session, command)
+
+    async def _reload(self, session: ClientSession, command: commands.Reload) -> replies.Done:
+        await self._parts.reload()
+        return replies.Done()
+
+    async def _enroll_begin(self, session: ClientSession, command: commands.EnrollBegin) -> replies.EnrollBeginReply:
         try:
-            connection.session = Enrolment(body["name"], self.embedder)
+            session.enrollment = Enrollment(command.name, self._parts.embedder)
         except VoiceprintError as error:
             raise RequestError("bad_name", str(error)) from error
-        exists = self.keeping.voiceprints.path(body["name"]).exists()
-        return {"name": body["name"], "replaces": exists, "words": list(self.listener.detector.triggers)}
+        path = self._parts.state.voiceprints.path(command.name)
+        replaces = await self._on_disk(path.exists)
+        return replies.EnrollBeginReply(name=command.name, replaces=replaces, words=self._words())
 
-    async def enroll_next(self, connection: Connection, body: Body) -> Body:
-        session = self._session(connection)
-        if "audio" in body:
-            samples = _decode(body["audio"])
+    async def _enroll_next(self, session: ClientSession, command: commands.EnrollNext) -> replies.EnrollNextReply:
+        enrollment = _enrollment(session)
+        if command.audio is not None:
+            samples = _decoded(command.audio)
         else:
-            samples = await self._record(connection, body.get("kind", "word"), body.get("word"), body)
+            samples = await self._record(session, command.kind, command.word, command.timeout_s)
         try:
-            take: Take = await asyncio.to_thread(session.add, samples)
+            take = await asyncio.to_thread(enrollment.add, samples)
         except TakeRejected as error:
             raise RequestError(error.reason, str(error)) from error
-        return {"take": len(session.takes), "level_dbfs": round(take.level_dbfs, 1), "speech_s": round(take.speech_s, 2)}
+        return replies.EnrollNextReply(
+            take=len(enrollment.takes),
+            speech_dbfs=round(take.speech_dbfs, 1),
+            speech_s=round(take.speech_s, 2),
+        )
 
-    async def enroll_commit(self, connection: Connection, body: Body) -> Body:
-        session = self._session(connection)
+    async def _enroll_commit(self, session: ClientSession, command: commands.EnrollCommit) -> replies.EnrollCommitReply:
+        enrollment = _enrollment(session)
         try:
-            voiceprint = session.finish()
-            await self._on_disk(lambda: self.keeping.voiceprints.save(voiceprint))
+            voiceprint = enrollment.finish()
+            await self._on_disk(lambda: self._parts.state.voiceprints.save(voiceprint))
         except TakeRejected as error:
             raise RequestError(error.reason, str(error)) from error
         except VoiceprintError as error:
             raise RequestError("not_saved", str(error)) from error
-        connection.session = None
-        await self.take_up()
-        return {"name": voiceprint.name, "takes": len(voiceprint.takes)}
+        session.enrollment = None
+        return replies.EnrollCommitReply(name=voiceprint.name, takes=len(voiceprint.takes))
 
-    async def enroll_abort(self, connection: Connection, body: Body) -> Body:
-        connection.session = None
-        return {}
+    async def _enroll_abort(self, session: ClientSession, command: commands.EnrollAbort) -> replies.Done:
+        session.enrollment = None
+        return replies.Done()
 
-    async def take_up(self) -> None:
-        """Hand what the state directory holds to the detector; on an error it goes on as it was. Raises RequestError."""
-        household = await self._on_disk(self.keeping.household)
-        try:
-            await self._on_listener(lambda: self.listener.configure(self.config, *household))
-        except ConfigError as error:
-            raise RequestError("bad_config", str(error)) from error
-
-    def _check_word(self, word: str) -> None:
-        if word not in (words := self.listener.detector.triggers):
-            raise RequestError("unknown_word", f"{word!r} is not listened for; the words are {', '.join(words)}")
-
-    def _speakers(self) -> list[str]:
-        return sorted(self.listener.detector.voiceprints)
-
-    def _session(self, connection: Connection) -> Enrolment:
-        if not isinstance(connection.session, Enrolment):
-            raise RequestError("no_session", "enroll.begin comes first")
-        return connection.session
-
-    async def _on_disk(self, do: Callable[[], T]) -> T:
-        return await asyncio.wrap_future(self.keeping.in_turn(do))
-
-    async def _on_listener(self, do: Callable[[], T]) -> T:
-        return await asyncio.wait_for(asyncio.wrap_future(self.listener.call(do)), 10)
-
-    async def _record(self, connection: Connection, kind: Kind, word: str | None, body: Body) -> np.ndarray:
-        """One take from the microphone, with `level` messages to the client while it waits."""
-        timeout_s = float(body.get("timeout_s", 15.0))
-        if kind not in ("word", *STRETCHES) or not 1 <= timeout_s <= 60:
-            raise RequestError("bad_request", f"a take: kind must be word or {' or '.join(STRETCHES)}, timeout_s 1 to 60")
+    async def _record(self, session: ClientSession, kind: TakeKind, word: str | None, timeout_s: float) -> np.ndarray:
+        """Return one take from the microphone; the client gets levels while it waits."""
         if word is not None:
             self._check_word(word)
         if self._recording:
-            raise RequestError("busy", "another client is recording a take; try again when it has finished")
-        loop, taken = asyncio.get_running_loop(), Future[np.ndarray]()
-        listener, outlet = self.listener, connection.outlet
-        cutter = TakeListener(kind, word, listener.audio.end)
-        wanted: list[tuple[int, int]] = []
+            text = "another client is recording a take; try again when it has finished"
+            raise RequestError("busy", text)
+        loop = asyncio.get_running_loop()
+        listener = self._parts.listener
 
-        def on_heard(wake: Wake) -> None:
-            if span := cutter.heard_word(wake.word, wake.start, wake.end):
-                wanted.append(span)
+        def send_level(level_dbfs: float) -> None:
+            loop.call_soon_threadsafe(session.subscriber.send, encode_level(level_dbfs))
 
-        def on_block(block: Block) -> None:
-            if span := cutter.step(listener.audio, block.samples):
-                wanted.append(span)
-            level = protocol.encode({"type": "level", "level_dbfs": round(level_dbfs(block.samples), 1)})
-            loop.call_soon_threadsafe(outlet.send, level)
-            if wanted and not taken.done() and listener.audio.end >= wanted[0][1]:
-                start, end = wanted[0]
-                taken.set_result(cast(np.ndarray, listener.audio.read(max(start, listener.audio.begin), end)))
-
+        recorder = TakeRecorder(TakeCutter(kind, word, listener.audio.end), send_level)
         self._recording = True
-        self._listen_to(on_heard, on_block)
+        listener.call(lambda: listener.consumers.append(recorder))
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(taken), timeout_s)
+            return await asyncio.wait_for(asyncio.wrap_future(recorder.taken), timeout_s)
         except TimeoutError:
-            heard = f"the word {word or ' or '.join(listener.detector.triggers)}" if kind == "word" else f"speech of {STRETCHES[kind][0]:g} s"
-            state = "" if listener.figures.microphone == "ok" else "; the microphone is lost"
-            raise RequestError("no_speech", f"{heard} was not heard within {timeout_s:g} s{state}") from None
+            text = self._not_heard(kind, word, timeout_s)
+            raise RequestError("no_speech", text) from None
         finally:
             self._recording = False
-            self._listen_to(None, None)
+            listener.call(lambda: listener.consumers.remove(recorder))
 
-    def _listen_to(self, on_heard: Callable[[Wake], None] | None, on_block: Callable[[Block], None] | None) -> None:
-        def change() -> None:
-            self.listener.on_heard, self.listener.on_block = on_heard, on_block
+    def _not_heard(self, kind: TakeKind, word: str | None, timeout_s: float) -> str:
+        expected = f"the word {word or ' or '.join(self._words())}"
+        if kind != "word":
+            expected = f"speech of {STRETCHES[kind].min_speech_s:g} s"
+        lost = self._parts.listener.stats.microphone != "ok"
+        hint = "; the microphone is lost" if lost else ""
+        return f"{expected} was not heard within {timeout_s:g} s{hint}"
 
-        self.listener.call(change)
+    def _words(self) -> list[str]:
+        return list(self._parts.listener.detector.setup.words)
+
+    def _check_word(self, word: str) -> None:
+        words = self._words()
+        if word not in words:
+            text = f"{word!r} is not listened for; the words are {', '.join(words)}"
+            raise RequestError("unknown_word", text)
+
+    async def _on_disk(self, do: Callable[[], T]) -> T:
+        return await asyncio.wrap_future(self._parts.disk.run(do))
+
+    async def _on_listener(self, do: Callable[[], T]) -> T:
+        return await asyncio.wait_for(asyncio.wrap_future(self._parts.listener.call(do)), 10)
 
 
-def _decode(text: str) -> np.ndarray:
-    data = unbase64("enroll.next: audio", text)
-    if len(data) % 2:
-        raise RequestError("bad_request", "enroll.next: audio must be whole int16 samples at 16 kHz")
-    return np.frombuffer(data, "<i2").astype(np.int16)
+def _enrollment(session: ClientSession) -> Enrollment:
+    if session.enrollment is None:
+        raise RequestError("no_session", "enroll.begin comes first")
+    return session.enrollment
+
+
+def _decoded(audio: bytes) -> np.ndarray:
+    try:
+        return pcm.from_bytes(audio)
+    except ValueError as error:
+        text = "enroll.next: audio must be whole int16 samples at 16 kHz"
+        raise RequestError("bad_request", text) from error
 
 
 def _write(fd: int, data: bytes) -> None:
@@ -276,4 +284,5 @@ def _write(fd: int, data: bytes) -> None:
         with os.fdopen(fd, "wb") as out:
             out.write(data)
     except OSError as error:
-        raise RequestError("not_written", f"audio: the passed descriptor could not be written ({error.strerror})") from error
+        text = f"audio: the passed descriptor could not be written ({error.strerror})"
+        raise RequestError("not_written", text) from error

@@ -1,7 +1,8 @@
 """The hub: every event to every subscriber, none waiting for another.
 
-An event is encoded once. Writing never blocks: what a socket does not take at once waits in that client's backlog, and a
-client whose backlog passes its bound is dropped. Runs on the event loop only.
+An event is encoded once. Writing never blocks: what a socket does not take at once waits in that
+client's backlog, and a client whose backlog exceeds its bound is dropped. Runs on the event loop
+only.
 """
 
 from __future__ import annotations
@@ -12,37 +13,54 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kwsd.protocol import messages as protocol
+from kwsd.events import Event, MicrophoneChange
+from kwsd.protocol.messages import Connection, FromClient, encode_event
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Filter:
-    """Which events a subscriber wants; None is all."""
+    """The events that a subscriber wants; None is all."""
 
     types: frozenset[str] | None = None
     words: frozenset[str] | None = None
 
-    def passes(self, body: protocol.Body) -> bool:
-        return (self.types is None or body["type"] in self.types) and (self.words is None or body.get("word") in (None, *self.words))
+    def passes(self, event: Event) -> bool:
+        """Return whether the subscriber wants `event`."""
+        kind = event.__struct_config__.tag
+        if self.types is not None and kind not in self.types:
+            return False
+        if self.words is None or isinstance(event, MicrophoneChange):
+            return True
+        return event.word in self.words
 
 
-class Outlet:
-    """The writing side of one client's socket."""
+class Subscriber:
+    """The writing side of one client's socket, and its side of the protocol."""
 
-    def __init__(self, sock: socket.socket, name: str, backlog_bytes: int, on_close: Callable[[], None]) -> None:
-        self._sock, self.name, self._bound, self._on_close = sock, name, backlog_bytes, on_close
-        self._loop = asyncio.get_running_loop()
-        self._backlog = bytearray()
-        self._closed = self._close_when_empty = False
+    def __init__(
+        self,
+        sock: socket.socket,
+        name: str,
+        backlog_bytes: int,
+        on_close: Callable[[], None],
+    ) -> None:
+        self.name = name
+        self.connection: Connection[FromClient] = Connection.server()
         self.filter: Filter | None = None
         """None until the client has subscribed."""
-        self._seq = 0
+        self._sock = sock
+        self._max_backlog_bytes = backlog_bytes
+        self._on_close = on_close
+        self._loop = asyncio.get_running_loop()
+        self._backlog = bytearray()
+        self._closed = False
+        self._close_when_empty = False
 
-    def send_event(self, line: bytes) -> None:
-        self._seq += 1
-        self.send(protocol.with_seq(line, self._seq))
+    def send_event(self, event: bytes) -> None:
+        """Send an encoded event with this subscriber's next `seq`."""
+        self.send(self.connection.number(event))
 
     def send(self, line: bytes) -> None:
         """Write `line`, now or when the client reads on."""
@@ -61,13 +79,30 @@ class Outlet:
             if sent < len(line):
                 self._backlog += line[sent:]
                 self._loop.add_writer(self._sock, self._flush)
-        if len(self._backlog) > self._bound:
-            log.warning("dropping %s: it has left %d bytes unread", self.name, len(self._backlog))
+        if len(self._backlog) > self._max_backlog_bytes:
+            log.warning("dropping %s: it has left %d bytes unread", self.name, self.backlog)
             self.close()
 
     @property
     def backlog(self) -> int:
+        """Bytes that the client has not read yet."""
         return len(self._backlog)
+
+    def finish(self) -> None:
+        """Close once the backlog is written."""
+        self._close_when_empty = True
+        if not self._backlog:
+            self.close()
+
+    def close(self) -> None:
+        """Close the socket."""
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.remove_writer(self._sock)
+        self._loop.remove_reader(self._sock)
+        self._sock.close()
+        self._on_close()
 
     def _flush(self) -> None:
         try:
@@ -82,36 +117,25 @@ class Outlet:
             if self._close_when_empty:
                 self.close()
 
-    def finish(self) -> None:
-        """Close once the backlog is written."""
-        self._close_when_empty = True
-        if not self._backlog:
-            self.close()
-
-    def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        self._loop.remove_writer(self._sock)
-        self._loop.remove_reader(self._sock)
-        self._sock.close()
-        self._on_close()
-
 
 class Hub:
+    """All clients."""
+
     def __init__(self) -> None:
-        self.outlets: set[Outlet] = set()
+        self.subscribers: set[Subscriber] = set()
         self.subscribed = asyncio.Event()
         """Set once somebody has subscribed."""
 
-    def publish(self, body: protocol.Body) -> None:
-        line = protocol.encode(body)
-        for outlet in list(self.outlets):
-            if outlet.filter is not None and outlet.filter.passes(body):
-                outlet.send_event(line)
+    def publish(self, event: Event) -> None:
+        """Send `event` to every subscriber that wants it."""
+        line = encode_event(event)
+        for subscriber in list(self.subscribers):
+            if subscriber.filter is not None and subscriber.filter.passes(event):
+                subscriber.send_event(line)
 
     async def drain(self, timeout_s: float) -> None:
-        """Until every backlog is written, or the time is up."""
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        while any(o.backlog for o in self.outlets) and asyncio.get_running_loop().time() < deadline:
+        """Wait until every backlog is written, or the time is up."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while any(one.backlog for one in self.subscribers) and loop.time() < deadline:
             await asyncio.sleep(0.005)

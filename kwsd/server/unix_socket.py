@@ -1,6 +1,6 @@
 """The Unix socket: who may bind it, who has connected, what they ask. Runs on the event loop only.
 
-A request is answered in turn by `dispatch`, which the daemon supplies; connections do not wait for each other.
+A client's requests are answered in turn by `dispatch`; clients do not wait for each other.
 """
 
 from __future__ import annotations
@@ -17,38 +17,47 @@ import pwd
 import socket
 import stat
 import struct
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kwsd.config import ConfigError
-from kwsd.config import Socket as SocketConfig
-from kwsd.protocol import messages as protocol
-from kwsd.protocol.messages import Bad, LineReader, Request, RequestError
-from kwsd.server.hub import Hub, Outlet
+from kwsd.config import ConfigError, SocketConfig
+from kwsd.learn.enrollment import Enrollment
+from kwsd.protocol.commands import Command, type_of
+from kwsd.protocol.errors import RequestError
+from kwsd.protocol.messages import FromClient, InvalidRequest, encode_error, encode_reply
+from kwsd.protocol.replies import Reply
+from kwsd.server.hub import Hub, Subscriber
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 PATH_MAX_BYTES = 107
+"""Longest path of a socket that Linux accepts."""
 READ_BYTES = 1 << 16
 MAX_FDS = 4
+"""Descriptors that a client may pass without using them."""
 MAX_WAITING = 32
-"""Requests of one client that may wait for their answers; while so many do, nothing more is read from it."""
+"""Requests of one client that may wait for their replies; nothing more is read from it then."""
 
 
 @dataclass(frozen=True)
 class Peer:
+    """The process at the other end of a socket, as the kernel names it."""
+
     pid: int
     uid: int
     gid: int
 
     @classmethod
     def of(cls, sock: socket.socket) -> Peer:
-        return cls(*struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))))
+        """Return the peer of a connected socket (`SO_PEERCRED`)."""
+        size = struct.calcsize("3i")
+        return cls(*struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)))
 
     def privileged(self, admin_group: str | None) -> bool:
-        """Root, the daemon's own user, and members of the group may enrol, delete, reload and fetch audio."""
+        """Return whether it is root, the daemon's own user, or a member of the group."""
         if self.uid in (0, os.geteuid()):
             return True
         if admin_group is None:
@@ -62,47 +71,45 @@ class Peer:
 
 
 @dataclass(eq=False)
-class Connection:
-    """One client."""
+class ClientSession:
+    """One connected client."""
 
-    outlet: Outlet
+    subscriber: Subscriber
     peer: Peer
     fds: list[int] = field(default_factory=list)
-    """Descriptors the client has passed and no request has used yet."""
-    session: Any = None
-    """The enrolment that this client has begun."""
+    """Descriptors that the client has passed and no request has used yet."""
+    enrollment: Enrollment | None = None
+    """The enrollment that this client has begun."""
 
     def take_fd(self) -> int | None:
+        """Return the oldest passed descriptor, which the caller closes."""
         return self.fds.pop(0) if self.fds else None
 
 
-Dispatch = Callable[[Connection, Request], Coroutine[Any, Any, protocol.Body]]
-T = TypeVar("T")
+Dispatch = Callable[[ClientSession, Command], Awaitable[Reply]]
 
 
 @contextmanager
 def bound(path: Path, config: SocketConfig) -> Iterator[socket.socket]:
-    """A listening socket at `path`, 0660. A stale one is replaced, a live one never. Raises ConfigError."""
-    if len(os.fsencode(path)) > PATH_MAX_BYTES:
-        raise ConfigError(f"socket.path: {path} has {len(os.fsencode(path))} bytes, Linux takes {PATH_MAX_BYTES}; choose a shorter one")
-    try:
-        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-        lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigError(f"socket.path: {path.parent} cannot be used ({error.strerror}); set socket.path, or --socket, to a folder of yours") from error
+    """Listen at `path`, mode 0660; a stale socket is replaced, a live one never.
+
+    Raises ConfigError.
+    """
+    length = len(os.fsencode(path))
+    if length > PATH_MAX_BYTES:
+        text = f"socket.path: {path} has {length} bytes, Linux takes {PATH_MAX_BYTES}"
+        raise ConfigError(f"{text}; choose a shorter one")
     with contextlib.ExitStack() as stack:
-        stack.callback(os.close, lock)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"{path} is already served by a running kwsd; stop that one, or choose another --socket") from None
+        stack.callback(os.close, _locked(path))
         _clear(path)
-        sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK))
+        kind = socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        sock = stack.enter_context(socket.socket(socket.AF_UNIX, kind))
         mask = os.umask(0o117)
         try:
             sock.bind(str(path))
         except OSError as error:
-            raise ConfigError(f"socket.path: {path} cannot be bound ({error.strerror})") from error
+            text = f"socket.path: {path} cannot be bound ({error.strerror})"
+            raise ConfigError(text) from error
         finally:
             os.umask(mask)
         stack.callback(path.unlink, missing_ok=True)
@@ -110,16 +117,36 @@ def bound(path: Path, config: SocketConfig) -> Iterator[socket.socket]:
             try:
                 os.chown(path, -1, grp.getgrnam(config.group).gr_gid)
             except (KeyError, OSError) as error:
-                raise ConfigError(f"socket.group: {path} cannot be given to the group {config.group!r} ({error})") from error
+                text = f"{path} cannot be given to the group {config.group!r} ({error})"
+                raise ConfigError(f"socket.group: {text}") from error
         sock.listen(64)
         yield sock
 
 
+def _locked(path: Path) -> int:
+    """Return the descriptor of a lock file that says the socket is served. Raises ConfigError."""
+    lock_path = path.with_name(path.name + ".lock")
+    try:
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        text = f"socket.path: {path.parent} cannot be used ({error.strerror})"
+        raise ConfigError(f"{text}; set socket.path, or --socket, to a folder of yours") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        text = f"{path} is already served by a running kwsd"
+        raise ConfigError(f"{text}; stop that one, or choose another --socket") from None
+    return lock
+
+
 def _clear(path: Path) -> None:
-    """Remove a socket that nobody serves; refuse anything else."""
+    """Remove a socket that nobody serves. Raises ConfigError for anything else."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise ConfigError(f"{path} exists and is no socket; remove it, or choose another --socket")
+            text = f"{path} exists and is no socket; remove it, or choose another --socket"
+            raise ConfigError(text)
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -130,14 +157,22 @@ def _clear(path: Path) -> None:
             log.info("removing a stale socket: %s", path)
             path.unlink(missing_ok=True)
         except OSError as error:
-            raise ConfigError(f"{path}: cannot tell whether it is served ({error}); remove it, or choose another --socket") from error
+            text = f"{path}: cannot tell whether it is served ({error})"
+            raise ConfigError(f"{text}; remove it, or choose another --socket") from error
         else:
-            raise ConfigError(f"{path} is already served by another program; stop that one, or choose another --socket")
+            text = f"{path} is already served by another program"
+            raise ConfigError(f"{text}; stop that one, or choose another --socket")
 
 
 @asynccontextmanager
-async def serving(path: Path, config: SocketConfig, hub: Hub, hello: Callable[[], protocol.Body], dispatch: Dispatch) -> AsyncIterator[None]:
-    """Accept clients for as long as the context lasts."""
+async def serving(
+    path: Path,
+    config: SocketConfig,
+    hub: Hub,
+    greeting: Callable[[], bytes],
+    dispatch: Dispatch,
+) -> AsyncIterator[None]:
+    """Accept clients for as long as the context lasts. Raises ConfigError."""
     loop = asyncio.get_running_loop()
     clients: set[asyncio.Task[None]] = set()
     with bound(path, config) as sock:
@@ -154,12 +189,10 @@ async def serving(path: Path, config: SocketConfig, hub: Hub, hello: Callable[[]
                     loop.call_later(0.5, loop.add_reader, sock, accept)
                 return
             if len(clients) >= config.max_clients:
-                client.setblocking(False)
-                with contextlib.suppress(OSError):
-                    client.send(protocol.error("busy", f"{len(clients)} clients are connected, and no more may be"))
-                client.close()
+                _refuse(client, len(clients))
                 return
-            task = loop.create_task(_serve(client, config, hub, hello, dispatch))
+            session = _serve(client, config, hub, greeting, dispatch)
+            task = loop.create_task(session)
             clients.add(task)
             task.add_done_callback(clients.discard)
 
@@ -173,61 +206,76 @@ async def serving(path: Path, config: SocketConfig, hub: Hub, hello: Callable[[]
             await asyncio.gather(*clients, return_exceptions=True)
 
 
-async def _serve(client: socket.socket, config: SocketConfig, hub: Hub, hello: Callable[[], protocol.Body], dispatch: Dispatch) -> None:
+def _refuse(client: socket.socket, clients: int) -> None:
+    client.setblocking(False)
+    with contextlib.suppress(OSError):
+        text = f"{clients} clients are connected, and no more may be"
+        client.send(encode_error("busy", text))
+    client.close()
+
+
+async def _serve(
+    client: socket.socket,
+    config: SocketConfig,
+    hub: Hub,
+    greeting: Callable[[], bytes],
+    dispatch: Dispatch,
+) -> None:
     client.setblocking(False)
     loop = asyncio.get_running_loop()
     closed = asyncio.Event()
     peer = Peer.of(client)
-    outlet = Outlet(client, f"client pid {peer.pid} uid {peer.uid}", config.backlog_bytes, closed.set)
-    connection = Connection(outlet, peer)
-    reader = LineReader()
-    waiting: asyncio.Queue[Request | Bad] = asyncio.Queue()
+    name = f"client pid {peer.pid} uid {peer.uid}"
+    subscriber = Subscriber(client, name, config.backlog_bytes, closed.set)
+    session = ClientSession(subscriber, peer)
+    waiting: asyncio.Queue[FromClient] = asyncio.Queue()
 
     def read() -> None:
         try:
-            data, fds, _, _ = _receive(client)
+            data, fds = _receive(client)
         except BlockingIOError:
             return
         except OSError:
-            outlet.close()
+            subscriber.close()
             return
-        connection.fds += fds
-        while len(connection.fds) > MAX_FDS:
-            os.close(connection.fds.pop())
+        session.fds += fds
+        while len(session.fds) > MAX_FDS:
+            os.close(session.fds.pop())
         if not data:
-            outlet.close()
+            subscriber.close()
             return
-        for message in reader.feed(data):
+        for message in subscriber.connection.receive(data):
             waiting.put_nowait(message)
         if waiting.qsize() >= MAX_WAITING:
             loop.remove_reader(client)
 
-    hub.outlets.add(outlet)
-    outlet.send(protocol.encode(hello()))
+    hub.subscribers.add(subscriber)
+    subscriber.send(greeting())
     try:
         loop.add_reader(client, read)
         while message := await _unless(closed, waiting.get()):
-            if isinstance(message, Bad):
-                outlet.send(protocol.error(message.code, message.message, message.id))
+            if isinstance(message, InvalidRequest):
+                subscriber.send(encode_error(message.code, message.message, message.id))
                 if message.fatal:
-                    outlet.finish()
+                    subscriber.finish()
                     break
-            elif line := await _unless(closed, _answer(connection, message, dispatch)):
-                outlet.send(line)
+            elif line := await _unless(closed, _answer(session, message, dispatch)):
+                subscriber.send(line)
             if waiting.empty() and not closed.is_set():
                 loop.add_reader(client, read)
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(closed.wait(), 2.0)
     finally:
-        hub.outlets.discard(outlet)
-        outlet.close()
-        for fd in connection.fds:
+        hub.subscribers.discard(subscriber)
+        subscriber.close()
+        for fd in session.fds:
             os.close(fd)
 
 
 async def _unless(closed: asyncio.Event, wanted: Coroutine[Any, Any, T]) -> T | None:
-    """What `wanted` gives, or None once the connection is closed; then `wanted` is cancelled."""
-    task, end = asyncio.ensure_future(wanted), asyncio.ensure_future(closed.wait())
+    """Return what `wanted` gives, or None once the client is gone; `wanted` is then cancelled."""
+    task = asyncio.ensure_future(wanted)
+    end = asyncio.ensure_future(closed.wait())
     try:
         await asyncio.wait({task, end}, return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() else None
@@ -236,21 +284,23 @@ async def _unless(closed: asyncio.Event, wanted: Coroutine[Any, Any, T]) -> T | 
         end.cancel()
 
 
-async def _answer(connection: Connection, request: Request, dispatch: Dispatch) -> bytes:
+async def _answer(session: ClientSession, command: Command, dispatch: Dispatch) -> bytes:
     try:
-        return protocol.reply(request, await dispatch(connection, request))
+        return encode_reply(command.id, await dispatch(session, command))
     except RequestError as error:
-        return protocol.error(error.code, str(error), request.id)
+        return encode_error(error.code, str(error), command.id)
     except Exception:
-        log.exception("the request %s failed", request.type)
-        return protocol.error("internal", f"{request.type} failed in the daemon; its log says why", request.id)
+        log.exception("the request %s failed", type_of(command))
+        text = f"{type_of(command)} failed in the daemon; its log says why"
+        return encode_error("internal", text, command.id)
 
 
-def _receive(sock: socket.socket) -> tuple[bytes, list[int], int, Any]:
-    """Data and passed descriptors, which are closed on exec."""
+def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
+    """Return data and passed descriptors, which are closed on exec."""
     fds = array.array("i")
-    data, ancillary, flags, address = sock.recvmsg(READ_BYTES, socket.CMSG_SPACE(MAX_FDS * fds.itemsize), socket.MSG_CMSG_CLOEXEC)
+    space = socket.CMSG_SPACE(MAX_FDS * fds.itemsize)
+    data, ancillary, _, _ = sock.recvmsg(READ_BYTES, space, socket.MSG_CMSG_CLOEXEC)
     for level, kind, payload in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(payload[: len(payload) // fds.itemsize * fds.itemsize])
-    return data, list(fds), flags, address
+    return data, list(fds)

@@ -1,1 +1,1 @@
-"""What a state directory holds."""
+"""The state directory: voiceprints, added words, calibration, peaks and clips."""

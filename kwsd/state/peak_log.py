@@ -1,50 +1,46 @@
-"""The log of what came near: peaks of each word's score in the state directory, a JSON line a stretch of time. Numbers alone, no audio."""
+"""The log of what came near a word: times and scores, no audio, a JSON line a stretch of time."""
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
+from msgspec import Struct
 
+from kwsd.protocol.data import Peak, WordPeaks
 from kwsd.state.store import write_atomically
 
-MOST_BYTES = 4 << 20
-"""The log forgets its older half beyond this: months."""
+MAX_BYTES = 4 << 20
+"""The log drops its older half above this size: months."""
 
 
-@dataclass(frozen=True)
-class WordPeaks:
-    """What was heard of one word in a stretch of time."""
-
-    model: str
-    """Id of the model that gave the scores."""
-    seconds: float
-    peaks: tuple[tuple[float, float, bool], ...]
-    """Time (seconds, of the stream or since the epoch), score, and whether it reached the threshold of that time."""
+class _Line(Struct, frozen=True):
+    written: float
+    """Seconds since the epoch."""
+    words: dict[str, WordPeaks]
 
 
 class PeakLog:
-    """The file of a state directory."""
+    """The file `peaks.jsonl` of a state directory."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "peaks.jsonl"
 
     def append(self, words: Mapping[str, WordPeaks]) -> None:
-        """Keep a stretch that has just ended. Raises OSError."""
-        body = {name: [w.model, round(w.seconds, 1), [[round(t, 1), round(s, 4), int(woke)] for t, s, woke in w.peaks]] for name, w in words.items()}
-        line = json.dumps({"written": round(time.time(), 1), "words": body}, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+        """Store a stretch of time that has just ended. Raises OSError."""
+        rounded = {name: _rounded(stretch) for name, stretch in words.items()}
+        line = msgspec.json.encode(_Line(round(time.time(), 1), rounded)) + b"\n"
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._forget()
-        with open(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "r+b") as out:
+        self._shrink()
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+        with open(os.open(self.path, flags, 0o600), "r+b") as out:
             size = out.seek(0, os.SEEK_END)
-            if size:  # a line that was cut off stands alone, and is passed over
+            if size:  # a line that was cut off is ended, and is skipped by `read`
                 out.seek(size - 1)
                 line = line if out.read(1) == b"\n" else b"\n" + line
             out.write(line)
@@ -52,33 +48,35 @@ class PeakLog:
             os.fsync(out.fileno())
 
     def read(self, since: float = 0.0) -> dict[str, list[WordPeaks]]:
-        """Stretches of each word that were written after `since`, seconds since the epoch. Lines that were cut off are passed over. Raises OSError."""
+        """Return each word's stretches that were written after `since`, seconds since the epoch.
+
+        Lines that were cut off are skipped. Raises OSError.
+        """
         found: dict[str, list[WordPeaks]] = {}
         if not self.path.exists():
             return found
-        for line in self.path.read_bytes().splitlines():
-            with suppress(ValueError, KeyError, TypeError):
-                body = json.loads(line)
-                if body["written"] <= since:
-                    continue
-                for name, (model, seconds, peaks) in body["words"].items():
-                    told = tuple((float(t), float(s), bool(woke)) for t, s, woke in peaks)
-                    found.setdefault(name, []).append(WordPeaks(str(model), float(seconds), told))
+        for data in self.path.read_bytes().splitlines():
+            with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                line = msgspec.json.decode(data, type=_Line, strict=False)
+                if line.written > since:
+                    for name, stretch in line.words.items():
+                        found.setdefault(name, []).append(stretch)
         return found
 
-    def _forget(self) -> None:
-        if not self.path.exists() or self.path.stat().st_size < MOST_BYTES:
+    def _shrink(self) -> None:
+        if not self.path.exists() or self.path.stat().st_size < MAX_BYTES:
             return
         lines = self.path.read_bytes().splitlines(keepends=True)
         write_atomically(self.path, b"".join(lines[len(lines) // 2 :]))
 
 
-def pack(stretches: list[WordPeaks], most: int) -> list[Any]:
-    """Stretches as a message carries them: of all their peaks the `most` highest."""
-    scores = np.sort([s for stretch in stretches for _, s, _ in stretch.peaks])[::-1]
-    floor = scores[most] if len(scores) > most else 0.0
-    return [[one.model, one.seconds, [peak for peak in one.peaks if peak[1] > floor]] for one in stretches]
+def _rounded(stretch: WordPeaks) -> WordPeaks:
+    peaks = [Peak(round(p.time, 1), round(p.score, 4), p.woke) for p in stretch.peaks]
+    return WordPeaks(stretch.model, round(stretch.seconds, 1), peaks)
 
 
-def unpack(stretches: list[Any]) -> list[WordPeaks]:
-    return [WordPeaks(str(model), float(seconds), tuple((float(t), float(s), bool(w)) for t, s, w in peaks)) for model, seconds, peaks in stretches]
+def highest(stretches: list[WordPeaks], most: int) -> list[WordPeaks]:
+    """Return stretches with only the `most` highest of all their peaks."""
+    scores = np.sort([peak.score for stretch in stretches for peak in stretch.peaks])[::-1]
+    floor = float(scores[most]) if len(scores) > most else 0.0
+    return [WordPeaks(s.model, s.seconds, [peak for peak in s.peaks if peak.score > floor]) for s in stretches]

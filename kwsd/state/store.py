@@ -1,6 +1,8 @@
-"""Files of one kind in the state directory: never half-written, never lost, read by their owner alone.
+"""Files of one kind in the state directory: never half-written, never lost, read by their owner
+alone.
 
-Writing goes to a temporary file in the same folder, is flushed to the disk, and only then takes the name.
+Writing goes to a temporary file in the same folder, is flushed to the disk, and only then takes
+the name.
 """
 
 from __future__ import annotations
@@ -15,30 +17,38 @@ NAME = re.compile(r"[^\W_][\w .'-]{0,62}", re.UNICODE)
 
 
 class Named(Protocol):
+    """Something with a name."""
+
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name, which the file carries."""
+        ...
 
 
 T = TypeVar("T", bound=Named)
 
 
 class StateError(ValueError):
-    """A file of the state directory cannot be read, written or used; the message names it and the mend."""
+    """A file of the state directory cannot be read, written or used; the message names the fix."""
 
 
 def check_name(name: str, thing: str, error: type[StateError] = StateError) -> str:
-    """`name` if a `thing` may be called so. Raises `error`."""
+    """Return `name` if a `thing` may have it. Raises `error`."""
     if not NAME.fullmatch(name) or name != name.strip() or ".." in name:
-        raise error(f"{name!r} cannot be a {thing}'s name: up to 63 letters, digits, spaces, . _ ' and -, a letter or digit first")
+        raise error(f"{name!r} cannot be a {thing}'s name: up to 63 letters, digits, spaces, . _ ' and - are allowed, a letter or digit first")
     return name
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """`data` as the file `path`, 0600, on the disk when this returns. Raises OSError, and then what stood there still stands."""
+    """Write `data` as the file `path`, mode 0600, durably.
+
+    Raises OSError; the file that was there before is then unchanged.
+    """
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        with open(os.open(partial, flags, 0o600), "wb") as out:
             out.write(data)
             out.flush()
             os.fsync(out.fileno())
@@ -59,28 +69,36 @@ def _sync(folder: Path) -> None:
 
 
 class Store(Generic[T]):
-    """The files `NAME + suffix` of a folder, each one `thing`, bound to an encoder; errors are of the type `error`."""
+    """The files `NAME + suffix` of a folder, each one `thing`, made for one encoder.
+
+    Errors are of the type `error`.
+    """
 
     suffix: str
     thing: str
     error: type[StateError]
 
     def __init__(self, folder: Path, encoder_id: str) -> None:
-        self.folder, self.encoder_id = folder, encoder_id
+        self.folder = folder
+        self.encoder_id = encoder_id
 
     def parse(self, name: str, data: bytes) -> T:
-        """What a file holds. Raises the error where it is damaged or of another encoder."""
+        """Return what a file holds. Raises the error where it is damaged or of another encoder."""
         raise NotImplementedError
 
     def to_bytes(self, thing: T) -> bytes:
+        """Return the file of `thing`."""
         raise NotImplementedError
 
     def load(self, name: str) -> T:
-        """Raises the error where it is missing, damaged, or of another encoder."""
+        """Return the thing `name`.
+
+        Raises the error where it is missing, damaged, or of another encoder.
+        """
         return self.parse(name, self.read(name))
 
     def load_all(self) -> tuple[dict[str, T], list[StateError]]:
-        """Everything that can be used, and why the rest cannot."""
+        """Return everything that can be used, by name, and why the rest cannot."""
         good: dict[str, T] = {}
         bad: list[StateError] = []
         try:
@@ -95,43 +113,53 @@ class Store(Generic[T]):
         return good, bad
 
     def path(self, name: str) -> Path:
-        """Where `name` is kept. Raises the error where nothing may be called so."""
+        """Return the path of the file of `name`. Raises the error where the name is not allowed."""
         return self.folder / (check_name(name, self.thing, self.error) + self.suffix)
 
     def names(self) -> list[str]:
-        """What is there, sorted. Raises the error where the folder may not be listed."""
+        """Return the names of all files, sorted. Raises the error where the folder is closed."""
         try:
-            return sorted(p.name.removesuffix(self.suffix) for p in self.folder.glob(f"*{self.suffix}") if not p.name.startswith("."))
+            files = [path.name for path in self.folder.glob(f"*{self.suffix}")]
         except OSError as error:
             raise self.error(f"{self.folder}: cannot be listed ({error.strerror})") from error
+        return sorted(f.removesuffix(self.suffix) for f in files if not f.startswith("."))
 
     def read(self, name: str) -> bytes:
-        """Raises the error where it is missing or may not be read."""
+        """Return the bytes of a file. Raises the error where it is missing or cannot be read."""
         path = self.path(name)
         try:
             return path.read_bytes()
         except FileNotFoundError:
-            raise self.error(f"no {self.thing} is called {name!r}") from None
+            raise self.error(self._missing(name)) from None
         except PermissionError as error:
-            raise self.error(f"{path}: may not be read ({error.strerror}); it should belong to the daemon's user, mode 0600") from error
+            fix = "it should belong to the daemon's user, mode 0600"
+            raise self.error(f"{path}: may not be read ({error.strerror}); {fix}") from error
         except OSError as error:
             raise self.error(f"{path}: cannot be read ({error.strerror})") from error
 
+    def _missing(self, name: str) -> str:
+        known = ", ".join(self.names()) or "none"
+        return f"no {self.thing} is called {name!r}; there is {known}"
+
     def save(self, thing: T) -> None:
-        """Atomic and durable. Raises the error (a full disk, say); what stood there before then still stands."""
+        """Write the file of `thing`, atomically and durably.
+
+        Raises the error (for a full disk, say); the file that was there before is then unchanged.
+        """
         path = self.path(thing.name)
         try:
             write_atomically(path, self.to_bytes(thing))
         except OSError as error:
-            raise self.error(f"{path}: could not be saved ({error.strerror}); nothing was changed, make room and try again") from error
+            text = f"{path}: could not be saved ({error.strerror})"
+            raise self.error(f"{text}; nothing was changed, make room and try again") from error
 
     def delete(self, name: str) -> None:
-        """Raises the error where there is none."""
+        """Delete a file. Raises the error where there is none."""
         path = self.path(name)
         try:
             path.unlink()
             _sync(self.folder)
         except FileNotFoundError:
-            raise self.error(f"no {self.thing} is called {name!r}") from None
+            raise self.error(self._missing(name)) from None
         except OSError as error:
             raise self.error(f"{path}: could not be deleted ({error.strerror})") from error

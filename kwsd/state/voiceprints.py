@@ -1,4 +1,4 @@
-"""Voiceprints: one file a speaker, bound to the encoder that made it, never half-written, never a pickle.
+"""Voiceprints: one file a speaker, bound to the encoder that made it.
 
 A file is an `.npz` (no pickles allowed) of the takes' embeddings and the encoder's id.
 """
@@ -7,27 +7,24 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
-from kwsd.events import SpeakerMatch
-from kwsd.metrics import Alike, symmetric_norm
-from kwsd.model.bundle import COHORT, Bundle
-from kwsd.state import store as state
+from kwsd.state import store
 from kwsd.state.store import StateError, Store
 
 FORMAT = 1
 
 
 class VoiceprintError(StateError):
-    """A voiceprint cannot be read, written or used; the message names it and the mend."""
+    """A voiceprint cannot be read, written or used; the message names it and the fix."""
 
 
 @dataclass(frozen=True)
 class Voiceprint:
+    """The stored reference of an enrolled speaker."""
+
     name: str
     encoder_id: str
     takes: np.ndarray
@@ -35,7 +32,7 @@ class Voiceprint:
     created: float
     """Seconds since the epoch."""
     mean: np.ndarray = field(init=False)
-    """`[dim]`, of unit length."""
+    """float32 `[dim]`, of unit length."""
 
     def __post_init__(self) -> None:
         mean = self.takes.mean(axis=0)
@@ -43,61 +40,51 @@ class Voiceprint:
 
 
 def check_name(name: str) -> str:
-    """`name` if a speaker may be called so. Raises VoiceprintError."""
-    return state.check_name(name, "speaker", VoiceprintError)
-
-
-class Likeness:
-    """How probably two voices are one person's, were that as likely as not: 0 to 1. Normalised to a cohort, so that a threshold means the
-    same for every voice and in every room."""
-
-    def __init__(self, bundle: Bundle) -> None:
-        """Raises BundleError."""
-        self._cohort, (self._slope, self._offset) = read_cohort(bundle, "cohort"), bundle.speaker_calibration
-
-    def __call__(self, takes: np.ndarray, references: np.ndarray) -> np.ndarray:
-        """`[take, reference]` of `takes [take, dim]` and `references [reference, dim]`, all of unit length."""
-        return np.asarray(1 / (1 + np.exp(-(self._slope * symmetric_norm(takes, references, self._cohort) + self._offset))))
-
-
-def best_match(embedding: np.ndarray, voiceprints: Mapping[str, Voiceprint], threshold: float, alike: Alike) -> SpeakerMatch:
-    """The voiceprint that is most alike to `embedding [dim]`."""
-    scores = alike(embedding[None], np.stack([v.mean for v in voiceprints.values()]))[0]
-    best = int(scores.argmax())
-    return SpeakerMatch(list(voiceprints.values())[best].name, round(float(scores[best]), 4), threshold, bool(scores[best] >= threshold))
-
-
-def read_cohort(bundle: Bundle, which: Literal["cohort", "strangers"]) -> np.ndarray:
-    """Voices that belong to nobody here, float32 `[person, dim]` of unit length: of the cohort that scores are normalised to, or of strangers
-    of whom neither the speaker head nor the cohort knows anything. Raises BundleError."""
-    with np.load(bundle.file(COHORT), allow_pickle=False) as kept:
-        voices = kept[which].astype(np.float32)
-    return np.asarray(voices / np.linalg.norm(voices, axis=1, keepdims=True))
+    """Return `name` if a speaker may have it. Raises VoiceprintError."""
+    return store.check_name(name, "speaker", VoiceprintError)
 
 
 class VoiceprintStore(Store[Voiceprint]):
     """The voiceprints of a state directory."""
 
-    suffix, thing, error = ".voiceprint", "speaker", VoiceprintError
+    suffix = ".voiceprint"
+    thing = "speaker"
+    error = VoiceprintError
 
     def parse(self, name: str, data: bytes) -> Voiceprint:
+        """Return the voiceprint in a file. Raises VoiceprintError."""
         path = self.path(name)
+        again = f"run `kwsd enroll {name}` again"
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as kept:
-                if int(kept["format"]) != FORMAT:
-                    raise VoiceprintError(f"{path}: voiceprint format {int(kept['format'])}, this kwsd reads {FORMAT}; enrol {name} again")
-                takes, encoder_id, created = np.asarray(kept["takes"], np.float32), str(kept["encoder_id"]), float(kept["created"])
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                format = int(arrays["format"])
+                if format != FORMAT:
+                    text = f"voiceprint format {format}, this kwsd reads {FORMAT}"
+                    raise VoiceprintError(f"{path}: {text}; {again}")
+                takes = np.asarray(arrays["takes"], np.float32)
+                encoder_id = str(arrays["encoder_id"])
+                created = float(arrays["created"])
         except VoiceprintError:
             raise
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise VoiceprintError(f"{path}: damaged ({error}); remove it and run `kwsd enroll {name}`, or restore it") from error
+            fix = f"remove it and run `kwsd enroll {name}`, or restore it"
+            raise VoiceprintError(f"{path}: damaged ({error}); {fix}") from error
         if encoder_id != self.encoder_id:
-            raise VoiceprintError(f"{path}: made by the encoder {encoder_id}, this model is {self.encoder_id}; run `kwsd enroll {name}` again")
+            text = f"made by the encoder {encoder_id}, this model is {self.encoder_id}"
+            raise VoiceprintError(f"{path}: {text}; {again}")
         if takes.ndim != 2 or not len(takes) or not np.isfinite(takes).all():
-            raise VoiceprintError(f"{path}: damaged (no takes in it); remove it and run `kwsd enroll {name}`, or restore it")
+            fix = f"remove it and run `kwsd enroll {name}`, or restore it"
+            raise VoiceprintError(f"{path}: damaged (no takes in it); {fix}")
         return Voiceprint(name, encoder_id, takes, created)
 
     def to_bytes(self, thing: Voiceprint) -> bytes:
+        """Return the file of a voiceprint."""
         buffer = io.BytesIO()
-        np.savez(buffer, format=np.int64(FORMAT), takes=thing.takes.astype(np.float32), encoder_id=np.str_(thing.encoder_id), created=np.float64(thing.created))
+        np.savez(
+            buffer,
+            format=np.int64(FORMAT),
+            takes=thing.takes.astype(np.float32),
+            encoder_id=np.str_(thing.encoder_id),
+            created=np.float64(thing.created),
+        )
         return buffer.getvalue()

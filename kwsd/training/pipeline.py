@@ -1,175 +1,247 @@
-"""`kwsd train STAGE`; each resumes where it was cut off.
+"""The stages of `kwsd train`, one function each; every stage resumes where it was interrupted.
 
-Data: unpack, import, synthesize, align. Teachers: cache, distill. Training: finetune, heads, compare, ablate. The bundle: export, negatives, cohort, evaluate.
+All stages share a working folder. `unpack` fills WORK/recorded, `import_corpus` WORK/LAYOUT and
+`synthesize` WORK/synthetic; all of them are trained on. The others leave WORK/aligned.tsv,
+WORK/targets, WORK/distilled.pt, WORK/finetuned.pt, WORK/wake.pt, WORK/speaker.pt and
+WORK/ablations, and `export` writes the bundle. WORK/words.yaml and WORK/corpora.yaml, where they
+exist, replace those that come with kwsd.
 
-All stages share a working folder: unpack fills `WORK/recorded`, import `WORK/LAYOUT`, synthesize `WORK/synthetic`; all of them are
-trained on. The others leave `WORK/targets`, `WORK/distilled.pt`, `WORK/finetuned.pt`, `WORK/wake.pt` and `WORK/speaker.pt`, ablate
-`WORK/ablations`, and export writes the bundle.
+Each function raises ConfigError for bad settings, FileNotFoundError where an earlier stage has not
+run, and TeacherError (a ValueError) for teachers and their targets.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from kwsd.audio.format import CHUNK_SAMPLES, SAMPLE_RATE
 from kwsd.config import ConfigError
-from kwsd.model import bundle as bundles
 from kwsd.model.bundle import COHORT, NEGATIVES
-from kwsd.training import settings
-from kwsd.training.data import corpora, importers, scenes
-from kwsd.training.data.transcripts import Spoken
+from kwsd.training import features, settings
+from kwsd.training.bundle_runtime import BundleRuntime
+from kwsd.training.bundle_writer import BundleWriter
+from kwsd.training.data import importers
+from kwsd.training.data.corpora import Recording, write_store
+from kwsd.training.data.manifests import ManifestRow, decode, read_manifest
+from kwsd.training.data.targets import Voices
+from kwsd.training.data.training_data import TrainingData
 from kwsd.training.models import checkpoint
-from kwsd.training.models.network import SpeakerHeads, WakeHead
-from kwsd.training.models.speech_embedding import front_end
-from kwsd.training.stages import ablate, align, cache, compare, distill, evaluate, export, finetune, negatives, speaker, synthesize, wake
+from kwsd.training.models.heads import SpeakerHeads, WakeHead
+from kwsd.training.settings import Settings
+from kwsd.training.settings.catalog import read_roles, read_words
+from kwsd.training.stages import ablate as ablations
+from kwsd.training.stages import align as alignment
+from kwsd.training.stages import cache as caching
+from kwsd.training.stages import compare as comparison
+from kwsd.training.stages import distill as distillation
+from kwsd.training.stages import evaluate as evaluation
+from kwsd.training.stages import export as exporting
+from kwsd.training.stages import finetune as finetuning
+from kwsd.training.stages import negatives as bank
+from kwsd.training.stages import speaker, wake
+from kwsd.training.stages import synthesize as synthesis
 
 log = logging.getLogger(__name__)
-STAGES = (
-    "unpack", "import", "synthesize", "align", "cache", "distill", "finetune", "heads", "compare", "ablate", "export", "negatives", "cohort", "evaluate",
-)  # fmt: skip
+CALIBRATION_SCENES = 100
+"""Scenes of four seconds that the 8-bit encoder is calibrated on."""
 
 
-@dataclass(frozen=True)
-class Heads:
-    """Of `heads.yaml`."""
+class HeadsSettings(Settings, frozen=True):
+    """The settings of `heads.yaml`."""
 
-    wake: wake.Settings
-    speaker: speaker.Settings
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run one stage; the exit status."""
-    parser = argparse.ArgumentParser(prog="kwsd train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=STAGES)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the packed corpora, with manifest.tsv and rirs.npz; import: the corpus's own")
-    parser.add_argument("--work", type=Path, default=Path("work"), help="working folder (default: work)")
-    parser.add_argument("--models", type=Path, default=Path("models"), help="the bundle to write or to evaluate (default: models)")
-    parser.add_argument("--layout", choices=importers.LAYOUTS, help="import: how the corpus in the folder --data lies")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the stage")
-    parser.add_argument(
-        "--encoder",
-        type=Path,
-        metavar="FILE",
-        help="finetune: on from it (default: WORK/distilled.pt, else the speech embedding); heads, compare, export: of it (default: WORK/finetuned.pt)",
-    )
-    parser.add_argument(
-        "--only",
-        metavar="A,B",
-        help="cache: these teachers (default: those of distill.yaml); heads: wake or speaker; export: student or speaker; ablate: these rows",
-    )
-    parser.add_argument("--float", action="store_true", help="export: leave the encoder in 32 bit")
-    parser.add_argument("--ungated", action="store_true", help="evaluate without the voice-activity gate")
-    parser.add_argument("--write", action="store_true", help="evaluate: put thresholds and operating points into the bundle")
-    asked = parser.parse_args(argv)
-    work, rooms = asked.work, asked.data / "rirs.npz"
-    work.mkdir(parents=True, exist_ok=True)
-    stores = sorted(path.parent for path in work.glob("*/audio.npy"))
-    if not stores and asked.stage not in ("unpack", "import", "synthesize"):
-        parser.error(f"{work} holds no corpora yet: run `kwsd train unpack` (or import) and `kwsd train synthesize` first")
-    match asked.stage:
-        case "unpack":
-            _store(work / "recorded", corpora.read_manifest(asked.data / "manifest.tsv"))
-        case "import":
-            if asked.layout is None:
-                parser.error(f"import needs --layout {', '.join(importers.LAYOUTS)}")
-            _store(work / asked.layout, importers.rows(asked.layout, asked.data))
-        case "synthesize":
-            synthesize.synthesize(work / "synthetic", settings.read("synthesize", synthesize.Settings, asked.set))
-        case "align":
-            align.align(stores, work / "aligned.tsv", settings.read("align", align.Settings, asked.set))
-        case "cache":
-            teachers = settings.read("cache", dict[str, cache.TeacherSettings], asked.set)
-            usual = settings.read("distill", distill.Settings).teachers
-            for name in _chosen(asked, teachers, usual):
-                cache.cache(corpora.Corpora(*stores), name, teachers[name], work / "targets" / name)
-        case "distill":
-            wanted = settings.read("distill", distill.Settings, asked.set)
-            distill.train(stores, rooms, work / "targets", work / "distilled.pt", wanted)
-        case "finetune":
-            distilled = work / "distilled.pt"
-            begin = asked.encoder or (distilled if distilled.exists() else None)
-            wanted = settings.read("finetune", finetune.Settings, asked.set)
-            finetune.train(stores, rooms, _spoken(work, stores), cache.Voices(work / "targets" / "voice"), begin, work / "finetuned.pt", wanted)
-        case "heads":
-            both, trained = settings.read("heads", Heads, asked.set), asked.encoder or work / "finetuned.pt"
-            for head in _chosen(asked, ("wake", "speaker")):
-                if head == "wake":
-                    wake.train(stores, rooms, _spoken(work, stores), trained, work / "wake.pt", both.wake)
-                else:
-                    speaker.train(stores, rooms, cache.Voices(work / "targets" / "voice"), trained, work / "speaker.pt", both.speaker)
-        case "compare":
-            checkpoint_file = asked.encoder or work / "finetuned.pt"
-            compare.compare(checkpoint_file, stores, rooms, _spoken(work, stores), checkpoint_file.with_suffix(".json"))
-        case "ablate":
-            rows = settings.read("ablate", ablate.Settings, asked.set)
-            ablate.ablate(work, stores, rooms, _spoken(work, stores), rows, _chosen(asked, rows.rows))
-        case "export":
-            chosen = _chosen(asked, ("student", "speaker"))
-            if "student" in chosen:
-                encoder, woken = checkpoint.load_encoder(asked.encoder or work / "finetuned.pt"), checkpoint.load(work / "wake.pt", "head", WakeHead)
-                export.export(encoder, woken, front_end(), asked.models, [] if asked.float else _calibration(stores, rooms))
-            if "speaker" in chosen:
-                spoke, fine = checkpoint.load(work / "speaker.pt", "head", SpeakerHeads), speaker.voice_front_end()
-                export.put_speaker(asked.models, export.Speaker(spoke), fine)
-                export.put_speaker(asked.models, export.Speaker(spoke, evaluate.fit_backend(asked.models, stores)), fine)
-        case "negatives":
-            negatives.gather(corpora.Corpora(*stores), _spoken(work, stores), rooms, bundles.load(asked.models), asked.models / NEGATIVES)
-            export.rewrite_manifest(asked.models)
-        case "cohort":
-            evaluate.cohort(asked.models, stores, rooms, asked.models / COHORT)
-            export.rewrite_manifest(asked.models)
-        case "evaluate":
-            report = evaluate.evaluate(asked.models, stores, rooms, gated=not asked.ungated)
-            (work / "evaluation.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
-            if asked.write:
-                _write_points(asked.models, report)
-    return 0
+    wake: wake.WakeSettings
+    speaker: speaker.SpeakerSettings
 
 
-def _spoken(work: Path, stores: list[Path]) -> Spoken:
-    """What `align` has found. Raises ConfigError where that is of other stores."""
-    spoken = Spoken(work / "aligned.tsv")
-    unknown = spoken.stores - {store.name for store in stores}
-    if unknown:
-        raise ConfigError(f"{work / 'aligned.tsv'}: words of {min(unknown)!r}, which {work} does not hold; remove the file and run `kwsd train align` again")
-    return spoken
+def unpack(work: Path, data: Path) -> None:
+    """Decode the recordings that `data/manifest.tsv` names into WORK/recorded."""
+    _write_store(work / "recorded", read_manifest(data / "manifest.tsv"))
 
 
-def _store(dest: Path, rows: Iterable[corpora.Row]) -> None:
-    def told() -> Iterator[corpora.Take]:
-        seconds = 0.0
-        for n, take in enumerate(corpora.decode(rows), 1):
-            yield take
-            seconds += len(take.samples) / corpora.RATE
-            if n % 5000 == 0:
-                log.info("%s: %d clips, %.1f h", dest.name, n, seconds / 3600)
-
-    log.info("%s: %d clips in all", dest.name, corpora.write_store(dest, told()))
+def import_corpus(work: Path, data: Path, layout: str) -> None:
+    """Decode the corpus in the folder `data`, which lies in a published `layout`, into
+    WORK/LAYOUT."""
+    _write_store(work / layout, importers.rows(layout, data))
 
 
-def _calibration(stores: list[Path], rooms: Path, takes: int = 100) -> list[np.ndarray]:
-    """Features of scenes of the training split, four seconds each."""
-    training = scenes.Scenes(corpora.Corpora(*stores), rooms, seed=9)
-    drawn = [training.draw(50 * scenes.CHUNK) for _ in range(takes)]
-    return list(scenes.mel_of(front_end(), training.hear(np.stack([s.clean for s in drawn]), [s.degradation for s in drawn])))
+def synthesize(work: Path, changes: Sequence[str] = ()) -> None:
+    """Speak the wake words and words near them into WORK/synthetic."""
+    chosen = settings.read("synthesize", synthesis.SynthesizeSettings, changes)
+    corpus = read_roles(work).synthetic
+    synthesis.synthesize(work / "synthetic", read_words(work), corpus, chosen)
 
 
-def _write_points(models: Path, report: dict[str, Any]) -> None:
-    """Thresholds and operating points; speakers have the threshold of 1 % false accepts."""
-    export.set_thresholds(models, evaluate.measured(report), report["speakers_all"]["scale"])
+def align(work: Path, changes: Sequence[str] = ()) -> None:
+    """Find the words of unlabeled sentences by Whisper, into WORK/aligned.tsv."""
+    chosen = settings.read("align", alignment.AlignSettings, changes)
+    data = TrainingData.of(work, Path())
+    alignment.align(data.corpora(), data.aligned, chosen)
 
 
-def _chosen(asked: argparse.Namespace, there: Iterable[str], usual: Iterable[str] | None = None) -> list[str]:
-    """What `--only` names, else the `usual` ones (None: all). Raises ConfigError."""
-    chosen = asked.only.split(",") if asked.only else list(there if usual is None else usual)
+def cache(work: Path, only: Sequence[str] | None = None, changes: Sequence[str] = ()) -> None:
+    """Ask the teachers (`only`: these; else those of distill.yaml) about every utterance."""
+    corpora = TrainingData.of(work, Path()).corpora()
+    teachers = settings.read("cache", dict[str, caching.TeacherSettings], changes)
+    usual = settings.read("distill", distillation.DistillSettings).teachers
+    for name in _chosen(only or list(usual), teachers, "cache"):
+        caching.cache(corpora, name, teachers[name], work / "targets" / name)
+
+
+def distill(work: Path, rooms: Path, changes: Sequence[str] = ()) -> None:
+    """Train an encoder from the teachers' cached answers, into WORK/distilled.pt."""
+    data = TrainingData.of(work, rooms)
+    chosen = settings.read("distill", distillation.DistillSettings, changes)
+    distillation.train(data, work / "targets", work / "distilled.pt", chosen)
+
+
+def finetune(work: Path, rooms: Path, encoder: Path | None = None, changes: Sequence[str] = ()) -> None:
+    """Train words and voices over the whole encoder, into WORK/finetuned.pt.
+
+    It starts from the checkpoint `encoder`, else from WORK/distilled.pt if it exists, else from the
+    speech embedding."""
+    data = TrainingData.of(work, rooms)
+    distilled = work / "distilled.pt"
+    start = encoder or (distilled if distilled.exists() else None)
+    chosen = settings.read("finetune", finetuning.FinetuneSettings, changes)
+    finetuning.train(data, _voices(work), start, work / "finetuned.pt", chosen)
+
+
+def heads(
+    work: Path,
+    rooms: Path,
+    encoder: Path | None = None,
+    only: Sequence[str] | None = None,
+    changes: Sequence[str] = (),
+) -> None:
+    """Train the wake head and the speaker heads (`only`: one of them) on the frozen encoder of the
+    checkpoint `encoder` (default: WORK/finetuned.pt), into WORK/wake.pt and WORK/speaker.pt."""
+    data = TrainingData.of(work, rooms)
+    chosen = settings.read("heads", HeadsSettings, changes)
+    trained = encoder or work / "finetuned.pt"
+    both = ("wake", "speaker")
+    for head in _chosen(only or both, both, "heads"):
+        if head == "wake":
+            wake.train(data, trained, work / "wake.pt", chosen.wake)
+        else:
+            speaker.train(data, _voices(work), trained, work / "speaker.pt", chosen.speaker)
+
+
+def compare(work: Path, rooms: Path, encoder: Path | None = None) -> None:
+    """Measure a checkpoint of `finetune` (default: WORK/finetuned.pt) on the development split,
+    into a JSON file beside it."""
+    path = encoder or work / "finetuned.pt"
+    comparison.compare(path, TrainingData.of(work, rooms), path.with_suffix(".json"))
+
+
+def ablate(work: Path, rooms: Path, only: Sequence[str] | None = None, changes: Sequence[str] = ()) -> None:
+    """Distill, fine-tune and compare the rows of `ablate.yaml` (`only`: these), into
+    WORK/ablations."""
+    data = TrainingData.of(work, rooms)
+    table = settings.read("ablate", ablations.AblateSettings, changes)
+    names = _chosen(only or list(table.rows), table.rows, "ablate")
+    ablations.ablate(work, data, table, names)
+
+
+def export(
+    work: Path,
+    rooms: Path,
+    models: Path,
+    encoder: Path | None = None,
+    only: Sequence[str] | None = None,
+    quantized: bool = True,
+) -> None:
+    """Write the bundle `models`: encoder and wake head (`student`), and the speaker heads with
+    their backend (`speaker`); `only`: one of them, and the other stays as it is.
+
+    The encoder is that of the checkpoint `encoder` (default: WORK/finetuned.pt)."""
+    data = TrainingData.of(work, rooms)
+    both = ("student", "speaker")
+    chosen = _chosen(only or both, both, "export")
+    if "student" in chosen:
+        exporting.export_encoder(
+            checkpoint.load_encoder(encoder or work / "finetuned.pt"),
+            checkpoint.load(work / "wake.pt", "head", WakeHead),
+            features.front_end(),
+            data.words,
+            models,
+            _calibration(data) if quantized else [],
+        )
+    if "speaker" in chosen:
+        trained = checkpoint.load(work / "speaker.pt", "head", SpeakerHeads)
+        # The backend is fitted to what the bundle itself says, so the heads go there first.
+        exporting.export_speaker(exporting.SpeakerModel(trained), models)
+        backend = evaluation.fit_backend(BundleRuntime(models), data.corpora())
+        exporting.export_speaker(exporting.SpeakerModel(trained, backend), models)
+
+
+def negatives(work: Path, rooms: Path, models: Path) -> None:
+    """Put embeddings of audio without the user's words into the bundle `models`."""
+    data = TrainingData.of(work, rooms)
+    data.transcripts()  # a mismatch is reported before the models are loaded
+    with BundleWriter(models) as writer:
+        bank.gather(data, BundleRuntime(models), writer.file(NEGATIVES))
+
+
+def cohort(work: Path, rooms: Path, models: Path) -> None:
+    """Put voices to normalize speaker scores by into the bundle `models`."""
+    data = TrainingData.of(work, rooms)
+    with BundleWriter(models) as writer:
+        evaluation.cohort(BundleRuntime(models), data, writer.file(COHORT))
+
+
+def evaluate(work: Path, rooms: Path, models: Path, *, gated: bool = True, write: bool = False) -> None:
+    """Measure the bundle `models` on the development split, into WORK/evaluation.json.
+
+    `write`: put thresholds and operating points into the bundle; speakers get the threshold of 1 %
+    false accepts."""
+    data = TrainingData.of(work, rooms)
+    report = evaluation.evaluate(BundleRuntime(models, gated=gated), data)
+    text = json.dumps(report, indent=1)
+    (work / "evaluation.json").write_text(text, encoding="utf-8")
+    if write:
+        speakers = report.get("speakers_all", {}).get("scale")
+        with BundleWriter(models) as writer:
+            writer.set_thresholds(evaluation.word_measures(report), speakers)
+
+
+def _voices(work: Path) -> Voices:
+    """Return the vectors of the voice teacher."""
+    return Voices(work / "targets" / "voice")
+
+
+def _chosen(only: Iterable[str], available: Iterable[str], stage: str) -> list[str]:
+    """Return `only`. Raises ConfigError where one of them is not `available`."""
+    known = list(available)
+    chosen = list(only)
     for name in chosen:
-        if name not in there:
-            raise ConfigError(f"--only {name}: {asked.stage} has {', '.join(there)}")
+        if name not in known:
+            raise ConfigError(f"--only {name}: {stage} has {', '.join(known)}")
     return chosen
+
+
+def _write_store(dest: Path, rows: Iterable[ManifestRow]) -> None:
+    """Decode the recordings of `rows` into the store `dest`."""
+
+    def logged() -> Iterator[Recording]:
+        seconds = 0.0
+        for n, recording in enumerate(decode(rows), 1):
+            yield recording
+            seconds += len(recording.samples) / SAMPLE_RATE
+            if n % 5000 == 0:
+                log.info("%s: %d utterances, %.1f h", dest.name, n, seconds / 3600)
+
+    log.info("%s: %d utterances in all", dest.name, write_store(dest, logged()))
+
+
+def _calibration(data: TrainingData) -> list[np.ndarray]:
+    """Return features of scenes of the training split, four seconds each."""
+    scenes = data.scenes(seed=9)
+    drawn = [scenes.draw(50 * CHUNK_SAMPLES) for _ in range(CALIBRATION_SCENES)]
+    clean = np.stack([scene.clean for scene in drawn])
+    heard = scenes.hear(clean, [scene.degradation for scene in drawn])
+    return list(features.mel_of(features.front_end(), heard))

@@ -1,1 +1,1 @@
-"""Corpora and the scenes that are drawn from them."""
+"""Corpora, scenes and batches."""

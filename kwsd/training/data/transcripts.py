@@ -1,4 +1,4 @@
-"""Which words a clip holds, and where: its label, or what Whisper has found in the sentence (`kwsd train align`)."""
+"""Which words an utterance contains, and where: its label, or what `kwsd train align` has found."""
 
 from __future__ import annotations
 
@@ -9,61 +9,55 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from kwsd.training.data.corpora import Clip
-
-ENGLISH_NAMES = ("arabic", "dsp20")
-"""Corpora whose labels name words of another language: they are words of their own."""
+from kwsd.training.data.corpora import Utterance
 
 
-class Said(NamedTuple):
+class SpokenWord(NamedTuple):
+    """A word or phrase and where it lies, in samples of the utterance or of the scene around it."""
+
     text: str
     start: int
-    """Samples, of the clip or of the scene that holds it."""
     end: int
 
 
-def labelled(clip: Clip) -> str:
-    """The word or phrase that a labelled clip is: lower case; "" where the label names none."""
-    text = clip.label.removeprefix("near ").replace("_", " ").lower()
-    if text.startswith("neg-"):
-        return ""
-    return f"{clip.corpus}/{text}" if clip.corpus in ENGLISH_NAMES else text
-
-
-class Spoken:
-    """The words of labelled and of aligned clips."""
+class Transcripts:
+    """The words of labeled and of aligned utterances."""
 
     def __init__(self, aligned: Path) -> None:
-        """`aligned`: what `kwsd train align` wrote; without it, labels alone are known."""
-        self._found: list[tuple[str, int, int, str]] = []
+        """Read the file that `kwsd train align` wrote; without it, only labels are known."""
+        self._rows: list[tuple[str, int, int, str]] = []
         if aligned.exists():
             with aligned.open(encoding="utf-8") as lines:
-                self._found = sorted((r["store"], int(r["start"]), int(r["samples"]), r["label"]) for r in csv.DictReader(lines, delimiter="\t"))
+                table = csv.DictReader(lines, delimiter="\t")
+                self._rows = sorted((r["store"], int(r["start"]), int(r["samples"]), r["label"]) for r in table)
 
     @property
     def stores(self) -> set[str]:
-        """The stores of the aligned words."""
-        return {store for store, *_ in self._found}
+        """The names of the stores of the aligned words."""
+        return {store for store, *_ in self._rows}
 
-    def within(self, clip: Clip, begin: int, end: int) -> list[Said]:
-        """The words of a sentence that lie wholly in its samples `begin … end`, counted from `begin`."""
-        first = bisect_left(self._found, (clip.store, clip.start + begin))
-        last = bisect_left(self._found, (clip.store, clip.start + end))
-        found = [Said(text, at - clip.start - begin, at - clip.start - begin + samples) for _, at, samples, text in self._found[first:last]]
-        return [said for said in found if said.end <= end - begin]
+    def within(self, utterance: Utterance, begin: int, end: int) -> list[SpokenWord]:
+        """Return the aligned words that lie wholly in the samples `begin … end` of `utterance`.
 
-    def words(self, clip: Clip) -> set[str]:
-        """All single words that are known to be said in it."""
-        if clip.label:
-            return set(labelled(clip).split()) if clip.corpus not in ENGLISH_NAMES else set()
-        return {said.text for said in self.within(clip, 0, clip.samples)}
+        Their positions count from `begin`."""
+        origin = utterance.start + begin
+        first = bisect_left(self._rows, (utterance.store, origin))
+        last = bisect_left(self._rows, (utterance.store, utterance.start + end))
+        words = [SpokenWord(text, start - origin, start - origin + samples) for _, start, samples, text in self._rows[first:last]]
+        return [word for word in words if word.end <= end - begin]
 
-    def types(self, clips: Iterable[Clip], least: int = 4) -> list[str]:
-        """The words and phrases of which `clips` hold so many takes, in alphabetical order."""
+    def words(self, utterance: Utterance) -> set[str]:
+        """Return all single words that are known to be in `utterance`."""
+        if utterance.label:
+            return set() if utterance.other_language else set(utterance.text.split())
+        return {word.text for word in self.within(utterance, 0, utterance.samples)}
+
+    def types(self, utterances: Iterable[Utterance], least: int = 4) -> list[str]:
+        """Return the words and phrases that occur at least `least` times, in alphabetical order."""
         counts = Counter[str]()
-        for clip in clips:
-            if clip.label:
-                counts[labelled(clip)] += 1
+        for utterance in utterances:
+            if utterance.label:
+                counts[utterance.text] += 1
             else:
-                counts.update(said.text for said in self.within(clip, 0, clip.samples))
-        return sorted(text for text, takes in counts.items() if text and takes >= least)
+                counts.update(word.text for word in self.within(utterance, 0, utterance.samples))
+        return sorted(text for text, count in counts.items() if text and count >= least)

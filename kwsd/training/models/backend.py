@@ -1,8 +1,11 @@
-"""The last layer of the speaker head, fitted in closed form once the head is trained: which directions tell people apart.
+"""The last layer of the speaker head, fitted in closed form once the head is trained: which
+directions tell people apart.
 
-Two-covariance model (Brümmer and de Villiers 2010): people's own vectors are drawn from one normal distribution, their takes from another
-about them. Vectors are centred, whitened by the covariance within people (WCCN, Hatch et al. 2006), turned to the directions in which
-people differ most (linear discriminants), and each of these is weighed by how much of what it shows is the person.
+Two-covariance model (Brümmer and de Villiers 2010): people's mean vectors are drawn from one normal
+distribution, their utterances from another about them. Vectors are centered, whitened by the
+covariance within people (WCCN, Hatch et al. 2006) and turned to the directions in which people
+differ most (linear discriminants). Each direction is weighed by the share of its variance that is
+the person.
 """
 
 from __future__ import annotations
@@ -15,60 +18,82 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kwsd.training.data.corpora import RATE, Clip, Corpora
+from kwsd.audio.format import SAMPLE_RATE
+from kwsd.training.data.corpora import Corpora
 
 log = logging.getLogger(__name__)
+MAX_SAMPLES = 2 * SAMPLE_RATE
+"""What is used of an utterance."""
 
 
 class Backend(nn.Module):
-    """`voice [batch, dim]` to `[batch, kept]`, both of unit length."""
+    """`voice [batch, dim]` to `[batch, directions]`, of unit length."""
 
-    def __init__(self, dim: int = 192, kept: int = 64) -> None:
+    def __init__(self, dim: int = 192, directions: int = 64) -> None:
+        """The weights start as a cut to the first `directions` numbers."""
         super().__init__()
-        self.shape = {"dim": dim, "kept": kept}
-        self.centre = nn.Parameter(torch.zeros(dim), requires_grad=False)
-        self.axes = nn.Parameter(torch.eye(dim, kept), requires_grad=False)
+        self.shape = {"dim": dim, "directions": directions}
+        self.center = nn.Parameter(torch.zeros(dim), requires_grad=False)
+        self.axes = nn.Parameter(torch.eye(dim, directions), requires_grad=False)
 
     def forward(self, voice: Tensor) -> Tensor:
-        return F.normalize((voice - self.centre) @ self.axes, dim=1)
+        """Return the embedding of `voice`."""
+        return F.normalize((voice - self.center) @ self.axes, dim=1)
 
 
-def fit(voices: np.ndarray, people: np.ndarray, kept: int = 64, shrinkage: float = 1.0) -> Backend:
-    """Of takes `voices [take, dim]` and whose each is `people [take]`, at least two of most.
+def fit(voices: np.ndarray, people: np.ndarray, directions: int = 64, shrinkage: float = 1.0) -> Backend:
+    """Return the backend of `voices [utterance, dim]`; `people [utterance]` says whose each is.
 
-    `shrinkage`: a multiple of the mean variance within people that is added to each direction's, since hundreds of people do not show them
-    all. Raises ValueError where nobody has two takes."""
+    Most people need two utterances. `shrinkage` times the mean variance within people is added to
+    each direction's, since hundreds of people do not show them all. Raises ValueError where nobody
+    has two utterances."""
     voices = voices.astype(np.float64)
-    _, whose, takes = np.unique(people, return_inverse=True, return_counts=True)
-    if takes.max() < 2:
-        raise ValueError("nobody has two takes: what differs within a person is not to be seen")
-    sums = np.zeros((len(takes), voices.shape[1]))
-    np.add.at(sums, whose, voices)
-    means = sums / takes[:, None]
-    rest = (voices - means[whose])[takes[whose] > 1]
-    within = rest.T @ rest / (takes[takes > 1] - 1).sum()
-    between = np.cov(means.T) - within / takes.mean()
-    whiten = np.linalg.cholesky(np.linalg.inv(within + shrinkage * np.trace(within) / len(within) * np.eye(len(within))))
-    share, turn = np.linalg.eigh(whiten.T @ ((between + between.T) / 2) @ whiten)
-    kept = min(kept, len(share))
-    share, turn = np.maximum(share[::-1][:kept], 0), turn[:, ::-1][:, :kept]
-    backend = Backend(voices.shape[1], kept)
-    backend.centre.copy_(torch.from_numpy(voices.mean(axis=0)))
-    backend.axes.copy_(torch.from_numpy(whiten @ turn * np.sqrt(share / (1 + share))))
+    _, owner, counts = np.unique(people, return_inverse=True, return_counts=True)
+    if counts.max() < 2:
+        raise ValueError("nobody has two takes, so the variance within a person is unknown")
+    sums = np.zeros((len(counts), voices.shape[1]))
+    np.add.at(sums, owner, voices)
+    means = sums / counts[:, None]
+    residuals = (voices - means[owner])[counts[owner] > 1]
+    within = residuals.T @ residuals / (counts[counts > 1] - 1).sum()
+    between = np.cov(means.T) - within / counts.mean()
+    ridge = shrinkage * np.trace(within) / len(within) * np.eye(len(within))
+    whiten = np.linalg.cholesky(np.linalg.inv(within + ridge))
+    variances, turn = np.linalg.eigh(whiten.T @ ((between + between.T) / 2) @ whiten)
+    directions = min(directions, len(variances))
+    variances = np.maximum(variances[::-1][:directions], 0)
+    turn = turn[:, ::-1][:, :directions]
+    backend = Backend(voices.shape[1], directions)
+    backend.center.copy_(torch.from_numpy(voices.mean(axis=0)))
+    backend.axes.copy_(torch.from_numpy(whiten @ turn * np.sqrt(variances / (1 + variances))))
     return backend
 
 
-def fit_to(people: dict[str, list[Clip]], corpora: Corpora, embed: Callable[[np.ndarray], np.ndarray | None], takes: int = 6, seed: int = 3) -> Backend:
-    """Fit to `people`, so many takes of each of at most 2 s, clean; `embed` gives the vector of a take `[sample]`, or None where nobody speaks."""
+def fit_to_people(
+    corpora: Corpora,
+    embed: Callable[[np.ndarray], np.ndarray | None],
+    per_person: int = 6,
+    seed: int = 3,
+) -> Backend:
+    """Return the backend of the training split's people: `per_person` clean utterances of each, at
+    most 2 s long.
+
+    `embed` gives the vector of an utterance `[sample]`, or None where nobody speaks. Raises
+    ValueError as `fit`."""
     rng = np.random.default_rng(seed)
-    voices, whose = [], []
-    for n, clips in enumerate(people.values()):
-        for i in rng.permutation(len(clips))[:takes] if len(clips) > 1 else [0] * takes:
-            samples = corpora.read(clips[i])
-            at = int(rng.integers(len(samples) - 2 * RATE)) if len(samples) > 3 * RATE else 0
-            voice = embed(samples[at : at + 2 * RATE])
+    voices = []
+    owners = []
+    people = corpora.people(development=False)
+    for n, utterances in enumerate(people.values()):
+        one = len(utterances) == 1
+        drawn = [0] * per_person if one else rng.permutation(len(utterances))[:per_person]
+        for i in drawn:
+            samples = corpora.read(utterances[i])
+            spare = len(samples) - MAX_SAMPLES
+            begin = int(rng.integers(spare)) if len(samples) > 3 * SAMPLE_RATE else 0
+            voice = embed(samples[begin : begin + MAX_SAMPLES])
             if voice is not None:
                 voices.append(voice)
-                whose.append(n)
-    log.info("the backend is fitted to %d takes of %d people", len(voices), len(people))
-    return fit(np.stack(voices), np.array(whose))
+                owners.append(n)
+    log.info("the backend is fitted to %d utterances of %d people", len(voices), len(people))
+    return fit(np.stack(voices), np.array(owners))

@@ -1,4 +1,8 @@
-"""Checkpoints of the training stages: written atomically, read by the stages that follow."""
+"""Checkpoints of the training stages: written atomically, read by the stages that follow.
+
+A checkpoint holds named parts; a part with a dict `shape` is saved with it, and `load` builds it
+from that.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +12,25 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from kwsd.training.models.network import Encoder
+from kwsd.training.models.encoder import Encoder
 
 Part = TypeVar("Part", bound=nn.Module)
 
 
 def save(out: Path, **parts: object) -> None:
-    """Write a checkpoint atomically: state dicts of what has one, other values as they are; and the shape of what says it."""
+    """Write `parts` to `out` atomically: the state dict of what has one, other values as they
+    are."""
     partial = out.with_suffix(".partial")
-    shapes = {k: shape for k, v in parts.items() if isinstance(shape := getattr(v, "shape", None), dict)}
-    torch.save({**{k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in parts.items()}, "shapes": shapes}, partial)
+    shapes = {name: shape for name, part in parts.items() if isinstance(shape := getattr(part, "shape", None), dict)}
+    values = {name: part.state_dict() if hasattr(part, "state_dict") else part for name, part in parts.items()}
+    torch.save({**values, "shapes": shapes}, partial)
     partial.rename(out)
 
 
 def resume(out: Path, device: torch.device, **parts: Any) -> int:
-    """Fill `parts` from the checkpoint `out` where it exists; the step at which it was written, else 0."""
+    """Fill `parts` from the checkpoint `out` where it exists.
+
+    Return the step at which it was written, else 0."""
     if not out.exists():
         return 0
     saved = torch.load(out, weights_only=True, map_location=device)
@@ -32,7 +40,9 @@ def resume(out: Path, device: torch.device, **parts: Any) -> int:
 
 
 def load(path: Path, name: str, kind: type[Part]) -> Part:
-    """The part `name` of a checkpoint, of the shape that it was written with, in evaluation mode."""
+    """Return the part `name` of a checkpoint, of its saved shape, in evaluation mode.
+
+    Raises OSError, KeyError, RuntimeError or pickle.UnpicklingError where `path` has none."""
     saved = torch.load(path, weights_only=True)
     part = kind(**saved.get("shapes", {}).get(name, {}))
     part.load_state_dict(saved[name])
@@ -40,5 +50,5 @@ def load(path: Path, name: str, kind: type[Part]) -> Part:
 
 
 def load_encoder(path: Path) -> Encoder:
-    """The encoder of a checkpoint, in evaluation mode, without the normalisation that it may have been trained with."""
+    """Return the encoder of a checkpoint, in evaluation mode, with its normalization folded in."""
     return load(path, "encoder", Encoder).folded().eval().requires_grad_(False)

@@ -1,1 +1,1 @@
-"""The stages of the training pipeline."""
+"""The stages of `kwsd train`, one file each."""

@@ -1,293 +1,280 @@
-"""`kwsd train finetune`: words and voices together, over all parameters (paper A, Kerpicci et al. 2022, arXiv 2210.16611).
+"""`kwsd train finetune`: words and voices together, over all parameters (paper A, Kerpicci et al.
+2022, arXiv 2210.16611).
 
-Every step takes a batch of scenes with wake words, then one of voices, and updates the whole encoder after each.
+Every step takes a batch of scenes with wake words, then one of voices, and updates the whole
+encoder after each.
 
 - Wake words: the max-pool loss on a provisional wake head.
-- All words: every labelled or aligned word of a scene is to be told from all others by the last 1.28 s, so that the embedding parts
-  words which it was never trained to wake on (cosine softmax over all of which there are a few takes).
-- Voices: angular margin softmax on the speaker head, and the speaker's pooled teacher vector.
-- A small term keeps the encoder near what it said of the clean take when it came.
+- All words: every labeled or aligned word of a scene is told from all others by the last 1.28 s, so
+  that the embedding separates words that it was never trained to wake on (cosine softmax over all
+  words with a few utterances).
+- Voices: angular margin softmax on the speaker head, and the speaker's vector by the voice teacher.
+- A small term keeps the encoder near the outputs that it started with, on the clean scene.
 
-`frozen: true` leaves the encoder as it came, for comparison. `torchrun` runs it on several devices, as it does `kwsd train distill`.
+`frozen: true` leaves the encoder as it is, for comparison.
 """
 
 from __future__ import annotations
 
 import copy
-import logging
-import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
+import msgspec
 import torch
+from msgspec import field
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import IterableDataset
 
-from kwsd.training.data import augment, loading
-from kwsd.training.data.augment import Degradation, Rooms
-from kwsd.training.data.corpora import Corpora
-from kwsd.training.data.loading import worker_seed
-from kwsd.training.data.scenes import CHUNK, Scene, Scenes
-from kwsd.training.data.transcripts import Spoken
-from kwsd.training.models.backbone import Features, Start, TransformerTrunk, Trunk, channels_last, features_of, new_student
-from kwsd.training.models.checkpoint import load, load_encoder, resume, save
-from kwsd.training.models.network import STRIDE_FRAMES, TAP_FRAMES, Encoder, SpeakerHead, WakeHead
-from kwsd.training.stages import speaker as voices
-from kwsd.training.stages.cache import Voices
-from kwsd.training.stages.distill import devices
-from kwsd.training.stages.speaker import LEAD_CHUNKS, MarginSoftmax, by_speaker
+from kwsd.training.data import loading
+from kwsd.training.data.crops import Crops, CropSettings
+from kwsd.training.data.targets import Voices
+from kwsd.training.data.training_data import TrainingData
+from kwsd.training.data.word_scenes import SILENCE, WordScenes
+from kwsd.training.features import INTERMEDIATE_FRAMES, LEAD_CHUNKS
+from kwsd.training.loop import Devices, Group, Loop, LoopSettings, devices
+from kwsd.training.losses import MarginSoftmax, rising_margin, wake_loss
+from kwsd.training.models.backbone import (
+    Backbone,
+    Start,
+    TransformerBackbone,
+    channels_last,
+    features_of,
+    new_student,
+)
+from kwsd.training.models.checkpoint import load, load_encoder
+from kwsd.training.models.encoder import Encoder
+from kwsd.training.models.heads import SpeakerHead, WakeHead, WordSpace, embedding_windows
+from kwsd.training.settings import Settings
 
-log = logging.getLogger(__name__)
-SILENCE = ""
-"""The first of the words that are told apart: nothing said for `QUIET_CHUNKS`."""
-QUIET_CHUNKS = 10
-BANDS = 32
-"""Masked are some of so many bands, which every trunk's features have at least."""
+ENCODERS = ("encoder", "reference_encoder")
+"""The parts of a checkpoint that are not heads."""
 
 
-@dataclass(frozen=True)
-class Settings:
+class FinetuneSettings(Settings, frozen=True):
+    """The settings of `finetune.yaml`."""
+
     steps: int
     word_batch: int = 24
+    """Scenes per batch of words."""
     scene_s: float = 4.0
     voice_batch: int = 64
+    """Crops per batch of voices."""
     rate: float = 1e-4
-    """Of the encoder."""
+    """Learning rate of the encoder."""
     head_rate: float = 1e-3
+    """Learning rate of the heads."""
     ramp: float = 0.1
+    """Share of the updates in which the learning rates rise."""
     distillation: float = 0.2
-    """Weight of the standardised squared error to what the encoder said of the clean take when it came."""
+    """Weight of the standardized squared error to the encoder's first outputs, on clean scenes."""
     all_words: float = 0.1
     """Weight of telling all words apart, beside 1 of the wake words."""
     held_out: list[str] = field(default_factory=list)
-    """Words that are not told apart: those on which `kwsd bench words` shows what a word is worth that nothing was trained on."""
+    """Words that are not told apart: on these `kwsd bench words` shows what an added word is worth
+    that nothing was trained on."""
     voice: float = 0.2
     """Weight of the voices' loss; 0: words alone."""
     margin: float = 0.2
     scale: float = 24.0
+    """Of the cosines in the softmaxes."""
     teacher: float = 8.0
-    """Weight, within the voices' loss, of 1 - cosine to the speaker's pooled teacher vector."""
+    """Weight, within the voices' loss, of 1 - cosine to the speaker's vector by the teacher."""
     frozen: bool = False
     start: Start = "warm"
-    """Of a student that comes from no checkpoint; and its `width`, and whether it is `separable`."""
+    """Start of a student without a checkpoint; `width` and `separable` give its shape."""
     width: float = 1.0
     separable: bool = False
     where: str | None = None
-    """The folder or hub name of a transformer, to be fine-tuned itself in the student's stead."""
+    """The folder or hub name of a transformer, which is then fine-tuned in the student's place."""
     upper: int = 3
-    """Of its blocks, that are trained."""
-    tap_layer: int = 2
-    """From which its voices are told."""
+    """How many of its blocks are trained."""
+    intermediate_layer: int = 2
+    """Its layer that voices are told from."""
     seed: int = 1
     checkpoint_every: int = 200
     log_every: int = 50
 
 
-class RawScenes(NamedTuple):
-    """Scenes as they were recorded, `clean [batch, sample]`, what is to become of them, and what is said in them."""
+class JointModel(nn.Module):
+    """A backbone and its heads. `forward` serves either task, so that one wrapper serves several
+    devices."""
 
-    clean: Tensor
-    how: Degradation
-    labels: Tensor
-    """Of the wake words, int8 `[batch, chunk, word]`."""
-    ends: Tensor
-    """Where which word has just ended: `[word, (row, chunk, type)]`."""
-    masks: list[list[tuple[int, int, int]]]
-    """Of each row's features."""
-
-    def to(self, device: torch.device) -> RawScenes:
-        return RawScenes(self.clean.to(device), self.how.to(device), self.labels.to(device), self.ends.to(device), self.masks)
-
-
-class WordBatches(IterableDataset[RawScenes]):
-    """Endless batches of scenes; `prepare` makes of them features as heard and of the clean take `[batch, frame, band]`, the labels and the ends."""
-
-    def __init__(self, stores: list[Path], rooms: Path, spoken: Spoken, types: list[str], features: Features, settings: Settings, seed: int) -> None:
-        self.stores, self.rooms, self.spoken, self.features, self.settings, self.seed = stores, rooms, spoken, features, settings, seed
-        self.types, self.responses = {text: n for n, text in enumerate(types)}, Rooms(rooms)
-
-    def prepare(self, raw: RawScenes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        heard = self.features(augment.degrade(raw.clean, raw.how, self.responses))
-        for mel, masks in zip(heard, raw.masks, strict=True):
-            augment.mask(mel, masks)
-        return heard, self.features(raw.clean.round().clamp(-32768, 32767)), raw.labels, raw.ends
-
-    def __iter__(self) -> Iterator[RawScenes]:
-        scenes = Scenes(Corpora(*self.stores), self.rooms, seed=worker_seed(self.seed), spoken=self.spoken)
-        chunks = int(self.settings.scene_s * 16000) // CHUNK
-        while True:
-            drawn = [scenes.draw(chunks * CHUNK) for _ in range(self.settings.word_batch)]
-            masks = [augment.draw_masks(chunks * STRIDE_FRAMES, BANDS, scenes.rng) if scenes.rng.random() < 0.3 else [] for _ in drawn]
-            labels = np.stack([scenes.labels(s.words, chunks) for s in drawn])
-            ends = [(row, *end) for row, scene in enumerate(drawn) for end in self._ends(scene, chunks, scenes.rng)]
-            clean, how = torch.from_numpy(np.stack([s.clean for s in drawn])), augment.stack([s.degradation for s in drawn])
-            yield RawScenes(clean, how, torch.from_numpy(labels), torch.tensor(ends, dtype=torch.int64).reshape(-1, 3), masks)
-
-    def _ends(self, scene: Scene, chunks: int, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
-        """(chunk, type) of each word that is told apart, 0 to 0.24 s after its end; and of one quiet moment."""
-        for text, _, end in scene.said:
-            chunk = -(-end // CHUNK) - 1 + int(rng.integers(0, 3))
-            if text in self.types and chunk < chunks:
-                yield chunk, self.types[text]
-        still = ~scene.clean.reshape(chunks, CHUNK).any(axis=1)
-        quiet = np.flatnonzero(np.convolve(still, np.ones(QUIET_CHUNKS), "valid") > QUIET_CHUNKS - 0.5) + QUIET_CHUNKS - 1
-        if len(quiet) and SILENCE in self.types:
-            yield int(rng.choice(quiet)), self.types[SILENCE]
-
-
-def wake_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Max-pool loss: each word's best frame where it has just ended must fire, its four best frames elsewhere must not.
-
-    `logits`, `labels` `[batch, frame, word]`; labels 1 just after the word, 0 elsewhere, -1 ignored."""
-    hit = logits.masked_fill(labels != 1, -torch.inf).amax(dim=1)
-    there = (labels == 1).any(dim=1)
-    positive = F.softplus(-hit[there]).sum()
-    worst = logits.masked_fill(labels != 0, -30.0).topk(4, dim=1).values
-    return (positive + F.softplus(worst).sum() * 0.25) / len(logits)
-
-
-class WordSpace(nn.Module):
-    """A vector of unit length for the word that has just ended: `window [n, 16, inputs]` of embeddings to `[n, 128]`. For training alone."""
-
-    dim = 128
-
-    def __init__(self, inputs: int = Encoder.embedding_dim) -> None:
+    def __init__(
+        self, encoder: Backbone, words: int, types: int, people: int, teacher: Tensor,
+        settings: FinetuneSettings,
+    ) -> None:  # fmt: skip
+        """`words` wake words, `types` of all words, `people` with their speeds; `teacher [person,
+        dim]` holds the vectors of the people at speed 1."""
         super().__init__()
-        self.shape = {"inputs": inputs}
-        self.norm = nn.BatchNorm1d(inputs)
-        self.mix = nn.Conv1d(inputs, 192, WakeHead.context)
-        self.out = nn.Linear(192, self.dim)
-
-    def forward(self, window: Tensor) -> Tensor:
-        return F.normalize(self.out(F.relu(self.mix(self.norm(window.transpose(1, 2))).squeeze(2))), dim=1)
-
-
-def windows(embedding: Tensor, row: Tensor, chunk: Tensor) -> Tensor:
-    """The 16 embeddings that end at `chunk [n]` of `row [n]`, zeros before the first: `[n, 16, dim]` of `[batch, chunk, dim]`."""
-    padded = F.pad(embedding, (0, 0, WakeHead.context - 1, 0))
-    return padded[row[:, None], chunk[:, None] + torch.arange(WakeHead.context, device=chunk.device)]
-
-
-class Joint(nn.Module):
-    """The trunk between its heads. `forward` serves either task, so that one wrapper serves several devices."""
-
-    def __init__(self, encoder: Trunk, types: int, people: int, teacher: Tensor, settings: Settings) -> None:
-        super().__init__()
-        self.settings, self.people = settings, len(teacher)
-        self.encoder, self.wake = encoder, WakeHead(inputs=encoder.embedding_dim)
-        self.speaker = SpeakerHead(encoder.tap_dim, encoder.embedding_dim)
-        self.space, self.types = WordSpace(encoder.embedding_dim), MarginSoftmax(WordSpace.dim, types, settings.scale)
-        self.project, self.softmax = nn.Linear(SpeakerHead.dim, teacher.shape[1]), MarginSoftmax(SpeakerHead.dim, people, settings.scale)
-        self.came = copy.deepcopy(encoder.folded() if isinstance(encoder, Encoder) else encoder).requires_grad_(False) if settings.distillation else None
+        self.settings = settings
+        self.people = len(teacher)
+        self.encoder = encoder
+        self.wake = WakeHead(words, inputs=encoder.embedding_dim)
+        self.speaker = SpeakerHead(encoder.intermediate_dim, encoder.embedding_dim)
+        self.space = WordSpace(encoder.embedding_dim)
+        self.types = MarginSoftmax(WordSpace.dim, types, settings.scale)
+        self.project = nn.Linear(SpeakerHead.dim, teacher.shape[1])
+        self.softmax = MarginSoftmax(SpeakerHead.dim, people, settings.scale)
+        self.reference_encoder: Backbone | None = None
+        if settings.distillation:
+            reference = encoder.folded() if isinstance(encoder, Encoder) else encoder
+            self.reference_encoder = copy.deepcopy(reference).requires_grad_(False)
+        self.teacher: Tensor
         self.register_buffer("teacher", teacher, persistent=False)
 
-    def _encode(self, encoder: Trunk, mel: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.autocast(mel.device.type, torch.bfloat16):
-            embedding, tap, _ = encoder(mel, encoder.zero_state(len(mel)))
-        return embedding.float(), tap.float()
+    def parts(self) -> dict[str, nn.Module]:
+        """Return the parts of a checkpoint."""
+        parts: dict[str, nn.Module] = {
+            "encoder": self.encoder,
+            "head": self.wake,
+            "speaker": self.speaker,
+            "project": self.project,
+            "softmax": self.softmax,
+            "space": self.space,
+            "types": self.types,
+        }
+        if self.reference_encoder is not None:
+            parts["reference_encoder"] = self.reference_encoder
+        return parts
 
     def forward(self, task: str, *batch: Tensor) -> tuple[Tensor, ...]:
-        """`words`: heard and clean mel, labels and ends, to the loss of the wake words, that of all words, the share of these named
-        right, and the distance to what the encoder said when it came. `voices`: mel, people, the margin, to the loss of the
-        identities, the distance to their teacher, and the share named right."""
-        if task == "words":
-            heard, clean, labels, ends = batch
-            embedding, _ = self._encode(self.encoder, heard)
-            logits, _, _ = self.wake(embedding, self.wake.zero_state(len(heard)))
-            word = self.space(windows(embedding, ends[:, 0], ends[:, 1]))
-            named, right = self.types(word, ends[:, 2], 0.0), self.types.right(word, ends[:, 2])
-            return wake_loss(logits, labels), named, right, self._distance(embedding, clean)
-        mel, person, margin = batch
-        embedding, tap = self._encode(self.encoder, mel)
-        with torch.autocast(mel.device.type, torch.bfloat16):
-            voice = self.speaker(tap[:, LEAD_CHUNKS * TAP_FRAMES :], embedding[:, LEAD_CHUNKS:]).float()
+        """Return the losses of `words` (see `_words`) or of `voices` (see `_voices`)."""
+        return self._words(*batch) if task == "words" else self._voices(*batch)
+
+    def _words(self, heard: Tensor, clean: Tensor, labels: Tensor, ends: Tensor) -> tuple[Tensor, ...]:
+        """Return the losses of the wake words and of all words, the accuracy of all words, and the
+        distance to the reference encoder.
+
+        The arguments are those that `WordScenes.prepare` gives."""
+        embedding, _ = _encode(self.encoder, heard)
+        logits, _, _ = self.wake(embedding, self.wake.zero_state(len(heard)))
+        word = self.space(embedding_windows(embedding, ends[:, 0], ends[:, 1]))
+        loss = self.types(word, ends[:, 2], 0.0)
+        accuracy = self.types.accuracy(word, ends[:, 2])
+        return wake_loss(logits, labels), loss, accuracy, self._distance(embedding, clean)
+
+    def _voices(self, features: Tensor, person: Tensor, margin: Tensor) -> tuple[Tensor, ...]:
+        """Return the loss of the identities, the distance to the teacher's vectors, and the
+        accuracy of the identities."""
+        embedding, intermediate = _encode(self.encoder, features)
+        with torch.autocast(features.device.type, torch.bfloat16):
+            voice = self.speaker(intermediate[:, LEAD_CHUNKS * INTERMEDIATE_FRAMES :], embedding[:, LEAD_CHUNKS:]).float()
         identity = self.softmax(voice, person, float(margin))
         known = person < self.people
-        likeness = F.cosine_similarity(self.project(voice[known]), self.teacher[person[known]])  # type: ignore[index]
-        return identity, (1 - likeness).sum() / known.sum().clamp(min=1), self.softmax.right(voice, person)
+        cosine = F.cosine_similarity(self.project(voice[known]), self.teacher[person[known]])
+        distance = (1 - cosine).sum() / known.sum().clamp(min=1)
+        return identity, distance, self.softmax.accuracy(voice, person)
 
     def _distance(self, embedding: Tensor, clean: Tensor) -> Tensor:
-        if self.came is None:
+        """Return the standardized squared error to the reference encoder's embedding of `clean`."""
+        if self.reference_encoder is None:
             return embedding.new_zeros(())
         with torch.no_grad():
-            target, _ = self._encode(self.came, clean)
+            target, _ = _encode(self.reference_encoder, clean)
         spread = target.flatten(0, 1).std(0).clamp(min=1e-3)
         return (((embedding - target) / spread) ** 2).mean()
 
-    def parts(self) -> dict[str, nn.Module]:
-        heads = {"head": self.wake, "speaker": self.speaker, "project": self.project, "softmax": self.softmax, "space": self.space, "types": self.types}
-        return {"encoder": self.encoder, **heads, **({"came": self.came} if self.came is not None else {})}
+
+def _encode(encoder: Backbone, features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return embedding and intermediate features, float32."""
+    with torch.autocast(features.device.type, torch.bfloat16):
+        embedding, intermediate, _ = encoder(features, encoder.zero_state(len(features)))
+    return embedding.float(), intermediate.float()
 
 
-def trunk_of(start: Path | None, settings: Settings, stores: list[Path]) -> Trunk:
-    """What is to be trained: the student of the checkpoint `start`, else a new one; or the transformer that the settings name."""
-    if settings.where is not None:
-        return TransformerTrunk(settings.where, settings.upper, settings.tap_layer)
-    if start is None:
-        return new_student(settings.start, settings.width, settings.separable, stores)
-    return load_encoder(start) if settings.frozen else load(start, "encoder", Encoder).requires_grad_(True)
+def train(data: TrainingData, voices: Voices, start: Path | None, out: Path, settings: FinetuneSettings) -> None:
+    """Train the encoder of the checkpoint `start` (None: a new one) through the checkpoint `out`.
 
-
-def train(stores: list[Path], rooms: Path, spoken: Spoken, known: Voices, start: Path | None, out: Path, settings: Settings) -> None:
-    """Train from the encoder of the checkpoint `start` (None: a new one), resuming from `out` where it exists."""
-    with devices() as (device, rank, world):
+    Raises TeacherError."""
+    with devices() as here:
         torch.manual_seed(settings.seed)
-        corpora = Corpora(*stores)
-        types = [SILENCE, *spoken.types(clip for clip in corpora.clips if not clip.development and not clip.noise)]
-        types = [text for text in types if text not in settings.held_out]
-        crops = voices.Settings(settings.steps, batch=settings.voice_batch)
-        people = by_speaker(corpora, development=False)
-        teacher = torch.from_numpy(known.matrix(people))
-        encoder = trunk_of(start, settings, stores)
-        given = torch.load(start, weights_only=True) if start else {}
-        joint = Joint(encoder, len(types), len(people) * len(crops.speeds), teacher, settings).to(device).train()
-        for name, part in joint.parts().items():
-            if name in given and name not in ("encoder", "came"):
-                part.load_state_dict(given[name])
-        for one in (joint.encoder, joint.came):
-            if isinstance(one, Encoder):
-                channels_last(one)
+        types = word_types(data, settings.held_out)
+        crops = CropSettings(settings.voice_batch)
+        people = data.corpora().people(development=False)
+        teacher = torch.from_numpy(voices.matrix(people))
+        encoder = _start_encoder(start, settings, data)
+        identities = len(people) * len(crops.speeds)
+        joint = JointModel(encoder, len(data.words), len(types), identities, teacher, settings)
+        joint.to(here.device).train()
+        _load_heads(joint, start)
+        for part in (joint.encoder, joint.reference_encoder):
+            if isinstance(part, Encoder):
+                channels_last(part)
         if settings.frozen:
             joint.encoder.requires_grad_(False)
+        loop = _loop(joint, out, settings, here, types)
+        seed = here.seed(settings.seed, loop.first)
         features = features_of(encoder)
-        heads = [p for name, part in joint.parts().items() if name not in ("encoder", "came") for p in part.parameters()]
-        groups = [{"params": joint.encoder.parameters(), "lr": settings.rate}, {"params": heads, "lr": settings.head_rate}]
-        optimiser = torch.optim.AdamW(groups, weight_decay=1e-3)
-        updates, rates = settings.steps * (2 if settings.voice else 1), [settings.rate, settings.head_rate]
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=updates + 1, pct_start=settings.ramp)
-        first = resume(out, device, **joint.parts(), optimiser=optimiser, schedule=schedule)
-        log.info("%d words, %d people; step %d of %d", len(types), len(people), first, settings.steps)
-        model: nn.Module = joint if world == 1 else nn.parallel.DistributedDataParallel(joint, find_unused_parameters=True)
-        seed = settings.seed + first * world + rank
-        scenes, takes = WordBatches(stores, rooms, spoken, types, features, settings, seed), voices.Crops(stores, rooms, [features], crops, seed)
-        word_batches, voice_batches = loading.load(scenes, scenes.prepare, device), loading.load(takes, takes.prepare, device)
+        scenes = WordScenes(data, types, features, settings.word_batch, settings.scene_s, seed)
+        takes = Crops(data, [features], crops, seed)
+        word_batches = loading.load(scenes, scenes.prepare, here.device)
+        voice_batches = loading.load(takes, takes.prepare, here.device)
+        model = here.share(joint)
 
-        def update(loss: Tensor) -> None:
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(joint.parameters(), 5.0)
-            optimiser.step()
-            schedule.step()
-
-        began, sums = time.monotonic(), np.zeros(7)
-        for step in range(first, settings.steps):
-            wake, named, told, distance = model("words", *next(word_batches))
-            update(wake + settings.all_words * named + settings.distillation * distance)
-            sums[:4] += [x.item() for x in (wake, named, told, distance)]
+        def step(n: int) -> Iterator[tuple[Tensor, Mapping[str, Tensor]]]:
+            wake, words, accuracy, distance = model("words", *next(word_batches))
+            yield (
+                wake + settings.all_words * words + settings.distillation * distance,
+                {"wake": wake, "words": words, "accuracy": accuracy, "distillation": distance},
+            )
             if settings.voice:
-                margin = torch.tensor(settings.margin * min(max(2 * step / settings.steps - 0.5, 0.0), 1.0))
-                identity, away, right = model("voices", *next(voice_batches), margin)
-                update(settings.voice * (identity + settings.teacher * away))
-                sums[4:] += [x.item() for x in (identity, away, right)]
-            if rank == 0 and (step + 1) % settings.log_every == 0:
-                pace = (time.monotonic() - began) / (step + 1 - first)
-                log.info("step %d/%d  wake %.4f  words %.3f, right %.3f  distillation %.4f  identity %.3f  teacher %.3f  named right %.3f"
-                         "  %.2f s/step  %.0f min left",
-                         step + 1, settings.steps, *(sums / settings.log_every), pace, pace * (settings.steps - step - 1) / 60)  # fmt: skip
-                sums[:] = 0
-            if rank == 0 and ((step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps):
-                save(out, **joint.parts(), optimiser=optimiser, schedule=schedule, step=step + 1, settings=asdict(settings), words=types)
+                margin = torch.tensor(rising_margin(settings.margin, n, settings.steps))
+                identity, away, named = model("voices", *next(voice_batches), margin)
+                yield (
+                    settings.voice * (identity + settings.teacher * away),
+                    {"identity": identity, "teacher": away, "identity_accuracy": named},
+                )
+
+        loop.run(step)
+
+
+def word_types(data: TrainingData, held_out: list[str]) -> list[str]:
+    """Return the words that are told apart: silence first, then those of the training split with a
+    few utterances, without `held_out`."""
+    utterances = [u for u in data.corpora().utterances if not u.development and not u.noise]
+    types = [SILENCE, *data.transcripts().types(utterances)]
+    return [text for text in types if text not in held_out]
+
+
+def _start_encoder(start: Path | None, settings: FinetuneSettings, data: TrainingData) -> Backbone:
+    """Return the backbone to train: of a transformer, of the checkpoint `start`, or a new
+    student."""
+    if settings.where is not None:
+        return TransformerBackbone(settings.where, settings.upper, settings.intermediate_layer)
+    if start is None:
+        return new_student(settings.start, settings.width, settings.separable, data.corpora())
+    if settings.frozen:
+        return load_encoder(start)
+    return load(start, "encoder", Encoder).requires_grad_(True)
+
+
+def _load_heads(joint: JointModel, start: Path | None) -> None:
+    """Fill the heads that the checkpoint `start` holds."""
+    saved = torch.load(start, weights_only=True) if start else {}
+    for name, part in joint.parts().items():
+        if name in saved and name not in ENCODERS:
+            part.load_state_dict(saved[name])
+
+
+def _loop(joint: JointModel, out: Path, settings: FinetuneSettings, here: Devices, types: list[str]) -> Loop:
+    """Return the loop over the parts of `joint`."""
+    heads = [parameter for name, part in joint.parts().items() if name not in ENCODERS for parameter in part.parameters()]
+    return Loop(
+        out,
+        joint.parts(),
+        [
+            Group(joint.encoder.parameters(), settings.rate),
+            Group(heads, settings.head_rate),
+        ],
+        LoopSettings(
+            settings.steps,
+            settings.ramp,
+            weight_decay=1e-3,
+            updates_per_step=2 if settings.voice else 1,
+            log_every=settings.log_every,
+            checkpoint_every=settings.checkpoint_every,
+        ),
+        here,
+        notes={"settings": msgspec.to_builtins(settings), "words": types},
+    )

@@ -1,6 +1,7 @@
-"""Frames of what is no word of the user's: speech, words alike and unlike, noise. They ship with the bundle, one byte a number.
+"""`kwsd train negatives`: embeddings of audio that holds no word of the user's: speech, similar and
+other words, noise. They ship with the bundle, one byte per number.
 
-A segment that holds known words names them, so that a word which is added is not held against itself.
+A segment names the known words in it, so that an added word is not held against itself.
 """
 
 from __future__ import annotations
@@ -10,53 +11,85 @@ from pathlib import Path
 
 import numpy as np
 
-from kwsd.model.bundle import Bundle
-from kwsd.model.runtime import Student
+from kwsd.audio.format import CHUNK_SAMPLES, SAMPLE_RATE
+from kwsd.training.bundle_runtime import BundleRuntime
 from kwsd.training.data import augment
-from kwsd.training.data.corpora import Corpora
-from kwsd.training.data.scenes import CHUNK, Scenes, mel_of
-from kwsd.training.data.transcripts import Spoken
+from kwsd.training.data.corpora import Utterance
+from kwsd.training.data.scenes import Scenes
+from kwsd.training.data.training_data import TrainingData
+from kwsd.training.data.transcripts import Transcripts
 
 log = logging.getLogger(__name__)
-SECONDS = {"libri": 700, "speechocean": 700, "gsc": 200, "arabic": 150, "dsp20": 120, "fsdd": 40, "precise": 80, "synthetic": 300,
-           "noise_esc10": 150, "noise_moodist": 80, "noise_gsc": 60, "music_librosa": 60}  # fmt: skip
-"""How much of each corpus."""
-SEGMENT_S, LEAD_CHUNKS = 10, 16
+SEGMENT_SAMPLES = 10 * SAMPLE_RATE
+"""Length of a segment: 10 s, to the end of the utterance that fills it."""
+SKIPPED_CHUNKS = 16
+"""Embeddings at the beginning of a segment that are left out: the encoder warms up."""
 DEGRADED = 0.5
 """Share of the segments that are heard through a room, noise and a microphone."""
 
 
-def gather(corpora: Corpora, spoken: Spoken, rooms: Path, bundle: Bundle, out: Path, seed: int = 6) -> None:
-    """Write the bank `out` from the training split, through the exported student of `bundle`."""
-    student = Student(bundle)
-    scenes = Scenes(corpora, rooms, seed=seed)
-    rng = scenes.rng
-    high: list[np.ndarray] = []
+def gather(data: TrainingData, models: BundleRuntime, out: Path, seed: int = 6) -> None:
+    """Write the bank `out` from the training split, through the exported encoder of `models`.
+
+    `negatives_s` of `corpora.yaml` says how much of each corpus."""
+    scenes = data.scenes(seed=seed)
+    transcripts = data.transcripts()
+    embeddings: list[np.ndarray] = []
     texts: list[str] = []
-    for corpus, seconds in SECONDS.items():
-        clips = [c for c in corpora.clips if c.corpus == corpus and not c.development and c.word < 0]
-        have, at = 0.0, 0
-        order = rng.permutation(len(clips))
-        while have < seconds and at < len(order):
-            parts, said = [], set()
-            length = 0
-            while at < len(order) and length < SEGMENT_S * 16000:
-                clip = clips[order[at]]
-                at += 1
-                samples = corpora.read(clip)[: 2 * SEGMENT_S * 16000]
-                parts.append(augment.gain_to(samples, float(rng.normal(-26, 4))))
-                length += len(samples)
-                said |= spoken.words(clip)
-            x = np.concatenate(parts)
-            x = scenes.degrade(x) if rng.random() < DEGRADED else augment.to_int16(x)
-            mel = mel_of(bundle.front_end, x[: len(x) // CHUNK * CHUNK])
-            embedding = student.step(mel, student.zero_state())[0].embedding[LEAD_CHUNKS:]
+    for corpus, seconds in data.roles.negatives_s.items():
+        utterances = [utterance for utterance in scenes.corpora.utterances if utterance.corpus == corpus and not utterance.development and utterance.word < 0]
+        order = list(scenes.rng.permutation(len(utterances)))
+        collected = 0.0
+        while collected < seconds and order:
+            segment = _take_segment(order, utterances)
+            x, words = _hear(segment, scenes, transcripts)
+            embedding = models.embeddings(x[: len(x) // CHUNK_SAMPLES * CHUNK_SAMPLES])
+            embedding = embedding[SKIPPED_CHUNKS:]
             if len(embedding):
-                high.append(embedding)
-                texts.append(" ".join(sorted(said)))
-                have += length / 16000
-    frames = np.concatenate(high)
+                embeddings.append(embedding)
+                texts.append(" ".join(sorted(words)))
+                collected += len(x) / SAMPLE_RATE
+    if not embeddings:
+        raise ValueError("none of the corpora under negatives_s in corpora.yaml is in the stores; write a corpora.yaml in the working folder that names yours")
+    _write(out, embeddings, texts)
+
+
+def _take_segment(order: list[int], utterances: list[Utterance]) -> list[Utterance]:
+    """Take utterances off `order` until they fill a segment."""
+    segment: list[Utterance] = []
+    length = 0
+    while order and length < SEGMENT_SAMPLES:
+        utterance = utterances[order.pop(0)]
+        segment.append(utterance)
+        length += min(utterance.samples, 2 * SEGMENT_SAMPLES)
+    return segment
+
+
+def _hear(segment: list[Utterance], scenes: Scenes, transcripts: Transcripts) -> tuple[np.ndarray, set[str]]:
+    """Return the segment's audio `[sample]`, half of the time degraded, and its known words."""
+    parts = []
+    words: set[str] = set()
+    for utterance in segment:
+        samples = scenes.corpora.read(utterance)[: 2 * SEGMENT_SAMPLES]
+        parts.append(augment.gain_to(samples, float(scenes.rng.normal(-26, 4))))
+        words |= transcripts.words(utterance)
+    x = np.concatenate(parts)
+    degraded = scenes.rng.random() < DEGRADED
+    return scenes.degrade(x) if degraded else augment.to_int16(x), words
+
+
+def _write(out: Path, embeddings: list[np.ndarray], texts: list[str]) -> None:
+    """Write the bank: a byte per number, `scale` per column, where each segment starts, its
+    words."""
+    frames = np.concatenate(embeddings)
     scale = (np.quantile(np.abs(frames), 0.9995, axis=0) / 127).astype(np.float32)
-    starts = np.cumsum([0, *map(len, high[:-1])]).astype(np.int64)
-    np.savez(out, high=np.clip(np.round(frames / scale), -127, 127).astype(np.int8), scale=scale, starts=starts, texts=np.array(texts, np.str_))
-    log.info("%.0f min of negatives, %.1f MB", len(frames) * 0.08 / 60, out.stat().st_size / 1e6)
+    starts = np.cumsum([0, *map(len, embeddings[:-1])]).astype(np.int64)
+    np.savez(
+        out,
+        high=np.clip(np.round(frames / scale), -127, 127).astype(np.int8),
+        scale=scale,
+        starts=starts,
+        texts=np.array(texts, np.str_),
+    )
+    minutes = len(frames) * 0.08 / 60
+    log.info("%.0f min of negatives, %.1f MB", minutes, out.stat().st_size / 1e6)

@@ -1,0 +1,164 @@
+"""Where kwsd's CPU time goes: its stages per chunk, the check of a speaker, and the hub per event.
+
+The hub belongs to the server, and what one event costs there can be measured on its own only here:
+this is the one module of the benchmarks that imports the server. All else is measured from outside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from kwsd.audio.format import CHUNK_SAMPLES
+from kwsd.bench import scenes
+from kwsd.bench.engines import KWSD_WORDS
+from kwsd.bench.peers import Kwsd, shipped
+from kwsd.detect.detector import MIN_SPAN_CHUNKS
+from kwsd.events import Wake
+from kwsd.model.bundle import STUDENT
+from kwsd.server.hub import Filter, Hub, Subscriber
+
+WAKE_HEAD = "/head/"
+"""Part of the names of the graph's nodes that belong to the wake head."""
+BACKLOG_BYTES = 1 << 20
+
+
+def stages(seconds: float) -> dict[str, float]:
+    """Return the CPU time of every stage, over `seconds` of continuous speech.
+
+    `…_us_per_chunk` are microseconds per chunk of 80 ms while the gate is open,
+    `verification_ms_per_wake` milliseconds, `hub_us_per_event` microseconds.
+    """
+    audio = scenes.speech(seconds)
+    engine = Kwsd(KWSD_WORDS)
+    detector = engine.detector
+    spent: dict[str, float] = {}
+    with (
+        _timed(detector._gate, "step", "vad", spent),
+        _timed(detector, "_features", "features", spent),
+        _timed(detector._encoder, "step", "graph", spent),
+        _timed(detector, "feed", "all", spent),
+    ):
+        for at in range(0, len(audio) - CHUNK_SAMPLES, CHUNK_SAMPLES):
+            engine.feed(audio[at : at + CHUNK_SAMPLES])
+    chunks = len(audio) // CHUNK_SAMPLES
+    cost = {name: 1e6 * cpu_s / chunks for name, cpu_s in spent.items()}
+    share = head_share()
+    return {
+        "vad_us_per_chunk": cost["vad"],
+        "features_us_per_chunk": cost["features"],
+        "encoder_us_per_chunk": cost["graph"] * (1 - share),
+        "wake_head_us_per_chunk": cost["graph"] * share,
+        "trigger_and_rings_us_per_chunk": (cost["all"] - cost["vad"] - cost["features"] - cost["graph"]),
+        "all_us_per_chunk": cost["all"],
+        "verification_ms_per_wake": verification_ms(),
+        "hub_us_per_event": hub_us(),
+    }
+
+
+@contextmanager
+def _timed(owner: object, method: str, name: str, spent: dict[str, float]) -> Iterator[None]:
+    """Add the CPU seconds of `owner.method` to `spent[name]`."""
+    inner = getattr(owner, method)
+    spent[name] = 0.0
+
+    def outer(*arguments: object) -> object:
+        began = time.thread_time()
+        try:
+            return inner(*arguments)
+        finally:
+            spent[name] += time.thread_time() - began
+
+    setattr(owner, method, outer)
+    try:
+        yield
+    finally:
+        delattr(owner, method)
+
+
+def head_share() -> float:
+    """Return the wake head's share of the graph's time, 0 to 1.
+
+    It is read from onnxruntime's own profile of the nodes, over 200 single chunks.
+    """
+    bundle, runtime = shipped()
+    encoder = runtime.encoder
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.enable_profiling = True
+    options.log_severity_level = 3
+    with tempfile.TemporaryDirectory() as folder:
+        options.profile_file_prefix = f"{folder}/profile"
+        session = onnxruntime.InferenceSession(str(bundle.path / STUDENT), options, providers=["CPUExecutionProvider"])
+        names = [one.name for one in session.get_inputs()]
+        mel = np.zeros((1, encoder.frames_per_chunk, bundle.front_end.bands), np.float32)
+        feed = dict(zip(names, [mel, *encoder.zero_state()], strict=True))
+        for _ in range(200):
+            session.run(None, feed)
+        profile = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    nodes = [entry for entry in profile if entry.get("cat") == "Node"]
+    head = sum(node["dur"] for node in nodes if WAKE_HEAD in node["name"])
+    return float(head / sum(node["dur"] for node in nodes))
+
+
+def verification_ms(repeats: int = 50) -> float:
+    """Return the CPU milliseconds of one embedding of the shortest span, as a wake takes it."""
+    bundle, runtime = shipped()
+    speaker = runtime.speaker
+    encoder = runtime.encoder
+    rng = np.random.default_rng(0)
+    k = MIN_SPAN_CHUNKS
+    shape = (k, encoder.intermediate_per_chunk, encoder.intermediate_dim)
+    intermediate = rng.normal(size=shape).astype(np.float32)
+    embedding = rng.normal(size=(k, encoder.embedding_dim)).astype(np.float32)
+    length = k * bundle.chunk_samples + speaker.history_samples
+    samples = rng.normal(0, 3000, length).astype(np.float32)
+
+    def embed() -> None:
+        speaker(intermediate, embedding, speaker.fine(samples))
+
+    return 1000 * _median_cpu_s(embed, repeats)
+
+
+def hub_us(events: int = 500) -> float:
+    """Return the CPU microseconds of one event that is published to one subscriber and read."""
+    return asyncio.run(_hub_us(events))
+
+
+async def _hub_us(events: int) -> float:
+    hub = Hub()
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    subscriber = Subscriber(ours, "subscriber", BACKLOG_BYTES, lambda: None)
+    subscriber.filter = Filter()
+    hub.subscribers.add(subscriber)
+    wake = Wake(word="computer", score=0.9, threshold=0.5, start=1, end=2)
+
+    def publish() -> None:
+        hub.publish(wake)
+        theirs.recv(4096)
+
+    try:
+        return 1e6 * _median_cpu_s(publish, events)
+    finally:
+        subscriber.close()
+        theirs.close()
+
+
+def _median_cpu_s(do: Callable[[], object], repeats: int) -> float:
+    times = []
+    for _ in range(repeats):
+        began = time.thread_time()
+        do()
+        times.append(time.thread_time() - began)
+    return statistics.median(times)

@@ -1,0 +1,100 @@
+"""`kwsd clips`: recordings of wakes and near misses."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from kwsd.cli import options
+from kwsd.cli.endpoint import Endpoint, open_endpoint
+from kwsd.cli.output import USAGE, clip_sentence, fail, print_json
+from kwsd.protocol.commands import Clips, ClipsClear, ClipsGet, ClipsLabel
+
+HELP = "list, play, label and delete recordings of wakes and near misses"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the actions of `kwsd clips`."""
+    actions = options.add_actions(parser)
+    options.add_action(actions, "list", "list the clips, the oldest first")
+    play = options.add_action(actions, "play", "play a clip")
+    play.add_argument("id", metavar="ID")
+    play.add_argument("--out", type=Path, metavar="FILE.wav", help="write it to a file instead of playing it")
+    label = options.add_action(actions, "label", "label clips as the word or not")
+    label.add_argument(
+        "label",
+        choices=["right", "wrong", "none"],
+        help="right: it was the word; wrong: it was not; none: take the label back",
+    )
+    label.add_argument("ids", nargs="+", metavar="ID")
+    clear = options.add_action(actions, "clear", "delete the clips that are named, else all")
+    clear.add_argument("ids", nargs="*", metavar="ID")
+    clear.add_argument("--all", action="store_true", help="delete all, as without an ID")
+    for action in actions.choices.values():
+        options.add_endpoint(action)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the action."""
+    with open_endpoint(arguments) as endpoint:
+        return ACTIONS[arguments.action](arguments, endpoint)
+
+
+def _list(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
+    found = endpoint.requester.request(Clips())
+    if arguments.json:
+        print_json(found)
+        return 0
+    for clip in found.clips:
+        print(clip_sentence(clip))
+    if not found.clips and found.enabled:
+        print("no clips")
+    elif not found.clips:
+        print("no clips, and none will be kept: `clips: on` in the configuration keeps them")
+    return 0
+
+
+def _play(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
+    from kwsd.audio import pcm
+    from kwsd.audio.playback import play
+
+    found = endpoint.requester.request(ClipsGet(clip=arguments.id))
+    samples = pcm.from_bytes(found.pcm)
+    if arguments.json:
+        print_json(found.clip)
+    if arguments.out:
+        arguments.out.write_bytes(pcm.wav_bytes(samples))
+    else:
+        play(samples)
+    return 0
+
+
+def _label(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
+    label = None if arguments.label == "none" else arguments.label
+    done = endpoint.requester.request(ClipsLabel(clips=arguments.ids, label=label))
+    if arguments.json:
+        print_json(done)
+    else:
+        print(f"{done.labeled} clip(s) labeled {arguments.label}")
+    return 0
+
+
+def _clear(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
+    if arguments.ids and arguments.all:
+        return fail(USAGE, "clips clear takes either IDs or --all")
+    command = ClipsClear(clips=arguments.ids) if arguments.ids else ClipsClear(all=True)
+    done = endpoint.requester.request(command)
+    if arguments.json:
+        print_json(done)
+    else:
+        print(f"{done.deleted} clip(s) deleted")
+    return 0
+
+
+ACTIONS: dict[str, Callable[[argparse.Namespace, Endpoint], int]] = {
+    "list": _list,
+    "play": _play,
+    "label": _label,
+    "clear": _clear,
+}

@@ -1,0 +1,101 @@
+"""Where a verb's requests go: to the daemon, or to the handlers over the folder of `--state`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from kwsd import config_file
+from kwsd.client.client import Client, connect
+from kwsd.config import Config, ConfigError, WordConfig
+from kwsd.protocol.messages import Requester
+
+if TYPE_CHECKING:
+    from kwsd.model.bundle import Bundle
+    from kwsd.server.state_handlers import StateHandlers
+
+
+class Endpoint:
+    """Who answers requests, with the configuration and the bundle, which load when first used."""
+
+    def __init__(self, arguments: argparse.Namespace, client: Client | None = None) -> None:
+        """`arguments` are a verb's; without a `client`, its state directory answers."""
+        self.client = client
+        """The daemon, or None where the state directory answers."""
+        self._arguments = arguments
+
+    @cached_property
+    def config(self) -> Config:
+        """The configuration, with what the command line changes in it. Raises ConfigError."""
+        return load_config(self._arguments)
+
+    @cached_property
+    def bundle(self) -> Bundle:
+        """The model bundle. Raises BundleError or ConfigError."""
+        from kwsd.model import bundle
+
+        return bundle.load(self.config.models_path())
+
+    @cached_property
+    def state(self) -> StateHandlers:
+        """The handlers over the configured state directory. Raises BundleError or ConfigError."""
+        from kwsd.server.state_handlers import StateHandlers
+
+        folder = self.config.state_directory()
+        return StateHandlers(folder, self.bundle, lambda: self.config)
+
+    @property
+    def requester(self) -> Requester:
+        """The daemon, or the handlers over the state directory."""
+        return self.client or self.state
+
+
+@contextlib.contextmanager
+def open_endpoint(arguments: argparse.Namespace) -> Iterator[Endpoint]:
+    """Open the daemon, or the state directory where `--state` names one. Raises DaemonError."""
+    if arguments.state:
+        yield Endpoint(arguments)
+    else:
+        with connect_daemon(arguments) as client:
+            yield Endpoint(arguments, client)
+
+
+def connect_daemon(arguments: argparse.Namespace) -> Client:
+    """Connect to the socket of `--socket`, else to the configured one, else to the usual one.
+
+    Raises DaemonError.
+    """
+    path: Path | str | None = arguments.socket
+    if path is None and "KWSD_SOCKET" not in os.environ:
+        with contextlib.suppress(ConfigError):  # a broken one is for the daemon to report
+            path = config_file.load(arguments.config).socket.path
+    return connect(path)
+
+
+def load_config(arguments: argparse.Namespace) -> Config:
+    """Return the configuration, with what the command line changes in it. Raises ConfigError."""
+    return overrides(arguments)(config_file.load(arguments.config))
+
+
+def overrides(arguments: argparse.Namespace) -> Callable[[Config], Config]:
+    """Return the function that applies `--words`, `--state` and `--socket` to a configuration."""
+
+    def change(config: Config) -> Config:
+        if words := getattr(arguments, "words", None):
+            chosen = {name: config.words.get(name, WordConfig()) for name in words}
+            config = msgspec.structs.replace(config, words=chosen, added_words=False)
+        if state := getattr(arguments, "state", None):
+            config = msgspec.structs.replace(config, state=state)
+        if path := getattr(arguments, "socket", None):
+            socket = msgspec.structs.replace(config.socket, path=str(path))
+            config = msgspec.structs.replace(config, socket=socket)
+        return config
+
+    return change

@@ -1,0 +1,55 @@
+"""`kwsd enroll`: a speaker, from the microphone or from recordings."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kwsd.cli import options
+from kwsd.cli.endpoint import connect_daemon, load_config
+from kwsd.cli.output import USAGE, Terminal, fail, print_json, show
+
+HELP = "enroll a speaker"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `kwsd enroll`."""
+    parser.add_argument("speaker", metavar="NAME")
+    parser.add_argument(
+        "--wav",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="use recordings of the speaker, at least three, instead of the microphone",
+    )
+    parser.add_argument("--word", help="the wake word to say (default: the first active one)")
+    options.add_config(parser)
+    options.add_socket(parser)
+    options.add_state(parser, "with --wav: store the voiceprint in DIR; no daemon is needed")
+    options.add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Enroll the speaker and print from how many takes."""
+    from kwsd.client import enroll
+
+    name = arguments.speaker
+    refused: list[str] = []
+    if arguments.state:
+        if not arguments.wav:
+            return fail(USAGE, "--state needs --wav: only the daemon listens to the microphone")
+        takes, refused = enroll.without_daemon(load_config(arguments), name, arguments.wav)
+    else:
+        with connect_daemon(arguments) as client:
+            if arguments.wav:
+                takes, refused = enroll.from_recordings(client, name, arguments.wav)
+            else:
+                guide = Terminal(as_json=arguments.json)
+                takes = enroll.from_microphone(client, name, arguments.word, guide)
+    for why in refused:
+        show(f"left out: {why}")
+    if arguments.json:
+        print_json({"name": name, "takes": takes, "refused": refused})
+    else:
+        print(f"{name} is enrolled, from {takes} takes.")
+    return 0

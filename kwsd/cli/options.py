@@ -1,0 +1,86 @@
+"""The options and values that several verbs share, each spelled one way."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+from pathlib import Path
+from typing import Any
+
+from kwsd.cli.parser import sentence
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add `--config`."""
+    text = "configuration (default: the user's, then /etc/kwsd/kwsd.yaml)"
+    parser.add_argument("--config", type=Path, metavar="FILE", help=text)
+
+
+def add_socket(parser: argparse.ArgumentParser) -> None:
+    """Add `--socket`."""
+    text = "the daemon's socket (default: the configured one)"
+    parser.add_argument("--socket", type=Path, metavar="PATH", help=text)
+
+
+def add_state(
+    parser: argparse.ArgumentParser,
+    text: str = "use the state directory DIR; no daemon is needed",
+) -> None:
+    """Add `--state`, described by `text`."""
+    parser.add_argument("--state", metavar="DIR", help=text)
+
+
+def add_words(
+    parser: argparse.ArgumentParser,
+    text: str = "listen for these words instead of the configured ones",
+) -> None:
+    """Add `--words`, described by `text`."""
+    parser.add_argument("--words", type=word_list, metavar="A,B", help=text)
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add `--json`."""
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+
+def add_endpoint(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a verb that asks the daemon or a state directory."""
+    add_config(parser)
+    add_socket(parser)
+    add_state(parser)
+    add_json(parser)
+
+
+def add_yes(parser: argparse.ArgumentParser) -> None:
+    """Add `--yes`."""
+    parser.add_argument("--yes", action="store_true", help="keep it without asking")
+
+
+def add_actions(parser: argparse.ArgumentParser) -> Any:
+    """Return what adds the parsers of a verb's actions; `arguments.action` names the one chosen."""
+    return parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+
+def add_action(actions: Any, name: str, text: str) -> argparse.ArgumentParser:
+    """Return the parser of the action `name`, described by `text`, one line as a verb's `HELP`."""
+    parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=sentence(text))
+    return parser
+
+
+def word_list(text: str) -> list[str]:
+    """Return names of words, given with commas between them; a space counts as an underscore."""
+    return [word.strip().replace(" ", "_") for word in text.split(",") if word.strip()]
+
+
+def duration(text: str) -> float:
+    """Return `90s`, `45m`, `8h` or `2d` in seconds. Raises ArgumentTypeError."""
+    found = re.fullmatch(r"\s*([0-9.]+)\s*([smhd])\s*", text)
+    if found:
+        with contextlib.suppress(ValueError):
+            seconds = float(found.group(1)) * SECONDS[found.group(2)]
+            if seconds > 0:
+                return seconds
+    raise argparse.ArgumentTypeError(f"{text!r} is not a length of time: 90s, 45m, 8h, 2d")

@@ -1,0 +1,65 @@
+"""`kwsd run`: the daemon."""
+
+from __future__ import annotations
+
+import argparse
+
+from kwsd import config_file
+from kwsd.cli import options
+from kwsd.cli.endpoint import overrides
+from kwsd.cli.output import print_event
+
+HELP = "run the daemon"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `kwsd run`."""
+    options.add_config(parser)
+    options.add_words(parser)
+    options.add_socket(parser)
+    options.add_state(parser, "folder of voiceprints, added words, calibration and clips")
+    parser.add_argument(
+        "--source",
+        default="mic",
+        metavar="SOURCE",
+        help="mic (default), a recording, - for raw PCM on standard input, or auto: mic, or the bundled recording where there is none",
+    )
+    parser.add_argument("--rate", type=int, default=16000, help="sample rate of raw PCM (default 16000)")
+    parser.add_argument("--channels", type=int, default=1, help="channels of raw PCM (default 1)")
+    parser.add_argument("--realtime", action="store_true", help="read a recording no faster than it was spoken")
+    parser.add_argument(
+        "--wait-for-client",
+        action="store_true",
+        help="begin to listen when the first client has subscribed",
+    )
+    parser.add_argument("--print", action="store_true", help="print the events as well")
+    options.add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the daemon until it is stopped, or until its recording has ended."""
+    from kwsd.cli import demo
+    from kwsd.server import daemon
+
+    source = arguments.source
+    printed = arguments.print
+    if source == "auto":
+        source = demo.source()
+        printed = True
+        if source != "mic":
+            text = "This machine has no microphone. Listening to the bundled recording instead"
+            print(f"{text}: {source}", flush=True)
+    change = overrides(arguments)
+    return daemon.run(
+        daemon.RunOptions(
+            config=change(config_file.load(arguments.config)),
+            config_path=arguments.config,
+            source=source,
+            realtime=arguments.realtime,
+            wait_for_client=arguments.wait_for_client,
+            rate=arguments.rate,
+            channels=arguments.channels,
+            overrides=change,
+            on_event=(lambda event: print_event(event, as_json=arguments.json)) if printed else None,
+        )
+    )

@@ -1,0 +1,46 @@
+"""`kwsd status`: how the daemon is doing."""
+
+from __future__ import annotations
+
+import argparse
+
+from kwsd.cli import options
+from kwsd.cli.endpoint import connect_daemon
+from kwsd.cli.output import print_json
+from kwsd.protocol.commands import Status
+from kwsd.protocol.replies import StatusReply
+
+HELP = "show how the daemon is doing"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `kwsd status`."""
+    options.add_config(parser)
+    options.add_socket(parser)
+    options.add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the daemon's status."""
+    with connect_daemon(arguments) as client:
+        status = client.request(Status())
+    if arguments.json:
+        print_json(status)
+    else:
+        print("\n".join(_sentences(status)))
+    return 0
+
+
+def _sentences(status: StatusReply) -> list[str]:
+    microphone = f"microphone {status.microphone.state}: {status.microphone.name}"
+    words = [f"{name} (threshold {word.threshold:.2f})" for name, word in status.words.items()]
+    lines = [
+        f"up for {status.uptime_s:.0f} s, {microphone}",
+        f"listens for {', '.join(words)}",
+        f"knows {', '.join(status.speakers) or 'nobody'}; {status.clients} client(s)",
+    ]
+    if status.real_time_factor is not None:
+        cost = f"{status.real_time_factor:.4f} CPU seconds per second of audio"
+        awake = 100 * (status.encoded_share or 0.0)
+        lines.append(f"{cost}; the encoder was awake for {awake:.0f} % of it")
+    return lines

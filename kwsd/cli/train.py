@@ -1,0 +1,166 @@
+"""`kwsd train STAGE`: the arguments of the training stages.
+
+Only `run` loads the stages, so that `--help` works where the extra `[train]` is not installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+HELP = "train the models, or models for words of your own"
+LAYOUTS = ("speech_commands", "librispeech", "voxceleb", "mswc")
+"""Layouts that `import` reads; `kwsd.training.data.importers` has them."""
+UNAVAILABLE = 69
+"""Exit code of sysexits.h: the extra `[train]` is not installed."""
+STAGES = {
+    "unpack": "decode the recordings that DATA/manifest.tsv names",
+    "import": "decode a corpus in a published layout",
+    "synthesize": "speak the wake words and words near them in hundreds of voices",
+    "align": "find the words of unlabeled sentences, by Whisper",
+    "cache": "ask each teacher about every utterance, once",
+    "distill": "train an encoder from the teachers' answers",
+    "finetune": "train words and voices over the whole encoder",
+    "heads": "train the wake head and the speaker heads on the frozen encoder",
+    "compare": "measure a checkpoint of finetune, student or teacher",
+    "ablate": "measure what each part is worth: the rows of ablate.yaml",
+    "export": "write the model bundle",
+    "negatives": "put audio without the user's words into the bundle",
+    "cohort": "put voices to normalize speaker scores by into the bundle",
+    "evaluate": "measure the bundle on the development split",
+}
+"""The stages in the order in which they run, with a line of help each."""
+ROOMS = (
+    "distill",
+    "finetune",
+    "heads",
+    "compare",
+    "ablate",
+    "export",
+    "negatives",
+    "cohort",
+    "evaluate",
+)
+"""Stages that need room responses."""
+SETTINGS = ("synthesize", "align", "cache", "distill", "finetune", "heads", "ablate")
+"""Stages with settings."""
+BUNDLE = ("export", "negatives", "cohort", "evaluate")
+"""Stages that read or write the bundle."""
+ENCODER = {
+    "finetune": "checkpoint to start from (default: WORK/distilled.pt, else the speech embedding)",
+    "heads": "checkpoint of the encoder (default: WORK/finetuned.pt)",
+    "compare": "checkpoint to measure (default: WORK/finetuned.pt)",
+    "export": "checkpoint of the encoder (default: WORK/finetuned.pt)",
+}
+ONLY = {
+    "cache": "only these teachers (default: those of distill.yaml)",
+    "heads": "only wake or speaker",
+    "ablate": "only these rows",
+    "export": "only student or speaker; the other part of the bundle stays",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add a subparser for each stage."""
+    parser.description = "Each stage resumes where it was interrupted. docs/training.md says how to train the models, or words of your own."
+    stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE", title="stages")
+    for stage, help in STAGES.items():
+        sub = stages.add_parser(stage, help=help, description=help[0].upper() + help[1:] + ".")
+        sub.add_argument("--work", type=Path, default=Path("work"), help="working folder (default: work)")
+        if stage == "unpack":
+            sub.add_argument("--data", type=Path, required=True, help="folder of manifest.tsv and its recordings")
+        if stage == "import":
+            sub.add_argument("--data", type=Path, required=True, help="folder of the corpus")
+            sub.add_argument("--layout", choices=LAYOUTS, required=True, help="how the corpus lies")
+        if stage in ROOMS:
+            sub.add_argument("--data", type=Path, required=True, help="folder of rirs.npz, room responses")
+        if stage in BUNDLE:
+            sub.add_argument("--models", type=Path, default=Path("models"), help="the bundle (default: models)")
+        if stage in ENCODER:
+            sub.add_argument("--encoder", type=Path, metavar="FILE", help=ENCODER[stage])
+        if stage in ONLY:
+            sub.add_argument("--only", type=_names, metavar="A,B", help=ONLY[stage])
+        if stage in SETTINGS:
+            sub.add_argument(
+                "--set",
+                action="append",
+                default=[],
+                metavar="KEY=VALUE",
+                help=f"change a setting of {stage}.yaml; may be repeated",
+            )
+        if stage == "export":
+            sub.add_argument("--float", action="store_true", help="leave the encoder in 32 bit")
+        if stage == "evaluate":
+            sub.add_argument("--ungated", action="store_true", help="without the voice-activity gate")
+            sub.add_argument(
+                "--write",
+                action="store_true",
+                help="put thresholds and operating points into the bundle",
+            )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run one stage; return the exit status.
+
+    Raises ConfigError, OSError and ValueError, as the stages do."""
+    try:
+        from kwsd.training import pipeline
+    except ModuleNotFoundError as error:
+        print(
+            f"kwsd: training needs {error.name}, which is not installed; install the extra: pip install 'kwsd[train]'",
+            file=sys.stderr,
+        )
+        return UNAVAILABLE
+    stage = arguments.stage
+    work: Path = arguments.work
+    work.mkdir(parents=True, exist_ok=True)
+    rooms = arguments.data / "rirs.npz" if stage in ROOMS else Path()
+    match stage:
+        case "unpack":
+            pipeline.unpack(work, arguments.data)
+        case "import":
+            pipeline.import_corpus(work, arguments.data, arguments.layout)
+        case "synthesize":
+            pipeline.synthesize(work, arguments.set)
+        case "align":
+            pipeline.align(work, arguments.set)
+        case "cache":
+            pipeline.cache(work, arguments.only, arguments.set)
+        case "distill":
+            pipeline.distill(work, rooms, arguments.set)
+        case "finetune":
+            pipeline.finetune(work, rooms, arguments.encoder, arguments.set)
+        case "heads":
+            pipeline.heads(work, rooms, arguments.encoder, arguments.only, arguments.set)
+        case "compare":
+            pipeline.compare(work, rooms, arguments.encoder)
+        case "ablate":
+            pipeline.ablate(work, rooms, arguments.only, arguments.set)
+        case "export":
+            pipeline.export(
+                work,
+                rooms,
+                arguments.models,
+                arguments.encoder,
+                arguments.only,
+                quantized=not arguments.float,
+            )
+        case "negatives":
+            pipeline.negatives(work, rooms, arguments.models)
+        case "cohort":
+            pipeline.cohort(work, rooms, arguments.models)
+        case "evaluate":
+            pipeline.evaluate(
+                work,
+                rooms,
+                arguments.models,
+                gated=not arguments.ungated,
+                write=arguments.write,
+            )
+    return 0
+
+
+def _names(text: str) -> list[str]:
+    """Return the names in `text`, separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]

@@ -1,0 +1,224 @@
+"""`kwsd word`: wake words of one's own."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kwsd.cli import options
+from kwsd.cli.endpoint import Endpoint, open_endpoint
+from kwsd.cli.output import USAGE, Terminal, confirmed, fail, print_json, show
+
+if TYPE_CHECKING:
+    from kwsd.client.client import Client
+    from kwsd.client.words import Takes
+    from kwsd.learn.few_shot import WordTrainer
+
+HELP = "add, improve, try and remove wake words of your own"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the actions of `kwsd word`."""
+    actions = options.add_actions(parser)
+    add = options.add_action(actions, "add", "make a word from recordings of it")
+    _add_origin(add)
+    improve = options.add_action(actions, "improve", "make a word again with its labeled clips")
+    improve.add_argument("word", metavar="WORD")
+    for action in (add, improve):
+        options.add_yes(action)
+    options.add_action(actions, "list", "list the added words")
+    remove = options.add_action(actions, "remove", "delete a word")
+    remove.add_argument("word", metavar="WORD")
+    export = options.add_action(actions, "export", "write a word to a file")
+    export.add_argument("word", metavar="WORD")
+    export.add_argument("file", type=Path, metavar="FILE")
+    imported = options.add_action(actions, "import", "add a word from an exported file")
+    imported.add_argument("file", type=Path, metavar="FILE")
+    test = options.add_action(actions, "test", "score recordings with a word")
+    test.add_argument("word", metavar="WORD")
+    test.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    for action in actions.choices.values():
+        options.add_endpoint(action)
+
+
+def _add_origin(add: argparse.ArgumentParser) -> None:
+    add.add_argument("word", metavar="WORD", help="what is said; quote several words")
+    origin = add.add_mutually_exclusive_group(required=True)
+    origin.add_argument(
+        "--wav",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="recordings, each of the word alone; three suffice, ten are better",
+    )
+    origin.add_argument("--record", type=int, metavar="N", help="record N takes through the daemon's microphone")
+    origin.add_argument(
+        "--text-only",
+        action="store_true",
+        help="no recordings: espeak-ng says it; this is far worse, and it reports how much",
+    )
+    add.add_argument(
+        "--room",
+        action="store_true",
+        help="train against what the daemon has just heard (lookback_s), without the word, too",
+    )
+    add.add_argument(
+        "--synthesis",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="add synthetic voices to the recordings (was worse)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the action."""
+    with open_endpoint(arguments) as endpoint:
+        return ACTIONS[arguments.action](arguments, endpoint)
+
+
+def _add(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
+    from dataclasses import asdict
+
+    from kwsd.client import words
+    from kwsd.learn.few_shot import WordTrainer
+
+    client = endpoint.client
+    if client is None and (arguments.record or arguments.room):
+        text = "--record and --room need the daemon, which listens to the microphone"
+        return fail(USAGE, f"{text}; with --state, use --wav")
+    trainer = WordTrainer(endpoint.bundle)
+    room = words.look_back(client) if client and arguments.room else None
+    added = words.add(
+        endpoint.requester,
+        trainer,
+        arguments.word,
+        lambda: _takes(arguments, trainer, client),
+        "text" if arguments.text_only else "recordings",
+        show,
+        lambda: confirmed(yes=arguments.yes),
+        room,
+    )
+    if arguments.json:
+        report = {
+            "word": added.word.name,
+            "added": added.kept,
+            "threshold": added.word.threshold,
+            "quality": asdict(added.quality),
+            "warnings": added.quality.warnings,
+            "left_out": added.refused,
+        }
+        print_json(report)
+    else:
+        print(f"{arguments.word} is {'added' if added.kept else 'not added'}.")
+    return 0
+
+
+def _takes(arguments: argparse.Namespace, trainer: WordTrainer, client: Client | None) -> Takes:
+    """Return the takes that the arguments name, with synthetic ones where they are wanted."""
+    from kwsd.client import words
+
+    if arguments.text_only:
+        takes = words.Takes([], [])
+    elif client and arguments.record:
+        guide = Terminal(as_json=arguments.json)
+        takes = words.from_microphone(trainer, client, arguments.word, arguments.record, guide)
+    else:
+        takes = words.from_recordings(trainer, arguments.wav)
+    if arguments.text_only or arguments.synthesis:
+        takes.usable.extend(trainer.encoder.synthetic(arguments.word.replace("_", " ")))
+    return takes
+
+
+def _improve(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
+    from dataclasses import asdict
+
+    from kwsd.client import improve, words
+    from kwsd.learn.few_shot import WordTrainer
+
+    trainer = WordTrainer(endpoint.bundle)
+    word, improvement = improve.improve(endpoint.requester, trainer, arguments.word, show)
+    if arguments.json:
+        print_json({"word": word.name, **asdict(improvement)})
+    else:
+        for line in improve.describe(improvement):
+            show(line)
+    kept = confirmed(yes=arguments.yes)
+    if kept:
+        words.put(endpoint.requester, word)
+    if not arguments.json:
+        print(f"{word.name} is {'improved' if kept else 'as it was'}.")
+    return 0
+
+
+def _list(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
+    from kwsd.protocol.commands import Words
+
+    found = endpoint.requester.request(Words())
+    if arguments.json:
+        print_json(found)
+        return 0
+    for word in found.words:
+        takes = f"{word.made.takes or '?'} takes of {word.length_s:.1f} s"
+        print(f"{word.name}: threshold {word.threshold:.2f}, made from {takes}")
+    for why in found.unusable:
+        show(f"cannot be used: {why}")
+    return 0
+
+
+def _remove(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
+    from kwsd.protocol.commands import WordsDelete
+
+    removed = endpoint.requester.request(WordsDelete(name=arguments.word))
+    if arguments.json:
+        print_json(removed)
+    else:
+        print(f"{removed.deleted} is removed.")
+    return 0
+
+
+def _export(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
+    from kwsd.client import words
+    from kwsd.state.words import to_bytes
+
+    word = words.get(endpoint.requester, endpoint.bundle, arguments.word)
+    arguments.file.write_bytes(to_bytes(word))
+    if arguments.json:
+        print_json({"word": word.name, "file": arguments.file})
+    return 0
+
+
+def _import(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
+    from kwsd.client import words
+
+    name = words.import_file(endpoint.requester, endpoint.bundle, arguments.file)
+    if arguments.json:
+        print_json({"word": name, "added": True})
+    else:
+        print(f"{name} is added.")
+    return 0
+
+
+def _test(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
+    from kwsd.client import words
+
+    trials = words.test(endpoint.requester, endpoint.bundle, arguments.word, arguments.files)
+    for trial in trials:
+        if arguments.json:
+            print_json({"file": trial.path, "score": trial.score, "wakes": trial.wakes})
+        else:
+            print(f"{trial.path}: {trial.score:.2f}{', wakes' if trial.wakes else ''}")
+    return 0
+
+
+ACTIONS: dict[str, Callable[[argparse.Namespace, Endpoint], int]] = {
+    "add": _add,
+    "improve": _improve,
+    "list": _list,
+    "remove": _remove,
+    "export": _export,
+    "import": _import,
+    "test": _test,
+}

@@ -1,0 +1,135 @@
+"""Added words that learn from the labeled clips of their wakes and near misses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import msgspec
+import numpy as np
+
+from kwsd.audio import pcm
+from kwsd.client.words import get
+from kwsd.learn.few_shot import WordTrainer
+from kwsd.learn.word_takes import WordTake
+from kwsd.protocol import commands
+from kwsd.protocol.messages import Requester
+from kwsd.state.words import MAX_STORED, AddedWord, WordError, check_name
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """A word before and after it has learned from its clips.
+
+    The figures after are cross-validated: no clip scores a word that has learned from it.
+    """
+
+    right: int
+    wrong: int
+    missed: tuple[int, int]
+    """Clips of the word that are missed, before and after."""
+    woken: tuple[int, int]
+    """Clips that are not the word and wake it, before and after."""
+    takes_missed: tuple[int, int]
+    takes: int
+    false_accepts_per_hour: float
+    """Expected per hour of continuous speech, before and after: the thresholds keep it."""
+
+
+@dataclass(frozen=True)
+class _LabeledClips:
+    """The labeled clips that a word has not learned from."""
+
+    ids: list[str]
+    right: list[tuple[float, WordTake]]
+    """Clips of the word, with the score they had."""
+    wrong: list[np.ndarray]
+    """Frames of clips that are not the word."""
+
+
+def improve(requester: Requester, trainer: WordTrainer, name: str, show: Callable[[str], None]) -> tuple[AddedWord, Improvement]:
+    """Return the word `name` made again with its labeled clips, not yet kept.
+
+    Raises WordError or RequestError.
+    """
+    name = check_name(name)
+    if name in trainer.bundle.words:
+        fix = "labeled clips set its threshold: `kwsd calibrate --log`"
+        text = f"{name!r} comes with kwsd and cannot be made again on the device"
+        raise WordError(f"{text}; {fix}")
+    old = get(requester, trainer.bundle, name)
+    clips = _labeled_clips(requester, trainer, old)
+    takes = [WordTake(frames, old.length_s, {}) for frames in old.takes.astype(np.float32)]
+    hardest = sorted(clips.right, key=lambda scored: scored[0])
+    taught = [take for _, take in hardest[: max(MAX_STORED - len(takes), MAX_STORED // 4)]]
+    part = f" (it learns from the {len(taught)} hardest)" if len(taught) < len(hardest) else ""
+    show(f"{name}: {len(hardest)} clips of it{part}, and {len(clips.wrong)} of something else")
+    in_force = requester.request(commands.GetCalibration()).words.get(name)
+    present = in_force.threshold if in_force else old.threshold
+    rate = min(max(trainer.rate(old, present), 0.01), 20.0)
+    wrong = [*old.wrong.astype(np.float32), *clips.wrong]
+    word, quality = trainer.make(name, [*takes, *taught], wrong=wrong, rate=rate)
+    of_takes, of_taught = np.split(word.scores[:, 0], [len(word.scores) - len(taught)])
+    new_wrong = quality.woken[len(quality.woken) - len(clips.wrong) :]
+    improvement = Improvement(
+        right=len(taught),
+        wrong=len(clips.wrong),
+        missed=(
+            sum(trainer.score(old, take.frames[0]) < present for take in taught),
+            int((of_taught < word.threshold).sum()),
+        ),
+        woken=(
+            sum(trainer.score(old, frames) >= present for frames in clips.wrong),
+            sum(new_wrong),
+        ),
+        takes_missed=(
+            int((old.scores[:, 0] < present).sum()),
+            int((of_takes < word.threshold).sum()),
+        ),
+        takes=len(of_takes),
+        false_accepts_per_hour=rate,
+    )
+    made = msgspec.structs.replace(
+        old.made,
+        time=word.made.time,
+        takes=old.made.takes or len(takes),
+        clips=sorted({*old.made.clips, *clips.ids}),
+    )
+    return replace(word, made=made), improvement
+
+
+def _labeled_clips(requester: Requester, trainer: WordTrainer, word: AddedWord) -> _LabeledClips:
+    """Return the labeled clips that `word` has not learned from. Raises WordError without any."""
+    found = _LabeledClips([], [], [])
+    for info in requester.request(commands.Clips()).clips:
+        if info.word != word.name or not info.label or info.id in word.made.clips:
+            continue
+        samples = pcm.from_bytes(requester.request(commands.ClipsGet(clip=info.id)).pcm)
+        found.ids.append(info.id)
+        if info.label == "right":
+            take = trainer.encoder.clip_take(samples, info.start, info.end)
+            found.right.append((info.score, take))
+        else:
+            found.wrong.append(trainer.encoder.wrong_clip(samples, info.end))
+    if not found.ids:
+        text = f"{word.name!r} has no labeled clips that it has not learned from"
+        fix = "`clips: on` keeps them, `kwsd clips label right|wrong ID…` labels them"
+        raise WordError(f"{text}; {fix}")
+    return found
+
+
+def describe(result: Improvement) -> list[str]:
+    """Return what a word has learned from its clips, for a person."""
+
+    def change(counts: tuple[int, int], of: int) -> str:
+        return f"{counts[0]} → {counts[1]} of {of}"
+
+    clips = change(result.missed, result.right)
+    takes = change(result.takes_missed, result.takes)
+    rate = f"{result.false_accepts_per_hour:.2g} false wakes an hour of continuous speech"
+    return [
+        f"  missed of its clips: {clips}; of its takes: {takes}",
+        f"  woken by clips of something else: {change(result.woken, result.wrong)}",
+        f"  at about {rate}, before and after",
+        "  (each clip and take judged by a detector that was made without it)",
+    ]

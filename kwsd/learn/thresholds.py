@@ -1,0 +1,206 @@
+"""Thresholds that fit a room and its people, and how much evidence they rest on.
+
+A threshold for a wanted rate of false accepts is read from the peaks of the scores where there are
+enough of them to count, and extrapolated beyond by an exponential tail. Hearing nothing is no
+evidence: a threshold is never lowered without peaks that support it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kwsd.metrics import (
+    Scorer,
+    binomial_interval,
+    poisson_interval,
+    tail_rate,
+    tail_threshold,
+    threshold_at,
+)
+from kwsd.protocol.data import LabeledTime, WordPeaks
+from kwsd.state.calibration import CalibrationError
+
+COUNTED = 5
+"""Where at least this many false accepts are allowed, they are counted, and no tail is needed."""
+MIN_PEAKS = 10
+"""Peaks that a tail needs."""
+MIN_THRESHOLD = 0.05
+MAX_THRESHOLD = 0.98
+LABEL_WITHIN_S = 1.5
+"""A label belongs to the peaks at most this far from its clip's word."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The audio that was heard while a word was not said."""
+
+    peaks: np.ndarray
+    """Scores of the peaks, highest first."""
+    hours: float
+    assumed_right: int = 0
+    """Wakes without a label, which are left out."""
+
+
+def evidence(stretches: Sequence[WordPeaks], labels: Sequence[LabeledTime] = (), *, nobody_spoke: bool) -> Evidence:
+    """Return the peaks of one word that count as false: all but those that are labeled right.
+
+    A peak that woke and has no label counts as right, unless `nobody_spoke` the word.
+    """
+    counted = []
+    unlabeled = 0
+    for stretch in stretches:
+        for peak in stretch.peaks:
+            near = [label.right for label in labels if abs(label.time - peak.time) <= LABEL_WITHIN_S]
+            if near:
+                counted += [] if any(near) else [peak.score]
+            elif peak.woke and not nobody_spoke:
+                unlabeled += 1
+            else:
+                counted.append(peak.score)
+    hours = sum(stretch.seconds for stretch in stretches) / 3600
+    return Evidence(np.sort(np.array(counted, np.float64))[::-1], hours, unlabeled)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A threshold for a wanted rate, and what it rests on."""
+
+    threshold: float
+    rate: float
+    """Wanted false accepts per hour."""
+    hours: float
+    seen: int
+    """False accepts among the peaks at that threshold."""
+    bounds: tuple[float, float]
+    """95 % bounds of their rate per hour (Garwood 1936)."""
+    tail: float | None
+    """The rate per hour that the tail predicts; None where there were too few peaks for one."""
+    capped: bool
+    """Whether the wanted rate asks for a threshold that hardly anything would reach."""
+
+    @property
+    def hours_needed(self) -> float:
+        """Hours without a false accept that would show the wanted rate at 95 %."""
+        return -math.log(0.05) / self.rate
+
+
+def choose(evidence: Evidence, rate: float, present: float) -> Choice:
+    """Return the threshold for `rate` false accepts per hour of a word whose threshold is
+    `present`.
+
+    Raises CalibrationError where nothing was heard.
+    """
+    if evidence.hours <= 0:
+        raise CalibrationError("nothing was heard: is the microphone there, and does the daemon listen for the word?")
+    peaks = evidence.peaks
+    threshold = threshold_at(peaks, evidence.hours, rate)
+    if rate * evidence.hours < COUNTED:
+        enough = len(peaks) >= MIN_PEAKS
+        tail = tail_threshold(peaks, evidence.hours, rate) if enough else present
+        threshold = max(threshold, tail)
+    capped = threshold >= MAX_THRESHOLD
+    threshold = float(np.clip(threshold, MIN_THRESHOLD, MAX_THRESHOLD))
+    seen = int((peaks >= threshold).sum())
+    return Choice(
+        threshold=threshold,
+        rate=rate,
+        hours=evidence.hours,
+        seen=seen,
+        bounds=poisson_interval(seen, evidence.hours),
+        tail=_tail(evidence, threshold),
+        capped=capped,
+    )
+
+
+@dataclass(frozen=True)
+class TradeOff:
+    """What a threshold would do with the evidence."""
+
+    threshold: float
+    seen: int
+    """False accepts among the peaks."""
+    bounds: tuple[float, float]
+    """95 % bounds of their rate per hour."""
+    tail: float | None
+    """The rate per hour that the tail predicts."""
+
+
+def trade_off(evidence: Evidence, thresholds: Iterable[float]) -> list[TradeOff]:
+    """Return what each of `thresholds` would do."""
+    rows = []
+    for threshold in thresholds:
+        seen = int((evidence.peaks >= threshold).sum())
+        bounds = poisson_interval(seen, evidence.hours)
+        rows.append(TradeOff(threshold, seen, bounds, _tail(evidence, threshold)))
+    return rows
+
+
+def _tail(evidence: Evidence, threshold: float) -> float | None:
+    if len(evidence.peaks) < MIN_PEAKS:
+        return None
+    return tail_rate(evidence.peaks, evidence.hours, threshold)
+
+
+@dataclass(frozen=True)
+class SpeakerChoice:
+    """A verification threshold, and what it rests on."""
+
+    threshold: float
+    false_accept_rate: float
+    """Wanted share of impostor scores that reach it."""
+    strangers: int
+    """Number of impostor scores."""
+    people: int
+    missed: int
+    """Enrolled takes that it would reject, each scored against the voiceprint of the others."""
+    takes: int
+    bounds: tuple[float, float]
+    """95 % bounds of the share that is missed (Clopper and Pearson 1934)."""
+
+
+def speaker_trials(people: Mapping[str, np.ndarray], strangers: np.ndarray, scorer: Scorer) -> tuple[np.ndarray, np.ndarray]:
+    """Return target and impostor scores of the enrolled people.
+
+    Targets are people's takes, each against the mean of their others; impostors are strangers and
+    the other people, against each voiceprint. `people`: takes `[take, dim]` of unit length by name;
+    `strangers [stranger, dim]`.
+    """
+    target: list[float] = []
+    impostor = []
+    means = {name: _unit(takes.mean(axis=0)) for name, takes in people.items()}
+    for name, takes in people.items():
+        if len(takes) > 1:
+            rest = takes.sum(axis=0)
+            target += [float(scorer(take[None], _unit(rest - take)[None])[0, 0]) for take in takes]
+        others = [other for who, other in people.items() if who != name]
+        voices = np.concatenate([strangers, *others])
+        impostor.append(scorer(voices, means[name][None])[:, 0])
+    return np.array(target), np.concatenate(impostor) if impostor else np.zeros(0)
+
+
+def choose_speaker(target: np.ndarray, impostor: np.ndarray, people: int, false_accept_rate: float) -> SpeakerChoice:
+    """Return the threshold that `false_accept_rate` of the impostor scores reach.
+
+    Raises CalibrationError where nobody is enrolled.
+    """
+    if not people or not len(impostor):
+        raise CalibrationError("nobody is enrolled; `kwsd enroll NAME` comes first")
+    threshold = round(float(np.quantile(impostor, 1 - false_accept_rate)), 4)
+    missed = int((target < threshold).sum())
+    return SpeakerChoice(
+        threshold=threshold,
+        false_accept_rate=false_accept_rate,
+        strangers=len(impostor),
+        people=people,
+        missed=missed,
+        takes=len(target),
+        bounds=binomial_interval(missed, len(target)),
+    )
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-9))

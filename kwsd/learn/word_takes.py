@@ -1,0 +1,193 @@
+"""Takes of a word as the encoder's frames: what few-shot learning learns from.
+
+Each take is encoded in several versions: faster and slower, in noise, and with speech before it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from kwsd.audio.format import SAMPLE_RATE
+from kwsd.audio.speech_span import speech_span
+from kwsd.audio.synthesis import espeak_takes, has_kokoro, kokoro_takes
+from kwsd.detect.embedder import Embedder
+from kwsd.learn.takes import TakeRejected, check_take
+from kwsd.model.bundle import Bundle
+from kwsd.model.runtime import Frames, Runtime
+from kwsd.state.words import CONTEXT_FRAMES
+
+SYNTHETIC_TAKES = 16
+"""Voices that speak a word that is made from text alone."""
+MIN_SPEECH_S = 0.25
+MAX_WORD_S = 1.6
+MAX_TAKE_S = 6.0
+MAX_CLIPPED = 0.02
+"""A clipped word is still the word; a clipped voice is not."""
+FIRING_CHUNKS = 4
+"""Chunks, from the one that contains the end of the word on, at which it should fire."""
+WRONG_CHUNKS = 8
+"""Chunks around the end of a wrong clip at which the word must not fire."""
+BEFORE_S = 2.4
+"""Seconds of background before a take."""
+AFTER_S = 0.6
+"""Seconds of background after a take."""
+MARGIN_SAMPLES = SAMPLE_RATE // 10
+
+
+class Version(NamedTuple):
+    """How a take is varied."""
+
+    speed: float
+    snr_db: float | None
+    """Signal-to-noise ratio; None for a faint hiss."""
+    speech_before: bool
+    """Whether there is speech before it: the take itself, backwards."""
+
+
+VERSIONS = (
+    Version(1.0, None, False),
+    Version(1.0, 10.0, False),
+    Version(1.0, 20.0, False),
+    Version(0.9, None, True),
+    Version(0.9, 14.0, False),
+    Version(1.12, None, True),
+    Version(1.12, 14.0, False),
+    Version(1.06, 8.0, True),
+)
+"""The first is the take as it is, the second the take in noise."""
+
+
+@dataclass(frozen=True)
+class WordTake:
+    """One recording of a word, encoded."""
+
+    frames: np.ndarray
+    """float32 `[version, CONTEXT_FRAMES + FIRING_CHUNKS, dim]`: frames before the end of the word,
+    and `FIRING_CHUNKS` from there on."""
+    length_s: float
+    bundle_scores: dict[str, float]
+    """The highest posterior that each word of the bundle has near it."""
+    voice: np.ndarray | None = None
+    """Speaker embedding `[dim]`, where it was asked for."""
+
+
+class TakeEncoder:
+    """Encodes takes and clips of words."""
+
+    def __init__(self, bundle: Bundle, runtime: Runtime | None = None) -> None:
+        self.bundle = bundle
+        self.runtime = runtime or Runtime(bundle)
+
+    @cached_property
+    def _embedder(self) -> Embedder:
+        return Embedder(self.bundle, self.runtime)
+
+    def frames(self, samples: np.ndarray) -> np.ndarray:
+        """Return the frames `[chunk, dim]` of int16-scaled `samples` from the start of a stream."""
+        return self._encode(samples).embedding
+
+    def take(self, samples: np.ndarray) -> WordTake:
+        """Encode one take, int16 `[sample]`, which contains the word alone. Raises TakeRejected."""
+        check_take(samples, MIN_SPEECH_S, MAX_TAKE_S, MAX_CLIPPED)
+        begin, end = speech_span(samples.astype(np.float32))
+        return replace(self._take(samples, begin, end), voice=self._embedder.embed([samples]))
+
+    def clip_take(self, samples: np.ndarray, begin: int, end: int) -> WordTake:
+        """Encode a clip, int16 `[sample]`, in which the word is said in samples `[begin, end)`.
+
+        Raises TakeRejected.
+        """
+        take = self._take(samples, begin, end)
+        clip = self._around(samples, end, FIRING_CHUNKS)
+        return replace(take, frames=np.concatenate([clip[None], take.frames[1:]]))
+
+    def wrong_clip(self, samples: np.ndarray, end: int) -> np.ndarray:
+        """Return frames `[CONTEXT_FRAMES + WRONG_CHUNKS, dim]` of a clip that is not the word.
+
+        `samples` is int16 `[sample]`; a word ended at sample `end` for the detector.
+        """
+        first = end - WRONG_CHUNKS // 4 * self.bundle.chunk_samples
+        return self._around(samples, max(first, 1), WRONG_CHUNKS)
+
+    def synthetic(self, text: str) -> list[WordTake]:
+        """Return takes of `text` by espeak-ng, and by neural voices where they are installed.
+
+        Takes that cannot be used are left out. Raises SynthesisError.
+        """
+        spoken = espeak_takes(text, SYNTHETIC_TAKES)
+        if has_kokoro():
+            spoken += kokoro_takes(text, SYNTHETIC_TAKES)
+        takes = []
+        for samples in spoken:
+            with contextlib.suppress(TakeRejected):  # some voices whisper, some shout
+                takes.append(self.take(samples))
+        return takes
+
+    def _encode(self, samples: np.ndarray) -> Frames:
+        chunk_samples = self.bundle.chunk_samples
+        front_end = self.bundle.front_end
+        whole = samples[: len(samples) // chunk_samples * chunk_samples].astype(np.float32)
+        mel = front_end(np.pad(whole, (front_end.history_samples, 0)))
+        encoder = self.runtime.encoder
+        return encoder.step(mel, encoder.zero_state())[0]
+
+    def _around(self, samples: np.ndarray, end: int, after: int) -> np.ndarray:
+        """Return frames before the chunk that contains sample `end`, and `after` from it on.
+
+        There is silence around the clip.
+        """
+        chunk_samples = self.bundle.chunk_samples
+        lead = CONTEXT_FRAMES * chunk_samples
+        frames = self._encode(np.pad(samples, (lead, (after + 1) * chunk_samples))).embedding
+        first = (lead + end - 1) // chunk_samples
+        return frames[first - CONTEXT_FRAMES : first + after]
+
+    def _take(self, samples: np.ndarray, begin: int, end: int) -> WordTake:
+        length_s = (end - begin) / SAMPLE_RATE
+        if length_s > MAX_WORD_S:
+            text = f"the take contains {length_s:.1f} s of speech, a wake word at most {MAX_WORD_S}"
+            raise TakeRejected("take_too_long", f"{text}: say it alone")
+        rng = np.random.default_rng(0)
+        first = max(begin - MARGIN_SAMPLES, 0)
+        spoken = samples[first : end + MARGIN_SAMPLES].astype(np.float64)
+        frames = []
+        logits: np.ndarray | None = None
+        for version in VERSIONS:
+            varied, ends = _varied(spoken, end - first, version, rng)
+            encoded = self._encode(varied)
+            logits = encoded.logits if logits is None else logits
+            chunk = -(-ends // self.bundle.chunk_samples) - 1
+            frames.append(encoded.embedding[chunk - CONTEXT_FRAMES : chunk + FIRING_CHUNKS])
+        assert logits is not None
+        highest = 1 / (1 + np.exp(-logits.max(axis=0).astype(np.float64)))
+        scores = dict(zip(self.bundle.words, highest.tolist(), strict=True))
+        return WordTake(np.stack(frames), length_s, scores)
+
+
+def _varied(spoken: np.ndarray, end: int, version: Version, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+    """Return a version of a take amid background, int16-scaled, and where its word ends."""
+    at = np.arange(0, len(spoken) - 1, version.speed)
+    x = np.interp(at, np.arange(len(spoken)), spoken)
+    level = 3.0
+    if version.snr_db is not None:
+        level = np.sqrt(np.mean(x**2) / 10 ** (version.snr_db / 10))
+    before = np.zeros(int(BEFORE_S * SAMPLE_RATE))
+    if version.speech_before:
+        gap = 2 * MARGIN_SAMPLES
+        before[-gap - len(x) : -gap] = x[::-1]
+    x = np.concatenate([before, x, np.zeros(int(AFTER_S * SAMPLE_RATE))])
+    x += level * _noise(len(x), rng)
+    return np.clip(x, -32768, 32767), len(before) + int(end / version.speed)
+
+
+def _noise(samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Return noise of unit power that falls with frequency, more or less steeply."""
+    spectrum = np.fft.rfft(rng.standard_normal(samples))
+    tilt = np.maximum(np.arange(len(spectrum)), 1) ** -rng.uniform(0, 1)
+    noise = np.fft.irfft(spectrum * tilt, samples)
+    return np.asarray(noise / np.sqrt(np.mean(noise**2)))

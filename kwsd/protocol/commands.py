@@ -1,0 +1,263 @@
+"""The command table: every request with its reply.
+
+A request is declared here once, as a struct. Decoding, validation, the JSON Schema in `docs/` and
+the types of client and server follow from the declaration. Beside its fields, a request says who
+may make it (`privileged`, the default) and whether it changes what the detector must know
+(`changes_state`). Unknown fields are ignored. Bytes travel as base64.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Generic, Literal, TypeVar, cast, get_args
+
+from msgspec import Meta, Struct
+
+from kwsd.protocol.data import (
+    ClipLabel,
+    SpeakerThreshold,
+    WordThreshold,
+)
+from kwsd.protocol.replies import (
+    AudioReply,
+    CalibrationReply,
+    CalibrationUndoReply,
+    ClipsClearReply,
+    ClipsGetReply,
+    ClipsLabelReply,
+    ClipsReply,
+    DeletedReply,
+    Done,
+    EnrollBeginReply,
+    EnrollCommitReply,
+    EnrollNextReply,
+    PeaksReply,
+    Reply,
+    SpeakersReply,
+    SpeakersTrialsReply,
+    StatusReply,
+    TakeReply,
+    WordsGetReply,
+    WordsPutReply,
+    WordsReply,
+)
+
+PROTOCOL = 2
+"""Version of the protocol, which the greeting names."""
+MAX_AUDIO_S = 20.0
+"""Longest stretch of audio in one message, in seconds: its base64 must fit a line."""
+
+EventType = Literal["wake", "rejected", "microphone"]
+Name = Annotated[str, Meta(max_length=256)]
+Timeout = Annotated[float, Meta(ge=1, le=60)]
+R = TypeVar("R", bound=Reply)
+
+
+class Request(Struct, Generic[R], frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+    """A request whose reply is an `R`."""
+
+    privileged: ClassVar[bool] = True
+    """Whether only root, the daemon's user and the admin group may make it."""
+    changes_state: ClassVar[bool] = False
+    """Whether the detector must be configured again after it."""
+    id: str | int | None = None
+    """Repeated by the reply; the client sets it."""
+
+
+class Subscribe(Request[Done], frozen=True, tag="subscribe"):
+    """Receive events from now on."""
+
+    privileged: ClassVar[bool] = False
+    types: list[EventType] | None = None
+    """Only these types of events."""
+    words: list[Name] | None = None
+    """Only events of these words."""
+
+
+class Status(Request[StatusReply], frozen=True, tag="status"):
+    """Ask how the daemon is doing."""
+
+    privileged: ClassVar[bool] = False
+
+
+class Audio(Request[AudioReply], frozen=True, tag="audio"):
+    """Fetch samples of the look-back, at most 20 s; into a WAV if a descriptor is passed along."""
+
+    start: Annotated[int, Meta(ge=0)]
+    end: Annotated[int, Meta(ge=0)]
+
+
+class RecordTake(Request[TakeReply], frozen=True, tag="take"):
+    """Record one utterance, up to a pause; `level` messages come before the reply."""
+
+    timeout_s: Timeout = 15.0
+
+
+class EnrollBegin(Request[EnrollBeginReply], frozen=True, tag="enroll.begin"):
+    """Begin an enrollment, which belongs to the connection and ends with it."""
+
+    name: Name
+
+
+class EnrollNext(Request[EnrollNextReply], frozen=True, tag="enroll.next"):
+    """Add a take: recorded from the microphone, or `audio`."""
+
+    kind: Literal["word", "free"] = "word"
+    word: Name | None = None
+    """The wake word to wait for; any where it is missing."""
+    timeout_s: Timeout = 15.0
+    audio: bytes | None = None
+    """Little-endian int16 at 16 kHz, at most 20 s."""
+
+
+class EnrollCommit(Request[EnrollCommitReply], frozen=True, tag="enroll.commit"):
+    """Store the voiceprint; at least three takes are needed."""
+
+    changes_state: ClassVar[bool] = True
+
+
+class EnrollAbort(Request[Done], frozen=True, tag="enroll.abort"):
+    """Drop the enrollment."""
+
+
+class Speakers(Request[SpeakersReply], frozen=True, tag="speakers"):
+    """List the enrolled speakers."""
+
+    privileged: ClassVar[bool] = False
+
+
+class SpeakersDelete(Request[DeletedReply], frozen=True, tag="speakers.delete"):
+    """Delete a speaker's voiceprint."""
+
+    changes_state: ClassVar[bool] = True
+    name: Name
+
+
+class SpeakersTrials(Request[SpeakersTrialsReply], frozen=True, tag="speakers.trials"):
+    """Score the enrolled voices against each other and against strangers."""
+
+
+class Words(Request[WordsReply], frozen=True, tag="words"):
+    """List the added words."""
+
+    privileged: ClassVar[bool] = False
+
+
+class WordsGet(Request[WordsGetReply], frozen=True, tag="words.get"):
+    """Fetch the file of an added word."""
+
+    name: Name
+
+
+class WordsPut(Request[WordsPutReply], frozen=True, tag="words.put"):
+    """Keep an added word and listen for it from now on."""
+
+    changes_state: ClassVar[bool] = True
+    file: bytes
+    """The word's file."""
+
+
+class WordsDelete(Request[DeletedReply], frozen=True, tag="words.delete"):
+    """Delete an added word."""
+
+    changes_state: ClassVar[bool] = True
+    name: Name
+
+
+class GetCalibration(Request[CalibrationReply], frozen=True, tag="calibration"):
+    """Ask for the thresholds in force."""
+
+    privileged: ClassVar[bool] = False
+
+
+class CalibrationPut(Request[Done], frozen=True, tag="calibration.put"):
+    """Put calibrated thresholds in force."""
+
+    changes_state: ClassVar[bool] = True
+    words: dict[Name, WordThreshold] = {}
+    speaker: SpeakerThreshold | None = None
+
+
+class CalibrationUndo(Request[CalibrationUndoReply], frozen=True, tag="calibration.undo"):
+    """Go back to the thresholds before the last calibration."""
+
+    changes_state: ClassVar[bool] = True
+
+
+class Peaks(Request[PeaksReply], frozen=True, tag="peaks"):
+    """Fetch the logged peaks of the words' scores."""
+
+    since: float = 0.0
+    """Seconds since the epoch."""
+
+
+class Clips(Request[ClipsReply], frozen=True, tag="clips"):
+    """List the clips."""
+
+
+class ClipsGet(Request[ClipsGetReply], frozen=True, tag="clips.get"):
+    """Fetch a clip."""
+
+    clip: Name
+    """Its id."""
+
+
+class ClipsLabel(Request[ClipsLabelReply], frozen=True, tag="clips.label"):
+    """Label clips as the word or not; without a label, take it back."""
+
+    clips: list[Name]
+    """Their ids."""
+    label: ClipLabel | None = None
+
+
+class ClipsClear(Request[ClipsClearReply], frozen=True, tag="clips.clear"):
+    """Delete clips: those that are named, or all."""
+
+    clips: list[Name] | None = None
+    """Their ids."""
+    all: bool = False
+
+
+class Reload(Request[Done], frozen=True, tag="reload"):
+    """Read the configuration and the state directory again."""
+
+
+Command = (
+    Subscribe
+    | Status
+    | Audio
+    | RecordTake
+    | EnrollBegin
+    | EnrollNext
+    | EnrollCommit
+    | EnrollAbort
+    | Speakers
+    | SpeakersDelete
+    | SpeakersTrials
+    | Words
+    | WordsGet
+    | WordsPut
+    | WordsDelete
+    | GetCalibration
+    | CalibrationPut
+    | CalibrationUndo
+    | Peaks
+    | Clips
+    | ClipsGet
+    | ClipsLabel
+    | ClipsClear
+    | Reload
+)
+"""Every request."""
+COMMANDS: dict[str, type[Command]] = {cast(str, kind.__struct_config__.tag): kind for kind in get_args(Command)}
+"""Every request by its type."""
+
+
+def reply_type(kind: type[Command]) -> type[Reply]:
+    """Return the type of the reply to requests of type `kind`."""
+    (base,) = kind.__orig_bases__  # type: ignore[union-attr]
+    return cast("type[Reply]", get_args(base)[0])
+
+
+def type_of(request: Request[R] | Command) -> str:
+    """Return the `type` that a request has on the wire."""
+    return cast(str, request.__struct_config__.tag)

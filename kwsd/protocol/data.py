@@ -1,0 +1,182 @@
+"""The data that requests and replies carry, and that the rooms above share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from kwsd.events import SpeakerMatch
+
+ThresholdOrigin = Literal["configured", "calibrated", "model"]
+"""Who sets a threshold: the configuration, a calibration, or the model."""
+ClipLabel = Literal["right", "wrong"]
+Threshold = Annotated[float, Meta(gt=0, le=1)]
+
+
+class Data(Struct, frozen=True):
+    """A part of a message."""
+
+
+class ActiveWordInfo(Data, frozen=True):
+    """A word that the detector listens for."""
+
+    threshold: float
+    origin: ThresholdOrigin
+
+
+class MicrophoneInfo(Data, frozen=True):
+    """The source of the audio."""
+
+    state: str
+    name: str
+
+
+class LookBack(Data, frozen=True):
+    """The samples that `audio` can return."""
+
+    start: int
+    end: int
+
+
+class SpeakerInfo(Data, frozen=True):
+    """An enrolled speaker."""
+
+    name: str
+    takes: int
+    created: float
+    """Seconds since the epoch."""
+
+
+class OperatingPoint(Data, frozen=True):
+    """A threshold with the error rates that were measured there."""
+
+    threshold: float
+    false_accepts_per_hour: float
+    miss_rate: float
+    miss_rate_10db: float
+
+
+class MadeFrom(Data, frozen=True, omit_defaults=True):
+    """How an added word was made."""
+
+    takes: int = 0
+    """Number of takes."""
+    time: int = 0
+    """Seconds since the epoch."""
+    of: Literal["recordings", "text"] | None = None
+    kwsd: str | None = None
+    """Version of kwsd that made it."""
+    clips: list[str] = []
+    """Ids of the labeled clips it has learned from."""
+
+
+class AddedWordInfo(Data, frozen=True):
+    """A word that a user added."""
+
+    name: str
+    id: str
+    """Identifies the weights that give its scores."""
+    threshold: float
+    length_s: float
+    """Mean length of its takes, in seconds."""
+    operating_points: list[OperatingPoint]
+    made: MadeFrom
+
+
+class WordThreshold(Data, frozen=True):
+    """A calibrated threshold of a word."""
+
+    threshold: Threshold
+    model: str
+    """Id of the model of the word for which it was found."""
+    rate: float
+    """Wanted false accepts per hour."""
+    hours: float
+    """Hours of audio it rests on."""
+    time: int
+    """Seconds since the epoch."""
+
+
+class SpeakerThreshold(Data, frozen=True):
+    """A calibrated threshold of speaker verification."""
+
+    threshold: Annotated[float, Meta(gt=0, lt=1)]
+    false_accept_rate: float
+    """Wanted share of impostors that pass."""
+    time: int
+    """Seconds since the epoch."""
+
+
+class CalibratedWord(Data, frozen=True):
+    """The threshold in force of a word."""
+
+    threshold: float
+    model: str
+    """Id of the model of the word."""
+    origin: ThresholdOrigin
+
+
+class CalibratedSpeakers(Data, frozen=True):
+    """The threshold in force of speaker verification."""
+
+    threshold: float
+    origin: ThresholdOrigin
+
+
+class Peak(Data, frozen=True, array_like=True):
+    """A peak of a word's score: `[time, score, woke]`."""
+
+    time: float
+    """Seconds of the stream, or since the epoch."""
+    score: float
+    woke: bool
+    """Whether it reached the threshold of that time."""
+
+
+class WordPeaks(Data, frozen=True, array_like=True):
+    """The peaks of one word in a stretch of time: `[model, seconds, peaks]`."""
+
+    model: str
+    """Id of the model of the word that gave the scores."""
+    seconds: float
+    peaks: list[Peak]
+
+
+class LabeledTime(Data, frozen=True, array_like=True):
+    """A label of a clip: `[word, time, right]`."""
+
+    word: str
+    time: float
+    """End of the word, seconds since the epoch."""
+    right: bool
+    """Whether the clip holds the word."""
+
+
+class ClipInfo(Data, frozen=True, kw_only=True):
+    """A recording of a wake or a near miss."""
+
+    id: str
+    word: str
+    model: str
+    """Id of the model of the word that gave the score."""
+    kind: str
+    """`wake`, or the reason of the rejection."""
+    time: float
+    """End of the word, seconds since the epoch."""
+    score: float
+    threshold: float
+    start: int
+    """First sample of the word in the clip."""
+    end: int
+    """Sample of the clip after the word."""
+    speaker: SpeakerMatch | None = None
+    label: ClipLabel | None = None
+    """Whether it was the word, as a user has said."""
+
+
+class Clip(ClipInfo, frozen=True, kw_only=True):
+    """A recording of a wake or a near miss, with the scores of its chunks."""
+
+    scores: list[tuple[int, float]] = []
+    """Sample of the clip after each chunk, and the score there."""

@@ -1,0 +1,193 @@
+"""The reply to each request, as structs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from kwsd.protocol.data import (
+    ActiveWordInfo,
+    AddedWordInfo,
+    CalibratedSpeakers,
+    CalibratedWord,
+    Clip,
+    ClipInfo,
+    LabeledTime,
+    LookBack,
+    MicrophoneInfo,
+    SpeakerInfo,
+    SpeakerThreshold,
+    WordPeaks,
+    WordThreshold,
+)
+
+
+class Reply(Struct, frozen=True, kw_only=True):
+    """The fields of a reply."""
+
+
+class Done(Reply, frozen=True):
+    """The reply of a request that has nothing to return."""
+
+
+class StatusReply(Reply, frozen=True):
+    """How the daemon is doing."""
+
+    version: str
+    uptime_s: float
+    audio_s: float
+    """Seconds of audio heard."""
+    real_time_factor: float | None
+    """CPU seconds per second of audio."""
+    encoded_share: float | None
+    """Share of the audio that the encoder was awake for."""
+    words: dict[str, ActiveWordInfo]
+    speakers: list[str]
+    clients: int
+    microphone: MicrophoneInfo
+    look_back: LookBack
+    encoder_id: str
+
+
+class AudioReply(Reply, frozen=True, omit_defaults=True):
+    """A stretch of the look-back."""
+
+    start: int
+    end: int
+    sample_rate: int
+    pcm: bytes | None = None
+    """Little-endian int16; left out where the audio was written to a passed descriptor."""
+    written: Literal["wav"] | None = None
+
+
+class TakeReply(Reply, frozen=True):
+    """A recorded utterance."""
+
+    sample_rate: int
+    pcm: bytes
+    """Little-endian int16."""
+
+
+class SpeakersReply(Reply, frozen=True):
+    """The enrolled speakers."""
+
+    speakers: list[SpeakerInfo]
+    unusable: list[str]
+    """Why other voiceprints cannot be used."""
+
+
+class DeletedReply(Reply, frozen=True):
+    """What was deleted."""
+
+    deleted: str
+
+
+class SpeakersTrialsReply(Reply, frozen=True):
+    """Verification scores of the enrolled voices."""
+
+    people: int
+    target: list[float]
+    """Of each enrolled take against the voiceprint of the speaker's other takes."""
+    impostor: list[float]
+    """Of other people's voices against each voiceprint."""
+
+
+class WordsReply(Reply, frozen=True):
+    """The added words."""
+
+    words: list[AddedWordInfo]
+    unusable: list[str]
+    """Why other added words cannot be used."""
+
+
+class WordsGetReply(Reply, frozen=True):
+    """The file of an added word."""
+
+    name: str
+    file: bytes
+
+
+class WordsPutReply(Reply, frozen=True):
+    """The word that was kept."""
+
+    name: str
+    replaces: bool
+
+
+class CalibrationReply(Reply, frozen=True):
+    """The thresholds in force."""
+
+    words: dict[str, CalibratedWord]
+    speaker: CalibratedSpeakers
+    earlier: int
+    """How many calibrations can be undone."""
+
+
+class CalibrationUndoReply(Reply, frozen=True):
+    """The calibration that is in force again."""
+
+    words: dict[str, WordThreshold]
+    speaker: SpeakerThreshold | None
+
+
+class PeaksReply(Reply, frozen=True):
+    """The logged peaks of each word, and the labels of clips."""
+
+    words: dict[str, list[WordPeaks]]
+    labels: list[LabeledTime]
+
+
+class ClipsReply(Reply, frozen=True):
+    """The clips that are kept, the oldest first."""
+
+    clips: list[ClipInfo]
+    enabled: bool
+    """Whether new clips are kept."""
+
+
+class ClipsGetReply(Reply, frozen=True):
+    """One clip with its audio."""
+
+    clip: Clip
+    sample_rate: int
+    pcm: bytes
+    """Little-endian int16."""
+
+
+class ClipsLabelReply(Reply, frozen=True):
+    """How many clips were labeled."""
+
+    labeled: int
+
+
+class ClipsClearReply(Reply, frozen=True):
+    """How many clips were deleted."""
+
+    deleted: int
+
+
+class EnrollBeginReply(Reply, frozen=True):
+    """The enrollment that has begun."""
+
+    name: str
+    replaces: bool
+    words: list[str]
+    """The words that the detector listens for."""
+
+
+class EnrollNextReply(Reply, frozen=True):
+    """The take that was accepted."""
+
+    take: int
+    """How many takes there are now."""
+    speech_dbfs: float
+    """RMS level of the speech in it."""
+    speech_s: float
+
+
+class EnrollCommitReply(Reply, frozen=True):
+    """The voiceprint that was stored."""
+
+    name: str
+    takes: int

@@ -1,0 +1,49 @@
+"""The one thread of the daemon that touches the disk: everything on it happens in turn."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+MAX_WAITING = 32
+"""Writes that may wait for a slow disk without anybody waiting for them; more are dropped."""
+
+
+class Disk:
+    """Runs functions on a thread of its own, one after the other."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "disk")
+        self._waiting = 0
+
+    def __enter__(self) -> Disk:
+        # The thread is there from the start, not hours later: threads are counted when it grows.
+        self.run(lambda: None)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._thread.shutdown(wait=True)
+
+    def run(self, do: Callable[[], T]) -> Future[T]:
+        """Run `do` after what was asked before."""
+        return self._thread.submit(do)
+
+    def write(self, what: str, do: Callable[[], object]) -> None:
+        """Run `do` without anybody waiting for it.
+
+        On a full or slow disk `what` is lost, and the log says so."""
+        if self._waiting >= MAX_WAITING:
+            log.error("the disk is too slow: %s could not be kept", what)
+            return
+        self._waiting += 1
+
+        def done(future: Future[object]) -> None:
+            self._waiting -= 1
+            if error := future.exception():
+                log.error("%s could not be kept: %s", what, error)
+
+        self._thread.submit(do).add_done_callback(done)

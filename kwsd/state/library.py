@@ -1,0 +1,34 @@
+"""The library: what the detector must know of a state directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kwsd.state.calibration import Calibration, CalibrationError, CalibrationStore
+from kwsd.state.store import StateError
+from kwsd.state.voiceprints import Voiceprint, VoiceprintStore
+from kwsd.state.words import AddedWord, WordStore
+
+
+@dataclass(frozen=True)
+class Library:
+    """Voiceprints and added words by name, and the calibration."""
+
+    voiceprints: Mapping[str, Voiceprint] = field(default_factory=dict)
+    words: Mapping[str, AddedWord] = field(default_factory=dict)
+    calibration: Calibration | None = None
+
+    @classmethod
+    def load(cls, folder: Path, encoder_id: str) -> tuple[Library, list[StateError]]:
+        """Return what can be used in a state directory, and why the rest cannot."""
+        voiceprints, faults = VoiceprintStore(folder, encoder_id).load_all()
+        words, bad_words = WordStore(folder, encoder_id).load_all()
+        faults += bad_words
+        calibration = None
+        try:
+            calibration = CalibrationStore(folder, encoder_id).current()
+        except CalibrationError as error:
+            faults.append(error)
+        return cls(voiceprints, words, calibration), faults

@@ -1,0 +1,56 @@
+"""An exported bundle as the device runs it: the very detector, embedder and speaker scores.
+
+All that training needs of `kwsd.detect`, `kwsd.model.runtime` and `kwsd.state` is here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from kwsd.config import Config, VadConfig, WordConfig
+from kwsd.detect.detector import Detector
+from kwsd.detect.embedder import Embedder
+from kwsd.detect.setup import resolve
+from kwsd.detect.speaker_id import read_cohort
+from kwsd.metrics import Scorer, as_norm
+from kwsd.model import bundle as bundles
+from kwsd.model.runtime import Runtime
+from kwsd.training.features import mel_of
+
+
+class BundleRuntime:
+    """A bundle with its models loaded once; nothing is remembered between two calls."""
+
+    def __init__(self, folder: Path, *, gated: bool = True) -> None:
+        """`gated`: with the voice-activity gate. Raises BundleError."""
+        self.bundle = bundles.load(folder)
+        self.gated = gated
+        self.words = list(self.bundle.words)
+        self._runtime = Runtime(self.bundle)
+        self._embedder = Embedder(self.bundle, self._runtime)
+        words = {word: WordConfig() for word in self.words}
+        self._setup = resolve(Config(words=words, vad=VadConfig(enabled=gated)), self.bundle)
+
+    def scores(self, samples: np.ndarray) -> np.ndarray:
+        """Return the scores `[chunk, word]` of int16 `samples`, from the start of a stream."""
+        return Detector(self.bundle, self._setup, self._runtime).feed(samples).trace.scores
+
+    def embed(self, samples: np.ndarray) -> np.ndarray | None:
+        """Return the speaker embedding `[dim]` of int16 `samples`; None where nobody speaks."""
+        return self._embedder.embed([samples])
+
+    def embeddings(self, samples: np.ndarray) -> np.ndarray:
+        """Return the encoder's embeddings `[chunk, 96]` of `samples` in whole chunks, int16 scale,
+        from the start of a stream."""
+        mel = mel_of(self.bundle.front_end, samples)
+        encoder = self._runtime.encoder
+        frames, _ = encoder.step(mel, encoder.zero_state())
+        return frames.embedding
+
+    def speaker_scorer(self) -> Scorer:
+        """Return how the device scores takes against references: cosines normalized by the bundle's
+        cohort (AS-norm). Raises BundleError where the bundle has no cohort."""
+        cohort = read_cohort(self.bundle, "cohort")
+        return lambda takes, references: as_norm(takes, references, cohort)

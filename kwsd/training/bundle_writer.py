@@ -1,0 +1,168 @@
+"""Writes the files of a model bundle, and its manifest last.
+
+Files go to a folder beside their place first. When the block ends without an error, each takes its
+name, and the manifest, with the hashes of all files, follows as the last one. A run that is cut off
+before leaves the bundle as it was; one that is cut off between leaves a bundle that is refused,
+with the file that does not fit named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from kwsd.audio.format import CHUNK_SAMPLES, SAMPLE_RATE
+from kwsd.audio.log_mel import LogMel
+from kwsd.model.bundle import (
+    COHORT,
+    FORMAT,
+    FRONT_END,
+    MANIFEST,
+    NEGATIVES,
+    SPEAKER,
+    STUDENT,
+    VOICE_FRONT_END,
+    write_front_end,
+)
+from kwsd.protocol.data import OperatingPoint
+from kwsd.training.features import SMOOTHING_CHUNKS, receptive_chunks
+from kwsd.training.settings.catalog import WordList
+
+FILES = (STUDENT, SPEAKER, FRONT_END, VOICE_FRONT_END, NEGATIVES, COHORT)
+"""The files of a bundle besides the manifest."""
+
+
+@dataclass(frozen=True)
+class WordMeasure:
+    """What was measured of a word on the development split."""
+
+    threshold: float
+    """The default threshold."""
+    points: list[OperatingPoint]
+    scores: list[float]
+    """Quantiles of the highest scores of its recordings, clean."""
+    scores_10db: list[float]
+    """The same at 10 dB."""
+
+
+class BundleWriter:
+    """A context manager over the bundle in one folder; what is not written stays as it is."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` may hold a bundle, or nothing yet."""
+        self.folder = folder
+        self._staging = folder / ".partial"
+        self._manifest: dict[str, Any] = {}
+
+    def __enter__(self) -> BundleWriter:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / MANIFEST
+        self._manifest = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        shutil.rmtree(self._staging, ignore_errors=True)
+        self._staging.mkdir()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self._publish()
+        finally:
+            shutil.rmtree(self._staging, ignore_errors=True)
+
+    def file(self, name: str) -> Path:
+        """Return where to write the file `name` of the bundle."""
+        if name not in FILES:
+            raise ValueError(f"a bundle has no file {name!r}; it has {', '.join(FILES)}")
+        return self._staging / name
+
+    def set_encoder(
+        self,
+        words: WordList,
+        encoder_id: str,
+        front_end: LogMel,
+        parameters: Mapping[str, int],
+        macs_per_second: int,
+    ) -> None:
+        """Describe the streaming graph, which the caller wrote to `file(STUDENT)`.
+
+        The words get provisional thresholds: measured ones were of another graph."""
+        write_front_end(self.file(FRONT_END), front_end)
+        provisional = {"threshold": 0.5, "operating_points": []}
+        self._manifest |= {
+            "kind": "kwsd-bundle",
+            "format": FORMAT,
+            "frames_id": encoder_id,
+            "sample_rate": SAMPLE_RATE,
+            "chunk_samples": CHUNK_SAMPLES,
+            "receptive_chunks": receptive_chunks(),
+            "smoothing_chunks": SMOOTHING_CHUNKS,
+            "words": {word: dict(provisional) for word in words.names},
+            "macs_per_second": macs_per_second,
+        }
+        self._manifest.setdefault("speaker", {"threshold": 0.5, "slope": 1.0, "offset": 0.0})
+        self._manifest.setdefault("parameters", {}).update(parameters)
+
+    def set_speaker(self, front_end: LogMel, parameters: int) -> None:
+        """Describe the speaker graph, which the caller wrote to `file(SPEAKER)`.
+
+        It takes the bands of `front_end` beside the encoder's frames. Raises FileNotFoundError
+        where the bundle has no encoder yet."""
+        if "frames_id" not in self._manifest and "encoder_id" not in self._manifest:
+            raise FileNotFoundError(f"{self.folder} holds no encoder yet: run `kwsd train export --only student` first")
+        write_front_end(self.file(VOICE_FRONT_END), front_end)
+        self._manifest["parameters"]["speaker"] = parameters
+
+    def set_thresholds(self, words: Mapping[str, WordMeasure], speaker: Mapping[str, float] | None) -> None:
+        """Put measured thresholds and operating points into the manifest.
+
+        `speaker` holds threshold, slope and offset; None leaves what is there."""
+        for word, measure in words.items():
+            points = [{name: round(value, 6) for name, value in msgspec.to_builtins(point).items()} for point in measure.points]
+            self._manifest["words"][word] = {
+                "threshold": round(measure.threshold, 6),
+                "operating_points": points,
+                "scores": measure.scores,
+                "scores_10db": measure.scores_10db,
+            }
+        if speaker is not None:
+            self._manifest["speaker"] = {k: round(value, 4) for k, value in speaker.items()}
+
+    def _publish(self) -> None:
+        """Move the written files to their names, then write the manifest."""
+        for path in sorted(self._staging.iterdir()):
+            path.replace(self.folder / path.name)
+        present = [name for name in FILES if (self.folder / name).exists()]
+        files = {}
+        for name in present:
+            data = (self.folder / name).read_bytes()
+            files[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        self._manifest["files"] = files
+        self._manifest["encoder_id"] = self._encoder_id()
+        text = json.dumps(self._manifest, indent=1) + "\n"
+        partial = self._staging / MANIFEST
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(self.folder / MANIFEST)
+
+    def _encoder_id(self) -> str:
+        """Return the id of everything that decides a speaker embedding: the encoder's own id, and
+        the speaker head's files where there are any."""
+        frames_id: str = self._manifest.get("frames_id") or self._manifest["encoder_id"]
+        speaker = self.folder / SPEAKER
+        if not speaker.exists():
+            return frames_id
+        parts = frames_id.encode() + speaker.read_bytes()
+        parts += (self.folder / VOICE_FRONT_END).read_bytes()
+        return hashlib.sha256(parts).hexdigest()[:16]

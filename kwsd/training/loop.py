@@ -1,0 +1,170 @@
+"""The training loop under `distill`, `finetune` and `heads`: step, clip, log, checkpoint, resume.
+
+A stage gives the loop its modules and parameter groups, and a function that makes the losses of one
+step:
+
+    loop = Loop(out, {"encoder": encoder}, [Group(encoder.parameters(), 1e-4)], settings, devices)
+    batches = ...          # may depend on loop.first, where an interrupted run goes on
+    loop.run(step)         # step(n) yields each loss of step n, with the figures to log
+
+`torchrun --nproc-per-node N -m kwsd train STAGE …` runs a stage on N devices; each draws batches of
+its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from kwsd.training.models.checkpoint import resume, save
+
+log = logging.getLogger(__name__)
+
+
+class Devices(NamedTuple):
+    """The devices of a run, as this process sees them."""
+
+    device: torch.device
+    """Of this process."""
+    rank: int = 0
+    world: int = 1
+    """How many processes share the run."""
+
+    def share(self, model: nn.Module) -> nn.Module:
+        """Return `model`, wrapped where several processes share the run."""
+        if self.world == 1:
+            return model
+        return nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+
+    def seed(self, seed: int, first: int) -> int:
+        """Return the seed of this process's batches from step `first` on."""
+        return seed + first * self.world + self.rank
+
+
+@contextmanager
+def devices() -> Iterator[Devices]:
+    """Yield the devices as torchrun gives them; a single process without it."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
+    gpu = torch.cuda.is_available()
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local) if gpu else torch.device("cpu")
+    if world > 1:
+        dist.init_process_group("nccl" if gpu else "gloo")
+    try:
+        yield Devices(device, rank, world)
+    finally:
+        if world > 1:
+            dist.destroy_process_group()
+
+
+class Group(NamedTuple):
+    """Parameters with a learning rate of their own."""
+
+    parameters: Iterable[nn.Parameter]
+    rate: float
+    """The highest learning rate; the schedule rises to it and falls to nearly 0."""
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How a loop runs."""
+
+    steps: int
+    ramp: float
+    """Share of the steps in which the learning rates rise (one cycle, Smith and Topin 2017)."""
+    weight_decay: float
+    updates_per_step: int = 1
+    """Losses that each step yields."""
+    clip: float | None = 5.0
+    """Greatest norm of the gradients of one update; None: not clipped."""
+    log_every: int = 50
+    checkpoint_every: int = 200
+
+
+class Loop:
+    """Trains for a number of steps, through the checkpoint `out`, with AdamW and a one-cycle
+    schedule."""
+
+    def __init__(
+        self,
+        out: Path,
+        parts: Mapping[str, nn.Module],
+        groups: Sequence[Group],
+        settings: LoopSettings,
+        devices: Devices,
+        *,
+        notes: Mapping[str, object] | None = None,
+    ) -> None:
+        """Resume from `out` where it exists.
+
+        `parts` are the modules that the checkpoint holds; `notes` are saved beside them. Raises
+        KeyError or RuntimeError where `out` holds other parts."""
+        self.out = out
+        self.parts = dict(parts)
+        self.settings = settings
+        self.devices = devices
+        self.notes = dict(notes or {})
+        parameters = [list(group.parameters) for group in groups]
+        rates = [group.rate for group in groups]
+        self._parameters = [parameter for group in parameters for parameter in group]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": group, "lr": rate} for group, rate in zip(parameters, rates, strict=True)],
+            weight_decay=settings.weight_decay,
+        )
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer,
+            rates,
+            total_steps=settings.steps * settings.updates_per_step + 1,
+            pct_start=settings.ramp,
+        )
+        self.first = resume(out, devices.device, **self._saved_modules())
+        """The step that comes first: 0, or where the checkpoint was written."""
+        log.info("%s: step %d of %d", out.name, self.first, settings.steps)
+
+    def _saved_modules(self) -> dict[str, Any]:
+        return {**self.parts, "optimizer": self.optimizer, "schedule": self.schedule}
+
+    def run(self, step: Callable[[int], Iterable[tuple[Tensor, Mapping[str, Tensor]]]]) -> None:
+        """Run `step(n)` for every step that is left.
+
+        It yields, in turn, each loss to back-propagate and the figures to log beside it; the
+        parameters are updated between two of them."""
+        steps = self.settings.steps
+        log_every = self.settings.log_every
+        is_first_process = self.devices.rank == 0
+        began = time.monotonic()
+        sums: dict[str, float] = {}
+        for n in range(self.first, steps):
+            for loss, figures in step(n):
+                self._update(loss)
+                for name, value in figures.items():
+                    sums[name] = sums.get(name, 0.0) + value.item()
+            done = n + 1
+            if is_first_process and done % log_every == 0:
+                pace = (time.monotonic() - began) / (done - self.first)
+                means = "  ".join(f"{name} {total / log_every:.4f}" for name, total in sums.items())
+                left = pace * (steps - done) / 60
+                log.info("step %d/%d  %s  %.2f s/step  %.0f min left", done, steps, means, pace, left)
+                sums.clear()
+            if is_first_process and (done % self.settings.checkpoint_every == 0 or done == steps):
+                save(self.out, **self._saved_modules(), **self.notes, step=done)
+
+    def _update(self, loss: Tensor) -> None:
+        """Update the parameters by the gradients of `loss`."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.settings.clip is not None:
+            nn.utils.clip_grad_norm_(self._parameters, self.settings.clip)
+        self.optimizer.step()
+        self.schedule.step()

@@ -1,0 +1,84 @@
+"""How `kwsd train cache` makes a teacher's frames small: averaged over chunks, projected by PCA."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from kwsd.audio.format import CHUNK_SAMPLES, SAMPLE_RATE
+
+
+@dataclass(frozen=True)
+class Basis:
+    """How frames are projected: per layer, the mean and the directions of most variance of the
+    teacher's chunks."""
+
+    mean: np.ndarray
+    """float32 `[layer, dim]`"""
+    axes: np.ndarray
+    """float32 `[layer, dim, dims]`, scaled so that the chunks that it was fitted to have unit
+    variance on average over `dims`."""
+    codebook: np.ndarray
+    """float32 `[code, dims]`; `[0, dims]` where there is none."""
+    cluster: np.ndarray
+    """int64 `[layer]`: the mean to which each of the teacher's layers belongs; without clusters
+    each layer is its own."""
+
+    @classmethod
+    def fit(cls, chunks: np.ndarray, dims: int, clusters: int = 0) -> Basis:
+        """Return the basis of chunks `[layer, chunk, dim]`, without a codebook."""
+        cluster = cluster_layers(chunks, clusters) if clusters else np.arange(len(chunks))
+        chunks = cluster_means(chunks, cluster)
+        means = chunks.mean(axis=1)
+        axes = []
+        for layer, mean in zip(chunks, means):
+            covariance = np.cov((layer - mean).T.astype(np.float64)).reshape(layer.shape[1], -1)
+            variances, directions = np.linalg.eigh(covariance)
+            strongest = directions[:, ::-1][:, :dims]
+            axes.append(strongest / np.sqrt(variances[::-1][:dims].mean()))
+        codebook = np.zeros((0, min(dims, chunks.shape[2])), np.float32)
+        return cls(means.astype(np.float32), np.stack(axes).astype(np.float32), codebook, cluster)
+
+    def project(self, chunks: np.ndarray) -> np.ndarray:
+        """Return `chunks [layer, chunk, dim]` as float32 `[layer or cluster, chunk, dims]`."""
+        centered = cluster_means(chunks, self.cluster) - self.mean[:, None]
+        return np.einsum("lcd,ldk->lck", centered, self.axes)
+
+
+def cluster_layers(chunks: np.ndarray, clusters: int) -> np.ndarray:
+    """Return int64 `[layer]`: neighboring layers of `chunks [layer, chunk, dim]` joined, the most
+    similar first, until `clusters` are left.
+
+    Similarity is linear CKA (Kornblith et al. 2019, arXiv 1905.00414); that of clusters is the mean
+    over their layers."""
+    centered = chunks - chunks.mean(axis=1, keepdims=True)
+    grams = np.array([[np.linalg.norm(a.T @ b) ** 2 for b in centered] for a in centered])
+    norms = np.diagonal(grams)
+    similarity = grams / np.sqrt(norms[:, None] * norms)
+    groups = [[n] for n in range(len(chunks))]
+    while len(groups) > clusters:
+        pairs = [similarity[np.ix_(a, b)].mean() for a, b in pairwise(groups)]
+        at = int(np.argmax(pairs))
+        groups[at : at + 2] = [groups[at] + groups[at + 1]]
+    return np.concatenate([np.full(len(group), n) for n, group in enumerate(groups)])
+
+
+def cluster_means(chunks: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+    """Return the means `[cluster, chunk, dim]` of `chunks [layer, chunk, dim]`."""
+    return np.stack([chunks[cluster == n].mean(axis=0) for n in range(cluster.max() + 1)])
+
+
+def per_chunk(frames: np.ndarray, rate_hz: float, chunks: int) -> np.ndarray:
+    """Return frames `[layer, frame, dim]` averaged over chunks of 80 ms: `[layer, chunk, dim]`.
+
+    The last frame stands for missing ones."""
+    edges = np.arange(chunks + 1) * CHUNK_SAMPLES / SAMPLE_RATE * rate_hz
+    missing = max(int(np.ceil(edges[-1])) - frames.shape[1], 0)
+    padded = np.pad(frames, ((0, 0), (1, missing), (0, 0)), mode="edge")
+    sums = np.cumsum(padded, axis=1, dtype=np.float64)
+    sums -= sums[:, :1]
+    first = np.floor(edges[:-1]).astype(int)
+    last = np.maximum(np.floor(edges[1:]).astype(int), first + 1)
+    return np.asarray((sums[:, last] - sums[:, first]) / (last - first)[:, None], np.float32)

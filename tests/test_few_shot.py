@@ -1,0 +1,204 @@
+"""Added words: made from takes, heard by the detector, stored in one small file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import PHRASE, VOICES, hiss, say
+
+from kwsd.config import Config, VadConfig, WordConfig
+from kwsd.detect.detector import Detector
+from kwsd.detect.setup import resolve
+from kwsd.events import Wake
+from kwsd.learn.few_shot import WordTrainer
+from kwsd.learn.negatives import Negatives
+from kwsd.learn.regression import logistic_regression
+from kwsd.learn.takes import TakeRejected
+from kwsd.learn.word_takes import FIRING_CHUNKS
+from kwsd.metrics import tail_threshold
+from kwsd.model.bundle import Bundle
+from kwsd.model.runtime import Runtime
+from kwsd.protocol.data import MadeFrom
+from kwsd.state.library import Library
+from kwsd.state.words import (
+    CONTEXT_FRAMES,
+    AddedWord,
+    WordError,
+    WordStore,
+    check_name,
+    from_bytes,
+    to_bytes,
+)
+
+UNHEARD = ("en-us+m4", "en-gb+f4", "en-us+f1", "en-gb-x-rp+m2")
+"""Voices of which no take was made."""
+
+
+class Hearing:
+    """Listens for an added word beside `computer`."""
+
+    def __init__(self, bundle: Bundle, runtime: Runtime, word: AddedWord) -> None:
+        self._bundle = bundle
+        self._runtime = runtime
+        self._word = word
+
+    def scores(self, samples: np.ndarray, cuts: list[int], *, gated: bool = True) -> np.ndarray:
+        """Return the word's scores `[chunk]`, the samples fed in pieces."""
+        words = {"computer": WordConfig(), self._word.name: WordConfig()}
+        config = Config(words=words, vad=VadConfig(enabled=gated))
+        library = Library(words={self._word.name: self._word})
+        setup = resolve(config, self._bundle, library)
+        detector = Detector(self._bundle, setup, self._runtime)
+        steps = [detector.feed(part) for part in np.split(samples, cuts)]
+        return np.concatenate([step.trace.scores for step in steps])[:, 1]
+
+
+def test_it_hears_unheard_voices_and_no_other_words(banana: AddedWord, bundle: Bundle, runtime: Runtime) -> None:
+    setup = resolve(Config(), bundle, Library(words={banana.name: banana}))
+    detector = Detector(bundle, setup, runtime)
+    found = []
+    for voice in UNHEARD:
+        for text in (PHRASE, "computer", "the weather is fine today", "thank you very much"):
+            step = detector.feed(np.concatenate([hiss(1.5), say(text, voice), hiss(1.5)]))
+            found += [(voice, text, w.word) for w in step.wakes if isinstance(w, Wake)]
+    heard = [voice for voice, text, word in found if (text, word) == (PHRASE, "hey_banana")]
+    assert len(heard) >= 3
+    assert not [w for w in found if w[2] == "hey_banana" and w[1] != PHRASE]
+    # The word of the bundle goes on as before.
+    assert len([w for w in found if w[1:] == ("computer", "computer")]) >= 3
+
+
+def test_online_equals_offline_and_gated_equals_ungated(banana: AddedWord, bundle: Bundle, runtime: Runtime) -> None:
+    parts = [
+        say(PHRASE),
+        hiss(6.0),
+        say(PHRASE, "en-us+f3"),
+        hiss(0.3),
+        say("good evening to you"),
+        hiss(5.0),
+        say(PHRASE),
+        hiss(1.0),
+    ]
+    samples = np.concatenate(parts)
+    hearing = Hearing(bundle, runtime, banana)
+    whole = hearing.scores(samples, [], gated=False)
+    rng = np.random.default_rng(3)
+    for _ in range(3):
+        cuts = sorted(rng.integers(0, len(samples), 60).tolist())
+        assert np.abs(hearing.scores(samples, cuts, gated=False) - whole).max() < 1e-4
+    gated = hearing.scores(samples, [])
+    assert (gated == 0).mean() > 0.1
+    is_open = gated > 0
+    assert np.abs(gated[is_open] - whole[is_open]).max() < 1e-4
+    assert gated.max() == pytest.approx(whole.max(), abs=1e-4)
+
+
+def test_logits_by_hand() -> None:
+    weights = np.array([[1.0, 0.0], [0.0, 2.0]], np.float32)
+    word = AddedWord(
+        name="w",
+        encoder_id="e",
+        offsets=(0, 3),
+        weights=weights,
+        bias=0.5,
+        threshold=0.5,
+        length_s=0.6,
+        operating_points=(),
+        takes=np.zeros((0, 2)),
+        made=MadeFrom(),
+    )
+    frames = np.arange(2 * (CONTEXT_FRAMES + 3), dtype=np.float32).reshape(-1, 2)
+    # The present frame's first number, twice the second number of the frame three before, the bias.
+    expected = [frames[k, 0] + 2 * frames[k - 3, 1] + 0.5 for k in range(CONTEXT_FRAMES, CONTEXT_FRAMES + 3)]
+    assert word.logits(frames).tolist() == expected
+
+
+def test_regression_by_hand() -> None:
+    """One feature, positives at 1 and negatives at -1: the gradient of the loss vanishes."""
+    weights, bias = logistic_regression(np.ones((40, 1)), -np.ones((40, 1)))
+    p = 1 / (1 + np.exp(-(weights[0] + bias)))
+    assert 2 * 40 * (1 - p) == pytest.approx(20 * weights[0], rel=1e-3)
+    assert bias == pytest.approx(0, abs=1e-3)
+
+
+def test_the_tail_continues_an_exponential() -> None:
+    """Of 30 excesses an hour over 0, with mean 0.5, e^2 times fewer lie over 1."""
+    logits = -0.5 * np.log((np.arange(30) + 0.5) / 30)
+    peaks = 1 / (1 + np.exp(-np.sort(logits)[::-1]))
+    threshold = tail_threshold(peaks, 1.0, 30 / np.e**2)
+    assert np.log(threshold / (1 - threshold)) == pytest.approx(1.0, abs=0.1)
+    assert tail_threshold(peaks, 1.0, 0.1) > tail_threshold(peaks, 1.0, 1.0)
+
+
+def test_what_contains_the_word_is_not_a_negative() -> None:
+    texts = ("yellow banana", "", "apple")
+    bank = Negatives(np.zeros((60, 2), np.float32), np.array([0, 20, 40]), texts)
+    first = [*range(CONTEXT_FRAMES, 20)]
+    others = [*range(20 + CONTEXT_FRAMES, 40), *range(40 + CONTEXT_FRAMES, 60)]
+    assert np.flatnonzero(bank.usable("hey_banana")).tolist() == others
+    assert np.flatnonzero(bank.usable("pear")).tolist() == first + others
+
+
+LONG = "hey banana what will the weather be like in the afternoon"
+
+
+@pytest.mark.parametrize(
+    ("samples", "reason", "message"),
+    [
+        (hiss(1.0), "silent", "silent"),
+        (np.zeros(0, np.int16), "too_short", "contains no samples"),
+        (say(LONG), "take_too_long", "say it alone"),
+        (
+            np.clip(say(PHRASE).astype(int) * 60, -32768, 32767).astype(np.int16),
+            "clipped",
+            "clipped",
+        ),
+        (hiss(7.0, 300), "take_too_long", "at most 6 s"),
+    ],
+)
+def test_takes_that_cannot_be_used(trainer: WordTrainer, samples: np.ndarray, reason: str, message: str) -> None:
+    with pytest.raises(TakeRejected, match=message) as caught:
+        trainer.encoder.take(samples)
+    assert caught.value.reason == reason
+
+
+def test_another_word_among_the_takes_is_reported(trainer: WordTrainer) -> None:
+    take = trainer.encoder.take
+    takes = [take(say(PHRASE, voice)) for voice in VOICES[:5]]
+    assert takes[0].frames.shape[1] == CONTEXT_FRAMES + FIRING_CHUNKS
+    _, quality = trainer.make(PHRASE, [*takes, take(say("smart mirror"))])
+    assert 5 in quality.outliers
+    assert any("take 6 hardly resembles" in w for w in quality.warnings)
+    assert not quality.several_voices
+    voices = np.eye(5)
+    strangers = [replace(one, voice=voices[n]) for n, one in enumerate(takes)]
+    _, quality = trainer.make(PHRASE, strangers)
+    assert any("sound like several people" in w for w in quality.warnings)
+    of_computer = [take(say("computer", voice)) for voice in VOICES[:3]]
+    _, quality = trainer.make("dear computer", of_computer)
+    assert "computer" in quality.also_wakes
+    with pytest.raises(WordError, match=r"2 take\(s\) can be used; at least 3"):
+        trainer.make(PHRASE, takes[:2])
+
+
+def test_stored_and_read_again(tmp_path: Path, banana: AddedWord) -> None:
+    store = WordStore(tmp_path, banana.encoder_id)
+    store.save(banana)
+    again = store.load("hey_banana")
+    assert again.info() == banana.info()
+    assert (again.weights == banana.weights).all()
+    assert (tmp_path / "hey_banana.word").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "bad.word").write_bytes(b"no word")
+    good, bad = store.load_all()
+    assert list(good) == ["hey_banana"]
+    assert "bad.word: damaged" in str(bad[0])
+    with pytest.raises(WordError, match=r"made for the encoder .*add 'hey_banana' again"):
+        WordStore(tmp_path, "another").load("hey_banana")
+    with pytest.raises(WordError, match="do not fit together"):
+        from_bytes(to_bytes(replace(banana, offsets=(0, 99))), banana.encoder_id, "it")
+    for name in ("a/b", "..", "", ".x"):
+        with pytest.raises(WordError, match="cannot be a word's name"):
+            check_name(name)

@@ -1,0 +1,247 @@
+"""Requests to the running daemon: look-back, enrollment, and every kind of bad request."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import RATE, RawClient, Start, hiss, say
+
+from kwsd.audio import pcm
+from kwsd.events import Event, SpeakerMatch, Wake
+from kwsd.protocol.commands import (
+    Audio,
+    ClipsClear,
+    EnrollBegin,
+    EnrollCommit,
+    EnrollNext,
+    Speakers,
+    SpeakersDelete,
+    Status,
+    Subscribe,
+)
+from kwsd.protocol.errors import DaemonError
+
+SENTENCE = "the weather is nice today, and I like to speak for some while about nothing at all"
+
+
+def speaker_of(event: Event) -> SpeakerMatch:
+    """Return who spoke."""
+    assert isinstance(event, Wake)
+    assert event.speaker is not None
+    return event.speaker
+
+
+def test_look_back_as_pcm_and_into_a_passed_descriptor(start: Start, tmp_path: Path, scene: np.ndarray, scene_wav: Path) -> None:
+    daemon = start("--source", str(scene_wav), "--wait-for-client", "--realtime")
+    with daemon.connect() as client:
+        wake = next(client.events(types=["wake"]))
+        assert isinstance(wake, Wake)
+        reply = client.request(Audio(start=wake.start, end=wake.end))
+        assert reply.pcm is not None
+        samples = pcm.from_bytes(reply.pcm)
+        assert np.array_equal(samples, scene[wake.start : wake.end])
+        with (tmp_path / "wake.wav").open("wb") as out:
+            reply = client.request(Audio(start=wake.start, end=wake.end), fd=out.fileno())
+            assert (reply.pcm, reply.written) == (None, "wav")
+        with wave.open(str(tmp_path / "wake.wav")) as wav:
+            assert (wav.getframerate(), wav.getnchannels()) == (16000, 1)
+            assert wav.readframes(1 << 20) == samples.astype("<i2").tobytes()
+        with pytest.raises(DaemonError, match=r"were asked for; .* are kept"):
+            client.request(Audio(start=10**9, end=10**9 + 5))
+        with pytest.raises(DaemonError, match="by at most 20 s"):
+            client.request(Audio(start=0, end=10**9))
+
+
+def test_enrollment_through_the_socket_and_who_spoke(start: Start, tmp_path: Path, scene_wav: Path) -> None:
+    takes = []
+    sentences = ("computer", "computer, turn on the light", "the weather is nice today", "a")
+    for n, sentence in enumerate(sentences):
+        takes.append(tmp_path / f"{n}.wav")
+        soundfile.write(takes[-1], say(sentence), RATE)
+    daemon = start("--source", str(scene_wav), "--wait-for-client", "--realtime")
+    daemon.connect().close()
+    command = [sys.executable, "-m", "kwsd", "enroll", "ann", "--socket", str(daemon.socket)]
+    command += ["--wav", *map(str, takes)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "ann is enrolled, from 3 takes" in done.stdout
+    assert "left out" in done.stderr
+    with daemon.connect() as client:
+        assert [one.name for one in client.request(Speakers()).speakers] == ["ann"]
+        found = [speaker_of(wake) for wake in client.events(types=["wake"])]
+    assert [one.name for one in found] == ["ann", "ann"]
+    assert found[0].score > found[1].score
+    again = start("--source", str(scene_wav), "--wait-for-client")
+    with again.connect() as client:
+        assert client.request(Status()).speakers == ["ann"]
+        client.request(SpeakersDelete(name="ann"))
+        assert client.request(Status()).speakers == []
+        with pytest.raises(DaemonError, match="no speaker is called 'ann'"):
+            client.request(SpeakersDelete(name="ann"))
+
+
+def test_guided_enrollment_from_the_stream(start: Start, tmp_path: Path) -> None:
+    parts = [hiss(2.0)]
+    for _ in range(5):
+        parts += [say("computer"), hiss(3.0)]
+    for _ in range(2):
+        parts += [say(SENTENCE), hiss(4.0)]
+    soundfile.write(tmp_path / "session.wav", np.concatenate([*parts, hiss(30)]), RATE)
+    daemon = start("--source", str(tmp_path / "session.wav"), "--wait-for-client", "--realtime")
+    command = [sys.executable, "-m", "kwsd", "enroll", "ann", "--socket", str(daemon.socket)]
+    daemon.connect().close()
+    enrolling = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    time.sleep(1.0)
+    with daemon.connect() as client:
+        client.request(Subscribe())
+        printed, _ = enrolling.communicate(timeout=90)
+    assert enrolling.returncode == 0, printed
+    assert "[1/7] Please say “computer”." in printed
+    assert printed.count("good:") == 7
+    assert "ann is enrolled, from 7 takes." in printed
+    assert (daemon.state / "ann.voiceprint").exists()
+
+
+def test_bad_requests_are_answered_and_the_daemon_lives_on(start: Start, endless: Path, raw_client: RawClient) -> None:
+    daemon = start("--source", str(endless), "--realtime")
+    with daemon.connect() as good:
+        one = raw_client(daemon.socket)
+        one.sendall(b'{"type":"dance","id":4}\nnot json\n{"type":"status","id":5}\n')
+        with one.makefile("rb") as lines:
+            replies = [json.loads(lines.readline()) for _ in range(3)]
+        assert [(r["type"], r.get("id"), r.get("code")) for r in replies] == [
+            ("error", 4, "unknown_type"),
+            ("error", None, "malformed"),
+            ("reply", 5, None),
+        ]
+        half = raw_client(daemon.socket)
+        half.sendall(b'{"type":"sta')
+        half.close()
+        binary = raw_client(daemon.socket)
+        binary.sendall(os.urandom(50).replace(b"\n", b"x") + b"\n")
+        assert b"malformed" in binary.recv(1000)
+        huge = raw_client(daemon.socket)
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            huge.sendall(b"x" * (100 * 65536))
+        # The fifth malformed line ends it, maybe before the last is sent.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for _ in range(6):
+                binary.sendall(b"junk\n")
+        answer = b""
+        while data := binary.recv(65536):
+            answer += data
+        assert b"the connection ends" in answer
+        with pytest.raises(DaemonError, match=r"enroll.begin comes first"):
+            good.request(EnrollNext())
+        with pytest.raises(DaemonError, match="cannot be a speaker's name"):
+            good.request(EnrollBegin(name="../../etc/passwd"))
+        good.request(EnrollBegin(name="ann"))
+        with pytest.raises(DaemonError, match="whole int16 samples"):
+            good.request(EnrollNext(audio=b"odd"))
+        with pytest.raises(DaemonError, match="'hal' is not listened for"):
+            good.request(EnrollNext(word="hal"))
+        with pytest.raises(DaemonError, match="'hal' is not listened for"):
+            good.request(Subscribe(words=["hal"]))
+        with pytest.raises(DaemonError, match=r"at least 3 are needed"):
+            good.request(EnrollCommit())
+        assert good.request(Status()).microphone.state == "ok"
+
+
+def test_audio_that_is_not_base64_is_refused(start: Start, endless: Path, raw_client: RawClient) -> None:
+    daemon = start("--source", str(endless), "--realtime")
+    daemon.connect().close()
+    client = raw_client(daemon.socket)
+    client.sendall(b'{"type":"enroll.begin","name":"ann"}\n')
+    client.sendall(b'{"type":"enroll.next","id":7,"audio":"%%%"}\n')
+    with client.makefile("rb") as lines:
+        assert json.loads(lines.readline())["ok"]
+        answer = json.loads(lines.readline())
+    assert (answer["id"], answer["code"]) == (7, "bad_request")
+    assert "not base64" in answer["message"]
+
+
+def test_clips_are_not_cleared_without_saying_which(start: Start, endless: Path) -> None:
+    daemon = start("--source", str(endless), "--realtime")
+    with daemon.connect() as client:
+        for request in (ClipsClear(), ClipsClear(clips=["a"], all=True)):
+            with pytest.raises(DaemonError, match=r"needs either clips, .* or all: true") as caught:
+                client.request(request)
+            assert caught.value.code == "bad_request"
+        assert client.request(ClipsClear(all=True)).deleted == 0
+        with pytest.raises(DaemonError, match="there is no clip 'a'"):
+            client.request(ClipsClear(clips=["a"]))
+
+
+def test_a_full_disk_is_an_answer_and_the_voiceprint_before_it_stays(start: Start, tmp_path: Path, endless: Path) -> None:
+    daemon = start("--source", str(endless), "--realtime")
+    sentences = ("computer", "the weather is nice", "turn on the light")
+    takes = [pcm.to_bytes(say(sentence)) for sentence in sentences]
+    with daemon.connect() as client:
+
+        def enroll() -> None:
+            client.request(EnrollBegin(name="ann"))
+            for take in takes:
+                client.request(EnrollNext(audio=take))
+            client.request(EnrollCommit())
+
+        enroll()
+        before = (daemon.state / "ann.voiceprint").read_bytes()
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (1000, 1000))
+        with pytest.raises(DaemonError, match=r"could not be saved .*; nothing was changed"):
+            enroll()
+        assert (daemon.state / "ann.voiceprint").read_bytes() == before
+        assert client.request(Status()).speakers == ["ann"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_others_may_subscribe_but_not_enroll(start: Start, tmp_path: Path, endless: Path) -> None:
+    daemon = start("--source", str(endless), "--realtime")
+    daemon.connect().close()
+    for folder in [tmp_path, *tmp_path.parents[:3]]:
+        folder.chmod(0o755)
+    daemon.socket.chmod(0o666)
+    program = f"""
+import json, os, socket
+s = socket.socket(socket.AF_UNIX)
+os.setgid(65534)
+os.setuid(65534)
+s.connect({str(daemon.socket)!r})
+f = s.makefile("rwb")
+f.readline()
+audio = dict(start=0, end=9)
+name = dict(name="x")
+for kind, more in (
+    ("subscribe", {{}}),
+    ("status", {{}}),
+    ("audio", audio),
+    ("enroll.begin", name),
+    ("reload", {{}}),
+    ("speakers.delete", name),
+):
+    f.write(json.dumps(dict(type=kind, id=kind, **more)).encode() + b"\\n")
+    f.flush()
+    while True:
+        body = json.loads(f.readline())
+        if body.get("id") == kind:
+            break
+    print(kind, body.get("code", "ok"))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:-1] == [
+        "subscribe ok",
+        "status ok",
+        "audio permission_denied",
+        "enroll.begin permission_denied",
+        "reload permission_denied",
+        "speakers.delete permission_denied",
+    ]

@@ -1,0 +1,192 @@
+"""`docs/protocol.md` and its JSON Schema agree with the declaration of the protocol."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from msgspec import inspect as types
+from msgspec.inspect import StructType, type_info
+
+from kwsd.events import Event
+from kwsd.protocol import schema
+from kwsd.protocol.commands import COMMANDS, PROTOCOL, reply_type
+from kwsd.protocol.messages import MAX_LINE, MAX_REPLY_LINE, Greeting
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "protocol.md").read_text()
+EVENTS = {kind.__struct_config__.tag: kind for kind in get_args(Event)}
+
+
+def section(title: str) -> str:
+    """Return the text below a heading."""
+    return re.split(r"\n## ", PAGE.split(f"\n## {title}\n")[1])[0]
+
+
+def rows(title: str) -> dict[str, list[str]]:
+    """Return the rows of the table in a section, by what is in their first cell."""
+    lines = [line for line in section(title).splitlines() if line.startswith("| `")]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    return {first: rest for first, *rest in cells}
+
+
+def named(cell: str) -> dict[str, bool]:
+    """Return the fields in a cell, and whether each is marked as one that may be left out."""
+    found: dict[str, bool] = {}
+    for name, mark in re.findall(r"`([a-z_][a-z0-9_]*)`(\?)?", cell):
+        assert name not in found, f"{name} appears twice in {cell}"
+        found[name] = bool(mark)
+    return found
+
+
+def fields(kind: type) -> StructType:
+    """Return the description of a struct."""
+    described = type_info(kind)
+    assert isinstance(described, StructType)
+    return described
+
+
+def structs(kind: types.Type) -> Iterator[type]:
+    """Yield the structs that a type names directly."""
+    match kind:
+        case StructType():
+            yield kind.cls
+        case types.UnionType():
+            for one in kind.types:
+                yield from structs(one)
+        case types.ListType():
+            yield from structs(kind.item_type)
+        case types.DictType():
+            yield from structs(kind.value_type)
+
+
+def links(kind: type) -> set[str]:
+    """Return the names of the structs in the fields of a struct."""
+    return {one.__name__ for field in fields(kind).fields for one in structs(field.type)}
+
+
+def sent(kind: type) -> dict[str, bool]:
+    """Return the fields that the server sends, and whether each may be left out."""
+    may_omit: bool = kind.__struct_config__.omit_defaults  # type: ignore[attr-defined]
+    return {f.encode_name: may_omit and not f.required for f in fields(kind).fields}
+
+
+def data() -> dict[str, type]:
+    """Return every struct that a request, a reply or an event carries, by its name."""
+    found: dict[str, type] = {}
+
+    def collect(kind: type) -> None:
+        for field in fields(kind).fields:
+            for one in structs(field.type):
+                if one.__name__ not in found:
+                    found[one.__name__] = one
+                    collect(one)
+
+    for request in COMMANDS.values():
+        collect(request)
+        collect(reply_type(request))
+    for event in EVENTS.values():
+        collect(event)
+    return found
+
+
+REQUESTS = rows("Requests and replies")
+DATA = rows("Data")
+
+
+def test_every_request_is_described_and_marked_where_it_is_privileged() -> None:
+    expected = [f"`{name}`" + (r" \*" if kind.privileged else "") for name, kind in COMMANDS.items()]
+    assert list(REQUESTS) == expected
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_fields_of_a_request(name: str) -> None:
+    kind = COMMANDS[name]
+    cell = REQUESTS[f"`{name}`" + (r" \*" if kind.privileged else "")][0]
+    declared = fields(kind).fields
+    expected = {f.encode_name: not f.required for f in declared if f.name != "id"}
+    assert named(cell) == expected
+    assert set(re.findall(r"`([A-Z]\w*)`", cell)) == links(kind)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_fields_of_a_reply(name: str) -> None:
+    kind = COMMANDS[name]
+    cell = REQUESTS[f"`{name}`" + (r" \*" if kind.privileged else "")][1]
+    cell = cell.split("Before it")[0]  # the lines of a level
+    assert named(cell) == sent(reply_type(kind))
+    assert set(re.findall(r"`([A-Z][a-z]\w*)`", cell)) == links(reply_type(kind))
+
+
+def test_every_type_of_data_is_described() -> None:
+    assert {cell.strip("`") for cell in DATA} == set(data())
+
+
+@pytest.mark.parametrize("name", data())
+def test_the_fields_of_data(name: str) -> None:
+    kind = data()[name]
+    (cell,) = DATA[f"`{name}`"]
+    assert named(cell) == sent(kind)
+    assert set(re.findall(r"`([A-Z]\w*)`", cell)) == links(kind)
+    is_list: bool = kind.__struct_config__.array_like  # type: ignore[attr-defined]
+    if is_list:
+        assert list(named(cell)) == list(sent(kind))
+        assert f"`{name}`" in section("Data").split("are lists of the fields")[0]
+
+
+def test_the_fields_of_events() -> None:
+    described = rows("Events")
+    assert set(described) == {f"`{name}`" for name in EVENTS}
+    for name, kind in EVENTS.items():
+        (cell,) = described[f"`{name}`"]
+        assert set(named(cell)) == {field.encode_name for field in fields(kind).fields}
+        assert set(re.findall(r"`([A-Z]\w*)`", cell)) == links(kind)
+
+
+def test_the_greeting_and_the_numbers() -> None:
+    assert f"This is protocol {PROTOCOL} of kwsd" in PAGE
+    assert f'"protocol":{PROTOCOL},' in PAGE
+    assert f"at most {MAX_LINE:,} bytes" in PAGE
+    assert f"({MAX_REPLY_LINE:,} bytes from the daemon)" in PAGE
+    first = section("The greeting").split("\n\n")[0]
+    expected = {field.encode_name for field in fields(Greeting).fields}
+    assert set(named(first)) - {"hello"} == expected
+
+
+def test_every_error_code_is_described() -> None:
+    raised: set[str] = set()
+    pattern = r"(?:RequestError|TakeRejected|InvalidRequest|encode_error)\(\s*\"(\w+)\""
+    for folder in ("server", "protocol", "learn"):
+        for path in (ROOT / "kwsd" / folder).glob("*.py"):
+            raised |= set(re.findall(pattern, path.read_text()))
+    described = {code for cell in rows("Error codes") for code in re.findall(r"`(\w+)`", cell)}
+    assert described == raised | {"line_too_long"}
+
+
+def test_the_schema_file_is_what_the_declaration_gives() -> None:
+    text = (ROOT / "docs" / "protocol.schema.json").read_text()
+    assert text == schema.to_text(), "python -m kwsd.protocol.schema > docs/protocol.schema.json"
+
+
+def test_every_definition_that_the_schema_refers_to_is_there() -> None:
+    whole = schema.schema()
+    found: set[str] = set()
+
+    def collect(value: Any) -> None:
+        if isinstance(value, dict):
+            found.update(v for k, v in value.items() if k in ("$ref", "x-reply"))
+            for inner in value.values():
+                collect(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                collect(inner)
+
+    collect(whole)
+    assert found <= {f"#/$defs/{name}" for name in whole["$defs"]}
+    for name, kind in COMMANDS.items():
+        definition = whole["$defs"][kind.__name__]
+        assert definition["x-privileged"] is kind.privileged
+        assert definition["properties"]["type"]["enum"] == [name]

@@ -1,0 +1,111 @@
+"""The setup is resolved once: unknown words, named thresholds, and who sets a threshold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from kwsd.config import Config, ConfigError, OperatingPointName, SpeakerConfig, WordConfig
+from kwsd.detect.detector import Detector
+from kwsd.detect.setup import DetectorSetup, resolve
+from kwsd.model.bundle import COHORT, Bundle, BundleError
+from kwsd.model.runtime import Runtime
+from kwsd.protocol.data import SpeakerThreshold, WordThreshold
+from kwsd.state.calibration import Calibration
+from kwsd.state.library import Library
+from kwsd.state.voiceprints import Voiceprint
+from kwsd.state.words import AddedWord
+
+
+def threshold(setup: DetectorSetup, word: str) -> float:
+    """Return the threshold in force of a word."""
+    return setup.words[word].threshold
+
+
+def calibrated(bundle: Bundle, model: str) -> Library:
+    """Return a library with a calibration of `computer`, found for `model`, and of speakers."""
+    word = WordThreshold(0.77, model, 0.1, 3.0, 1)
+    speaker = SpeakerThreshold(0.4, 0.01, 1)
+    calibration = Calibration(bundle.encoder_id, {"computer": word}, speaker)
+    return Library(calibration=calibration)
+
+
+def test_an_unknown_word_is_refused_by_name(bundle: Bundle) -> None:
+    with pytest.raises(ConfigError, match=r"no model of 'hal'; it has alexa, computer"):
+        resolve(Config(words={"hal": WordConfig()}), bundle)
+
+
+def test_the_nearest_word_is_suggested(bundle: Bundle, banana: AddedWord) -> None:
+    message = "no model of 'computr'; did you mean 'computer'? it has alexa, computer"
+    with pytest.raises(ConfigError) as caught:
+        resolve(Config(words={"computr": WordConfig()}), bundle)
+    assert message in str(caught.value)
+    assert "and none added; `kwsd word add` makes others" in str(caught.value)
+    library = Library(words={banana.name: banana})
+    with pytest.raises(ConfigError, match=r"did you mean 'hey_banana'\? .* and hey_banana added"):
+        resolve(Config(words={"hey_banan": WordConfig()}), bundle, library)
+
+
+def test_no_word_at_all_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(ConfigError, match="words: at least one wake word is needed"):
+        resolve(Config(words={}), bundle)
+
+
+def test_a_threshold_may_be_named(bundle: Bundle) -> None:
+    computer = bundle.words["computer"]
+    names: list[OperatingPointName] = ["strict", "balanced", "lenient"]
+    found = [threshold(resolve(Config(words={"computer": WordConfig(threshold=name)}), bundle), "computer") for name in names]
+    assert found == [point.threshold for point in computer.operating_points]
+    assert found[0] > found[1] == computer.threshold > found[2]
+    bare = replace(bundle, words={"computer": replace(computer, operating_points=())})
+    with pytest.raises(ConfigError, match="'strict' was not measured for this word"):
+        resolve(Config(words={"computer": WordConfig(threshold="strict")}), bare)
+
+
+def test_the_configuration_precedes_a_calibration_and_that_the_model(bundle: Bundle) -> None:
+    computer = bundle.words["computer"]
+    library = calibrated(bundle, computer.id)
+    word = resolve(Config(), bundle).words["computer"]
+    assert (word.threshold, word.origin) == (computer.threshold, "model")
+    word = resolve(Config(), bundle, library).words["computer"]
+    assert (word.threshold, word.origin) == (0.77, "calibrated")
+    configured = Config(words={"computer": WordConfig(threshold=0.6)})
+    word = resolve(configured, bundle, library).words["computer"]
+    assert (word.threshold, word.origin) == (0.6, "configured")
+    other = calibrated(bundle, "another model")
+    word = resolve(Config(), bundle, other).words["computer"]
+    assert (word.threshold, word.origin) == (computer.threshold, "model")
+
+
+def test_the_same_holds_for_speakers(bundle: Bundle) -> None:
+    library = calibrated(bundle, bundle.words["computer"].id)
+    speakers = resolve(Config(), bundle).speakers
+    assert (speakers.threshold, speakers.origin) == (bundle.speaker_threshold, "model")
+    speakers = resolve(Config(), bundle, library).speakers
+    assert (speakers.threshold, speakers.origin) == (0.4, "calibrated")
+    configured = Config(speaker=SpeakerConfig(threshold=0.9))
+    speakers = resolve(configured, bundle, library).speakers
+    assert (speakers.threshold, speakers.origin) == (0.9, "configured")
+
+
+def test_a_word_in_the_configuration_must_be_there(bundle: Bundle, runtime: Runtime, banana: AddedWord) -> None:
+    config = Config(words={"hey_banana": WordConfig(threshold=0.9)})
+    library = Library(words={"hey_banana": banana})
+    with pytest.raises(ConfigError, match="no model of 'hey_banana'"):
+        resolve(config, bundle)
+    setup = resolve(config, bundle, library)
+    assert Detector(bundle, setup, runtime).setup.words["hey_banana"].threshold == 0.9
+    without = resolve(Config(added_words=False), bundle, library)
+    assert list(without.words) == ["computer"]
+    assert list(resolve(Config(), bundle, library).words) == ["computer", "hey_banana"]
+
+
+def test_a_damaged_cohort_is_named_only_where_somebody_is_enrolled(bundle: Bundle) -> None:
+    damaged = replace(bundle, hashes={**bundle.hashes, COHORT: "0" * 64})
+    assert resolve(Config(), damaged).speakers.scorer is None
+    takes = np.eye(3, 192, dtype=np.float32)
+    ann = Voiceprint("ann", bundle.encoder_id, takes, 0.0)
+    with pytest.raises(BundleError, match="cohort"):
+        resolve(Config(), damaged, Library(voiceprints={"ann": ann}))
