@@ -1,1 +1,1 @@
-"""How the models are made. Needs the extra `[train]`; nothing on the device imports it."""
+"""Makes the models. Needs the extra `[train]`; nothing on the device imports it."""

@@ -1,4 +1,4 @@
-"""An exported bundle as the device runs it: the very detector, embedder and speaker scores.
+"""An exported bundle as the device runs it: the same detector, embedder and speaker scores.
 
 All that training needs of `kwsd.detect`, `kwsd.model.runtime` and `kwsd.state` is here.
 """

@@ -1,9 +1,9 @@
 """Writes the files of a model bundle, and its manifest last.
 
-Files go to a folder beside their place first. When the block ends without an error, each takes its
-name, and the manifest, with the hashes of all files, follows as the last one. A run that is cut off
-before leaves the bundle as it was; one that is cut off between leaves a bundle that is refused,
-with the file that does not fit named.
+Files are first written to a folder beside the bundle. When the block ends without an error, each is
+renamed into place, and the manifest, with the hashes of all files, is written last. A run that is
+interrupted before that leaves the bundle as it was; one that is interrupted meanwhile leaves a
+bundle that is refused with the name of the file that does not fit.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""The development split as figures are taken on it: recorded words, audio without them, and people;
-clean, in noise, and in a room."""
+"""The development split, on which models are measured: recorded words, audio without them, and
+people; clean, in noise, and in a room."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ time."""
 GAP_SAMPLES = 2400
 """Silence between joined utterances: 0.15 s."""
 
+Report = dict[str, Any]
+"""The figures of a measurement, as they are written to JSON."""
 Scores = Callable[[np.ndarray], np.ndarray]
 """int16 `[sample]` to the scores `[chunk, word]`."""
 
@@ -67,7 +70,7 @@ class Development:
                     parts = [self.corpora.read(utterances[i]) for i in order[at : at + 200]]
                     x = np.concatenate([np.pad(part, (0, GAP_SAMPLES)) for part in parts])
                     x = x if snr_db is None else self.noisy(x, snr_db)
-                    yield f"{corpus} {name}", augment.to_int16(x).astype(np.int16)
+                    yield f"{corpus} {name}", augment.quantize_int16(x).astype(np.int16)
         for utterance in self.scenes.noise:
             yield "noise", self.corpora.read(utterance).astype(np.int16)
 
@@ -83,7 +86,7 @@ class Development:
                 before = hiss[:SAMPLE_RATE]
                 after = hiss[SAMPLE_RATE:]
                 x = degrade(np.concatenate([before, self.corpora.read(utterance), after]))
-                scores = scores_of(augment.to_int16(x).astype(np.int16))
+                scores = scores_of(augment.quantize_int16(x).astype(np.int16))
                 draw[n] = scores[:, utterance.word].max()
         return best
 

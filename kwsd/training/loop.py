@@ -4,7 +4,7 @@ A stage gives the loop its modules and parameter groups, and a function that mak
 step:
 
     loop = Loop(out, {"encoder": encoder}, [Group(encoder.parameters(), 1e-4)], settings, devices)
-    batches = ...          # may depend on loop.first, where an interrupted run goes on
+    batches = ...          # may depend on loop.first, where an interrupted run resumes
     loop.run(step)         # step(n) yields each loss of step n, with the figures to log
 
 `torchrun --nproc-per-node N -m kwsd train STAGE …` runs a stage on N devices; each draws batches of

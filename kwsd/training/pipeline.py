@@ -64,7 +64,7 @@ def unpack(work: Path, data: Path) -> None:
 
 
 def import_corpus(work: Path, data: Path, layout: str) -> None:
-    """Decode the corpus in the folder `data`, which lies in a published `layout`, into
+    """Decode the corpus in the folder `data`, which has the published `layout`, into
     WORK/LAYOUT."""
     _write_store(work / layout, importers.rows(layout, data))
 
@@ -85,17 +85,18 @@ def align(work: Path, changes: Sequence[str] = ()) -> None:
 
 def cache(work: Path, only: Sequence[str] | None = None, changes: Sequence[str] = ()) -> None:
     """Ask the teachers (`only`: these; else those of distill.yaml) about every utterance."""
-    corpora = TrainingData.of(work, Path()).corpora()
     teachers = settings.read("cache", dict[str, caching.TeacherSettings], changes)
     usual = settings.read("distill", distillation.DistillSettings).teachers
-    for name in _chosen(only or list(usual), teachers, "cache"):
+    names = _chosen(only or list(usual), teachers, "cache")
+    corpora = TrainingData.of(work, Path()).corpora()
+    for name in names:
         caching.cache(corpora, name, teachers[name], work / "targets" / name)
 
 
 def distill(work: Path, rooms: Path, changes: Sequence[str] = ()) -> None:
     """Train an encoder from the teachers' cached answers, into WORK/distilled.pt."""
-    data = TrainingData.of(work, rooms)
     chosen = settings.read("distill", distillation.DistillSettings, changes)
+    data = TrainingData.of(work, rooms)
     distillation.train(data, work / "targets", work / "distilled.pt", chosen)
 
 
@@ -104,10 +105,10 @@ def finetune(work: Path, rooms: Path, encoder: Path | None = None, changes: Sequ
 
     It starts from the checkpoint `encoder`, else from WORK/distilled.pt if it exists, else from the
     speech embedding."""
+    chosen = settings.read("finetune", finetuning.FinetuneSettings, changes)
     data = TrainingData.of(work, rooms)
     distilled = work / "distilled.pt"
     start = encoder or (distilled if distilled.exists() else None)
-    chosen = settings.read("finetune", finetuning.FinetuneSettings, changes)
     finetuning.train(data, _voices(work), start, work / "finetuned.pt", chosen)
 
 
@@ -120,11 +121,12 @@ def heads(
 ) -> None:
     """Train the wake head and the speaker heads (`only`: one of them) on the frozen encoder of the
     checkpoint `encoder` (default: WORK/finetuned.pt), into WORK/wake.pt and WORK/speaker.pt."""
-    data = TrainingData.of(work, rooms)
     chosen = settings.read("heads", HeadsSettings, changes)
-    trained = encoder or work / "finetuned.pt"
     both = ("wake", "speaker")
-    for head in _chosen(only or both, both, "heads"):
+    names = _chosen(only or both, both, "heads")
+    data = TrainingData.of(work, rooms)
+    trained = encoder or work / "finetuned.pt"
+    for head in names:
         if head == "wake":
             wake.train(data, trained, work / "wake.pt", chosen.wake)
         else:
@@ -141,9 +143,9 @@ def compare(work: Path, rooms: Path, encoder: Path | None = None) -> None:
 def ablate(work: Path, rooms: Path, only: Sequence[str] | None = None, changes: Sequence[str] = ()) -> None:
     """Distill, fine-tune and compare the rows of `ablate.yaml` (`only`: these), into
     WORK/ablations."""
-    data = TrainingData.of(work, rooms)
     table = settings.read("ablate", ablations.AblateSettings, changes)
     names = _chosen(only or list(table.rows), table.rows, "ablate")
+    data = TrainingData.of(work, rooms)
     ablations.ablate(work, data, table, names)
 
 
@@ -159,9 +161,9 @@ def export(
     their backend (`speaker`); `only`: one of them, and the other stays as it is.
 
     The encoder is that of the checkpoint `encoder` (default: WORK/finetuned.pt)."""
-    data = TrainingData.of(work, rooms)
     both = ("student", "speaker")
     chosen = _chosen(only or both, both, "export")
+    data = TrainingData.of(work, rooms)
     if "student" in chosen:
         exporting.export_encoder(
             checkpoint.load_encoder(encoder or work / "finetuned.pt"),
@@ -173,7 +175,7 @@ def export(
         )
     if "speaker" in chosen:
         trained = checkpoint.load(work / "speaker.pt", "head", SpeakerHeads)
-        # The backend is fitted to what the bundle itself says, so the heads go there first.
+        # The backend is fitted to the embeddings of the exported bundle, so the heads go first.
         exporting.export_speaker(exporting.SpeakerModel(trained), models)
         backend = evaluation.fit_backend(BundleRuntime(models), data.corpora())
         exporting.export_speaker(exporting.SpeakerModel(trained, backend), models)

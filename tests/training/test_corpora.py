@@ -156,6 +156,9 @@ def test_mswc(tmp_path: Path) -> None:
 
 def test_a_folder_of_another_layout_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tone(tmp_path / "some" / "file.wav", 300)
+    assert importers.EXPECTED.keys() == importers.LAYOUTS.keys()
+    with pytest.raises(ValueError, match=r"of mswc: `.*\.opus` and `LANGUAGE/LANGUAGE_splits.csv`$"):
+        train("import", "--layout", "mswc", "--data", tmp_path, "--work", tmp_path / "work")
     with pytest.raises(ValueError, match=r"holds nothing in the layout of voxceleb: `…/idNNNNN/VIDEO/N.wav`"):
         train("import", "--layout", "voxceleb", "--data", tmp_path, "--work", tmp_path / "work")
     with pytest.raises(SystemExit):
@@ -207,3 +210,22 @@ def test_words_of_another_store_are_reported(tmp_path: Path) -> None:
         r"remove the file and run `kwsd train align` again",
     ):
         train("negatives", "--data", tmp_path, "--work", tmp_path)
+
+
+def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"manifest.tsv: no such file; docs/training.md"):
+        train("unpack", "--data", tmp_path, "--work", tmp_path / "work")
+
+
+@pytest.mark.parametrize("stage", ["align", "cache", "distill", "finetune", "heads", "ablate"])
+def test_a_mistyped_option_is_reported_before_missing_corpora(tmp_path: Path, stage: str) -> None:
+    work: list[str | Path] = ["--work", tmp_path / "work"]
+    if stage not in ("align", "cache"):
+        work += ["--data", tmp_path]
+    with pytest.raises(ConfigError, match="stps"):
+        train(stage, *work, "--set", "stps=3")
+    if stage in ("cache", "heads", "ablate"):
+        with pytest.raises(ConfigError, match=f"--only foo: {stage} has"):
+            train(stage, *work, "--only", "foo")
+    with pytest.raises(FileNotFoundError, match="holds no corpora yet"):
+        train(stage, *work)

@@ -83,8 +83,8 @@ def pause_within(x: np.ndarray, begin: int, end: int, samples: int) -> np.ndarra
     return np.concatenate([before, np.zeros(samples, np.float32), after])
 
 
-def to_int16(x: np.ndarray) -> np.ndarray:
-    """Return `x` rounded and clipped as a converter does it, float32."""
+def quantize_int16(x: np.ndarray) -> np.ndarray:
+    """Return `x` rounded and clipped as an analog-to-digital converter does, float32."""
     return np.clip(np.round(x), -32768, 32767).astype(np.float32)
 
 

@@ -27,7 +27,7 @@ MARGIN_SAMPLES = 800
 
 @dataclass(frozen=True)
 class CropSettings:
-    """What a batch of crops holds."""
+    """The size of a batch of crops, and the lengths and speeds of the crops."""
 
     batch: int
     crop_chunks: list[int] = field(default_factory=lambda: [10, 24])

@@ -76,18 +76,23 @@ LAYOUTS: dict[str, Callable[[Path], Iterator[ManifestRow]]] = {
     "mswc": mswc,
 }
 """Importers by the name of their layout."""
+EXPECTED = {
+    "speech_commands": "`WORD/SPEAKER_nohash_N.wav`",
+    "librispeech": "`SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER-N.flac`",
+    "voxceleb": "`…/idNNNNN/VIDEO/N.wav`",
+    "mswc": "`LANGUAGE/clips/WORD/N.opus` and `LANGUAGE/LANGUAGE_splits.csv`",
+}
+"""The files of each layout, for messages."""
 
 
 def rows(layout: str, root: Path) -> Iterator[ManifestRow]:
-    """Yield the rows of everything in the folder `root`. Raises ValueError where that is
-    nothing."""
+    """Yield the rows of all recordings in the folder `root`. Raises ValueError without any."""
     count = 0
     for row in LAYOUTS[layout](root):
         count += 1
         yield row
     if not count:
-        expected = (LAYOUTS[layout].__doc__ or "").split(": ", 1)[1].splitlines()[0]
-        raise ValueError(f"{root}: holds nothing in the layout of {layout}: {expected}")
+        raise ValueError(f"{root}: holds nothing in the layout of {layout}: {EXPECTED[layout]}")
 
 
 def _sound(root: Path, pattern: str) -> list[Path]:

@@ -28,7 +28,11 @@ class ManifestRow(NamedTuple):
 
 
 def read_manifest(path: Path) -> Iterator[ManifestRow]:
-    """Yield the rows of the manifest `path`. Raises ValueError, with the line."""
+    """Yield the rows of the manifest `path`.
+
+    Raises FileNotFoundError where there is none, and ValueError, with the line, for a bad one."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; docs/training.md describes it")
     with path.open(encoding="utf-8") as lines:
         table = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
         missing = {"file", *FIELDS} - set(table.fieldnames or ())

@@ -21,8 +21,8 @@ from kwsd.training.features import SMOOTHING_CHUNKS
 SPEEDS = (0.87, 1.22)
 """Slowest and fastest playback: some people say a wake word in half a second."""
 TEMPOS = (0.85, 1.18)
-"""Slowest and fastest tempo of a short utterance besides that, at its own pitch: children speak
-high and slowly."""
+"""Slowest and fastest tempo of a short utterance at its own pitch, in addition: children speak high
+and slowly."""
 SHORT_SAMPLES = 3 * SAMPLE_RATE
 """Utterances below this length are single words or phrases, and are used whole."""
 IGNORED_SAMPLES = (5600, 9600)

@@ -1,4 +1,4 @@
-"""Batches of scenes with what the teachers say of them: the input of `kwsd train distill`."""
+"""Batches of scenes with the teachers' answers to them: the input of `kwsd train distill`."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class TeacherSceneSettings:
-    """What a batch of scenes holds."""
+    """The size and the masks of a batch of scenes."""
 
     batch: int
     scene_s: float

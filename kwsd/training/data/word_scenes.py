@@ -59,7 +59,7 @@ class WordScenes(IterableDataset[RawScenes]):
         scene_s: float,
         seed: int,
     ) -> None:
-        """`types` are the words and phrases that are told apart; `batch` scenes of `scene_s`."""
+        """`types` are the words and phrases to classify; `batch` scenes of `scene_s`."""
         self.data = data
         self.types = {text: n for n, text in enumerate(types)}
         self.features = features

@@ -1,5 +1,4 @@
-"""What lies between the audio and the heads in `kwsd train finetune`: the student's encoder, or a
-transformer teacher itself.
+"""The backbones of `kwsd train finetune`: the student's encoder, or a transformer teacher itself.
 
 A backbone takes the features of a batch and gives `embedding [batch, chunk, embedding_dim]` for
 words and intermediate features `[batch, 4 chunk, intermediate_dim]` for voices, so that teacher and
@@ -129,7 +128,7 @@ def voice_of(backbone: Backbone, features: Features, head: SpeakerHead, x: np.nd
     start, end = speech_span(x)
     x = x[max(start - margin, 0) : end + margin][: 2 * SAMPLE_RATE]
     padded = np.pad(x, (LEAD_CHUNKS * CHUNK_SAMPLES, -len(x) % CHUNK_SAMPLES))
-    inputs = features(torch.from_numpy(augment.to_int16(padded)[None]))
+    inputs = features(torch.from_numpy(augment.quantize_int16(padded)[None]))
     with torch.autocast("cpu", torch.bfloat16):
         embedding, intermediate, _ = backbone(inputs, backbone.zero_state())
     intermediate = intermediate[:, LEAD_CHUNKS * INTERMEDIATE_FRAMES :].float()

@@ -1,5 +1,5 @@
-"""The last layer of the speaker head, fitted in closed form once the head is trained: which
-directions tell people apart.
+"""The last layer of the speaker head: the directions that distinguish people, fitted in closed form
+once the head is trained.
 
 Two-covariance model (Brümmer and de Villiers 2010): people's mean vectors are drawn from one normal
 distribution, their utterances from another about them. Vectors are centered, whitened by the
@@ -23,7 +23,7 @@ from kwsd.training.data.corpora import Corpora
 
 log = logging.getLogger(__name__)
 MAX_SAMPLES = 2 * SAMPLE_RATE
-"""What is used of an utterance."""
+"""The length of an utterance that is used."""
 
 
 class Backend(nn.Module):

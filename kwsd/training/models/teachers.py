@@ -1,4 +1,4 @@
-"""Teachers: what a pretrained model says of an utterance. None of them is ever on the device.
+"""Teachers: pretrained models whose output a student learns. None of them runs on the device.
 
 - `Transformer`: any HuBERT, wav2vec 2.0, WavLM or Whisper that `transformers` loads, by folder or
   by hub name, with a choice of layers. Codes are those of its own quantizer (wav2vec 2.0) or of a
@@ -33,7 +33,7 @@ WHISPER_SAMPLES = 480_000
 
 
 class Teacher(Protocol):
-    """What `kwsd train cache` asks; utterances are int16-scale float32 `[sample]` at 16 kHz."""
+    """A teacher of `kwsd train cache`; utterances are int16-scale float32 `[sample]` at 16 kHz."""
 
     name: str
     rate_hz: float

@@ -73,9 +73,9 @@ class CorpusRoles(Settings, frozen=True):
     other_language: list[str]
     """Corpora whose labels are English names of words of another language."""
     word_accuracy: list[str]
-    """Corpora of single words that `compare` tells apart."""
+    """Corpora of single words that `compare` classifies."""
     speaker_groups: dict[str, list[str]]
-    """Groups of corpora whose speakers `evaluate` tells apart; `all` is needed."""
+    """Groups of corpora on whose speakers `evaluate` measures verification; `all` is needed."""
     negatives_s: dict[str, float]
     """Seconds of each corpus in the bank of negatives."""
 

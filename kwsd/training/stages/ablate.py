@@ -1,5 +1,6 @@
-"""`kwsd train ablate`: what each part is worth. Each row of `ablate.yaml` is distilled, fine-tuned
-and compared alike, seed by seed."""
+"""`kwsd train ablate`: measures what each part is worth.
+
+Each row of `ablate.yaml` is distilled, fine-tuned and compared alike, seed by seed."""
 
 from __future__ import annotations
 
@@ -57,7 +58,7 @@ def settings_of(ablations: AblateSettings, name: str) -> tuple[DistillSettings |
 def ablate(work: Path, data: TrainingData, ablations: AblateSettings, chosen: Sequence[str]) -> None:
     """Run the `chosen` rows in `work/ablations/ROW/SEED`, and log the table of all that are done.
 
-    Interrupted rows go on. Raises ConfigError, TeacherError."""
+    Interrupted rows resume. Raises ConfigError, TeacherError."""
     voices = Voices(work / "targets" / "voice")
     # All are read first, so that a slip in the last row is reported before the first one runs.
     stages = {name: settings_of(ablations, name) for name in chosen}

@@ -1,10 +1,10 @@
-"""`kwsd train align`: where words lie, found by Whisper (through faster-whisper): those of
-unlabeled sentences, and the wake word of a noisy utterance.
+"""`kwsd train align`: finds words by Whisper (through faster-whisper): the words of unlabeled
+sentences, and the wake word of a noisy utterance.
 
-Sentences are joined to nearly thirty seconds, which is what Whisper takes at once whatever it is
-given. A word is used where Whisper is sure of it and it lies within one sentence. Of the utterances
-of a wake word, those are aligned in which the part that stands out is too short or too long to be
-the word.
+Sentences are joined to nearly thirty seconds: Whisper always processes a window of that length. A
+word is used where Whisper is sure of it and it lies within one sentence. Of the utterances of a
+wake word, those are aligned in which the part that stands out is too short or too long to be the
+word.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MIN_PROBABILITY = 0.6
 WORD_S = (0.4, 1.2)
 """How long a wake word lasts."""
 EARLY_S = 0.19
-"""By how much Whisper ends a lone word too early: the median over 120 takes in which the word
+"""How much too early Whisper ends a lone word: the median over 120 takes in which the word
 stands out, 90 % of them within 0.15 s of it."""
 FIELDS = ["store", "start", "samples", "corpus", "speaker", "label"]
 """The columns of the file."""
@@ -46,7 +46,7 @@ class AlignSettings(Settings, frozen=True):
 
 
 def align(corpora: Corpora, out: Path, settings: AlignSettings) -> None:
-    """Write `out`, one row per word, of all sentences in `corpora`; an interrupted run goes on."""
+    """Write `out`, one row per word, of all sentences in `corpora`; an interrupted run resumes."""
     from faster_whisper import WhisperModel
 
     utterances = [utterance for utterance in corpora.utterances if (utterance.person and not utterance.label) or _is_doubtful(corpora, utterance)]

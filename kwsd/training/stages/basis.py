@@ -1,4 +1,4 @@
-"""How `kwsd train cache` makes a teacher's frames small: averaged over chunks, projected by PCA."""
+"""Reduces a teacher's frames for `kwsd train cache`: averages over chunks, projected by PCA."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""`kwsd train cache`: what the teachers say of every utterance, once, so that all runs share it.
+"""`kwsd train cache`: asks the teachers about every utterance once, so that all runs share it.
 
 A teacher's frames are averaged over chunks of 80 ms, projected by PCA layer by layer, and kept in
 one byte per number; the code of a chunk is the one in its middle, or the nearest of a k-means
 codebook. A voice teacher leaves one vector per speaker, over all their utterances. Targets lie in
 `WORK/targets/NAME`: `basis.npz` and parts of several hundred utterances, each written whole, so
-that an interrupted run goes on where it stopped. `kwsd.training.data.targets` reads them.
+that an interrupted run resumes where it stopped. `kwsd.training.data.targets` reads them.
 """
 
 from __future__ import annotations

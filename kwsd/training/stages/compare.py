@@ -1,8 +1,8 @@
-"""`kwsd train compare`: what `finetune` made of a student or of a teacher, by the same figures on
-the development split.
+"""`kwsd train compare`: measures a checkpoint of `finetune` on the development split.
 
-The accuracy of telling words apart, misses at given false accepts per hour, equal error rates;
-clean, at 10 dB, in a room; with bootstrap intervals over speakers.
+The figures are the same for students and teachers: the accuracy of classifying words, misses at
+given false accepts per hour, and equal error rates; clean, at 10 dB and in a room; with bootstrap
+intervals over speakers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,37 +23,35 @@ from kwsd.training.data import augment
 from kwsd.training.data.training_data import TrainingData
 from kwsd.training.data.transcripts import Transcripts
 from kwsd.training.data.word_scenes import SILENCE
-from kwsd.training.development import DRAWS, RATES, SWEEP, Development, Scores
+from kwsd.training.development import DRAWS, RATES, SWEEP, Development, Report, Scores
 from kwsd.training.models.backend import fit_to_people
 from kwsd.training.stages.trained_model import TrainedModel
 
 log = logging.getLogger(__name__)
 OTHERS = 10
-"""One in this many of the words that are told apart is another word, and one is silence."""
+"""One in this many of the words to classify is another word, and one is silence."""
 MIN_TAKES = 6
 """Takes that a person needs: five enroll, one is tried."""
-Figures = dict[str, Any]
-"""Figures as JSON has them."""
 
 
-def compare(checkpoint: Path, data: TrainingData, out: Path) -> Figures:
-    """Take all figures of a checkpoint of `finetune`, and write them to `out` as JSON.
+def compare(checkpoint: Path, data: TrainingData, out: Path) -> Report:
+    """Measure a checkpoint of `finetune`, and write the figures to `out` as JSON; return them.
 
-    An interrupted run goes on with the figures that are missing. Raises ValueError where the
+    An interrupted run resumes with the figures that are missing. Raises ValueError where the
     development split has no recording of a word, or fewer than two people."""
     model = TrainedModel.load(checkpoint)
     transcripts = data.transcripts()
 
-    def speakers() -> Figures:
+    def speakers() -> Report:
         model.backend = fit_to_people(data.corpora(), model.raw_voice, per_person=4)
         return equal_errors(model, Development(data))
 
     partial = out.with_suffix(".partial.json")
     resumed = partial.exists() and partial.stat().st_mtime > checkpoint.stat().st_mtime
-    figures: Figures = model.sizes()
+    figures: Report = model.sizes()
     if resumed:
         figures = json.loads(partial.read_text(encoding="utf-8"))
-    measures: dict[str, Callable[[], Figures]] = {
+    measures: dict[str, Callable[[], Report]] = {
         "words": lambda: word_accuracy(model, Development(data), transcripts),
         "speakers": speakers,
         "misses": lambda: misses(model.scores, Development(data)),
@@ -71,8 +68,8 @@ def compare(checkpoint: Path, data: TrainingData, out: Path) -> Figures:
 
 
 def labeled_words(development: Development, transcripts: Transcripts) -> Iterator[tuple[np.ndarray, str, str]]:
-    """Yield (samples, word, speaker) of the words that are told apart: those of the corpora of
-    single words, and among them others ("other") and silence."""
+    """Yield (samples, word, speaker) of the words to classify: those of the corpora of single
+    words, and among them others ("other") and silence."""
     rng = development.rng
     corpora = development.corpora
     utterances = [u for u in corpora.utterances if u.development]
@@ -94,7 +91,7 @@ def labeled_words(development: Development, transcripts: Transcripts) -> Iterato
         yield augment.gain_to(x, float(rng.uniform(-60, -30))), SILENCE, f"noise/{n}"
 
 
-def word_accuracy(model: TrainedModel, development: Development, transcripts: Transcripts) -> Figures:
+def word_accuracy(model: TrainedModel, development: Development, transcripts: Transcripts) -> Report:
     """Return the share of words that are classified right, and its interval over speakers, in each
     condition."""
     conditions = development.conditions()
@@ -120,13 +117,13 @@ def _share(hits: np.ndarray, speakers: list[str]) -> dict[str, float]:
     return {"value": float(hits.mean()), "low": low, "high": high}
 
 
-def misses(scores_of: Scores, development: Development) -> Figures:
+def misses(scores_of: Scores, development: Development) -> Report:
     """Return the mean of the words' miss rates at each rate of false accepts, and averaged over
     `SWEEP`; in each condition, with its interval over speakers."""
     words = development.corpora.words.names
     peaks, by_source = development.false_accepts(scores_of, len(words))
     hours = sum(by_source.values())
-    out: Figures = {"hours": round(hours, 2)}
+    out: Report = {"hours": round(hours, 2)}
     rng = np.random.default_rng(0)
     for condition in DRAWS:
         tables = []
@@ -159,21 +156,21 @@ def equal_errors(
     development: Development,
     corpora: Sequence[str] | None = None,
     draws: int = 100,
-) -> Figures:
+) -> Report:
     """Return the equal error rates of one take against one and of five enrolled against one, all in
     one condition, and their intervals over people.
 
     `corpora` are those of single words by default. Raises ValueError with fewer than two people."""
     corpora = development.roles.word_accuracy if corpora is None else corpora
-    out: Figures = {}
+    out: Report = {}
     rng = np.random.default_rng(0)
     everyone = [takes for takes in development.takes(corpora) if len(takes) >= MIN_TAKES]
     if len(everyone) < 2:
-        raise ValueError(f"the development split holds {len(everyone)} people of {', '.join(corpora)} with six takes; it takes two to tell people apart")
+        raise ValueError(f"the development split holds {len(everyone)} people of {', '.join(corpora)} with six takes; the equal error rate needs two")
     for name, degrade in development.conditions().items():
         people = [np.stack([model.voice(degrade(x)) for x in takes]) for takes in everyone]
-        # Drawn twice, a person would be held against himself; half of the people, each once, spread
-        # as much (Politis et al. 1999).
+        # A person who is drawn twice would be compared with himself. Half of the people, each drawn
+        # once, give the same spread (Politis et al. 1999).
         half = max(len(people) // 2, 2)
         halves = [[people[i] for i in rng.permutation(len(people))[:half]] for _ in range(draws)]
         rates = np.array([_equal_errors_of(chosen) for chosen in halves])
@@ -191,18 +188,18 @@ def _equal_errors_of(people: list[np.ndarray]) -> tuple[float, float]:
 
 HEAD = (
     "| | parameters | MMAC/s | word accuracy | missed at 0.1 FA/h | at 0.5 FA/h "
-    f"| mean of {SWEEP[0]:g}–{SWEEP[-1]:g} FA/h | EER one v one | five v one |\n"
+    f"| mean of {SWEEP[0]:g}–{SWEEP[-1]:g} FA/h | EER one vs. one | five vs. one |\n"
     "|---|---|---|---|---|---|---|---|---|"
 )
 """The head of the table of `row`."""
 
 
-def row(name: str, runs: Sequence[Figures]) -> str:
+def row(name: str, runs: Sequence[Report]) -> str:
     """Return a row of the table under `HEAD`: clean / 10 dB / room, each in % and the mean of
     `runs` from several seeds.
 
-    Of the clean figure the interval over speakers is in brackets; ± is how far a seed lies from the
-    mean."""
+    The interval over speakers of the clean figure is in brackets; ± gives the distance of the
+    farthest seed from the mean."""
 
     def cell(part: str, *path: str) -> str:
         figures = [[reduce(dict.__getitem__, path, run[part][c]) for c in DRAWS] for run in runs]

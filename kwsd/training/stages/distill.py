@@ -1,5 +1,5 @@
-"""`kwsd train distill`: the encoder learns what several teachers say of the clean scene, from what
-a microphone makes of it.
+"""`kwsd train distill`: trains the encoder to predict several teachers' answers to the clean scene
+from what a microphone hears of it.
 
 Each teacher has its own projections and weights. Frames: paper A's L1 and cosine, layer by layer.
 Utterances: paper B's dual-view cross-correlation of pooled vectors, the teacher's a learned mixture
@@ -48,8 +48,8 @@ class LossWeights(Settings, frozen=True):
     layers: list[int] | None = None
     """Which of the cached layers; null: all."""
     source: Literal["embedding", "intermediate"] = "embedding"
-    """The student's frames that answer: those that words are told from, or the intermediate
-    features, which know voices."""
+    """The student's frames that are trained: the embeddings that the wake head reads, or the
+    intermediate features that the speaker head reads."""
     delay: int = 0
     """Chunks that the student may hear on before it answers."""
 
@@ -76,8 +76,8 @@ class DistillSettings(Settings, frozen=True):
     centered: bool = True
     """Remove the batch's mean before the dual view; the paper's formula does not."""
     mask_share: float = 0.0
-    """Share of the chunks that are masked in the student's input; only there is the code asked
-    for."""
+    """Share of the chunks that are masked in the student's input; the code is predicted only
+    there."""
     mask_chunks: int = 3
     teachers: dict[str, LossWeights] = field(default_factory=dict)
     seed: int = 1
@@ -86,7 +86,7 @@ class DistillSettings(Settings, frozen=True):
 
     @property
     def scenes(self) -> TeacherSceneSettings:
-        """What a batch holds."""
+        """The settings of a batch."""
         return TeacherSceneSettings(self.batch, self.scene_s, self.mask_share, self.mask_chunks)
 
 

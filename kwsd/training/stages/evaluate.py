@@ -1,5 +1,5 @@
-"""`kwsd train evaluate` and `cohort`: what a bundle is worth on the development split, with the
-very detector and embedder that run on the device.
+"""`kwsd train evaluate` and `cohort`: measure a bundle on the development split, with the detector
+and the embedder that run on the device.
 
 Words: miss rate at given false accepts per hour, per word, clean, at 10 dB and in rooms. A recorded
 word lies between a second of near-silence on either side; a false accept is a firing in audio that
@@ -13,7 +13,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -32,7 +31,7 @@ from kwsd.training.bundle_runtime import BundleRuntime
 from kwsd.training.bundle_writer import WordMeasure
 from kwsd.training.data.corpora import Corpora
 from kwsd.training.data.training_data import TrainingData
-from kwsd.training.development import DRAWS, RATES, SWEEP, Development
+from kwsd.training.development import DRAWS, RATES, SWEEP, Development, Report
 from kwsd.training.models.backend import Backend, fit_to_people
 
 log = logging.getLogger(__name__)
@@ -40,12 +39,10 @@ QUANTILES = 41
 """Quantiles of the scores of a word's recordings that the bundle keeps."""
 MIN_TAKES = 6
 """Takes that a person needs: five enroll, one is tried."""
-Report = dict[str, Any]
-"""Figures as JSON has them."""
 
 
 def evaluate(models: BundleRuntime, data: TrainingData) -> Report:
-    """Return all figures of the model card, also the operating points under `points`."""
+    """Return all figures of the model card, and the operating points under `points`."""
     development = Development(data)
     words = models.words
     peaks, by_source = development.false_accepts(models.scores, len(words))
@@ -110,14 +107,16 @@ def _missed_over_sweep(best: Mapping[str, np.ndarray], thresholds: np.ndarray) -
 def _word_means(table: Mapping[str, Report]) -> Report:
     """Return the means over the words of `table`."""
     report: Report = {}
-    report["mean"] = means = {
+    means = {
         kind: [float(np.mean([figures["points"][r][kind] for figures in table.values()])) for r in range(len(RATES))]
         for kind in ("miss_rate", "miss_rate_10db")
     }
+    report["mean"] = means
     percent = [[round(100 * rate, 2) for rate in rates] for rates in means.values()]
     log.info("mean of the words at %s FA/h: clean %s, 10 dB %s", RATES, *percent)
     for kind, name in (("sweep", "recorded"), ("synthetic_sweep", "synthetic")):
-        report[kind] = averaged = {condition: float(np.mean([figures[kind][condition] for figures in table.values()])) for condition in DRAWS}
+        averaged = {condition: float(np.mean([figures[kind][condition] for figures in table.values()])) for condition in DRAWS}
+        report[kind] = averaged
         shares = {condition: round(100 * share, 2) for condition, share in averaged.items()}
         log.info("mean of the words, %s, averaged over %s FA/h: %s", name, SWEEP, shares)
     return report
@@ -128,7 +127,7 @@ def _speaker_figures(group: str, people: list[np.ndarray], scorer: Scorer) -> Re
     plain, _, _ = trials(people)
     normalized, target, impostor = trials(people, scorer)
     log.info(
-        "speakers %s: %d people, EER one v one %.2f %%, five v one %.2f %%; normalized %.2f, %.2f %%",
+        "speakers %s: %d people, EER one vs. one %.2f %%, five vs. one %.2f %%; normalized %.2f, %.2f %%",
         group,
         plain.people,
         100 * plain.one,
@@ -195,8 +194,8 @@ def voices(models: BundleRuntime, development: Development, corpora: Sequence[st
 
 
 def fit_backend(models: BundleRuntime, corpora: Corpora) -> Backend:
-    """Return the backend of the training split's people, as the bundle hears them: 8 bit and
-    all."""
+    """Return the backend of the training split's people, fitted to the bundle's own embeddings, in
+    8 bit where the bundle is."""
     return fit_to_people(corpora, lambda x: models.embed(x.astype(np.int16)))
 
 

@@ -5,9 +5,9 @@ Every step takes a batch of scenes with wake words, then one of voices, and upda
 encoder after each.
 
 - Wake words: the max-pool loss on a provisional wake head.
-- All words: every labeled or aligned word of a scene is told from all others by the last 1.28 s, so
-  that the embedding separates words that it was never trained to wake on (cosine softmax over all
-  words with a few utterances).
+- All words: every labeled or aligned word of a scene is classified by the last 1.28 s, so that the
+  embedding separates words that it was never trained to wake on (cosine softmax over all words with
+  a few utterances).
 - Voices: angular margin softmax on the speaker head, and the speaker's vector by the voice teacher.
 - A small term keeps the encoder near the outputs that it started with, on the clean scene.
 
@@ -69,10 +69,10 @@ class FinetuneSettings(Settings, frozen=True):
     distillation: float = 0.2
     """Weight of the standardized squared error to the encoder's first outputs, on clean scenes."""
     all_words: float = 0.1
-    """Weight of telling all words apart, beside 1 of the wake words."""
+    """Weight of classifying all words; the wake words have the weight 1."""
     held_out: list[str] = field(default_factory=list)
-    """Words that are not told apart: on these `kwsd bench words` shows what an added word is worth
-    that nothing was trained on."""
+    """Words that are left out of all words, so that `kwsd bench words` can measure added words that
+    nothing was trained on."""
     voice: float = 0.2
     """Weight of the voices' loss; 0: words alone."""
     margin: float = 0.2
@@ -82,7 +82,7 @@ class FinetuneSettings(Settings, frozen=True):
     """Weight, within the voices' loss, of 1 - cosine to the speaker's vector by the teacher."""
     frozen: bool = False
     start: Start = "warm"
-    """Start of a student without a checkpoint; `width` and `separable` give its shape."""
+    """How a student starts without a checkpoint; `width` and `separable` give its shape."""
     width: float = 1.0
     separable: bool = False
     where: str | None = None
@@ -90,7 +90,7 @@ class FinetuneSettings(Settings, frozen=True):
     upper: int = 3
     """How many of its blocks are trained."""
     intermediate_layer: int = 2
-    """Its layer that voices are told from."""
+    """Layer whose features the voice head reads."""
     seed: int = 1
     checkpoint_every: int = 200
     log_every: int = 50
@@ -101,9 +101,14 @@ class JointModel(nn.Module):
     devices."""
 
     def __init__(
-        self, encoder: Backbone, words: int, types: int, people: int, teacher: Tensor,
+        self,
+        encoder: Backbone,
+        words: int,
+        types: int,
+        people: int,
+        teacher: Tensor,
         settings: FinetuneSettings,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`words` wake words, `types` of all words, `people` with their speeds; `teacher [person,
         dim]` holds the vectors of the people at speed 1."""
         super().__init__()
@@ -230,8 +235,8 @@ def train(data: TrainingData, voices: Voices, start: Path | None, out: Path, set
 
 
 def word_types(data: TrainingData, held_out: list[str]) -> list[str]:
-    """Return the words that are told apart: silence first, then those of the training split with a
-    few utterances, without `held_out`."""
+    """Return the words to classify: silence first, then those of the training split with a few
+    utterances, without `held_out`."""
     utterances = [u for u in data.corpora().utterances if not u.development and not u.noise]
     types = [SILENCE, *data.transcripts().types(utterances)]
     return [text for text in types if text not in held_out]

@@ -1,7 +1,7 @@
 """`kwsd train negatives`: embeddings of audio that holds no word of the user's: speech, similar and
 other words, noise. They ship with the bundle, one byte per number.
 
-A segment names the known words in it, so that an added word is not held against itself.
+A segment names the known words in it, so that an added word is not compared with itself.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def gather(data: TrainingData, models: BundleRuntime, out: Path, seed: int = 6) 
 
 
 def _take_segment(order: list[int], utterances: list[Utterance]) -> list[Utterance]:
-    """Take utterances off `order` until they fill a segment."""
+    """Remove utterances from `order` until they fill a segment, and return them."""
     segment: list[Utterance] = []
     length = 0
     while order and length < SEGMENT_SAMPLES:
@@ -75,7 +75,7 @@ def _hear(segment: list[Utterance], scenes: Scenes, transcripts: Transcripts) ->
         words |= transcripts.words(utterance)
     x = np.concatenate(parts)
     degraded = scenes.rng.random() < DEGRADED
-    return scenes.degrade(x) if degraded else augment.to_int16(x), words
+    return scenes.degrade(x) if degraded else augment.quantize_int16(x), words
 
 
 def _write(out: Path, embeddings: list[np.ndarray], texts: list[str]) -> None:

@@ -3,7 +3,7 @@ features and embeddings, and fine bands of the same audio.
 
 Additive angular margin softmax over all people of the training split, beside the cosine to the
 *speaker's* vector from a teacher (Resemblyzer, GE2E, Wan et al. 2018, arXiv 1710.10467): it is made
-of many utterances, so that one word learns to say what many sentences say.
+of many utterances, so that the embedding of one word learns what many sentences reveal.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class SpeakerSettings(Settings, frozen=True):
 
     @property
     def crops(self) -> CropSettings:
-        """What a batch holds."""
+        """The settings of a batch."""
         return CropSettings(self.batch, self.crop_chunks, self.speeds)
 
 

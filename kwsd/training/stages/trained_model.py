@@ -1,5 +1,5 @@
 """A checkpoint of `kwsd train finetune` as a wake-word and speaker model, in torch and without the
-detector's gate, so that teachers which no device could run stand beside students."""
+detector's gate, so that teachers which no device could run are measured like students."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ WINDOW_LEAD = 38
 
 @dataclass
 class TrainedModel:
-    """The parts of a checkpoint that figures are taken of."""
+    """The parts of a checkpoint that are measured."""
 
     backbone: Backbone
     wake: WakeHead
     speaker: SpeakerHead
     space: WordSpace
     types: Tensor
-    """`[word, dim]` of unit length: the directions of the words that are told apart."""
+    """`[word, dim]` of unit length: the directions of the words that it classifies."""
     words: list[str]
     """The names of these words."""
     backend: Backend = field(default_factory=Backend)
-    """Fitted by `compare`, as `export` does for what ships."""
+    """Fitted by `compare`, as `export` fits the one that ships."""
 
     @classmethod
     def load(cls, path: Path) -> TrainedModel:
@@ -61,7 +61,7 @@ class TrainedModel:
     def frames(self, x: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return embedding and intermediate features of `x [batch, sample]`, int16 scale, in whole
         chunks."""
-        features = features_of(self.backbone)(torch.from_numpy(augment.to_int16(x)))
+        features = features_of(self.backbone)(torch.from_numpy(augment.quantize_int16(x)))
         with torch.autocast("cpu", torch.bfloat16):
             embedding, intermediate, _ = self.backbone(features, self.backbone.zero_state(len(x)))
         return embedding.float(), intermediate.float()
@@ -94,7 +94,7 @@ class TrainedModel:
         return np.asarray(self.backend(voice)[0].numpy())
 
     def raw_voice(self, x: np.ndarray) -> np.ndarray:
-        """As `voice`, before the backend."""
+        """Return the embedding of `voice` before the backend."""
         return voice_of(self.backbone, features_of(self.backbone), self.speaker, x)
 
     @torch.inference_mode()

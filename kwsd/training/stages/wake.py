@@ -145,7 +145,7 @@ class _Draws:
         return np.concatenate([*positive, hard, others])
 
     def mine(self, head: WakeHead) -> None:
-        """Take the negatives that `head` scores highest as the hard ones."""
+        """Make the negatives that `head` scores highest the hard ones."""
         logits = score_all(head, self.bank)
         worst = np.where(self.bank.label == 0, logits, -30).max(axis=1)
         worst[~self._has_context | self.bank.near] = -30
