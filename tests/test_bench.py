@@ -65,7 +65,7 @@ def test_soak_reports_growth(tmp_path: Path) -> None:
     ("argv", "message"),
     [
         (["--engines", "porcupine"], "there is no engine 'porcupine'"),
-        (["--engines", "kwsd"], "is no folder"),
+        (["--engines", "kwsd"], "not a folder"),
     ],
 )
 def test_what_cannot_be_measured_is_named(argv: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""`kwsd bench`: what kwsd costs and how accurate it is, beside its peers, in one run on one audio.
+"""`kwsd bench`: what kwsd costs and how accurate it is, beside its peers, on the same audio.
 
 From the top: cost, accuracy, words and soak measure; report and plots show what they measured.
 They use breakdown, verification and daemon, which use peers and speaker_encoders, which use

@@ -1,4 +1,4 @@
-"""`kwsd bench accuracy`: misses v false accepts of every word and engine, on labeled recordings.
+"""`kwsd bench accuracy`: misses against false accepts on labeled recordings.
 
 Speakers are verified on the same recordings (`kwsd.bench.verification`).
 

@@ -39,7 +39,7 @@ class LabeledRecording:
 def audio_under(folder: Path) -> list[Path]:
     """Return all recordings below `folder`, in a fixed order. Raises AudioFileError without any."""
     if not folder.is_dir():
-        raise AudioFileError(f"{folder}: is no folder of recordings")
+        raise AudioFileError(f"{folder}: not a folder of recordings")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not found:
         raise AudioFileError(f"{folder}: holds no recording ({', '.join(SUFFIXES)})")

@@ -228,7 +228,9 @@ def latency(wakes: int) -> dict[str, float]:
 
 
 def _spaced_wakes(wakes: int) -> tuple[np.ndarray, list[int]]:
-    """Return an idle room in which "computer" is said so often, int16 `[sample]`, and the ends.
+    """Return an idle room in which "computer" is said `wakes` times, and the ends of the words.
+
+    The room is int16 `[sample]`, the ends are samples of it.
 
     The pauses exceed the refractory time and end at any phase of the blocks.
     """
@@ -252,7 +254,8 @@ def idle_in_real_time(seconds: float) -> float:
     """
     with measured() as (daemon, _):
         before = 0.0
-        began = measuring_since = time.monotonic()
+        began = time.monotonic()
+        measuring_since = began
         for n in _fed_in_real_time(daemon, scenes.idle(seconds + WARM_UP_S), began):
             if n == WARM_UP_S * SAMPLE_RATE // CHUNK_SAMPLES:
                 before = daemon.cpu_s()

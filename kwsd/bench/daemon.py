@@ -78,7 +78,7 @@ class MeasuredDaemon:
     def wait_until_heard(self, client: Client, timeout_s: float = 600.0) -> StatusReply:
         """Wait until it has heard everything that was fed; return its status then.
 
-        What the detector may take in one call can still be outstanding. The wait ends after
+        The samples of one call of the detector may still be outstanding. The wait ends after
         `timeout_s` in any case. Raises DaemonError.
         """
         outstanding = MAX_CHUNKS_PER_CALL * CHUNK_SAMPLES + SAMPLE_RATE // 10

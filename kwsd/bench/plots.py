@@ -1,4 +1,4 @@
-"""Trade-offs as pictures: misses v false accepts per hour, and DET curves of verification.
+"""Draws trade-offs: misses against false accepts per hour, and DET curves of verification.
 
 They need matplotlib (`kwsd[bench]`, or `kwsd[plots]`), which is imported when a picture is drawn.
 """
@@ -22,7 +22,7 @@ NONE_PER_HOUR = 1e-3
 
 
 def draw_calibration(results: Sequence[Result], path: Path) -> None:
-    """Draw misses v false accepts per hour of calibrated words, the latter with 95 % bounds.
+    """Draw misses against false accepts per hour of calibrated words, the latter with 95 % bounds.
 
     The file name's suffix decides the format. Raises ModuleNotFoundError without matplotlib,
     ValueError for an unknown format, or OSError.
@@ -114,8 +114,8 @@ def _draw_det(encoders: Sequence[VerificationFigures], path: Path) -> None:
         axes.plot([probit(a) for a, _ in curve], [probit(r) for _, r in curve], label=label)
 
     for one in encoders:
-        draw(one["one"], f"{one['engine']}, one v one")
-        draw(one["five"], f"{one['engine']}, five v one")
+        draw(one["one"], f"{one['engine']}, one vs. one")
+        draw(one["five"], f"{one['engine']}, five vs. one")
     limits = (probit(0.001), probit(0.5))
     axes.set(xlabel="false accepts, %", ylabel="false rejects, %", xlim=limits, ylim=limits)
     for axis in (axes.xaxis, axes.yaxis):

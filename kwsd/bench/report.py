@@ -1,4 +1,4 @@
-"""Reports as Markdown."""
+"""The reports of the benchmarks as Markdown."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _engines_table(engines: Sequence[Run]) -> str:
         "engine",
         "words",
         *(f"{scene}: CPU s/audio s" for scene in SCENES),
-        *(f"{scene} v {reference}" for scene in SCENES),
+        *(f"{scene} vs. {reference}" for scene in SCENES),
         "peak MiB",
         "start-up s",
         "start-up CPU s",
@@ -132,7 +132,7 @@ def accuracy_markdown(report: AccuracyReport) -> str:
             ]
             for one in report["verification"]
         ]
-        header = ["encoder", "speakers", "takes", "EER one v one %", "EER five v one %"]
+        header = ["encoder", "speakers", "takes", "EER one vs. one %", "EER five vs. one %"]
         parts += ["### Verification", table(header, rows)]
     return _join("## Accuracy", report["circumstances"], parts)
 

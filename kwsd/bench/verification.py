@@ -1,4 +1,4 @@
-"""Speaker verification on labeled recordings: one take v one, and five enrolled v one."""
+"""Speaker verification on labeled recordings: one take against one, and five against one."""
 
 from __future__ import annotations
 

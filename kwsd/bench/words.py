@@ -1,10 +1,10 @@
-"""`kwsd bench words`: how good words are that are added from a few takes.
+"""`kwsd bench words`: the accuracy of words that are added from a few takes.
 
 They are tried on a folder of recordings with one folder per word. For every word, number of shots
 and seed, takes of as many different speakers make the word, as `kwsd word add` does. It is tried on
 the recordings of the speakers that are left, and on all recordings of the other words. Hits are
-those over the score that 1 % of the others reach; 0 shots are synthetic voices alone. What the word
-does at its own threshold is reported as well.
+those over the score that 1 % of the others reach; 0 shots are synthetic voices alone. The errors
+at the word's own threshold are reported as well.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class WordRun(TypedDict):
     hits: float
     """Share of the word's recordings over the score that `FALSE_ACCEPTS` of the others reach."""
     threshold: float
-    """The word's own."""
+    """The word's own threshold."""
     hits_at_threshold: float
     false_accepts_at_threshold: float
     left_out_misses: float
