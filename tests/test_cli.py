@@ -121,7 +121,7 @@ def test_enroll_without_a_daemon_and_detect_who_it_was(capsys: pytest.CaptureFix
         ),
         (["speakers", "--socket", "/nonexistent/k.sock"], 69, "no daemon runs there"),
         (["dance"], 64, "invalid choice: 'dance'"),
-        ([], 64, "required: VERB"),
+        ([], 64, "usage: kwsd "),
     ],
 )
 def test_errors_and_exit_codes(capsys: pytest.CaptureFixture[str], argv: list[str], status: int, message: str) -> None:
@@ -155,6 +155,19 @@ def test_doctor_names_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path
     assert not findings["daemon"]["ok"]
     assert all(f["fix"] for f in findings.values() if not f["ok"])
     assert set(findings["models"]) == {"check", "ok", "detail", "fix"}
+
+
+def test_doctor_checks_words_as_the_daemon_does(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(f"words: {{hal: }}\nstate: {tmp_path / 'state'}\n")
+    where = ["--config", config, "--socket", tmp_path / "k.sock", "--json"]
+    status, out, _ = run(capsys, "doctor", *where)
+    findings = {f["check"]: f for f in map(json.loads, out.splitlines())}
+    assert status == 69
+    assert "has no model of 'hal'; it has alexa" in findings["words"]["detail"]
+    assert not findings["words"]["ok"]
+    config.write_text(f"words: {{computer: }}\nstate: {tmp_path / 'state'}\n")
+    assert '"words"' not in run(capsys, "doctor", *where)[1]
 
 
 def test_the_schema_of_the_configuration(capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,7 +242,7 @@ def test_json_over_a_state_directory(capsys: pytest.CaptureFixture[str], tmp_pat
     assert answer("word", "import", file) == {"word": name, "added": True}
 
     assert answer("clips", "list") == {"clips": [], "enabled": False}
-    assert answer("clips", "clear") == {"deleted": 0}
+    assert answer("clips", "clear", "--all") == {"deleted": 0}
     found = answer("calibrate", "--wav", takes[1], "--words", "computer", "--yes")
     (result,) = found["words"]
     assert (result["word"], result["choice"]["seen"], result["assumed_right"]) == ("computer", 0, 0)
@@ -273,7 +286,7 @@ def test_verbs_of_a_running_daemon(capsys: pytest.CaptureFixture[str], start: St
     assert list(json.loads(out)["words"]) == ["computer"]
     status, out, _ = run(capsys, "status", *socket)
     assert "listens for computer (threshold 0." in out
-    assert "knows nobody; 1 client(s)" in out
+    assert "no speaker is enrolled; 1 client(s)" in out
     assert run(capsys, "reload", *socket) == (0, "", "")
     assert json.loads(run(capsys, "reload", *socket, "--json")[1]) == {"reloaded": True}
     command = [sys.executable, "-m", "kwsd", "events", *map(str, socket), "--types", "wake"]

@@ -36,6 +36,7 @@ def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     for verb in VERBS:
         assert f"  {verb:<10} {load(verb).HELP}" in listed
     assert run(capsys, "help") == (0, listed, "")
+    assert run(capsys) == (cli.USAGE, "", listed)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -73,6 +74,7 @@ def test_help_on_an_action(capsys: pytest.CaptureFixture[str]) -> None:
         (["help", "word", "ad"], "kwsd word ", "did you mean 'add'?"),
         (["events", "x"], "kwsd events ", "unrecognized arguments: x"),
         (["clips", "clear", "x", "--all", "--state", "y"], "", "either IDs or --all"),
+        (["clips", "clear", "--state", "y"], "", "either IDs or --all"),
     ],
 )
 def test_did_you_mean(capsys: pytest.CaptureFixture[str], argv: list[str], usage: str, hint: str) -> None:

@@ -164,7 +164,7 @@ def test_off_by_default_and_on_when_asked(start: Start, tmp_path: Path, scene: n
     (result,) = json.loads(capsys.readouterr().out)["words"]
     assert result["assumed_right"] == 1
     assert result["before"]["seen"] == 1
-    assert cli.main(["clips", "clear", *at_state]) == 0
+    assert cli.main(["clips", "clear", "--all", *at_state]) == 0
     assert "2 clip(s) deleted" in capsys.readouterr().out
 
 

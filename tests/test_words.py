@@ -52,7 +52,9 @@ def test_the_verbs_on_a_state_directory(tmp_path: Path, recordings: list[str], c
     assert event["word"] == "hey_banana"
     exported = str(tmp_path / "out.word")
     assert cli.main(["word", "export", PHRASE, *state, exported]) == 0
-    assert cli.main(["word", "remove", PHRASE, *state]) == 0
+    assert capsys.readouterr().out == f"{PHRASE} is written to {exported}.\n"
+    assert cli.main(["word", "remove", "hey_banana", *state]) == 0
+    assert capsys.readouterr().out == f"{PHRASE} is removed.\n"
     assert cli.main(["word", "remove", PHRASE, *state]) == cli.DATA
     assert "no word is called" in capsys.readouterr().err
     assert cli.main(["word", "import", *state, exported]) == 0
@@ -104,7 +106,7 @@ def test_the_running_daemon_applies_it(
     assert cli.main(["word", "remove", PHRASE, *socket]) == 0
     capsys.readouterr()
     assert cli.main(["word", "list", *socket]) == 0
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == "no words were added; `kwsd word add` makes one\n"
     with daemon.connect() as client:
         assert "hey_banana" not in client.request(Status()).words
 

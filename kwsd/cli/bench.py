@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from kwsd.bench.engines import ENGINES, installed
+from kwsd.cli.output import UNAVAILABLE, fail
 
 if TYPE_CHECKING:
     from kwsd.bench.accuracy import AccuracyReport
@@ -21,13 +22,12 @@ if TYPE_CHECKING:
 
 HELP = "measure what kwsd costs and how accurate it is, beside its peers, on the same audio"
 PEERS = "The peers: pip install 'kwsd[bench]'; for Resemblyzer also: pip install torch librosa && pip install --no-deps Resemblyzer"
-UNAVAILABLE = 69
-"""Exit status where something that is needed is missing (sysexits.h)."""
 COST = """\
 CPU, memory, start-up and latency of every engine that is installed, in an idle room, in a day with
 a quarter of speech, and in continuous speech."""
 ACCURACY = """\
-Misses v false accepts of every word and engine, and speaker verification, on labeled recordings.
+Misses against false accepts of every word and engine, and speaker verification, on labeled
+recordings.
 
 Two layouts are read as they are published:
 
@@ -39,12 +39,13 @@ Any other folder of folders is read like the first: the folder's name is the wor
 _nohash_ the speaker. Folders of audio without labels (LibriSpeech, a recording of the room) are
 negatives: --negatives DIR."""
 WORDS = """\
-How good words are that are added from a few takes, on a folder of recordings, one folder per word.
+The accuracy of words that are added from a few takes, on a folder of recordings, one folder per
+word.
 
 For every word, number of shots and seed, takes of as many different speakers make the word, as
 `kwsd word add` does. It is tried on the recordings of the speakers that are left, and on all
 recordings of the other words. Hits are those over the score that 1 % of the others reach; 0 shots
-are synthetic voices alone. What the word does at its own threshold is reported as well."""
+are synthetic voices alone. The errors at the word's own threshold are reported as well."""
 SOAK = """\
 Hours of audio through the daemon, faster than real time: does anything grow?"""
 
@@ -67,9 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         return sub
 
     _add_cost(add("cost", "CPU, memory, start-up and latency", COST))
-    help = "misses v false accepts of every word, and speaker verification"
+    help = "misses against false accepts of every word, and speaker verification"
     _add_accuracy(add("accuracy", help, ACCURACY))
-    _add_words(add("words", "how good words are that are added from a few takes", WORDS))
+    _add_words(add("words", "the accuracy of words that are added from a few takes", WORDS))
     _add_soak(add("soak", "hours of audio through the daemon: does anything grow?", SOAK))
 
 
@@ -85,8 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         missing.append("matplotlib")
     if missing:
         text = f"not installed: {', '.join(missing)}; pip install 'kwsd[bench]'"
-        print(f"kwsd: {text}", file=sys.stderr)
-        return UNAVAILABLE
+        return fail(UNAVAILABLE, text)
     found, text = _measure(arguments, engines)
     if arguments.json:
         body = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
@@ -237,7 +237,7 @@ def _numbers(text: str) -> list[int]:
     try:
         return [int(number) for number in text.split(",")]
     except ValueError:
-        text = f"{text!r} is no list of numbers; for instance 3,5,10"
+        text = f"{text!r} is not a list of numbers; for instance 3,5,10"
         raise argparse.ArgumentTypeError(text) from None
 
 

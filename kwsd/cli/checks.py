@@ -18,16 +18,18 @@ from kwsd.audio.format import BLOCK_S
 from kwsd.audio.pcm import SILENCE_DBFS, level_dbfs
 from kwsd.client.client import connect
 from kwsd.config import Config, ConfigError
+from kwsd.detect.setup import resolve
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import Bundle, BundleError
 from kwsd.protocol.commands import Status
 from kwsd.protocol.errors import DaemonError
+from kwsd.state.library import Library
 from kwsd.state.voiceprints import VoiceprintStore
-from kwsd.state.words import WordStore
 
 SILENT_DBFS = -90.0
 """A microphone whose loudest block is no louder is muted."""
 LISTEN_S = 1.0
+REINSTALL = "pip install --force-reinstall kwsd"
 PORTAUDIO_FIX = "sudo apt-get install libportaudio2"
 
 
@@ -63,7 +65,7 @@ def _models(config: Config) -> Iterator[Finding]:
     try:
         bundle = bundles.load(config.models_path())
     except BundleError as error:
-        yield Finding("models", False, str(error), "pip install --force-reinstall kwsd")
+        yield Finding("models", False, str(error), REINSTALL)
         return
     words = f"{len(bundle.words)} words"
     yield Finding("models", True, f"{bundle.path}, encoder {bundle.encoder_id}, {words}")
@@ -73,12 +75,16 @@ def _models(config: Config) -> Iterator[Finding]:
 
 
 def _words(config: Config, bundle: Bundle, folder: Path) -> Iterator[Finding]:
-    added, _ = WordStore(folder, bundle.encoder_id).load_all()
-    unknown = [word for word in config.words if word not in bundle.words and word not in added]
-    if unknown and (not folder.exists() or os.access(folder, os.R_OK)):
-        known = ", ".join([*bundle.words, *added])
-        fix = f"set words to some of {known}, or run kwsd word add"
-        yield Finding("words", False, f"there is no model of {', '.join(unknown)}", fix)
+    if folder.exists() and not os.access(folder, os.R_OK | os.X_OK):
+        return  # only the daemon knows the added words
+    library, _ = Library.load(folder, bundle.encoder_id)
+    try:
+        resolve(config, bundle, library)
+    except ConfigError as error:
+        fix = "correct the configuration, then run kwsd doctor again"
+        yield Finding("words", False, str(error), fix)
+    except BundleError as error:
+        yield Finding("models", False, str(error), REINSTALL)
 
 
 def _voiceprints(bundle: Bundle, folder: Path) -> Iterator[Finding]:

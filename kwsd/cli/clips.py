@@ -28,15 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="right: it was the word; wrong: it was not; none: take the label back",
     )
     label.add_argument("ids", nargs="+", metavar="ID")
-    clear = options.add_action(actions, "clear", "delete the clips that are named, else all")
+    clear = options.add_action(actions, "clear", "delete the clips that are named, or all")
     clear.add_argument("ids", nargs="*", metavar="ID")
-    clear.add_argument("--all", action="store_true", help="delete all, as without an ID")
+    clear.add_argument("--all", action="store_true", help="delete all clips")
     for action in actions.choices.values():
         options.add_endpoint(action)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the action."""
+    if arguments.action == "clear" and bool(arguments.ids) == arguments.all:
+        return fail(USAGE, "clips clear takes either IDs or --all, which deletes all clips")
     with open_endpoint(arguments) as endpoint:
         return ACTIONS[arguments.action](arguments, endpoint)
 
@@ -81,9 +83,7 @@ def _label(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
 
 
 def _clear(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
-    if arguments.ids and arguments.all:
-        return fail(USAGE, "clips clear takes either IDs or --all")
-    command = ClipsClear(clips=arguments.ids) if arguments.ids else ClipsClear(all=True)
+    command = ClipsClear(all=True) if arguments.all else ClipsClear(clips=arguments.ids)
     done = endpoint.requester.request(command)
     if arguments.json:
         print_json(done)

@@ -1,4 +1,4 @@
-"""What `kwsd run --source auto` listens to: the microphone, else the bundled recording."""
+"""The source of `kwsd run --source auto`: the microphone, else the bundled recording."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `kwsd detect`."""
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--trace", type=Path, metavar="OUT.npz", help="also write the scores of every chunk")
+    parser.add_argument("--json", action="store_true", help="no effect: the output is JSON anyway")
     options.add_words(parser)
     options.add_config(parser)
     options.add_state(parser, "folder of voiceprints, added words and calibration")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Endpoint:
-    """Who answers requests, with the configuration and the bundle, which load when first used."""
+    """What answers requests, with the configuration and the bundle, which load when first used."""
 
     def __init__(self, arguments: argparse.Namespace, client: Client | None = None) -> None:
         """`arguments` are a verb's; without a `client`, its state directory answers."""

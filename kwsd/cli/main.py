@@ -54,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # when it is first imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     given = sys.argv[1:] if argv is None else list(argv)
+    if not given:
+        build_parser().print_help(sys.stderr)
+        return USAGE
     arguments = build_parser(verb_of(given)).parse_args(given)
     level = logging.DEBUG if arguments.verbose else logging.INFO
     logging.basicConfig(level=level, format=_log_format(), stream=sys.stderr)

@@ -6,9 +6,12 @@ import argparse
 import contextlib
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from kwsd.cli.parser import sentence
+
+if TYPE_CHECKING:
+    Actions = argparse._SubParsersAction[argparse.ArgumentParser]
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -59,15 +62,14 @@ def add_yes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yes", action="store_true", help="keep it without asking")
 
 
-def add_actions(parser: argparse.ArgumentParser) -> Any:
+def add_actions(parser: argparse.ArgumentParser) -> Actions:
     """Return what adds the parsers of a verb's actions; `arguments.action` names the one chosen."""
     return parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
 
-def add_action(actions: Any, name: str, text: str) -> argparse.ArgumentParser:
+def add_action(actions: Actions, name: str, text: str) -> argparse.ArgumentParser:
     """Return the parser of the action `name`, described by `text`, one line as a verb's `HELP`."""
-    parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=sentence(text))
-    return parser
+    return actions.add_parser(name, help=text, description=sentence(text))
 
 
 def word_list(text: str) -> list[str]:

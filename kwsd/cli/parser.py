@@ -17,10 +17,10 @@ class Parser(argparse.ArgumentParser):
     """The parser of `kwsd`, of its verbs and of their actions."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        """Take what `argparse.ArgumentParser` takes."""
+        """Accept the arguments of `argparse.ArgumentParser`."""
         super().__init__(*args, **options)
         self._has_actions = False
-        # Without a default, an action's parser does not overwrite what stood before the action.
+        # Without a default, an action's parser does not overwrite a `-v` before the action.
         self.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="log more")
 
     def add_subparsers(self, **options: Any) -> Any:

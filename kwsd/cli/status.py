@@ -1,4 +1,4 @@
-"""`kwsd status`: how the daemon is doing."""
+"""`kwsd status`: the state of the daemon."""
 
 from __future__ import annotations
 
@@ -34,10 +34,13 @@ def run(arguments: argparse.Namespace) -> int:
 def _sentences(status: StatusReply) -> list[str]:
     microphone = f"microphone {status.microphone.state}: {status.microphone.name}"
     words = [f"{name} (threshold {word.threshold:.2f})" for name, word in status.words.items()]
+    speakers = "no speaker is enrolled"
+    if status.speakers:
+        speakers = f"knows {', '.join(status.speakers)}"
     lines = [
         f"up for {status.uptime_s:.0f} s, {microphone}",
         f"listens for {', '.join(words)}",
-        f"knows {', '.join(status.speakers) or 'nobody'}; {status.clients} client(s)",
+        f"{speakers}; {status.clients} client(s)",
     ]
     if status.real_time_factor is not None:
         cost = f"{status.real_time_factor:.4f} CPU seconds per second of audio"

@@ -6,14 +6,13 @@ Only `run` loads the stages, so that `--help` works where the extra `[train]` is
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+
+from kwsd.cli.output import UNAVAILABLE, fail
 
 HELP = "train the models, or models for words of your own"
 LAYOUTS = ("speech_commands", "librispeech", "voxceleb", "mswc")
-"""Layouts that `import` reads; `kwsd.training.data.importers` has them."""
-UNAVAILABLE = 69
-"""Exit code of sysexits.h: the extra `[train]` is not installed."""
+"""Layouts that `import` reads: those of `kwsd.training.data.importers`, which needs the extra."""
 STAGES = {
     "unpack": "decode the recordings that DATA/manifest.tsv names",
     "import": "decode a corpus in a published layout",
@@ -63,7 +62,7 @@ ONLY = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a subparser for each stage."""
-    parser.description = "Each stage resumes where it was interrupted. docs/training.md says how to train the models, or words of your own."
+    parser.description = "Each stage resumes where it was interrupted. docs/training.md describes how to train the models, or words of your own."
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE", title="stages")
     for stage, help in STAGES.items():
         sub = stages.add_parser(stage, help=help, description=help[0].upper() + help[1:] + ".")
@@ -72,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             sub.add_argument("--data", type=Path, required=True, help="folder of manifest.tsv and its recordings")
         if stage == "import":
             sub.add_argument("--data", type=Path, required=True, help="folder of the corpus")
-            sub.add_argument("--layout", choices=LAYOUTS, required=True, help="how the corpus lies")
+            sub.add_argument("--layout", choices=LAYOUTS, required=True, help="its published layout")
         if stage in ROOMS:
             sub.add_argument("--data", type=Path, required=True, help="folder of rirs.npz, room responses")
         if stage in BUNDLE:
@@ -107,11 +106,10 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         from kwsd.training import pipeline
     except ModuleNotFoundError as error:
-        print(
-            f"kwsd: training needs {error.name}, which is not installed; install the extra: pip install 'kwsd[train]'",
-            file=sys.stderr,
+        return fail(
+            UNAVAILABLE,
+            f"training needs {error.name}, which is not installed; install the extra: pip install 'kwsd[train]'",
         )
-        return UNAVAILABLE
     stage = arguments.stage
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`kwsd word`: wake words of one's own."""
+"""`kwsd word`: the user's own wake words."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _add_origin(add: argparse.ArgumentParser) -> None:
     origin.add_argument(
         "--text-only",
         action="store_true",
-        help="no recordings: espeak-ng says it; this is far worse, and it reports how much",
+        help="no recordings: espeak-ng says it; far worse: the warning states by how much",
     )
     add.add_argument(
         "--room",
@@ -112,7 +112,7 @@ def _add(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
         }
         print_json(report)
     else:
-        print(f"{arguments.word} is {'added' if added.kept else 'not added'}.")
+        print(f"{_plain(arguments.word)} is {'added' if added.kept else 'not added'}.")
     return 0
 
 
@@ -149,7 +149,7 @@ def _improve(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
     if kept:
         words.put(endpoint.requester, word)
     if not arguments.json:
-        print(f"{word.name} is {'improved' if kept else 'as it was'}.")
+        print(f"{_plain(word.name)} is {'improved' if kept else 'as it was'}.")
     return 0
 
 
@@ -163,6 +163,8 @@ def _list(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
     for word in found.words:
         takes = f"{word.made.takes or '?'} takes of {word.length_s:.1f} s"
         print(f"{word.name}: threshold {word.threshold:.2f}, made from {takes}")
+    if not found.words:
+        print("no words were added; `kwsd word add` makes one")
     for why in found.unusable:
         show(f"cannot be used: {why}")
     return 0
@@ -175,7 +177,7 @@ def _remove(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
     if arguments.json:
         print_json(removed)
     else:
-        print(f"{removed.deleted} is removed.")
+        print(f"{_plain(arguments.word)} is removed.")
     return 0
 
 
@@ -187,6 +189,8 @@ def _export(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
     arguments.file.write_bytes(to_bytes(word))
     if arguments.json:
         print_json({"word": word.name, "file": arguments.file})
+    else:
+        print(f"{_plain(arguments.word)} is written to {arguments.file}.")
     return 0
 
 
@@ -197,7 +201,7 @@ def _import(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
     if arguments.json:
         print_json({"word": name, "added": True})
     else:
-        print(f"{name} is added.")
+        print(f"{_plain(name)} is added.")
     return 0
 
 
@@ -211,6 +215,11 @@ def _test(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
         else:
             print(f"{trial.path}: {trial.score:.2f}{', wakes' if trial.wakes else ''}")
     return 0
+
+
+def _plain(name: str) -> str:
+    """Return the name of a word as it is said, with spaces for underscores."""
+    return name.strip().replace("_", " ")
 
 
 ACTIONS: dict[str, Callable[[argparse.Namespace, Endpoint], int]] = {
