@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from kwsd.protocol.data import SpeakerThreshold, WordThreshold
-from kwsd.protocol.messages import InvalidRequest, parse_request
+from kwsd.protocol.parsing import InvalidRequest, parse_request
 from kwsd.state.calibration import Calibration, CalibrationError, CalibrationStore
 
 

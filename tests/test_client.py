@@ -43,18 +43,23 @@ both_clients = pytest.mark.parametrize("connect", [connect, connect_async])
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[[bytes], Path]]:
-    """Return a function that serves fixed bytes to one client, and gives the path of the socket."""
+def serve(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Return a function that serves fixed bytes to one client, and gives the path of the socket.
+
+    The first are sent at once, the others one after each request.
+    """
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     threads: list[threading.Thread] = []
 
-    def answer(data: bytes) -> None:
+    def answer(data: tuple[bytes, ...]) -> None:
         with server.accept()[0] as client:
-            client.sendall(data)
+            for part in data:
+                client.sendall(part)
+                client.recv(4096)
             while client.recv(4096):
                 pass
 
-    def start(data: bytes) -> Path:
+    def start(*data: bytes) -> Path:
         path = tmp_path / "fake.sock"
         server.bind(str(path))
         server.listen()
@@ -93,14 +98,14 @@ def test_no_daemon_is_reported(tmp_path: Path, connect: Connect) -> None:
 
 
 @both_clients
-def test_a_daemon_of_this_protocol_is_greeted(serve: Callable[[bytes], Path], connect: Connect) -> None:
+def test_a_daemon_of_this_protocol_is_greeted(serve: Callable[..., Path], connect: Connect) -> None:
     greeting = connect(serve(msgspec.json.encode(GREETING) + b"\n"))
     assert msgspec.to_builtins(greeting) == GREETING
 
 
 @both_clients
 @pytest.mark.parametrize("protocol", [1, 3])
-def test_a_daemon_of_another_protocol_is_refused_with_both_numbers(serve: Callable[[bytes], Path], connect: Connect, protocol: int) -> None:
+def test_a_daemon_of_another_protocol_is_refused_with_both_numbers(serve: Callable[..., Path], connect: Connect, protocol: int) -> None:
     path = serve(json.dumps({**GREETING, "protocol": protocol}).encode() + b"\n")
     message = f"the daemon speaks protocol {protocol}, this client speaks 2; use the daemon and"
     with pytest.raises(kwsd.DaemonError, match=message) as caught:
@@ -109,9 +114,23 @@ def test_a_daemon_of_another_protocol_is_refused_with_both_numbers(serve: Callab
 
 
 @both_clients
-def test_something_else_than_kwsd_is_refused(serve: Callable[[bytes], Path], connect: Connect) -> None:
+def test_something_else_than_kwsd_is_refused(serve: Callable[..., Path], connect: Connect) -> None:
     with pytest.raises(kwsd.DaemonError) as caught:
         connect(serve(b"220 mail.example.org ESMTP\r\n"))
+    assert caught.value.code == "protocol"
+
+
+def test_events_end_with_an_error_where_the_daemon_talks_nonsense(
+    serve: Callable[..., Path],
+) -> None:
+    event = b'{"seq":1,"type":"microphone","state":"lost","index":0}\n'
+    greeting = msgspec.json.encode(GREETING) + b"\n"
+    reply = b'{"type":"reply","id":1,"ok":true}\n'
+    with kwsd.connect(serve(greeting, reply + event + b"nonsense\n" + event)) as client:
+        events = client.events()
+        assert next(events).seq == 1
+        with pytest.raises(kwsd.DaemonError) as caught:
+            next(events)
     assert caught.value.code == "protocol"
 
 

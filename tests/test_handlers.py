@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
 import time
@@ -61,6 +63,21 @@ def test_look_back_as_pcm_and_into_a_passed_descriptor(start: Start, tmp_path: P
             client.request(Audio(start=10**9, end=10**9 + 5))
         with pytest.raises(DaemonError, match="by at most 20 s"):
             client.request(Audio(start=0, end=10**9))
+
+
+def test_a_descriptor_of_a_refused_request_is_not_of_the_next(start: Start, tmp_path: Path, endless: Path, raw_client: RawClient) -> None:
+    daemon = start("--source", str(endless), "--realtime")
+    daemon.connect().close()
+    client = raw_client(daemon.socket)
+    time.sleep(1.0)
+    with (tmp_path / "first.wav").open("wb") as first, client.makefile("rb") as lines:
+        socket.send_fds(client, [b'{"type":"audio","start":0,"id":1}\n'], [first.fileno()])
+        assert json.loads(lines.readline())["code"] == "bad_request"
+        client.sendall(b'{"type":"audio","start":0,"end":9,"id":2}\n')
+        reply = json.loads(lines.readline())
+    assert (reply["id"], reply.get("written")) == (2, None)
+    assert len(base64.b64decode(reply["pcm"])) == 18
+    assert (tmp_path / "first.wav").stat().st_size == 0
 
 
 def test_enrollment_through_the_socket_and_who_spoke(start: Start, tmp_path: Path, scene_wav: Path) -> None:

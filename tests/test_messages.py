@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec.inspect import type_info
 from msgspec.structs import replace
 
-from kwsd.events import Event, Wake, to_dict
+from kwsd.events import Event, MicrophoneChange, Wake, to_dict
 from kwsd.protocol import commands, messages
 from kwsd.protocol.commands import COMMANDS, Command, Request, reply_type
 from kwsd.protocol.errors import DaemonError, RequestError
@@ -24,11 +24,10 @@ from kwsd.protocol.messages import (
     FromClient,
     FromServer,
     Greeting,
-    InvalidRequest,
     Level,
     Received,
-    parse_request,
 )
+from kwsd.protocol.parsing import InvalidRequest, parse_request
 
 
 def line(**body: Any) -> bytes:
@@ -45,6 +44,7 @@ def line(**body: Any) -> bytes:
         (line(type="audio", id=2, start=0, end=9), commands.Audio(id=2, start=0, end=9)),
         (line(type="subscribe", types=["wake"], words=None), commands.Subscribe(types=["wake"])),
         (line(type="enroll.next", timeout_s=3), commands.EnrollNext(timeout_s=3)),
+        (line(type="enroll.next", timeout_s=None, id=None), commands.EnrollNext()),
     ],
 )
 def test_good_lines(data: bytes, expected: Command) -> None:
@@ -61,12 +61,14 @@ def test_good_lines(data: bytes, expected: Command) -> None:
         (b"[" * 100_000, "malformed", "JSON"),
         (b"[1]", "malformed", "object"),
         (b"3", "malformed", "object"),
-        (line(id=1), "unknown_type", "None"),
+        (line(id=1), "unknown_type", "the request has no type"),
         (line(type="dance", id=1), "unknown_type", "'dance'; expected one of subscribe"),
         (line(type="stats", id=1), "unknown_type", "'stats'; did you mean 'status'?"),
         (line(type=["status"]), "unknown_type", "status"),
         (line(type="status", id=[1]), "bad_request", "id must be text or a whole number"),
         (line(type="status", id=True), "bad_request", "id must be text or a whole number"),
+        (b'{"type":"dance","id":"\\ud800"}', "bad_request", "id must be text that UTF-8"),
+        (line(type="audio", start=0, end=None), "bad_request", "audio needs end"),
         (line(type="audio", start=0), "bad_request", "audio needs end"),
         (line(type="audio", start="0", end=1), "bad_request", "start: '0' is not a whole number"),
         (line(type="audio", start=True, end=1), "bad_request", "start: True is not a whole number"),
@@ -227,6 +229,25 @@ def test_a_client_checks_the_length_of_a_line_before_it_sends(extra: int, fits: 
     assert caught.value.code == "line_too_long"
     id, _ = client.request(commands.Status())
     assert client.receive(messages.encode_error("busy", "", id))  # the connection goes on
+
+
+def test_a_client_gets_what_came_before_bad_bytes_and_then_the_error() -> None:
+    client = Connection.client()
+    greeting = messages.encode_greeting("1.2", ["computer"], 16000)
+    (received,) = client.receive(greeting + b"junk\n" + messages.encode_level(-30.0))
+    assert isinstance(received, Greeting)
+    with pytest.raises(DaemonError, match="what the daemon sent"):
+        client.receive(messages.encode_level(-30.0))
+
+
+def test_a_client_skips_an_event_that_it_does_not_know() -> None:
+    later = line(type="microphone", seq=1, state="muted", index=0) + b"\n"
+    known = line(type="microphone", seq=2, state="lost", index=0) + b"\n"
+    client = Connection.client()
+    client.receive(messages.encode_greeting("9.0", [], 16000))
+    (event,) = client.receive(later + known)
+    assert isinstance(event, MicrophoneChange)
+    assert event.seq == 2
 
 
 def test_a_line_that_is_too_long_for_a_client() -> None:

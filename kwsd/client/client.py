@@ -16,12 +16,13 @@ import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, TypeVar, cast, overload
 
-from kwsd.events import Event
+from kwsd.events import Event, Wake
 from kwsd.protocol.commands import EventType, Request, Subscribe, type_of
 from kwsd.protocol.errors import DaemonError, RequestError
-from kwsd.protocol.messages import Connection, FromServer, Greeting, Id, Level, Received
+from kwsd.protocol.messages import Connection, FromServer, Greeting, Level, Received
+from kwsd.protocol.parsing import Id
 from kwsd.protocol.replies import Reply
 
 if TYPE_CHECKING:
@@ -68,6 +69,11 @@ class _Exchange:
     def send(self, command: Request[R]) -> tuple[int, bytes]:
         """Return the id and the line of a request. Raises DaemonError where it is too long."""
         return self._connection.request(command)
+
+    def check(self) -> None:
+        """Raise the DaemonError that ended the connection: no more can come."""
+        if self._connection.error is not None:
+            raise self._connection.error
 
     def receive(self, data: bytes) -> None:
         """Process what the daemon sent. Raises DaemonError."""
@@ -170,10 +176,15 @@ class Client:
             raise DaemonError("closed", text) from error
         return cast(R, reply)
 
+    @overload
+    def events(self, types: Sequence[Literal["wake"]], words: Sequence[str] | None = None) -> Iterator[Wake]: ...
+    @overload
+    def events(self, types: Sequence[EventType] | None = None, words: Sequence[str] | None = None) -> Iterator[Event]: ...
     def events(self, types: Sequence[EventType] | None = None, words: Sequence[str] | None = None) -> Iterator[Event]:
         """Subscribe now, and return the events as they come, until the daemon ends.
 
-        Only events of these types, and of these words. Raises DaemonError.
+        Only events of these types, and of these words. Raises DaemonError, also during the
+        iteration, where the daemon sends what cannot be read.
         """
         self.request(_subscription(types, words))
         return self._events()
@@ -185,13 +196,18 @@ class Client:
                 yield self._exchange.events.popleft()
             try:
                 self._receive()
-            except (DaemonError, OSError):
+            except OSError:
                 return
+            except DaemonError as error:
+                if error.code == "closed":
+                    return
+                raise
 
     def __iter__(self) -> Iterator[Event]:
         return self.events()
 
     def _receive(self) -> None:
+        self._exchange.check()
         self._exchange.receive(self._socket.recv(READ_BYTES))
 
 
@@ -234,29 +250,42 @@ class AsyncClient:
             self._writer.write(line)
             await self._writer.drain()
             while (reply := self._exchange.reply(id)) is None:
-                self._exchange.receive(await self._reader.read(READ_BYTES))
+                await self._receive()
                 self._exchange.levels.clear()
         except OSError as error:
             text = f"the daemon has closed the connection ({error.strerror})"
             raise DaemonError("closed", text) from error
         return cast(R, reply)
 
+    @overload
+    def events(self, types: Sequence[Literal["wake"]], words: Sequence[str] | None = None) -> AsyncIterator[Wake]: ...
+    @overload
+    def events(self, types: Sequence[EventType] | None = None, words: Sequence[str] | None = None) -> AsyncIterator[Event]: ...
     async def events(self, types: Sequence[EventType] | None = None, words: Sequence[str] | None = None) -> AsyncIterator[Event]:
         """Subscribe, and yield the events as they come, until the daemon ends.
 
-        Only events of these types, and of these words. Raises DaemonError.
+        Only events of these types, and of these words. Raises DaemonError, also during the
+        iteration, where the daemon sends what cannot be read.
         """
         await self.request(_subscription(types, words))
         while True:
             while self._exchange.events:
                 yield self._exchange.events.popleft()
             try:
-                self._exchange.receive(await self._reader.read(READ_BYTES))
-            except (DaemonError, OSError):
+                await self._receive()
+            except OSError:
                 return
+            except DaemonError as error:
+                if error.code == "closed":
+                    return
+                raise
 
     def __aiter__(self) -> AsyncIterator[Event]:
         return self.events()
+
+    async def _receive(self) -> None:
+        self._exchange.check()
+        self._exchange.receive(await self._reader.read(READ_BYTES))
 
 
 async def connect_async(path: Path | str | None = None) -> AsyncClient:

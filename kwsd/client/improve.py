@@ -14,7 +14,7 @@ from kwsd.learn.few_shot import WordTrainer
 from kwsd.learn.word_takes import WordTake
 from kwsd.protocol import commands
 from kwsd.protocol.messages import Requester
-from kwsd.state.words import MAX_STORED, AddedWord, WordError, check_name
+from kwsd.state.words import MAX_STORED, AddedWord, WordError, check_word_name
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def improve(requester: Requester, trainer: WordTrainer, name: str, show: Callabl
 
     Raises WordError or RequestError.
     """
-    name = check_name(name)
+    name = check_word_name(name)
     if name in trainer.bundle.words:
         fix = "labeled clips set its threshold: `kwsd calibrate --log`"
         text = f"{name!r} comes with kwsd and cannot be made again on the device"

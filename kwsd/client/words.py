@@ -28,7 +28,7 @@ from kwsd.protocol.errors import DaemonError
 from kwsd.protocol.messages import Requester
 from kwsd.protocol.replies import WordsReply
 from kwsd.state.library import Library
-from kwsd.state.words import MAX_STORED, AddedWord, WordError, check_name, from_bytes, to_bytes
+from kwsd.state.words import MAX_STORED, AddedWord, WordError, check_word_name, from_bytes, to_bytes
 from kwsd.version import __version__
 
 TEXT_ONLY = (
@@ -47,7 +47,7 @@ def listed(requester: Requester) -> WordsReply:
 
 def get(requester: Requester, bundle: Bundle, name: str) -> AddedWord:
     """Return an added word. Raises RequestError or WordError."""
-    file = requester.request(commands.WordsGet(name=check_name(name))).file
+    file = requester.request(commands.WordsGet(name=check_word_name(name))).file
     return from_bytes(file, bundle.encoder_id, name)
 
 
@@ -98,8 +98,9 @@ def from_microphone(trainer: WordTrainer, client: Client, name: str, count: int,
         try:
             command = commands.RecordTake(timeout_s=TAKE_TIMEOUT_S)
             samples = pcm.from_bytes(client.request(command, on_level=guide.level).pcm)
-            takes.usable.append(trainer.encoder.take(samples))
-            guide.accepted(pcm.level_dbfs(samples), takes.usable[-1].length_s)
+            take = trainer.encoder.take(samples)
+            takes.usable.append(take)
+            guide.accepted(take.speech_dbfs, take.length_s)
         except (DaemonError, TakeRejected) as error:
             rejected += 1
             fatal = isinstance(error, DaemonError) and error.code != "no_speech"
@@ -114,7 +115,7 @@ def free_name(names: Sequence[str], bundle: Bundle, name: str) -> str:
 
     Raises WordError.
     """
-    name = check_name(name)
+    name = check_word_name(name)
     if name in bundle.words:
         fix = "put it under `words` in the configuration, or choose another name"
         raise WordError(f"{name!r} comes with kwsd: {fix}")

@@ -258,6 +258,6 @@ def reply_type(kind: type[Command]) -> type[Reply]:
     return cast("type[Reply]", get_args(base)[0])
 
 
-def type_of(request: Request[R] | Command) -> str:
-    """Return the `type` that a request has on the wire."""
+def type_of(request: Request[R] | Command | type[Command]) -> str:
+    """Return the `type` that a request, or a type of requests, has on the wire."""
     return cast(str, request.__struct_config__.tag)

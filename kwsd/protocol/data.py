@@ -94,7 +94,7 @@ class WordThreshold(Data, frozen=True):
     """Wanted false accepts per hour."""
     hours: float
     """Hours of audio it rests on."""
-    time: int
+    time: float
     """Seconds since the epoch."""
 
 
@@ -104,7 +104,7 @@ class SpeakerThreshold(Data, frozen=True):
     threshold: Annotated[float, Meta(gt=0, lt=1)]
     false_accept_rate: float
     """Wanted share of impostors that pass."""
-    time: int
+    time: float
     """Seconds since the epoch."""
 
 

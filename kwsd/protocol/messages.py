@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 from typing import Generic, Literal, Protocol, TypeVar, cast
 
 import msgspec
@@ -22,7 +21,6 @@ from msgspec import Struct
 
 from kwsd.events import EVENT_TYPES, Event, to_dict
 from kwsd.protocol.commands import (
-    COMMANDS,
     PROTOCOL,
     Command,
     Request,
@@ -30,6 +28,7 @@ from kwsd.protocol.commands import (
     type_of,
 )
 from kwsd.protocol.errors import DaemonError, RequestError
+from kwsd.protocol.parsing import Id, InvalidRequest, parse_request
 from kwsd.protocol.replies import Reply
 
 MAX_LINE = 1 << 20
@@ -38,7 +37,6 @@ MAX_REPLY_LINE = 1 << 22
 """Longest line that a client accepts, in bytes with its newline."""
 MAX_MALFORMED = 5
 Role = Literal["client", "server"]
-Id = str | int | None
 R = TypeVar("R", bound=Reply)
 M = TypeVar("M")
 
@@ -73,16 +71,6 @@ class Received(Struct, frozen=True):
     reply: Reply | RequestError
 
 
-class InvalidRequest(Struct, frozen=True):
-    """A line that a server answers with an error."""
-
-    code: str
-    message: str
-    id: Id = None
-    fatal: bool = False
-    """Whether the connection ends after the answer."""
-
-
 class _Envelope(Struct, frozen=True):
     """The fields by which a client distinguishes the messages of a server."""
 
@@ -101,12 +89,6 @@ FromServer = Greeting | Received | Level | Event
 """What a client receives."""
 
 _encoder = msgspec.json.Encoder()
-
-
-@functools.cache
-def _command_decoder() -> msgspec.json.Decoder[Command]:
-    """Return the decoder of requests, which only a server builds."""
-    return msgspec.json.Decoder(Command)
 
 
 @functools.cache
@@ -153,6 +135,8 @@ class Connection(Generic[M]):
         self.role = role
         self.ended = False
         """Whether the peer broke the rules; nothing more is read from it."""
+        self.error: DaemonError | None = None
+        """For a client, what ended it."""
         self._lines = Lines(MAX_LINE if role == "server" else MAX_REPLY_LINE)
         self._malformed = 0
         self._seq = 0
@@ -173,16 +157,23 @@ class Connection(Generic[M]):
         """Return the messages that `data` completes.
 
         A server gets an InvalidRequest for what is wrong; after a fatal one, everything is ignored.
-        A client gets a DaemonError raised.
+        A client gets `error` raised where no message comes before it.
         """
         received: list[M] = []
         for line in self._lines.feed(data) if not self.ended else ():
             parse = self._from_client if self.role == "server" else self._from_server
-            message = cast("M | None", parse(line))
+            try:
+                message = cast("M | None", parse(line))
+            except DaemonError as error:
+                self.ended = True
+                self.error = error
+                break
             if message is not None:
                 received.append(message)
             if self.ended:
                 break
+        if self.error is not None and not received:
+            raise self.error
         return received
 
     def request(self, command: Request[R]) -> tuple[int, bytes]:
@@ -245,51 +236,11 @@ class Connection(Generic[M]):
                 error = msgspec.json.decode(line, type=_Error)
                 return Received(envelope.id, DaemonError(error.code, error.message))
             case kind if kind in EVENT_TYPES:
-                return _event_decoder().decode(line)
+                try:
+                    return _event_decoder().decode(line)
+                except msgspec.ValidationError:
+                    return None  # a later daemon of this protocol may know more reasons and states
         return None
-
-
-def parse_request(line: bytes) -> FromClient:
-    """Return the request in one line, its fields checked, or what is wrong with it."""
-    try:
-        return _command_decoder().decode(line.decode())  # msgspec skips unknown fields, whatever is in them
-    except msgspec.ValidationError as error:
-        return _invalid(line, error)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return InvalidRequest("malformed", "not a line of JSON in UTF-8")
-
-
-def _invalid(line: bytes, error: msgspec.ValidationError) -> InvalidRequest:
-    """Return what is wrong with a line that is no request.
-
-    What words it is imported here: half a megabyte that only a wrong line needs.
-    """
-    import difflib
-
-    from kwsd import validation
-
-    try:
-        body = json.loads(line)
-    except (ValueError, RecursionError):
-        return InvalidRequest("malformed", "not a line of JSON in UTF-8")
-    if not isinstance(body, dict):
-        return InvalidRequest("malformed", "not a JSON object")
-    id = body.get("id")
-    if id is not None and (isinstance(id, bool) or not isinstance(id, str | int)):
-        return InvalidRequest("bad_request", "id must be text or a whole number")
-    name = body.get("type")
-    if not isinstance(name, str) or name not in COMMANDS:
-        near = difflib.get_close_matches(str(name)[:60], COMMANDS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(COMMANDS)}"
-        return InvalidRequest("unknown_type", f"unknown request type {str(name)[:60]!r}; {hint}", id)
-    fault = validation.explain(error, COMMANDS[name], body)
-    if fault.name:
-        missing = validation.dotted((*fault.path, fault.name))
-        return InvalidRequest("bad_request", f"{name} needs {missing}", id)
-    where = validation.dotted(fault.path)
-    found = repr(validation.value_at(body, fault.path))
-    found = found if len(found) <= 60 else found[:57] + "…"
-    return InvalidRequest("bad_request", f"{name}: {where}: {found} {fault.problem}", id)
 
 
 def _greeting(line: bytes) -> Greeting:

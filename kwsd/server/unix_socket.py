@@ -25,9 +25,10 @@ from typing import Any, TypeVar
 
 from kwsd.config import ConfigError, SocketConfig
 from kwsd.learn.enrollment import Enrollment
-from kwsd.protocol.commands import Command, type_of
+from kwsd.protocol.commands import Audio, Command, type_of
 from kwsd.protocol.errors import RequestError
-from kwsd.protocol.messages import FromClient, InvalidRequest, encode_error, encode_reply
+from kwsd.protocol.messages import FromClient, encode_error, encode_reply
+from kwsd.protocol.parsing import InvalidRequest
 from kwsd.protocol.replies import Reply
 from kwsd.server.hub import Hub, Subscriber
 
@@ -255,6 +256,8 @@ async def _serve(
         loop.add_reader(client, read)
         while message := await _unless(closed, waiting.get()):
             if isinstance(message, InvalidRequest):
+                if message.type == type_of(Audio) and (fd := session.take_fd()) is not None:
+                    os.close(fd)  # it came with this request, not with the next one
                 subscriber.send(encode_error(message.code, message.message, message.id))
                 if message.fatal:
                     subscriber.finish()

@@ -1,0 +1,102 @@
+"""One line of a client as a request, or what is wrong with it."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from kwsd.protocol.commands import COMMANDS, Command
+
+Id = str | int | None
+NOT_JSON = "not a line of JSON in UTF-8"
+
+
+class InvalidRequest(Struct, frozen=True):
+    """A line that a server answers with an error."""
+
+    code: str
+    message: str
+    id: Id = None
+    fatal: bool = False
+    """Whether the connection ends after the answer."""
+    type: str = ""
+    """The type of the request, where it has a known one."""
+
+
+@functools.cache
+def _command_decoder() -> msgspec.json.Decoder[Command]:
+    """Return the decoder of requests, which only a server builds."""
+    return msgspec.json.Decoder(Command)
+
+
+def parse_request(line: bytes) -> Command | InvalidRequest:
+    """Return the request in one line, its fields checked, or what is wrong with it.
+
+    A field that is null counts as missing.
+    """
+    try:
+        # Decoded first: msgspec skips unknown fields, whatever bytes are in them.
+        return _command_decoder().decode(line.decode())
+    except msgspec.ValidationError as error:
+        fault = error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return InvalidRequest("malformed", NOT_JSON)
+    try:
+        body = json.loads(line)
+    except (ValueError, RecursionError):
+        return InvalidRequest("malformed", NOT_JSON)
+    if not isinstance(body, dict):
+        return InvalidRequest("malformed", "not a JSON object")
+    given = {key: value for key, value in body.items() if value is not None}
+    if len(given) < len(body):
+        try:
+            return msgspec.convert(given, Command)
+        except msgspec.ValidationError as error:
+            fault = error
+    return _explained(given, fault)
+
+
+def _explained(body: dict[str, Any], error: msgspec.ValidationError) -> InvalidRequest:
+    """Return what is wrong with a request whose plain data is `body`.
+
+    What words it is imported here: half a megabyte that only a wrong line needs.
+    """
+    import difflib
+
+    from kwsd import validation
+
+    id = body.get("id")
+    if id is not None and (isinstance(id, bool) or not isinstance(id, str | int)):
+        return InvalidRequest("bad_request", "id must be text or a whole number")
+    if isinstance(id, str) and not _is_text(id):
+        return InvalidRequest("bad_request", "id must be text that UTF-8 can encode")
+    name = body.get("type")
+    if name is None:
+        return InvalidRequest("unknown_type", "the request has no type", id)
+    if not isinstance(name, str) or name not in COMMANDS:
+        near = difflib.get_close_matches(str(name)[:60], COMMANDS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(COMMANDS)}"
+        text = f"unknown request type {str(name)[:60]!r}; {hint}"
+        return InvalidRequest("unknown_type", text, id)
+    fault = validation.explain(error, COMMANDS[name], body)
+    if fault.name:
+        missing = validation.dotted((*fault.path, fault.name))
+        return InvalidRequest("bad_request", f"{name} needs {missing}", id, type=name)
+    where = validation.dotted(fault.path)
+    found = repr(validation.value_at(body, fault.path))
+    found = found if len(found) <= 60 else found[:57] + "…"
+    text = f"{name}: {where}: {found} {fault.problem}"
+    return InvalidRequest("bad_request", text, id, type=name)
+
+
+def _is_text(text: str) -> bool:
+    """Return whether UTF-8 can encode `text`: a lone surrogate cannot be."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
