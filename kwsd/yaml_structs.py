@@ -19,6 +19,8 @@ from kwsd import validation
 from kwsd.config import ConfigError
 
 Kind = TypeVar("Kind")
+MOST_VALUES = 10_000
+"""In one file, aliases written out: far more than a file by hand has, and soon read."""
 
 
 def parse_as(
@@ -35,20 +37,27 @@ def parse_as(
     """
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is None:
+            return kind()
+        _refuse_bombs(node, name)
+        _refuse_duplicates(node, name, ())
+        value = _plain(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{name}{line}: not YAML: {error.problem}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{name}: not YAML: {error}") from error
-    if node is None:
-        return kind()
-    _refuse_duplicates(node, name, ())
-    value = _plain(node)
+    except RecursionError:
+        raise ConfigError(f"{name}: nests too deep") from None
     if get_origin(kind) is dict and isinstance(value, dict):  # `NAME:` alone is all defaults
         value = {name: {} if entry is None else entry for name, entry in value.items()}
     value = fill_in(value) if fill_in else value
-    _refuse_infinite(kind, value, node, name, ())
+    infinite = _infinite(value)
+    if infinite is not None:
+        type = validation.type_at(type_info(kind), infinite, value)
+        wanted = validation.describe(type) if type else "a finite number"
+        raise _config_error(validation.Fault(infinite, f"is not {wanted}"), value, node, name)
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
@@ -77,6 +86,23 @@ def _plain(node: yaml.Node) -> Any:
         loader.dispose()
 
 
+def _refuse_bombs(node: yaml.Node, name: str) -> None:
+    """Refuse aliases that never end, or that write out to more than MOST_VALUES."""
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = MOST_VALUES + 1  # Of an alias to what it is within.
+            children = node.value if isinstance(node, yaml.CollectionNode) else []
+            pairs = isinstance(node, yaml.MappingNode)
+            sizes[id(node)] = 1 + sum(size(child[1] if pairs else child) for child in children)
+        if sizes[id(node)] > MOST_VALUES:
+            raise ConfigError(f"{_line(name, node)}: holds itself or more than {MOST_VALUES} values; write it with fewer aliases")
+        return sizes[id(node)]
+
+    size(node)
+
+
 def _refuse_duplicates(node: yaml.Node, name: str, path: validation.KeyPath) -> None:
     if isinstance(node, yaml.SequenceNode):
         for index, element in enumerate(node.value):
@@ -93,18 +119,16 @@ def _refuse_duplicates(node: yaml.Node, name: str, path: validation.KeyPath) -> 
         _refuse_duplicates(value, name, (*path, key.value))
 
 
-def _refuse_infinite(kind: object, value: Any, node: yaml.Node, name: str, path: validation.KeyPath) -> None:
-    """Refuse NaN and infinity, which no bound excludes."""
-    inside = validation.value_at(value, path)
-    if isinstance(inside, float) and not math.isfinite(inside):
-        expected = validation.type_at(type_info(kind), path, value)
-        wanted = validation.describe(expected) if expected else "a finite number"
-        fault = validation.Fault(path, f"is not {wanted}")
-        raise _config_error(fault, value, node, name)
-    if isinstance(inside, dict | list):
-        keys = inside.keys() if isinstance(inside, dict) else range(len(inside))
-        for key in keys:
-            _refuse_infinite(kind, value, node, name, (*path, key))
+def _infinite(value: Any) -> validation.KeyPath | None:
+    """Return the path of the first NaN or infinity, which no bound excludes."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return ()
+    if isinstance(value, dict | list):
+        for key, inside in value.items() if isinstance(value, dict) else enumerate(value):
+            path = _infinite(inside)
+            if path is not None:
+                return (key, *path)
+    return None
 
 
 def _config_error(fault: validation.Fault, value: Any, node: yaml.Node, name: str) -> ConfigError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -72,6 +73,30 @@ def test_errors_name_file_line_key_and_fix(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         config_file.parse(text, "kwsd.yaml")
     assert str(caught.value).startswith(f"kwsd.yaml, {message}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &a [*a]", ", line 1: holds itself or more than"),
+        ("a: &a {b: *a}", ", line 1: holds itself or more than"),
+        (
+            "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(f"{new}: &{new} [{', '.join(9 * ['*' + old])}]\n" for old, new in pairwise("abcdefghijklmnop")),
+            ", line 5: holds itself or more than",
+        ),
+        ("[" * 3000 + "]" * 3000, ": nests too deep"),
+    ],
+)
+def test_a_file_that_would_never_end_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config_file.parse(text, "kwsd.yaml")
+    assert str(caught.value).startswith(f"kwsd.yaml{message}")
+
+
+def test_aliases_are_written_out() -> None:
+    text = "words:\n  computer: &strict {threshold: strict}\n  banana: *strict\n"
+    words = config_file.parse(text, "kwsd.yaml").words
+    assert [word.threshold for word in words.values()] == ["strict", "strict"]
 
 
 def test_a_file_that_is_not_yaml_is_named() -> None:
