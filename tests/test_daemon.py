@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
@@ -16,10 +17,12 @@ import soundfile
 from conftest import RATE, RawClient, Start, hiss, say
 
 from kwsd.client.client import connect
+from kwsd.config import Config, SocketConfig
 from kwsd.events import Event, MicrophoneChange, Wake
 from kwsd.protocol.commands import Reload, Status, Subscribe
 from kwsd.protocol.data import ActiveWordInfo
 from kwsd.protocol.errors import DaemonError
+from kwsd.server.daemon import Daemon, RunOptions
 
 
 def status_of(pid: int, key: str) -> int:
@@ -159,6 +162,24 @@ def test_reload_applies_words_and_thresholds_without_losing_audio(start: Start, 
         assert last.microphone.state == "ok"
 
 
+def test_changes_are_applied_one_at_a_time(tmp_path: Path, scene_wav: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    applying: list[Config] = []
+
+    async def apply(self: Daemon, config: Config) -> None:
+        assert not applying
+        applying.append(config)
+        await asyncio.sleep(0.01)
+        applying.pop()
+
+    async def reload_twice_while_the_state_changes() -> None:
+        config = Config(state=str(tmp_path), socket=SocketConfig(path=str(tmp_path / "k.sock")))
+        daemon = Daemon(RunOptions(config, source=str(scene_wav)))
+        await asyncio.gather(daemon.reload(), daemon._apply_state(), daemon.reload())
+
+    monkeypatch.setattr(Daemon, "_apply", apply)
+    asyncio.run(reload_twice_while_the_state_changes())
+
+
 def test_the_socket_is_never_taken_from_a_live_daemon_and_a_stale_one_is_replaced(start: Start, tmp_path: Path, endless: Path) -> None:
     one = start("--source", str(endless), "--realtime")
     one.connect().close()
@@ -211,6 +232,16 @@ def test_systemd_gets_ready_status_stopping_and_an_honest_watchdog(start: Start,
     while b"STOPPING=1" not in heard:
         heard += notify.recv(4096).split(b"\n")
     assert daemon.wait() == 0
+    notify.close()
+
+
+@pytest.mark.timing
+def test_the_watchdog_is_fed_while_no_client_has_come(start: Start, tmp_path: Path, endless: Path, notify: socket.socket) -> None:
+    env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "300000"}
+    start("--source", str(endless), "--wait-for-client", env=env)
+    heard: list[bytes] = []
+    while heard.count(b"WATCHDOG=1") < 6:
+        heard += notify.recv(4096).split(b"\n")
     notify.close()
 
 

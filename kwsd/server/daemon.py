@@ -88,6 +88,7 @@ class Daemon:
         self._hub = Hub()
         self._disk = Disk()
         self._stop = asyncio.Event()
+        self._applying = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._failure: BaseException | None = None
         self._bundle = bundles.load(self.config.models_path())
@@ -187,11 +188,12 @@ class Daemon:
         """
         self._notifier.reloading()
         try:
-            try:
-                config = self._options.overrides(config_file.load(self._options.config_path))
-            except ConfigError as error:
-                raise self._refused(error) from error
-            await self._apply(self._without_later_keys(config))
+            async with self._applying:
+                try:
+                    config = self._options.overrides(config_file.load(self._options.config_path))
+                except ConfigError as error:
+                    raise self._refused(error) from error
+                await self._apply(self._without_later_keys(config))
         finally:
             stats = self._listener.stats
             self._notifier.send(READY=1, STATUS=self._status(stats.microphone, stats.source))
@@ -200,10 +202,11 @@ class Daemon:
 
     async def _apply_state(self) -> None:
         """Apply a changed state directory. Raises RequestError, and then nothing has changed."""
-        await self._apply(self.config)
+        async with self._applying:
+            await self._apply(self.config)
 
     async def _apply(self, config: Config) -> None:
-        """Put `config` and the state directory in force.
+        """Put `config` and the state directory in force; one at a time, under the lock.
 
         Raises RequestError, and then nothing has changed.
         """
@@ -259,7 +262,7 @@ class Daemon:
         self.stop()
 
     def _cross(self, do: Callable[[T], None], value: T) -> None:
-        """Go from the listener's thread to the event loop; here and nowhere else."""
+        """Go from the listener's thread to the event loop, as every event does."""
         with contextlib.suppress(RuntimeError):  # the loop has closed, and nobody listens
             self._loop.call_soon_threadsafe(do, value)
 

@@ -1,13 +1,13 @@
 """The listener: the one thread that owns the source and the detector.
 
 Promises:
-- What it hears goes to `emit` (called on this thread; the daemon crosses to the event loop there
-  and nowhere else) and to the consumers.
+- What it hears goes to `emit` (called on this thread; the daemon crosses to the event loop
+  there) and to the consumers.
 - What others want of the detector runs between two blocks (`call`), so that nothing needs a lock.
 - A lost microphone is reported and retried for ever; any other error ends the thread and is given
   to `done`.
-- `heartbeats` rises when audio and inference have moved forward, or while a known loss is being
-  retried. Nothing else moves it.
+- `heartbeats` rises when audio and inference have moved forward, before the source is read at all
+  (`go`), and while a known loss is being retried. Nothing else moves it.
 """
 
 from __future__ import annotations
@@ -123,6 +123,7 @@ class Listener:
     def _main(self) -> None:
         try:
             while not self._go.wait(0.05):
+                self.heartbeats += 1
                 self._serve_calls()
             if self._recording is not None:
                 self._listen(self._recording)

@@ -120,7 +120,7 @@ class StateHandlers:
 
     def _get_word(self, command: commands.WordsGet) -> replies.WordsGetReply:
         try:
-            word = self.words.load(words.check_name(command.name))
+            word = self.words.load(words.check_word_name(command.name))
         except WordError as error:
             raise RequestError("unknown_word", str(error)) from error
         return replies.WordsGetReply(name=word.name, file=words.to_bytes(word))
@@ -139,7 +139,7 @@ class StateHandlers:
 
     def _delete_word(self, command: commands.WordsDelete) -> replies.DeletedReply:
         try:
-            name = words.check_name(command.name)
+            name = words.check_word_name(command.name)
             if name in self._config().words:
                 text = f"{name!r} is in the configuration; remove it from `words` there first"
                 raise RequestError("in_use", text)
