@@ -27,6 +27,7 @@ from hypothesis import settings
 from kwsd.audio import capture, devices
 from kwsd.audio.synthesis import espeak
 from kwsd.client.client import Client, connect
+from kwsd.learn import few_shot
 from kwsd.learn.few_shot import WordTrainer
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import Bundle
@@ -145,6 +146,13 @@ def hiss(seconds: float, level: float = 3.0, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, level, int(seconds * RATE)).astype(np.int16)
 
 
+@pytest.fixture
+def quick_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fit added words to a quarter of the negatives: for tests of what is done with them."""
+    monkeypatch.setattr(few_shot, "DRAWN", few_shot.DRAWN // 4)
+    monkeypatch.setattr(few_shot, "HARDEST", few_shot.HARDEST // 4)
+
+
 @pytest.fixture(scope="session")
 def trainer(bundle: Bundle, runtime: Runtime) -> WordTrainer:
     """The trainer of added words."""
@@ -164,8 +172,7 @@ def banana(trainer: WordTrainer) -> AddedWord:
 
 @pytest.fixture(scope="session")
 def scene() -> np.ndarray:
-    """Twelve seconds, int16: quiet, speech, "computer" in two voices, a long pause, speech again.
-    Twelve seconds, int16: quiet, speech, "computer" in two voices, a long pause, speech again."""
+    """Twelve seconds, int16: quiet, speech, "computer" in two voices, a pause, speech again."""
     parts = [
         hiss(1.0),
         say("good evening, it is raining"),

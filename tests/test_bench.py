@@ -12,7 +12,7 @@ import soundfile
 from conftest import RATE, hiss, say
 
 from kwsd.audio.files import AudioFileError
-from kwsd.bench import accuracy, corpus, report, scenes
+from kwsd.bench import accuracy, corpus, report, scenes, soak
 from kwsd.bench.accuracy import EngineScores
 from kwsd.bench.circumstances import circumstances
 from kwsd.cli import bench as verb
@@ -25,6 +25,7 @@ def bench(*argv: str) -> int:
     return verb.run(parser.parse_args(argv))
 
 
+@pytest.mark.slow
 def test_cost_measures_every_stage_and_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "cost.json"
     options = ["--seconds", "15", "--repeats", "1", "--wakes", "2", "--engines", "kwsd"]
@@ -52,11 +53,13 @@ def test_cost_measures_every_stage_and_column(tmp_path: Path, capsys: pytest.Cap
     assert "p95_ms" in printed
 
 
-def test_soak_reports_growth(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_soak_reports_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak, "STEP_S", 120)
     out = tmp_path / "soak.json"
     assert bench("soak", "--hours", "0.1", "--json", str(out)) == 0
     found = json.loads(out.read_text(encoding="utf-8"))
-    assert [s["audio_h"] for s in found["samples"]] == pytest.approx([1 / 6, 2 / 6, 3 / 6])
+    assert [s["audio_h"] for s in found["samples"]] == pytest.approx([1 / 30, 2 / 30, 3 / 30])
     assert all(s["resident_mib"] > 10 and s["descriptors"] > 3 and s["threads"] >= 2 for s in found["samples"])
     assert found["growth"]["descriptors"] == found["growth"]["threads"] == 0
 
@@ -116,6 +119,7 @@ def test_both_layouts_are_read_as_published(tmp_path: Path) -> None:
         corpus.labeled(tmp_path / "empty")
 
 
+@pytest.mark.slow
 def test_accuracy_of_synthetic_voices(tmp_path: Path) -> None:
     for n, voice in enumerate(("en-us", "en-us+f3", "en-gb+m2")):
         for take in range(2):
@@ -182,6 +186,7 @@ def test_noise_lies_where_it_should() -> None:
     assert 10 * np.log10(frames[len(frames) // 2 :].mean() / np.mean(mixed**2)) == pytest.approx(10.0, abs=0.2)
 
 
+@pytest.mark.slow
 def test_added_words_are_measured_on_a_folder(tmp_path: Path) -> None:
     for n, voice in enumerate(("en-us", "en-us+f3", "en-gb+m3", "en-us+m7", "en-029+f5")):
         for word in ("hey banana", "smart mirror", "good evening"):

@@ -55,7 +55,7 @@ def shapes(nodes: list[onnxruntime.NodeArg], prefix: str) -> dict[str, list[int]
 
 
 def test_states_are_named_in_pairs() -> None:
-    session = onnxruntime.InferenceSession(bundles.load().path / bundles.STUDENT)
+    session = onnxruntime.InferenceSession(bundles.load().path / bundles.ENCODER)
     ins = shapes(session.get_inputs(), "state_in.")
     outs = shapes(session.get_outputs(), "state_out.")
     assert ins == outs

@@ -28,7 +28,7 @@ from kwsd.state.words import (
     AddedWord,
     WordError,
     WordStore,
-    check_name,
+    check_word_name,
     from_bytes,
     to_bytes,
 )
@@ -201,4 +201,4 @@ def test_stored_and_read_again(tmp_path: Path, banana: AddedWord) -> None:
         from_bytes(to_bytes(replace(banana, offsets=(0, 99))), banana.encoder_id, "it")
     for name in ("a/b", "..", "", ".x"):
         with pytest.raises(WordError, match="cannot be a word's name"):
-            check_name(name)
+            check_word_name(name)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kwsd.state.voiceprints import Voiceprint, VoiceprintError, VoiceprintStore, check_name
+from kwsd.state.voiceprints import Voiceprint, VoiceprintError, VoiceprintStore, check_speaker_name
 
 
 def voiceprint(name: str = "ann", seed: int = 0, encoder: str = "e1") -> Voiceprint:
@@ -39,9 +39,9 @@ def test_names_that_cannot_be_file_names_are_refused() -> None:
     odd = ("", "a/b", "../x", ".hidden", "x\n", " x", "x ", "a" * 64, "..", "a..b", "x\0y")
     for name in odd:
         with pytest.raises(VoiceprintError, match="cannot be a speaker's name"):
-            check_name(name)
+            check_speaker_name(name)
     allowed = ["Ann", "Jürgen B.", "李", "o'neil-2"]
-    assert [check_name(name) for name in allowed] == allowed
+    assert [check_speaker_name(name) for name in allowed] == allowed
 
 
 def test_a_voiceprint_of_another_encoder_is_refused(store: VoiceprintStore) -> None:

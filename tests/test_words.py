@@ -28,6 +28,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return sorted(map(str, folder.iterdir()))
 
 
+@pytest.mark.usefixtures("quick_fits")
 def test_the_verbs_on_a_state_directory(tmp_path: Path, recordings: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     state = ["--state", str(tmp_path / "state")]
     takes = ["--wav", *recordings]
@@ -76,6 +77,7 @@ def test_from_text_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
     assert "apt install espeak-ng" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("quick_fits")
 def test_the_running_daemon_applies_it(
     start: Start,
     tmp_path: Path,
@@ -130,6 +132,7 @@ def test_what_the_room_sounds_like_counts_against_it(start: Start, tmp_path: Pat
     assert f"{PHRASE.replace(' ', '_')}: 6 takes" in captured
 
 
+@pytest.mark.usefixtures("quick_fits")
 def test_recorded_through_the_daemon(start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     takes = []
     for voice in VOICES[:3]:

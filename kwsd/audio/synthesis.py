@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import wave
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -111,7 +110,7 @@ class Kokoro:
             ipa = ipa.replace(old, new)
         ids = [self._vocabulary[c] for c in ipa if c in self._vocabulary]
         style = np.tensordot(weights.astype(np.float32), self.styles, axes=1)[len(ids)].reshape(1, -1).astype(np.float32)
-        feed: dict[str, Any] = {
+        feed: dict[str, np.ndarray] = {
             "tokens": np.array([[0, *ids, 0]], np.int64),
             "style": style,
             "speed": np.array([speed], np.float32),

@@ -26,7 +26,7 @@ from kwsd.bench.circumstances import Circumstances
 from kwsd.bench.corpus import LabeledRecording, audio_under, check_words, labeled, noise_of
 from kwsd.bench.engines import ENGINES
 from kwsd.bench.scenes import between_silence, with_noise
-from kwsd.bench.verification import VerificationFigures, verification
+from kwsd.bench.verification import VerificationStats, verification
 from kwsd.metrics import bootstrap_interval, false_accept_peaks, poisson_interval, threshold_at
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Point(TypedDict):
     miss_noisy: NotRequired[float]
 
 
-class WordFigures(TypedDict):
+class WordStats(TypedDict):
     """The figures of one engine and word."""
 
     engine: str
@@ -90,8 +90,8 @@ class AccuracyReport(TypedDict):
     folder: str
     snr_db: float | None
     """Signal-to-noise ratio of the noisy recordings; None where there is no noise."""
-    words: list[WordFigures]
-    verification: list[VerificationFigures]
+    words: list[WordStats]
+    verification: list[VerificationStats]
     circumstances: NotRequired[Circumstances]
 
 
@@ -206,7 +206,7 @@ def _scores(name: str, words: Sequence[str], blocks: Iterable[np.ndarray]) -> np
     return np.concatenate(parts)
 
 
-def figures(found: EngineScores) -> WordFigures:
+def figures(found: EngineScores) -> WordStats:
     """Return the misses of one word at each of `RATES`, and its trade-off, with 95 % intervals."""
     hours = found.negative_s / 3600
     peaks = np.sort(np.array(found.false_peaks))[::-1]

@@ -25,7 +25,7 @@ from kwsd.bench.engines import KWSD_WORDS
 from kwsd.bench.peers import Kwsd, shipped
 from kwsd.detect.detector import MIN_SPAN_CHUNKS
 from kwsd.events import Wake
-from kwsd.model.bundle import STUDENT
+from kwsd.model.bundle import ENCODER
 from kwsd.server.hub import Filter, Hub, Subscriber
 
 WAKE_HEAD = "/head/"
@@ -99,7 +99,7 @@ def head_share() -> float:
     options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = f"{folder}/profile"
-        session = onnxruntime.InferenceSession(str(bundle.path / STUDENT), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(bundle.path / ENCODER), options, providers=["CPUExecutionProvider"])
         names = [one.name for one in session.get_inputs()]
         mel = np.zeros((1, encoder.frames_per_chunk, bundle.front_end.bands), np.float32)
         feed = dict(zip(names, [mel, *encoder.zero_state()], strict=True))

@@ -11,8 +11,8 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kwsd.bench.accuracy import AccuracyReport, WordFigures
-    from kwsd.bench.verification import TrialFigures, VerificationFigures
+    from kwsd.bench.accuracy import AccuracyReport, WordStats
+    from kwsd.bench.verification import TrialStats, VerificationStats
     from kwsd.client.calibrate import Outcome, Result
 
 TICKS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
@@ -84,7 +84,7 @@ def draw_accuracy(report: AccuracyReport, folder: Path) -> list[Path]:
     return written
 
 
-def _draw_misses(words: Sequence[WordFigures], path: Path) -> None:
+def _draw_misses(words: Sequence[WordStats], path: Path) -> None:
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(figsize=(7, 5))
     for one in words:
@@ -104,12 +104,12 @@ def _draw_misses(words: Sequence[WordFigures], path: Path) -> None:
     pyplot.close(figure)
 
 
-def _draw_det(encoders: Sequence[VerificationFigures], path: Path) -> None:
+def _draw_det(encoders: Sequence[VerificationStats], path: Path) -> None:
     pyplot = _pyplot()
     probit = NormalDist().inv_cdf
     figure, axes = pyplot.subplots(figsize=(5, 5))
 
-    def draw(trials: TrialFigures, label: str) -> None:
+    def draw(trials: TrialStats, label: str) -> None:
         curve = [(a, r) for a, r in trials["curve"] if 0 < a < 1 and 0 < r < 1]
         axes.plot([probit(a) for a, _ in curve], [probit(r) for _, r in curve], label=label)
 

@@ -21,7 +21,7 @@ MAX_TAKES = 12
 """Takes of a speaker that are used."""
 
 
-class TrialFigures(TypedDict):
+class TrialStats(TypedDict):
     """The errors of one kind of trial; shares lie between 0 and 1."""
 
     eer: float
@@ -31,19 +31,19 @@ class TrialFigures(TypedDict):
     """Pairs of false accept rate and false reject rate, by rising threshold; 2000 or so of them."""
 
 
-class VerificationFigures(TypedDict):
+class VerificationStats(TypedDict):
     """The figures of one speaker encoder."""
 
     engine: str
     speakers: int
     takes: int
-    one: TrialFigures
+    one: TrialStats
     """One take against one."""
-    five: TrialFigures
+    five: TrialStats
     """The mean of five takes against one."""
 
 
-def verification(recordings: Sequence[LabeledRecording]) -> list[VerificationFigures]:
+def verification(recordings: Sequence[LabeledRecording]) -> list[VerificationStats]:
     """Return the figures of every installed speaker encoder.
 
     The speakers are those with at least `MIN_TAKES` recordings; the list is empty where fewer than
@@ -57,7 +57,7 @@ def verification(recordings: Sequence[LabeledRecording]) -> list[VerificationFig
     chosen = [[paths[n] for n in rng.permutation(len(paths))[:MAX_TAKES]] for _, paths in sorted(people.items()) if len(paths) >= MIN_TAKES]
     if len(chosen) < 2:
         return []
-    found: list[VerificationFigures] = []
+    found: list[VerificationStats] = []
     for name, make in speaker_encoders.installed().items():
         embed = make()
         embeddings = [np.stack([embed(read_all(path)) for path in paths]) for paths in chosen]
@@ -75,7 +75,7 @@ def verification(recordings: Sequence[LabeledRecording]) -> list[VerificationFig
     return found
 
 
-def _figures(trials: Trials) -> TrialFigures:
+def _figures(trials: Trials) -> TrialStats:
     target, impostor = trials
     rejects, accepts, _ = error_curves(target, impostor)
     every = max(len(rejects) // 2000, 1)

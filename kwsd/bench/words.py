@@ -62,7 +62,7 @@ class WordsReport(TypedDict):
     circumstances: NotRequired[Circumstances]
 
 
-class _Recordings:
+class _EncodedRecordings:
     """The recordings that are used, encoded once."""
 
     def __init__(self, chosen: Sequence[LabeledRecording], trainer: WordTrainer) -> None:
@@ -120,7 +120,7 @@ def words(folder: Path, shots: Sequence[int], seeds: int, only: Sequence[str] | 
     rng = np.random.default_rng(0)
     chosen = [found[word][n] for word in sorted(found) for n in rng.permutation(len(found[word]))[:most]]
     trainer = WordTrainer(bundles.load())
-    recordings = _Recordings(chosen, trainer)
+    recordings = _EncodedRecordings(chosen, trainer)
     runs: list[WordRun] = []
     for word in wanted:
         for count in shots:
@@ -141,7 +141,7 @@ def words(folder: Path, shots: Sequence[int], seeds: int, only: Sequence[str] | 
 def _run(
     folder: Path,
     trainer: WordTrainer,
-    recordings: _Recordings,
+    recordings: _EncodedRecordings,
     word: str,
     count: int,
     seed: int,

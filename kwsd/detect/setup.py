@@ -1,7 +1,7 @@
 """What the detector listens for, resolved once from the configuration, the bundle and the library.
 
 `resolve` is the only place that raises ConfigError about words, thresholds and speakers. What it
-returns is complete: a detector that is given it cannot fail.
+returns is complete: a detector that is given it and a runtime cannot fail.
 
 A threshold is the configuration's where it gives one, else what a calibration found in this room
 for this very model, else the model's own.

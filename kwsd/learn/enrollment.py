@@ -14,7 +14,7 @@ from kwsd.audio.pcm import SILENCE_DBFS, level_dbfs
 from kwsd.audio.ring import Ring
 from kwsd.detect.embedder import Embedder
 from kwsd.learn.takes import TakeRejected, check_take
-from kwsd.state.voiceprints import Voiceprint, check_name
+from kwsd.state.voiceprints import Voiceprint, check_speaker_name
 
 MIN_TAKES = 3
 WORD_TAKES = 5
@@ -58,7 +58,7 @@ class Enrollment:
 
     def __init__(self, name: str, embedder: Embedder) -> None:
         """Raises VoiceprintError where the name is not allowed."""
-        self.name = check_name(name)
+        self.name = check_speaker_name(name)
         self.takes: list[EnrollmentTake] = []
         self._embedder = embedder
 

@@ -24,7 +24,7 @@ from kwsd.metrics import false_accept_peaks, tail_rate, tail_threshold
 from kwsd.model.bundle import Bundle
 from kwsd.model.runtime import Runtime
 from kwsd.protocol.data import MadeFrom, OperatingPoint
-from kwsd.state.words import CONTEXT_FRAMES, MAX_STORED, AddedWord, WordError, check_name
+from kwsd.state.words import CONTEXT_FRAMES, MAX_STORED, AddedWord, WordError, check_word_name
 
 MIN_TAKES = 3
 RATES = (0.5, 1.0, 2.0)
@@ -125,7 +125,7 @@ class WordTrainer:
         without the word; `rate` is the false accepts per hour of continuous speech at the word's
         threshold. Raises WordError where there are too few takes.
         """
-        name = check_name(name)
+        name = check_word_name(name)
         if len(takes) < MIN_TAKES:
             text = f"{len(takes)} take(s) can be used; at least {MIN_TAKES} are needed"
             raise WordError(f"{name!r}: {text}, ten are better")

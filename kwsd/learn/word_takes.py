@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kwsd.audio.format import SAMPLE_RATE
+from kwsd.audio.pcm import SILENCE_DBFS
 from kwsd.audio.speech_span import speech_span
 from kwsd.audio.synthesis import espeak_takes, has_kokoro, kokoro_takes
 from kwsd.detect.embedder import Embedder
@@ -74,6 +75,8 @@ class WordTake:
     """The highest posterior that each word of the bundle has near it."""
     voice: np.ndarray | None = None
     """Speaker embedding `[dim]`, where it was asked for."""
+    speech_dbfs: float = SILENCE_DBFS
+    """Level of the speech in a take."""
 
 
 class TakeEncoder:
@@ -93,9 +96,10 @@ class TakeEncoder:
 
     def take(self, samples: np.ndarray) -> WordTake:
         """Encode one take, int16 `[sample]`, which contains the word alone. Raises TakeRejected."""
-        check_take(samples, MIN_SPEECH_S, MAX_TAKE_S, MAX_CLIPPED)
+        speech_dbfs, _ = check_take(samples, MIN_SPEECH_S, MAX_TAKE_S, MAX_CLIPPED)
         begin, end = speech_span(samples.astype(np.float32))
-        return replace(self._take(samples, begin, end), voice=self._embedder.embed([samples]))
+        voice = self._embedder.embed([samples])
+        return replace(self._take(samples, begin, end), voice=voice, speech_dbfs=speech_dbfs)
 
     def clip_take(self, samples: np.ndarray, begin: int, end: int) -> WordTake:
         """Encode a clip, int16 `[sample]`, in which the word is said in samples `[begin, end)`.

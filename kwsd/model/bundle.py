@@ -19,8 +19,8 @@ from kwsd.protocol.data import OperatingPoint
 
 FORMAT = 2
 MANIFEST = "manifest.json"
-STUDENT = "student.onnx"
-"""Encoder and wake head."""
+ENCODER = "student.onnx"
+"""Encoder and wake head; the format of bundles names the file after how it was trained."""
 SPEAKER = "speaker.onnx"
 """Speaker head."""
 FRONT_END = "front_end.npz"
@@ -105,10 +105,10 @@ def load(path: Path | None = None) -> Bundle:
     raw = _manifest(path)
     try:
         hashes = {name: str(file["sha256"]) for name, file in raw["files"].items()}
-        for name in (STUDENT, SPEAKER, FRONT_END, VOICE_FRONT_END):
+        for name in (ENCODER, SPEAKER, FRONT_END, VOICE_FRONT_END):
             _check(path / name, hashes[name])
         smoothing = int(raw["smoothing_chunks"])
-        id = hashlib.sha256(f"{hashes[STUDENT]} {smoothing}".encode()).hexdigest()[:16]
+        id = hashlib.sha256(f"{hashes[ENCODER]} {smoothing}".encode()).hexdigest()[:16]
         speaker = raw["speaker"]
         return Bundle(
             path=path,

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from kwsd.model.bundle import SPEAKER, STUDENT, VOICE_FRONT_END, Bundle, BundleError
+from kwsd.model.bundle import ENCODER, SPEAKER, VOICE_FRONT_END, Bundle, BundleError
 
 State = tuple[np.ndarray, ...]
 INTERMEDIATE = "tap"
-"""Name of the intermediate features in the graphs of bundles."""
+"""Name of the intermediate features in the graphs of bundles, which 0.1.0 made too."""
 OUTPUTS = ("logits", "timing", "embedding", INTERMEDIATE)
 
 
@@ -57,7 +57,7 @@ class StreamingEncoder:
 
     def __init__(self, bundle: Bundle) -> None:
         """Raises BundleError."""
-        path = bundle.path / STUDENT
+        path = bundle.path / ENCODER
         self._session = session(path)
         self._front_end = bundle.front_end
         self._silence_samples = bundle.receptive_chunks * bundle.chunk_samples

@@ -39,7 +39,7 @@ class Voiceprint:
         object.__setattr__(self, "mean", mean / max(float(np.linalg.norm(mean)), 1e-9))
 
 
-def check_name(name: str) -> str:
+def check_speaker_name(name: str) -> str:
     """Return `name` if a speaker may have it. Raises VoiceprintError."""
     return store.check_name(name, "speaker", VoiceprintError)
 

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,7 +95,7 @@ class AddedWord:
         )
 
 
-def check_name(name: str) -> str:
+def check_word_name(name: str) -> str:
     """Return a word's name as it is stored, underscores for spaces. Raises WordError."""
     return store.check_name(name.strip().replace(" ", "_"), "word", WordError)
 
@@ -158,9 +159,9 @@ def from_bytes(data: bytes, encoder_id: str, origin: str) -> AddedWord:
     return word
 
 
-def _parse(head: dict[str, Any], arrays: Any) -> AddedWord:
+def _parse(head: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> AddedWord:
     return AddedWord(
-        name=check_name(head["name"]),
+        name=check_word_name(head["name"]),
         encoder_id=str(head["encoder_id"]),
         offsets=tuple(int(o) for o in head["offsets"]),
         weights=np.asarray(arrays["weights"], np.float32),

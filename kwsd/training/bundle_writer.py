@@ -23,12 +23,12 @@ from kwsd.audio.format import CHUNK_SAMPLES, SAMPLE_RATE
 from kwsd.audio.log_mel import LogMel
 from kwsd.model.bundle import (
     COHORT,
+    ENCODER,
     FORMAT,
     FRONT_END,
     MANIFEST,
     NEGATIVES,
     SPEAKER,
-    STUDENT,
     VOICE_FRONT_END,
     write_front_end,
 )
@@ -36,7 +36,7 @@ from kwsd.protocol.data import OperatingPoint
 from kwsd.training.features import SMOOTHING_CHUNKS, receptive_chunks
 from kwsd.training.settings.catalog import WordList
 
-FILES = (STUDENT, SPEAKER, FRONT_END, VOICE_FRONT_END, NEGATIVES, COHORT)
+FILES = (ENCODER, SPEAKER, FRONT_END, VOICE_FRONT_END, NEGATIVES, COHORT)
 """The files of a bundle besides the manifest."""
 
 
@@ -96,7 +96,7 @@ class BundleWriter:
         parameters: Mapping[str, int],
         macs_per_second: int,
     ) -> None:
-        """Describe the streaming graph, which the caller wrote to `file(STUDENT)`.
+        """Describe the streaming graph, which the caller wrote to `file(ENCODER)`.
 
         The words get provisional thresholds: measured ones were of another graph."""
         write_front_end(self.file(FRONT_END), front_end)

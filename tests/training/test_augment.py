@@ -10,15 +10,15 @@ import torch
 
 from kwsd.audio.speech_span import speech_span
 from kwsd.training.data import augment
-from kwsd.training.data.augment import Rooms, change_speed, change_tempo, gain_to, speech_dbfs
+from kwsd.training.data.augment import Rooms, change_speed, change_tempo, gain_to, loud_half_dbfs
 
 
 def test_levels_speed_and_mixing() -> None:
     tone = (10000 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)).astype(np.float32)
-    assert speech_dbfs(gain_to(tone, -26)) == pytest.approx(-26, abs=0.01)
-    assert speech_dbfs(tone[:300]) == -100
+    assert loud_half_dbfs(gain_to(tone, -26)) == pytest.approx(-26, abs=0.01)
+    assert loud_half_dbfs(tone[:300]) == -100
     half = np.concatenate([tone, np.zeros(16000, np.float32)])
-    assert speech_dbfs(half) == pytest.approx(20 * np.log10(10000 / 32768 / np.sqrt(2)), abs=0.01)  # pauses count for nothing
+    assert loud_half_dbfs(half) == pytest.approx(20 * np.log10(10000 / 32768 / np.sqrt(2)), abs=0.01)  # pauses count for nothing
     assert len(change_speed(tone, 1.25)) == pytest.approx(12800, abs=1)
     assert np.argmax(np.abs(np.fft.rfft(change_speed(tone, 0.8)[:16000]))) == pytest.approx(352, abs=1)
     noise = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 16000)).astype(np.float32))

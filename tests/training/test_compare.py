@@ -28,7 +28,7 @@ from kwsd.training.models.pruning import prune
 from kwsd.training.settings.catalog import default_words
 from kwsd.training.stages import ablate, compare, finetune
 from kwsd.training.stages.finetune import FinetuneSettings
-from kwsd.training.stages.trained_model import TrainedModel, macs_per_second
+from kwsd.training.stages.trained_model import TrainedModel, backbone_macs_per_second
 
 WORDS = default_words().names
 SMALL = FinetuneSettings(
@@ -82,7 +82,7 @@ def test_what_can_be_left_out_without_loss_is() -> None:
     apart = prune(wide, mel, separable=True)
     whole = outputs(wide, mel)
     assert torch.allclose(outputs(apart, mel), whole, rtol=1e-3, atol=1e-3 * float(whole.abs().max()))
-    assert macs_per_second(apart) < 0.45 * macs_per_second(wide)
+    assert backbone_macs_per_second(apart) < 0.45 * backbone_macs_per_second(wide)
     for layer in wide.activated():  # channels that say nothing
         layer.weight.data[::3] = 0
         assert layer.bias is not None
@@ -107,7 +107,7 @@ def test_a_shape_is_kept_with_its_weights(tmp_path: Path) -> None:
 
 
 def test_multiply_accumulates_are_those_of_the_card() -> None:
-    assert macs_per_second(Encoder()) == pytest.approx(72.4e6 - 12.5 * 180_000, rel=0.01)  # the card's hold the wake head too
+    assert backbone_macs_per_second(Encoder()) == pytest.approx(72.4e6 - 12.5 * 180_000, rel=0.01)  # the card's hold the wake head too
 
 
 @pytest.fixture(scope="module")

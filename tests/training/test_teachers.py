@@ -170,7 +170,8 @@ def test_dual_view_against_loops(centered: bool) -> None:
     found.loss.backward()  # type: ignore[no-untyped-call]
     again = torch.from_numpy(h).requires_grad_()
     raw = losses.dual_view(again, torch.from_numpy(o), alpha, beta, centered=centered)
-    (raw.feature / raw.feature.item() + raw.batch / raw.batch.item()).backward()  # type: ignore[no-untyped-call]
+    total = raw.feature / raw.feature.item() + raw.batch / raw.batch.item()
+    total.backward()  # type: ignore[no-untyped-call]
     assert student.grad is not None
     assert again.grad is not None
     assert torch.allclose(student.grad, again.grad, rtol=1e-4, atol=1e-7)

@@ -21,7 +21,7 @@ FRAME_SAMPLES = 400
 """Frames of 25 ms, of which levels are taken."""
 
 
-def speech_dbfs(x: np.ndarray) -> float:
+def loud_half_dbfs(x: np.ndarray) -> float:
     """Return the level of the loud half of the 25 ms frames of `x [sample]` in dB of full scale.
 
     That is the level of the speech alone, whatever pauses there are."""
@@ -30,7 +30,7 @@ def speech_dbfs(x: np.ndarray) -> float:
 
 def gain_to(x: np.ndarray, dbfs: float) -> np.ndarray:
     """Return `x [sample]` at a speech level of `dbfs`, float32."""
-    return (x * np.float32(10 ** ((dbfs - speech_dbfs(x)) / 20))).astype(np.float32)
+    return (x * np.float32(10 ** ((dbfs - loud_half_dbfs(x)) / 20))).astype(np.float32)
 
 
 def change_speed(x: np.ndarray, factor: float) -> np.ndarray:
@@ -152,7 +152,7 @@ def degrade(clean: Tensor, how: Degradation, rooms: Rooms) -> Tensor:
 
 
 def speech_levels_dbfs(x: Tensor) -> Tensor:
-    """Return `speech_dbfs` of each row of `x [batch, sample]`: `[batch]`."""
+    """Return `loud_half_dbfs` of each row of `x [batch, sample]`: `[batch]`."""
     n = x.shape[1] // FRAME_SAMPLES * FRAME_SAMPLES
     if n == 0:
         return x.new_full((len(x),), -100.0)

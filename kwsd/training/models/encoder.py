@@ -5,6 +5,8 @@ alike."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -93,8 +95,9 @@ class Encoder(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 # Of a separable pair only the second convolution is followed by the activation.
+                kind: Literal["linear", "leaky_relu"]
                 kind = "linear" if layer.groups > 1 else "leaky_relu"
-                nn.init.kaiming_normal_(layer.weight, 0.2, nonlinearity=kind)  # type: ignore[arg-type]
+                nn.init.kaiming_normal_(layer.weight, 0.2, nonlinearity=kind)
                 assert layer.bias is not None
                 nn.init.zeros_(layer.bias)
         self.norms = nn.ModuleList(nn.BatchNorm2d(conv.out_channels) if normed else nn.Identity() for conv in self.activated())

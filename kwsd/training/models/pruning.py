@@ -9,7 +9,7 @@ output there (He et al. 2017, arXiv 1707.06168).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +55,7 @@ def _layers_at(wide: Encoder, out: Encoder, at: int, separable: bool) -> list[tu
         layer = getattr(wide, kind)[at]
         pruned = getattr(out, kind)[at]
         if separable:
-            mix: Any = out.mix[at]
+            mix = cast(nn.Conv2d, out.mix[at])
             filters, mix = pruned if kind == "across" else (pruned, mix)
             pairs.append((layer, (filters, mix)))
         else:
@@ -82,7 +82,8 @@ def _fit(layer: nn.Conv2d, given: Tensor, target: Tensor) -> None:
     products = torch.zeros(inputs, inputs, dtype=torch.float64)
     answers = torch.zeros(inputs, target.shape[1], dtype=torch.float64)
     for x, y in zip(given, target, strict=True):
-        columns = F.unfold(x[None], layer.kernel_size, padding=layer.padding)[0].double()  # type: ignore[arg-type]
+        padding = cast("tuple[int, ...]", layer.padding)  # text only where torch computes it
+        columns = F.unfold(x[None], layer.kernel_size, padding=padding)[0].double()
         columns = torch.cat([columns, torch.ones_like(columns[:1])])
         products += columns @ columns.T
         answers += columns @ y.flatten(1).double().T

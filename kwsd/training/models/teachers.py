@@ -191,7 +191,7 @@ class SpeechEmbedding:
     dim: int = 96
     layers: tuple[int, ...] = (0,)
     codebook: Codebook | None = None
-    _network: Any = field(default=None, repr=False)
+    _network: Encoder | None = field(default=None, repr=False)
 
     def frames(self, samples: np.ndarray) -> np.ndarray:
         """Return float32 `[1, chunk, 96]`: each frame ends with its chunk of 80 ms; before the

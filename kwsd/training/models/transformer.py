@@ -91,7 +91,8 @@ class TransformerLayers(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             window = torch.hann_window(400, device=x.device)
             spectrum = torch.stft(x, 400, 160, window=window, return_complex=True)[..., :-1]
-            mel = (self._filters.T @ spectrum.abs().square()).clamp(min=1e-10).log10()  # type: ignore[operator]
+            mel = self._filters.T @ spectrum.abs().square()  # type: ignore[operator]
+            mel = mel.clamp(min=1e-10).log10()
         return (torch.maximum(mel, mel.amax((1, 2), keepdim=True) - 8) + 4) / 4
 
     def forward(self, inputs: Tensor) -> list[Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kwsd.audio.format import CHUNK_SAMPLES, SAMPLE_RATE
 from kwsd.audio.log_mel import LogMel
 from kwsd.config import ConfigError
-from kwsd.model.bundle import SPEAKER, STUDENT
+from kwsd.model.bundle import ENCODER, SPEAKER
 from kwsd.model.runtime import INTERMEDIATE
 from kwsd.training.bundle_writer import BundleWriter
 from kwsd.training.features import (
@@ -84,9 +84,9 @@ def export_encoder(
     if wake.words != len(words):
         raise ConfigError(f"the wake head has {wake.words} words, words.yaml has {len(words)}; train it with this words.yaml")
     with BundleWriter(out) as writer:
-        path = writer.file(STUDENT)
+        path = writer.file(ENCODER)
         _export_streaming(StreamingModel(encoder, wake), path)
-        macs = macs_per_second(path)
+        macs = graph_macs_per_second(path)
         grids = quantize(path, mels) if mels else ""
         parts = {"encoder": encoder, "wake": wake}
         parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
@@ -191,7 +191,7 @@ def _finish(path: Path) -> None:
     onnx.save(model, str(path))
 
 
-def macs_per_second(path: Path) -> int:
+def graph_macs_per_second(path: Path) -> int:
     """Return the multiply-accumulates per second of audio of the graph's convolutions and matrix
     products."""
     model = onnx.shape_inference.infer_shapes(_with_frames(onnx.load(str(path)), STRIDE_FRAMES))

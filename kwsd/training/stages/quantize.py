@@ -82,7 +82,7 @@ def quantize(path: Path, mels: Iterable[np.ndarray]) -> str:
     return repr(sorted((tensor, grid(tensor)) for tensor in tensors))
 
 
-def _quantized_nodes(model: onnx.ModelProto) -> list[Any]:
+def _quantized_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """Return the encoder's nodes that go into 8 bit: all but the last convolution and what is
     around them."""
     encoder = [node for node in model.graph.node if node.name.startswith("/encoder/")]

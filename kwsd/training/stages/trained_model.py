@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -110,18 +109,18 @@ class TrainedModel:
         best = self.words[int(cosine.argmax())]
         return best if best in classes else "other"
 
-    def sizes(self) -> dict[str, Any]:
+    def sizes(self) -> dict[str, int]:
         """Return the parameters of the backbone and of the heads, and multiply-accumulates per
         second of audio."""
         heads = (self.wake, self.speaker)
         return {
             "parameters": sum(p.numel() for p in self.backbone.parameters()),
             "head_parameters": sum(p.numel() for head in heads for p in head.parameters()),
-            "macs_per_second": macs_per_second(self.backbone),
+            "macs_per_second": backbone_macs_per_second(self.backbone),
         }
 
 
-def macs_per_second(backbone: Backbone) -> int:
+def backbone_macs_per_second(backbone: Backbone) -> int:
     """Return the multiply-accumulates per second of audio of all convolutions and matrix products
     with weights; attention's own products are left out."""
     total = 0
