@@ -104,7 +104,9 @@ class SocketConfig(_Section, frozen=True):
 class Config(_Section, frozen=True):
     """The whole configuration, `kwsd.yaml`."""
 
-    words: Annotated[dict[str, WordConfig], Meta(min_length=1)] = field(default_factory=lambda: {"computer": WordConfig()})
+    words: Annotated[dict[str, WordConfig], Meta(min_length=1)] = field(
+        default_factory=lambda: {"computer": WordConfig()}
+    )
     """The wake words, by name."""
     added_words: bool = True
     """Listen for the words of `kwsd word add` as well, even where `words` does not name them."""

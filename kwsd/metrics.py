@@ -83,7 +83,9 @@ def equal_error_rate(target: np.ndarray, impostor: np.ndarray) -> tuple[float, f
     return float((rejects[at] + accepts[at]) / 2), float(thresholds[at])
 
 
-def error_curves(target: np.ndarray, impostor: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def error_curves(
+    target: np.ndarray, impostor: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return false reject rate, false accept rate and threshold `[trial]`, thresholds rising.
 
     A DET curve draws them (Martin et al. 1997).
@@ -183,7 +185,9 @@ def cosine(takes: np.ndarray, references: np.ndarray) -> np.ndarray:
     return np.asarray(takes @ references.T)
 
 
-def as_norm(takes: np.ndarray, references: np.ndarray, cohort: np.ndarray, nearest: int = 100) -> np.ndarray:
+def as_norm(
+    takes: np.ndarray, references: np.ndarray, cohort: np.ndarray, nearest: int = 100
+) -> np.ndarray:
     """Return cosines normalized by a cohort, `[take, reference]` (AS-norm, Matějka et al. 2017).
 
     A cosine is expressed in standard deviations above those to the nearest of the cohort, and the
@@ -204,7 +208,9 @@ def as_norm(takes: np.ndarray, references: np.ndarray, cohort: np.ndarray, neare
     return np.asarray((by_take + (plain - mean) / spread) / 2)
 
 
-def logistic_calibration(target: np.ndarray, impostor: np.ndarray, rounds: int = 100) -> tuple[float, float]:
+def logistic_calibration(
+    target: np.ndarray, impostor: np.ndarray, rounds: int = 100
+) -> tuple[float, float]:
     """Return the (slope, offset) that turn a score into the probability of a target.
 
     The probability is `1 / (1 + exp(-(slope score + offset)))` at even prior odds (Brümmer and du
@@ -235,9 +241,13 @@ def verification_trials(people: list[np.ndarray], scorer: Scorer = cosine) -> tu
     means = np.stack([five / np.linalg.norm(five) for five in fives])
     first = np.stack([person[0] for person in people])
     last = np.stack([person[-1] for person in people])
-    target_one = np.concatenate([scorer(person, person)[np.triu_indices(len(person), 1)] for person in people])
+    target_one = np.concatenate(
+        [scorer(person, person)[np.triu_indices(len(person), 1)] for person in people]
+    )
     impostor_one = scorer(last, first)[~np.eye(len(people), dtype=bool)]
     scores = [scorer(person[5:], means) for person in people]
     target_five = np.concatenate([score[:, i] for i, score in enumerate(scores)])
-    impostor_five = np.concatenate([np.delete(score, i, axis=1).ravel() for i, score in enumerate(scores)])
+    impostor_five = np.concatenate(
+        [np.delete(score, i, axis=1).ravel() for i, score in enumerate(scores)]
+    )
     return (target_one, impostor_one), (target_five, impostor_five)

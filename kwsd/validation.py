@@ -46,7 +46,9 @@ def explain(error: msgspec.ValidationError, kind: object, value: object) -> Faul
         return Fault(path, "is missing", found.group(1))
     if found := re.fullmatch(r"Object contains unknown field `(.*)`", text, re.DOTALL):
         fields = expected.fields if isinstance(expected, types.StructType) else ()
-        return Fault(path, f"expected one of {', '.join(f.encode_name for f in fields)}", found.group(1))
+        return Fault(
+            path, f"expected one of {', '.join(f.encode_name for f in fields)}", found.group(1)
+        )
     if "base64" in text:
         return Fault(path, "is not base64")
     if expected is None or not text.startswith(("Expected", "Invalid")):
@@ -201,7 +203,9 @@ def _bounds(kind: types.FloatType | types.IntType) -> str:
             return f" above {gt:g} and below {lt:g}"
         case gt, ge, lt, le:
             words = (("above", gt), ("of at least", ge), ("below", lt), ("at most", le))
-            return " " + " and ".join(f"{word} {bound:g}" for word, bound in words if bound is not None)
+            return " " + " and ".join(
+                f"{word} {bound:g}" for word, bound in words if bound is not None
+            )
 
 
 def json_schema(kinds: Sequence[type]) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:

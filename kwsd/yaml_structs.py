@@ -97,7 +97,10 @@ def _refuse_bombs(node: yaml.Node, name: str) -> None:
             pairs = isinstance(node, yaml.MappingNode)
             sizes[id(node)] = 1 + sum(size(child[1] if pairs else child) for child in children)
         if sizes[id(node)] > MOST_VALUES:
-            raise ConfigError(f"{_line(name, node)}: holds itself or more than {MOST_VALUES} values; write it with fewer aliases")
+            raise ConfigError(
+                f"{_line(name, node)}: holds itself or more than {MOST_VALUES} values; "
+                "write it with fewer aliases"
+            )
         return sizes[id(node)]
 
     size(node)

@@ -213,7 +213,9 @@ class Daemon:
         given = {"PYTHONUNBUFFERED": "1", "XDG_CONFIG_HOME": str(folder), **(env or {})}
         environment = {**os.environ, **given}
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdin=stdin, stdout=log, stderr=log, env=environment)
+            self.process = subprocess.Popen(
+                command, stdin=stdin, stdout=log, stderr=log, env=environment
+            )
 
     def connect(self) -> Client:
         """Return a client, as soon as the daemon answers."""

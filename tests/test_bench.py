@@ -26,13 +26,17 @@ def bench(*argv: str) -> int:
 
 
 @pytest.mark.slow
-def test_cost_measures_every_stage_and_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cost_measures_every_stage_and_column(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "cost.json"
     options = ["--seconds", "15", "--repeats", "1", "--wakes", "2", "--engines", "kwsd"]
     assert bench("cost", *options, "--json", str(out)) == 0
     found = json.loads(out.read_text(encoding="utf-8"))
     rows = {(row["engine"], row["scene"]): row for row in found["engines"]}
-    assert set(rows) == {(engine, scene) for engine in ("kwsd", "kwsd detect") for scene in ("idle", "day", "speech")}
+    assert set(rows) == {
+        (engine, scene) for engine in ("kwsd", "kwsd detect") for scene in ("idle", "day", "speech")
+    }
     for row in rows.values():
         columns = ("audio_s", "cpu_per_audio_s", "startup_cpu_s", "startup_s", "peak_mib")
         assert min(row[column] for column in columns) > 0
@@ -60,7 +64,10 @@ def test_soak_reports_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert bench("soak", "--hours", "0.1", "--json", str(out)) == 0
     found = json.loads(out.read_text(encoding="utf-8"))
     assert [s["audio_h"] for s in found["samples"]] == pytest.approx([1 / 30, 2 / 30, 3 / 30])
-    assert all(s["resident_mib"] > 10 and s["descriptors"] > 3 and s["threads"] >= 2 for s in found["samples"])
+    assert all(
+        s["resident_mib"] > 10 and s["descriptors"] > 3 and s["threads"] >= 2
+        for s in found["samples"]
+    )
     assert found["growth"]["descriptors"] == found["growth"]["threads"] == 0
 
 
@@ -71,13 +78,17 @@ def test_soak_reports_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         (["--engines", "kwsd"], "not a folder"),
     ],
 )
-def test_what_cannot_be_measured_is_named(argv: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_measured_is_named(
+    argv: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises((SystemExit, AudioFileError)) as error:
         bench("accuracy", str(tmp_path / "nothing"), *argv)
     assert message in str(error.value) + capsys.readouterr().err
 
 
-def test_a_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_engine_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(verb, "installed", lambda: ["kwsd"])
     assert bench("cost", "--engines", "kwsd,pocketsphinx") == 69
     assert "not installed: pocketsphinx; pip install" in capsys.readouterr().err
@@ -85,7 +96,9 @@ def test_a_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 def test_the_scenes_are_what_they_say() -> None:
     idle, day, speech = (make(240.0) for make in scenes.SCENES.values())
-    level = [float(20 * np.log10(np.sqrt(np.mean(x.astype(float) ** 2)) / 32768)) for x in (idle, speech)]
+    level = [
+        float(20 * np.log10(np.sqrt(np.mean(x.astype(float) ** 2)) / 32768)) for x in (idle, speech)
+    ]
     assert level[0] < -58
     assert -26 < level[1] < -18
     loud = np.abs(day.astype(float)).reshape(-1, RATE).max(axis=1) > 1000
@@ -110,10 +123,14 @@ def test_both_layouts_are_read_as_published(tmp_path: Path) -> None:
     found = corpus.labeled(tmp_path / "commands")
     assert {(r.word, r.speaker) for r in found} == {("up", "0a"), ("up", "0b"), ("computer", "0a")}
     assert [p.name for p in corpus.noise_of(tmp_path / "commands")] == ["tap.wav"]
-    (tmp_path / "commands" / "testing_list.txt").write_text("up/0b_nohash_0.wav\n", encoding="utf-8")
+    (tmp_path / "commands" / "testing_list.txt").write_text(
+        "up/0b_nohash_0.wav\n", encoding="utf-8"
+    )
     assert [r.speaker for r in corpus.labeled(tmp_path / "commands")] == ["0b"]
     _write(tmp_path / "pico" / "audio" / "smart mirror" / "7.flac", beep)
-    assert [(r.word, r.speaker) for r in corpus.labeled(tmp_path / "pico")] == [("smart_mirror", "")]
+    assert [(r.word, r.speaker) for r in corpus.labeled(tmp_path / "pico")] == [
+        ("smart_mirror", "")
+    ]
     (tmp_path / "empty").mkdir()
     with pytest.raises(AudioFileError, match="holds no recording"):
         corpus.labeled(tmp_path / "empty")
@@ -182,8 +199,12 @@ def test_noise_lies_where_it_should() -> None:
     talk = say("this is a sentence that goes on for a while")
     noise = hiss(1.0, 1000, seed=2)
     mixed = scenes.with_noise(talk, noise, 10.0).astype(float) - talk
-    frames = np.sort(np.mean(talk[: len(talk) // 400 * 400].astype(float).reshape(-1, 400) ** 2, axis=1))
-    assert 10 * np.log10(frames[len(frames) // 2 :].mean() / np.mean(mixed**2)) == pytest.approx(10.0, abs=0.2)
+    frames = np.sort(
+        np.mean(talk[: len(talk) // 400 * 400].astype(float).reshape(-1, 400) ** 2, axis=1)
+    )
+    assert 10 * np.log10(frames[len(frames) // 2 :].mean() / np.mean(mixed**2)) == pytest.approx(
+        10.0, abs=0.2
+    )
 
 
 @pytest.mark.slow
@@ -201,7 +222,11 @@ def test_added_words_are_measured_on_a_folder(tmp_path: Path) -> None:
         ("hey_banana", 0, 5, 10),
         ("hey_banana", 3, 2, 10),
     ]
-    assert all(0 <= r[k] <= 1 for r in found["runs"] for k in ("hits", "hits_at_threshold", "false_accepts_at_threshold", "left_out_misses"))
+    assert all(
+        0 <= r[k] <= 1
+        for r in found["runs"]
+        for k in ("hits", "hits_at_threshold", "false_accepts_at_threshold", "left_out_misses")
+    )
     assert found["runs"][1]["hits"] >= 0.5
     with pytest.raises(AudioFileError, match="usable takes of 5 speakers; 6 shots"):
         bench("words", folder, "--words", "hey_banana", "--shots", "6", "--seeds", "1")

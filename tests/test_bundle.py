@@ -73,7 +73,9 @@ def test_missing(tmp_path: Path, copy: Path) -> None:
 def test_truncated(copy: Path) -> None:
     data = (copy / "speaker.onnx").read_bytes()
     (copy / "speaker.onnx").write_bytes(data[: len(data) // 2])
-    with pytest.raises(BundleError, match=r"speaker.onnx: .* truncated or belongs to another bundle"):
+    with pytest.raises(
+        BundleError, match=r"speaker.onnx: .* truncated or belongs to another bundle"
+    ):
         bundles.load(copy)
 
 

@@ -52,7 +52,9 @@ def thresholds(state: Path, bundle: Bundle) -> dict[str, float]:
     return {name: one.threshold for name, one in stored.words.items()}
 
 
-def test_recordings_of_the_room(tmp_path: Path, bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+def test_recordings_of_the_room(
+    tmp_path: Path, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
     said = []
     for n in range(8):
         said += [say("commuters in cars", "en-us"), hiss(1.5, seed=n)]
@@ -88,7 +90,9 @@ def test_recordings_of_the_room(tmp_path: Path, bundle: Bundle, capsys: pytest.C
     assert "'other' is not listened for" in capsys.readouterr().err
 
 
-def test_the_running_daemon(start: Start, capsys: pytest.CaptureFixture[str], endless: Path) -> None:
+def test_the_running_daemon(
+    start: Start, capsys: pytest.CaptureFixture[str], endless: Path
+) -> None:
     daemon = start("--source", str(endless), "--realtime")
     socket = ["--socket", str(daemon.socket)]
     daemon.connect().close()
@@ -114,7 +118,9 @@ def test_the_running_daemon(start: Start, capsys: pytest.CaptureFixture[str], en
     assert "nobody is enrolled" in capsys.readouterr().err
 
 
-def test_enrolled_voices(tmp_path: Path, bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+def test_enrolled_voices(
+    tmp_path: Path, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
     state = ["--state", str(tmp_path / "state")]
     for name, voice in (("ann", "en-us+f3"), ("bob", "en-us+m3")):
         files = []

@@ -37,7 +37,9 @@ def test_stored_changed_and_undone(tmp_path: Path) -> None:
 ONE = {"threshold": 0.7, "model": "m", "rate": 0.1, "hours": 3.0, "time": 1}
 
 
-@pytest.mark.parametrize("words", [{"w": {"threshold": 0.5}}, {"w": {**ONE, "threshold": 0.0}}, {"w": 1}])
+@pytest.mark.parametrize(
+    "words", [{"w": {"threshold": 0.5}}, {"w": {**ONE, "threshold": 0.0}}, {"w": 1}]
+)
 def test_thresholds_that_are_none_are_refused(tmp_path: Path, words: dict[str, object]) -> None:
     request = {"type": "calibration.put", "words": words}
     answer = parse_request(msgspec.json.encode(request))

@@ -38,7 +38,9 @@ def test_else_at_its_own_rate_and_resampled(portaudio: FakePortAudio) -> None:
     assert np.argmax(spectrum) == pytest.approx(440, abs=1)
 
 
-def test_a_device_with_a_small_buffer_is_emptied_in_time(portaudio: FakePortAudio, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_with_a_small_buffer_is_emptied_in_time(
+    portaudio: FakePortAudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Four blocks, 0.32 s, are wanted at once of a device whose buffer overflows after 0.1 s."""
     now = 0.0
     read = 0
@@ -69,7 +71,9 @@ def test_a_device_with_a_small_buffer_is_emptied_in_time(portaudio: FakePortAudi
 
 
 @pytest.mark.parametrize(("channel", "loud"), [(0, False), (4, True), ("mix", True)])
-def test_one_of_six_channels_or_all(portaudio: FakePortAudio, channel: int | Literal["mix"], loud: bool) -> None:
+def test_one_of_six_channels_or_all(
+    portaudio: FakePortAudio, channel: int | Literal["mix"], loud: bool
+) -> None:
     portaudio.channels = 6
     portaudio.speaking = 4
     with open_microphone(MicrophoneConfig(channel=channel)) as microphone:
@@ -93,7 +97,9 @@ def test_a_channel_that_is_not_there(portaudio: FakePortAudio) -> None:
         ({"rates": {96000}}, "could not be opened .*16000 Hz.*48000 Hz.*Invalid sample rate"),
     ],
 )
-def test_what_cannot_be_opened_is_named(portaudio: FakePortAudio, change: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_opened_is_named(
+    portaudio: FakePortAudio, change: dict[str, Any], message: str
+) -> None:
     for key, value in change.items():
         setattr(portaudio, key, value)
     with pytest.raises(MicrophoneError, match=message), open_microphone(MicrophoneConfig()):

@@ -34,14 +34,20 @@ def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, st
     return status, out, err
 
 
-def test_detect_prints_a_json_line_an_event_and_traces(capsys: pytest.CaptureFixture[str], tmp_path: Path, scene_wav: Path, scene: np.ndarray) -> None:
+def test_detect_prints_a_json_line_an_event_and_traces(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, scene_wav: Path, scene: np.ndarray
+) -> None:
     other = tmp_path / "other.flac"
     soundfile.write(other, say("good evening"), RATE)
     trace = tmp_path / "t.npz"
-    status, out, err = run(capsys, "detect", "--words", "computer,alexa", "--trace", trace, scene_wav, other)
+    status, out, err = run(
+        capsys, "detect", "--words", "computer,alexa", "--trace", trace, scene_wav, other
+    )
     assert (status, err) == (0, "")
     events = [json.loads(line) for line in out.splitlines()]
-    assert [(e["file"], e["word"]) for e in events if e["type"] == "wake"] == [(str(scene_wav), "computer")] * 2
+    assert [(e["file"], e["word"]) for e in events if e["type"] == "wake"] == [
+        (str(scene_wav), "computer")
+    ] * 2
     with np.load(trace) as kept:
         assert kept["files"].tolist() == [str(scene_wav), str(other)]
         assert kept["words"].tolist() == ["computer", "alexa"]
@@ -54,7 +60,9 @@ def test_detect_prints_a_json_line_an_event_and_traces(capsys: pytest.CaptureFix
         assert len(kept["scores_1"]) < len(kept["scores_0"])
 
 
-def test_detect_goes_on_after_a_bad_file(capsys: pytest.CaptureFixture[str], tmp_path: Path, scene_wav: Path) -> None:
+def test_detect_goes_on_after_a_bad_file(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, scene_wav: Path
+) -> None:
     bad = tmp_path / "bad.wav"
     bad.write_text("no audio")
     status, out, err = run(capsys, "detect", bad, tmp_path / "missing.wav", scene_wav)
@@ -87,13 +95,17 @@ def test_embed_writes_one_row_a_file(capsys: pytest.CaptureFixture[str], tmp_pat
     assert e[0] @ e[1] > e[0] @ e[2]
 
 
-def test_enroll_without_a_daemon_and_detect_who_it_was(capsys: pytest.CaptureFixture[str], tmp_path: Path, scene_wav: Path) -> None:
+def test_enroll_without_a_daemon_and_detect_who_it_was(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, scene_wav: Path
+) -> None:
     takes = []
     for n, text in enumerate(("computer", "the weather is nice today", "turn on the light please")):
         takes.append(tmp_path / f"{n}.wav")
         soundfile.write(takes[-1], say(text), RATE)
     state = tmp_path / "voices"
-    status, out, err = run(capsys, "enroll", "ann", "--state", state, "--wav", *takes, tmp_path / "no.wav")
+    status, out, err = run(
+        capsys, "enroll", "ann", "--state", state, "--wav", *takes, tmp_path / "no.wav"
+    )
     assert status == 0
     assert "ann is enrolled, from 3 takes." in out
     assert "no.wav: no such file" in err
@@ -124,21 +136,27 @@ def test_enroll_without_a_daemon_and_detect_who_it_was(capsys: pytest.CaptureFix
         ([], 64, "usage: kwsd "),
     ],
 )
-def test_errors_and_exit_codes(capsys: pytest.CaptureFixture[str], argv: list[str], status: int, message: str) -> None:
+def test_errors_and_exit_codes(
+    capsys: pytest.CaptureFixture[str], argv: list[str], status: int, message: str
+) -> None:
     got, _, err = run(capsys, *argv)
     assert got == status
     assert message in err
     assert "Traceback" not in err
 
 
-def test_a_folder_without_a_bundle(capsys: pytest.CaptureFixture[str], tmp_path: Path, scene_wav: Path) -> None:
+def test_a_folder_without_a_bundle(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, scene_wav: Path
+) -> None:
     (tmp_path / "c.yaml").write_text(f"models: {tmp_path}\n")
     status, _, err = run(capsys, "detect", "--config", tmp_path / "c.yaml", scene_wav)
     assert status == 65
     assert "no model bundle there" in err
 
 
-def test_the_effective_configuration_can_be_read_back(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_effective_configuration_can_be_read_back(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     (tmp_path / "c.yaml").write_text("words: {alexa: {threshold: 0.7}}\n")
     status, out, _ = run(capsys, "config", "show", "--config", tmp_path / "c.yaml")
     assert status == 0
@@ -147,7 +165,9 @@ def test_the_effective_configuration_can_be_read_back(capsys: pytest.CaptureFixt
 
 def test_doctor_names_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("wrds: 3\n")
-    status, out, _ = run(capsys, "doctor", "--config", tmp_path / "c.yaml", "--socket", tmp_path / "k.sock", "--json")
+    status, out, _ = run(
+        capsys, "doctor", "--config", tmp_path / "c.yaml", "--socket", tmp_path / "k.sock", "--json"
+    )
     findings = {f["check"]: f for f in map(json.loads, out.splitlines())}
     assert status == 69
     assert "unknown key 'wrds'" in findings["configuration"]["detail"]
@@ -157,7 +177,9 @@ def test_doctor_names_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path
     assert set(findings["models"]) == {"check", "ok", "detail", "fix"}
 
 
-def test_doctor_checks_words_as_the_daemon_does(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_doctor_checks_words_as_the_daemon_does(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     config = tmp_path / "c.yaml"
     config.write_text(f"words: {{hal: }}\nstate: {tmp_path / 'state'}\n")
     where = ["--config", config, "--socket", tmp_path / "k.sock", "--json"]
@@ -195,7 +217,9 @@ def _nodes(value: object) -> list[dict[str, Any]]:
     return []
 
 
-def test_the_effective_configuration_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_effective_configuration_as_json(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     (tmp_path / "c.yaml").write_text("words: {alexa: {threshold: 0.7}}\nclips: on\n")
     status, out, _ = run(capsys, "config", "show", "--json", "--config", tmp_path / "c.yaml")
     assert status == 0
@@ -250,7 +274,9 @@ def test_json_over_a_state_directory(capsys: pytest.CaptureFixture[str], tmp_pat
     assert answer("calibrate", "--undo") == {"words": {}, "speaker": None}
 
 
-def test_a_trace_has_columns_for_added_words(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_trace_has_columns_for_added_words(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     recordings = []
     for n, voice in enumerate(VOICES[:3]):
         recordings.append(tmp_path / f"{n}.wav")
@@ -277,7 +303,9 @@ def test_embed_reports_what_it_wrote(capsys: pytest.CaptureFixture[str], tmp_pat
     assert json.loads(summary) == body
 
 
-def test_verbs_of_a_running_daemon(capsys: pytest.CaptureFixture[str], start: Start, scene_wav: Path) -> None:
+def test_verbs_of_a_running_daemon(
+    capsys: pytest.CaptureFixture[str], start: Start, scene_wav: Path
+) -> None:
     daemon = start("--source", str(scene_wav), "--wait-for-client", "--realtime")
     daemon.connect().close()
     socket = ["--socket", daemon.socket]
@@ -304,7 +332,12 @@ def test_verbs_of_a_running_daemon(capsys: pytest.CaptureFixture[str], start: St
 
 @pytest.mark.parametrize("verb", ["events", "status", "reload", "speakers", "config"])
 def test_light_verbs_load_no_numpy(verb: str) -> None:
-    program = "import sys\nfrom kwsd.cli.main import main\nstatus = main(sys.argv[1:])\nprint(status, 'numpy' in sys.modules, 'onnxruntime' in sys.modules)\n"
+    program = (
+        "import sys\n"
+        "from kwsd.cli.main import main\n"
+        "status = main(sys.argv[1:])\n"
+        "print(status, 'numpy' in sys.modules, 'onnxruntime' in sys.modules)\n"
+    )
     argv = [verb, "show"] if verb == "config" else [verb, "--socket", "/nonexistent/k.sock"]
     done = subprocess.run(
         [sys.executable, "-c", program, *argv],

@@ -77,15 +77,21 @@ def test_help_on_an_action(capsys: pytest.CaptureFixture[str]) -> None:
         (["clips", "clear", "--state", "y"], "", "either IDs or --all"),
     ],
 )
-def test_did_you_mean(capsys: pytest.CaptureFixture[str], argv: list[str], usage: str, hint: str) -> None:
+def test_did_you_mean(
+    capsys: pytest.CaptureFixture[str], argv: list[str], usage: str, hint: str
+) -> None:
     status, out, err = run(capsys, *argv)
     assert (status, out) == (cli.USAGE, "")
     assert hint in err
     assert f"usage: {usage}" in err if usage else "usage:" not in err
 
 
-@pytest.mark.parametrize("argv", [["-v", "config", "show"], ["config", "-v", "show"], ["config", "show", "--verbose"]])
-def test_verbose_stands_anywhere(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, argv: list[str]) -> None:
+@pytest.mark.parametrize(
+    "argv", [["-v", "config", "show"], ["config", "-v", "show"], ["config", "show", "--verbose"]]
+)
+def test_verbose_stands_anywhere(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, argv: list[str]
+) -> None:
     levels = []
     monkeypatch.setattr("logging.basicConfig", lambda **options: levels.append(options["level"]))
     assert run(capsys, *argv)[0] == 0
@@ -128,7 +134,8 @@ WAKE = Wake(word="hey_banana", score=0.9, threshold=0.5, start=16000, end=24000)
                 speaker=NOBODY,
                 reason="wrong_speaker",
             ),
-            "rejected (wrong speaker): “a” by ann (0.20, not verified), score 0.900 of 0.500, 0.00–0.50 s",
+            "rejected (wrong speaker): “a” by ann (0.20, not verified), "
+            "score 0.900 of 0.500, 0.00–0.50 s",
         ),
         (MicrophoneChange(state="lost", detail="unplugged"), "microphone lost: unplugged"),
         (
@@ -137,7 +144,9 @@ WAKE = Wake(word="hey_banana", score=0.9, threshold=0.5, start=16000, end=24000)
         ),
     ],
 )
-def test_events_as_sentences_and_as_json(capsys: pytest.CaptureFixture[str], event: Event, sentence: str) -> None:
+def test_events_as_sentences_and_as_json(
+    capsys: pytest.CaptureFixture[str], event: Event, sentence: str
+) -> None:
     output.print_event(event, as_json=False)
     output.print_event(event, as_json=True)
     said, line = capsys.readouterr().out.splitlines()

@@ -105,7 +105,9 @@ def test_a_daemon_of_this_protocol_is_greeted(serve: Callable[..., Path], connec
 
 @both_clients
 @pytest.mark.parametrize("protocol", [1, 3])
-def test_a_daemon_of_another_protocol_is_refused_with_both_numbers(serve: Callable[..., Path], connect: Connect, protocol: int) -> None:
+def test_a_daemon_of_another_protocol_is_refused_with_both_numbers(
+    serve: Callable[..., Path], connect: Connect, protocol: int
+) -> None:
     path = serve(json.dumps({**GREETING, "protocol": protocol}).encode() + b"\n")
     message = f"the daemon speaks protocol {protocol}, this client speaks 2; use the daemon and"
     with pytest.raises(kwsd.DaemonError, match=message) as caught:

@@ -84,7 +84,9 @@ def test_the_oldest_without_a_label_goes_first(store: ClipStore) -> None:
     assert sum(p.stat().st_size for p in store.folder.iterdir()) < 2**20
 
 
-def test_a_full_disk_leaves_nothing_half_written(store: ClipStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_nothing_half_written(
+    store: ClipStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -104,7 +106,9 @@ def daemon_over(start: Start, tmp_path: Path, samples: np.ndarray, config: str) 
     return daemon.state
 
 
-def test_what_is_too_old_goes_though_nothing_new_comes(store: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scene_wav: Path) -> None:
+def test_what_is_too_old_goes_though_nothing_new_comes(
+    store: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scene_wav: Path
+) -> None:
     silence = np.zeros(10, np.int16)
     store.add(clip(NOW - 86400), silence)
     store.make_room()
@@ -134,7 +138,9 @@ def test_what_is_too_old_goes_though_nothing_new_comes(store: ClipStore, tmp_pat
     assert not (tmp_path / "peaks.jsonl").exists()
 
 
-def test_off_by_default_and_on_when_asked(start: Start, tmp_path: Path, scene: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
+def test_off_by_default_and_on_when_asked(
+    start: Start, tmp_path: Path, scene: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
     state = daemon_over(start, tmp_path, scene, "words: {computer: }")
     assert not (state / "clips").exists()
     at_state = ["--state", str(state)]

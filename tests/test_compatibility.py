@@ -105,7 +105,9 @@ def test_the_log_of_peaks(state: Path) -> None:
     for name, (model, seconds, peaks) in raw["words"].items():
         (stretch,) = found[name]
         assert (stretch.model, stretch.seconds) == (model, seconds)
-        assert [(p.time, p.score, p.woke) for p in stretch.peaks] == [(time, score, bool(woke)) for time, score, woke in peaks]
+        assert [(p.time, p.score, p.woke) for p in stretch.peaks] == [
+            (time, score, bool(woke)) for time, score, woke in peaks
+        ]
         assert all(isinstance(peak.woke, bool) for peak in stretch.peaks)
 
 

@@ -25,7 +25,8 @@ TOP_KEYS = ", ".join(Config.__struct_fields__)
         ),
         (
             "words:\n  computer:\n    treshold: 0.5",
-            "line 3: unknown key 'words.computer.treshold'; expected one of threshold, refractory_s; did you mean 'threshold'?",
+            "line 3: unknown key 'words.computer.treshold'; "
+            "expected one of threshold, refractory_s; did you mean 'threshold'?",
         ),
         (
             "words:\n  computer:\n    threshold: 1.5",
@@ -81,7 +82,11 @@ def test_errors_name_file_line_key_and_fix(text: str, message: str) -> None:
         ("a: &a [*a]", ", line 1: holds itself or more than"),
         ("a: &a {b: *a}", ", line 1: holds itself or more than"),
         (
-            "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(f"{new}: &{new} [{', '.join(9 * ['*' + old])}]\n" for old, new in pairwise("abcdefghijklmnop")),
+            "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
+            + "".join(
+                f"{new}: &{new} [{', '.join(9 * ['*' + old])}]\n"
+                for old, new in pairwise("abcdefghijklmnop")
+            ),
             ", line 5: holds itself or more than",
         ),
         ("[" * 3000 + "]" * 3000, ": nests too deep"),
@@ -107,7 +112,10 @@ def test_a_file_that_is_not_yaml_is_named() -> None:
 def test_defaults_and_the_round_trip() -> None:
     assert config_file.parse("") == Config()
     assert list(Config().words) == ["computer"]
-    full = config_file.parse("words:\n  alexa:\n  jarvis: {threshold: 0.3}\nvad: off\nspeaker: {require: [ann]}\nmicrophone: {channel: mix, device: 3}\n")
+    full = config_file.parse(
+        "words:\n  alexa:\n  jarvis: {threshold: 0.3}\nvad: off\n"
+        "speaker: {require: [ann]}\nmicrophone: {channel: mix, device: 3}\n"
+    )
     assert full.words == {"alexa": WordConfig(), "jarvis": WordConfig(threshold=0.3)}
     assert full.vad == VadConfig(enabled=False)
     assert (full.microphone.channel, full.microphone.device) == ("mix", 3)
@@ -141,7 +149,11 @@ def test_where_things_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 def test_the_schema_has_every_key_and_refuses_others() -> None:
     schema = config_file.schema()
     definitions = schema["$defs"]
-    sections = {name: kind for name, kind in vars(config).items() if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and name in definitions}
+    sections = {
+        name: kind
+        for name, kind in vars(config).items()
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and name in definitions
+    }
     assert set(definitions) == set(sections)
     for name, kind in sections.items():
         assert set(definitions[name]["properties"]) == set(kind.__struct_fields__)

@@ -58,7 +58,9 @@ def test_a_recording_goes_the_whole_way_to_a_subscriber(start: Start, scene_wav:
         assert abs(wake.time - time.time()) < 60
 
 
-def test_the_fields_of_a_wake_on_the_wire(start: Start, scene_wav: Path, raw_client: RawClient) -> None:
+def test_the_fields_of_a_wake_on_the_wire(
+    start: Start, scene_wav: Path, raw_client: RawClient
+) -> None:
     daemon = start("--source", str(scene_wav), "--wait-for-client")
     daemon.connect().close()
     client = raw_client(daemon.socket)
@@ -92,7 +94,9 @@ def test_standard_input_of_any_rate(start: Start, scene: np.ndarray) -> None:
     assert daemon.wait() == 0
 
 
-def test_a_subscriber_that_never_reads_is_dropped_and_slows_nobody(start: Start, tmp_path: Path, raw_client: RawClient) -> None:
+def test_a_subscriber_that_never_reads_is_dropped_and_slows_nobody(
+    start: Start, tmp_path: Path, raw_client: RawClient
+) -> None:
     config = tmp_path / "small.yaml"
     config.write_text("socket: {backlog_bytes: 65536}\nwords: {computer: {refractory_s: 0}}\n")
     wav = tmp_path / "many.wav"
@@ -134,7 +138,9 @@ def test_a_second_interrupt_exits_at_once(start: Start, endless: Path) -> None:
 
 
 @pytest.mark.timing
-def test_reload_applies_words_and_thresholds_without_losing_audio(start: Start, tmp_path: Path, endless: Path) -> None:
+def test_reload_applies_words_and_thresholds_without_losing_audio(
+    start: Start, tmp_path: Path, endless: Path
+) -> None:
     config = tmp_path / "kwsd.yaml"
     config.write_text("words: {computer: {threshold: 0.9}}\n")
     daemon = start("--config", str(config), "--source", str(endless), "--realtime")
@@ -162,7 +168,9 @@ def test_reload_applies_words_and_thresholds_without_losing_audio(start: Start, 
         assert last.microphone.state == "ok"
 
 
-def test_changes_are_applied_one_at_a_time(tmp_path: Path, scene_wav: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_are_applied_one_at_a_time(
+    tmp_path: Path, scene_wav: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     applying: list[Config] = []
 
     async def apply(self: Daemon, config: Config) -> None:
@@ -180,7 +188,9 @@ def test_changes_are_applied_one_at_a_time(tmp_path: Path, scene_wav: Path, monk
     asyncio.run(reload_twice_while_the_state_changes())
 
 
-def test_the_socket_is_never_taken_from_a_live_daemon_and_a_stale_one_is_replaced(start: Start, tmp_path: Path, endless: Path) -> None:
+def test_the_socket_is_never_taken_from_a_live_daemon_and_a_stale_one_is_replaced(
+    start: Start, tmp_path: Path, endless: Path
+) -> None:
     one = start("--source", str(endless), "--realtime")
     one.connect().close()
     assert one.socket.stat().st_mode & 0o777 == 0o660
@@ -215,7 +225,9 @@ def notify(tmp_path: Path) -> socket.socket:
 
 
 @pytest.mark.timing
-def test_systemd_gets_ready_status_stopping_and_an_honest_watchdog(start: Start, tmp_path: Path, endless: Path, notify: socket.socket) -> None:
+def test_systemd_gets_ready_status_stopping_and_an_honest_watchdog(
+    start: Start, tmp_path: Path, endless: Path, notify: socket.socket
+) -> None:
     env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "600000"}
     daemon = start("--source", str(endless), "--realtime", env=env)
     heard: list[bytes] = []
@@ -236,7 +248,9 @@ def test_systemd_gets_ready_status_stopping_and_an_honest_watchdog(start: Start,
 
 
 @pytest.mark.timing
-def test_the_watchdog_is_fed_while_no_client_has_come(start: Start, tmp_path: Path, endless: Path, notify: socket.socket) -> None:
+def test_the_watchdog_is_fed_while_no_client_has_come(
+    start: Start, tmp_path: Path, endless: Path, notify: socket.socket
+) -> None:
     env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "300000"}
     start("--source", str(endless), "--wait-for-client", env=env)
     heard: list[bytes] = []
@@ -246,7 +260,9 @@ def test_the_watchdog_is_fed_while_no_client_has_come(start: Start, tmp_path: Pa
 
 
 @pytest.mark.timing
-def test_no_watchdog_when_the_audio_stands_still(start: Start, tmp_path: Path, notify: socket.socket) -> None:
+def test_no_watchdog_when_the_audio_stands_still(
+    start: Start, tmp_path: Path, notify: socket.socket
+) -> None:
     """A pipe that delivers nothing stands for a microphone that hangs.
 
     The event loop lives, and must not report that all is well.
@@ -271,7 +287,9 @@ def test_no_watchdog_when_the_audio_stands_still(start: Start, tmp_path: Path, n
     notify.close()
 
 
-def test_it_runs_without_torch_and_without_growing(start: Start, tmp_path: Path, endless: Path) -> None:
+def test_it_runs_without_torch_and_without_growing(
+    start: Start, tmp_path: Path, endless: Path
+) -> None:
     daemon = start("--source", str(endless), "--wait-for-client")
     with daemon.connect() as client:
         events = client.events()

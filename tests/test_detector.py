@@ -79,7 +79,9 @@ def bench(bundle: Bundle, runtime: Runtime) -> Bench:
 @settings(deadline=None, max_examples=25)
 @given(data=st.data())
 @pytest.mark.parametrize("config", [UNGATED, GATED], ids=["ungated", "gated"])
-def test_online_equals_offline(bench: Bench, scene: np.ndarray, config: Config, data: st.DataObject) -> None:
+def test_online_equals_offline(
+    bench: Bench, scene: np.ndarray, config: Config, data: st.DataObject
+) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(scene)), max_size=30)))
     offline = bench.run(config, [scene])
     online = bench.run(config, np.split(scene, cuts))
@@ -95,7 +97,9 @@ def test_sample_by_sample_blocks_of_a_phone(bench: Bench, scene: np.ndarray) -> 
     assert np.abs(offline.scores - online.scores).max() < 1e-4
 
 
-def test_the_scores_of_the_voiced_part_are_those_of_the_ungated_run(bench: Bench, scene: np.ndarray) -> None:
+def test_the_scores_of_the_voiced_part_are_those_of_the_ungated_run(
+    bench: Bench, scene: np.ndarray
+) -> None:
     ungated = bench.run(UNGATED, [scene])
     gated = bench.run(GATED, [scene])
     assert np.array_equal(ungated.end, gated.end)
@@ -109,7 +113,9 @@ def test_the_scores_of_the_voiced_part_are_those_of_the_ungated_run(bench: Bench
 
 @settings(deadline=None, max_examples=15)
 @given(at=st.integers(RATE, 8 * RATE))
-def test_the_output_never_depends_on_future_samples(bench: Bench, scene: np.ndarray, at: int) -> None:
+def test_the_output_never_depends_on_future_samples(
+    bench: Bench, scene: np.ndarray, at: int
+) -> None:
     other = scene.copy()
     other[at:] = hiss(len(scene) / RATE, 3000, seed=at)[: len(scene) - at]
     end, one, _ = bench.run(UNGATED, [scene])
@@ -138,7 +144,9 @@ def test_a_word_at_the_very_beginning_is_heard(bench: Bench) -> None:
     assert [e.word for e in wakes(result.events)] == ["computer"]
 
 
-def test_a_discontinuity_withholds_scores_for_one_receptive_field(bench: Bench, bundle: Bundle, scene: np.ndarray) -> None:
+def test_a_discontinuity_withholds_scores_for_one_receptive_field(
+    bench: Bench, bundle: Bundle, scene: np.ndarray
+) -> None:
     detector = bench.detector(UNGATED)
     detector.feed(scene[: 2 * RATE + 77])
     detector.discontinuity(5000)
@@ -162,7 +170,9 @@ def test_refractory_and_near_miss_are_reported(bench: Bench, scene: np.ndarray) 
     assert kept == [None, "refractory"]
 
 
-def test_speakers_are_told_apart_and_others_turned_away(bench: Bench, bundle: Bundle, scene: np.ndarray) -> None:
+def test_speakers_are_told_apart_and_others_turned_away(
+    bench: Bench, bundle: Bundle, scene: np.ndarray
+) -> None:
     takes = []
     for wake in wakes(bench.run(UNGATED, [scene]).events):
         again = bench.detector(UNGATED)
@@ -185,7 +195,9 @@ def test_speakers_are_told_apart_and_others_turned_away(bench: Bench, bundle: Bu
 
 
 @pytest.mark.parametrize("config", [UNGATED, GATED], ids=["ungated", "gated"])
-def test_a_voice_in_a_stream_is_that_of_the_recording(bundle: Bundle, runtime: Runtime, bench: Bench, scene: np.ndarray, config: Config) -> None:
+def test_a_voice_in_a_stream_is_that_of_the_recording(
+    bundle: Bundle, runtime: Runtime, bench: Bench, scene: np.ndarray, config: Config
+) -> None:
     encoder = runtime.encoder
     speaker = runtime.speaker
     front_end = bundle.front_end
@@ -211,7 +223,9 @@ def test_a_voice_in_a_stream_is_that_of_the_recording(bundle: Bundle, runtime: R
         assert detector.embedding(span.start * 1280, end) is None  # by now the audio is gone
 
 
-def test_configuring_again_keeps_the_stream(bench: Bench, bundle: Bundle, scene: np.ndarray) -> None:
+def test_configuring_again_keeps_the_stream(
+    bench: Bench, bundle: Bundle, scene: np.ndarray
+) -> None:
     detector = bench.detector(UNGATED)
     first = detector.feed(scene[: 4 * RATE]).trace
     words = {"alexa": WordConfig(), "computer": WordConfig(threshold=0.9)}

@@ -59,7 +59,9 @@ def test_takes_that_cannot_be_used(embedder: Embedder, samples: np.ndarray, reas
     assert enrollment.takes == []
 
 
-def test_three_good_takes_make_a_voiceprint_that_knows_its_speaker(embedder: Embedder, bundle: Bundle) -> None:
+def test_three_good_takes_make_a_voiceprint_that_knows_its_speaker(
+    embedder: Embedder, bundle: Bundle
+) -> None:
     enrollment = Enrollment("ann", embedder)
     for sentence in SENTENCES:
         take = enrollment.add(say(sentence))

@@ -56,7 +56,9 @@ class Hearing:
         return np.concatenate([step.trace.scores for step in steps])[:, 1]
 
 
-def test_it_hears_unheard_voices_and_no_other_words(banana: AddedWord, bundle: Bundle, runtime: Runtime) -> None:
+def test_it_hears_unheard_voices_and_no_other_words(
+    banana: AddedWord, bundle: Bundle, runtime: Runtime
+) -> None:
     setup = resolve(Config(), bundle, Library(words={banana.name: banana}))
     detector = Detector(bundle, setup, runtime)
     found = []
@@ -71,7 +73,9 @@ def test_it_hears_unheard_voices_and_no_other_words(banana: AddedWord, bundle: B
     assert len([w for w in found if w[1:] == ("computer", "computer")]) >= 3
 
 
-def test_online_equals_offline_and_gated_equals_ungated(banana: AddedWord, bundle: Bundle, runtime: Runtime) -> None:
+def test_online_equals_offline_and_gated_equals_ungated(
+    banana: AddedWord, bundle: Bundle, runtime: Runtime
+) -> None:
     parts = [
         say(PHRASE),
         hiss(6.0),
@@ -112,7 +116,9 @@ def test_logits_by_hand() -> None:
     )
     frames = np.arange(2 * (CONTEXT_FRAMES + 3), dtype=np.float32).reshape(-1, 2)
     # The present frame's first number, twice the second number of the frame three before, the bias.
-    expected = [frames[k, 0] + 2 * frames[k - 3, 1] + 0.5 for k in range(CONTEXT_FRAMES, CONTEXT_FRAMES + 3)]
+    expected = [
+        frames[k, 0] + 2 * frames[k - 3, 1] + 0.5 for k in range(CONTEXT_FRAMES, CONTEXT_FRAMES + 3)
+    ]
     assert word.logits(frames).tolist() == expected
 
 
@@ -159,7 +165,9 @@ LONG = "hey banana what will the weather be like in the afternoon"
         (hiss(7.0, 300), "take_too_long", "at most 6 s"),
     ],
 )
-def test_takes_that_cannot_be_used(trainer: WordTrainer, samples: np.ndarray, reason: str, message: str) -> None:
+def test_takes_that_cannot_be_used(
+    trainer: WordTrainer, samples: np.ndarray, reason: str, message: str
+) -> None:
     with pytest.raises(TakeRejected, match=message) as caught:
         trainer.encoder.take(samples)
     assert caught.value.reason == reason

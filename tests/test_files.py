@@ -28,7 +28,9 @@ SUBTYPES = ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW"]
 
 @pytest.mark.parametrize("subtype", SUBTYPES)
 @pytest.mark.parametrize(("rate", "channels"), [(16000, 1), (8000, 1), (44100, 2), (96000, 6)])
-def test_every_format_gives_the_same_tone(tmp_path: Path, subtype: str, rate: int, channels: int) -> None:
+def test_every_format_gives_the_same_tone(
+    tmp_path: Path, subtype: str, rate: int, channels: int
+) -> None:
     soundfile.write(tmp_path / "x.wav", tone(rate, channels), rate, subtype=subtype)
     got = read_all(tmp_path / "x.wav").astype(float)
     assert abs(len(got) - 16000) <= 2
@@ -49,7 +51,9 @@ def test_a_channel_can_be_chosen_or_all_mixed(tmp_path: Path) -> None:
 
 
 @given(size=st.floats(0.001, 0.4))
-def test_blocks_add_up_whatever_their_size(tmp_path_factory: pytest.TempPathFactory, size: float) -> None:
+def test_blocks_add_up_whatever_their_size(
+    tmp_path_factory: pytest.TempPathFactory, size: float
+) -> None:
     path = tmp_path_factory.mktemp("b") / "x.wav"
     soundfile.write(path, tone(44100), 44100, subtype="PCM_16")
     joined = np.concatenate(list(read_blocks(path, size))).astype(int)
@@ -73,7 +77,9 @@ def wav(data: bytes, said: int) -> bytes:
         (wav(b"", 0), "contains no samples"),
     ],
 )
-def test_what_is_not_a_recording_is_refused_by_name(tmp_path: Path, content: bytes, message: str) -> None:
+def test_what_is_not_a_recording_is_refused_by_name(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
     (tmp_path / "x.wav").write_bytes(content)
     with pytest.raises(AudioFileError, match=message) as caught:
         read_all(tmp_path / "x.wav")

@@ -44,7 +44,9 @@ def speaker_of(event: Event) -> SpeakerMatch:
     return event.speaker
 
 
-def test_look_back_as_pcm_and_into_a_passed_descriptor(start: Start, tmp_path: Path, scene: np.ndarray, scene_wav: Path) -> None:
+def test_look_back_as_pcm_and_into_a_passed_descriptor(
+    start: Start, tmp_path: Path, scene: np.ndarray, scene_wav: Path
+) -> None:
     daemon = start("--source", str(scene_wav), "--wait-for-client", "--realtime")
     with daemon.connect() as client:
         wake = next(client.events(types=["wake"]))
@@ -65,7 +67,9 @@ def test_look_back_as_pcm_and_into_a_passed_descriptor(start: Start, tmp_path: P
             client.request(Audio(start=0, end=10**9))
 
 
-def test_a_descriptor_of_a_refused_request_is_not_of_the_next(start: Start, tmp_path: Path, endless: Path, raw_client: RawClient) -> None:
+def test_a_descriptor_of_a_refused_request_is_not_of_the_next(
+    start: Start, tmp_path: Path, endless: Path, raw_client: RawClient
+) -> None:
     daemon = start("--source", str(endless), "--realtime")
     daemon.connect().close()
     client = raw_client(daemon.socket)
@@ -80,7 +84,9 @@ def test_a_descriptor_of_a_refused_request_is_not_of_the_next(start: Start, tmp_
     assert (tmp_path / "first.wav").stat().st_size == 0
 
 
-def test_enrollment_through_the_socket_and_who_spoke(start: Start, tmp_path: Path, scene_wav: Path) -> None:
+def test_enrollment_through_the_socket_and_who_spoke(
+    start: Start, tmp_path: Path, scene_wav: Path
+) -> None:
     takes = []
     sentences = ("computer", "computer, turn on the light", "the weather is nice today", "a")
     for n, sentence in enumerate(sentences):
@@ -117,7 +123,9 @@ def test_guided_enrollment_from_the_stream(start: Start, tmp_path: Path) -> None
     daemon = start("--source", str(tmp_path / "session.wav"), "--wait-for-client", "--realtime")
     command = [sys.executable, "-m", "kwsd", "enroll", "ann", "--socket", str(daemon.socket)]
     daemon.connect().close()
-    enrolling = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    enrolling = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     time.sleep(1.0)
     with daemon.connect() as client:
         client.request(Subscribe())
@@ -129,7 +137,9 @@ def test_guided_enrollment_from_the_stream(start: Start, tmp_path: Path) -> None
     assert (daemon.state / "ann.voiceprint").exists()
 
 
-def test_bad_requests_are_answered_and_the_daemon_lives_on(start: Start, endless: Path, raw_client: RawClient) -> None:
+def test_bad_requests_are_answered_and_the_daemon_lives_on(
+    start: Start, endless: Path, raw_client: RawClient
+) -> None:
     daemon = start("--source", str(endless), "--realtime")
     with daemon.connect() as good:
         one = raw_client(daemon.socket)
@@ -174,7 +184,9 @@ def test_bad_requests_are_answered_and_the_daemon_lives_on(start: Start, endless
         assert good.request(Status()).microphone.state == "ok"
 
 
-def test_audio_that_is_not_base64_is_refused(start: Start, endless: Path, raw_client: RawClient) -> None:
+def test_audio_that_is_not_base64_is_refused(
+    start: Start, endless: Path, raw_client: RawClient
+) -> None:
     daemon = start("--source", str(endless), "--realtime")
     daemon.connect().close()
     client = raw_client(daemon.socket)
@@ -199,7 +211,9 @@ def test_clips_are_not_cleared_without_saying_which(start: Start, endless: Path)
             client.request(ClipsClear(clips=["a"]))
 
 
-def test_a_full_disk_is_an_answer_and_the_voiceprint_before_it_stays(start: Start, tmp_path: Path, endless: Path) -> None:
+def test_a_full_disk_is_an_answer_and_the_voiceprint_before_it_stays(
+    start: Start, tmp_path: Path, endless: Path
+) -> None:
     daemon = start("--source", str(endless), "--realtime")
     sentences = ("computer", "the weather is nice", "turn on the light")
     takes = [pcm.to_bytes(say(sentence)) for sentence in sentences]
@@ -253,7 +267,9 @@ for kind, more in (
             break
     print(kind, body.get("code", "ok"))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert done.stdout.split("\n")[:-1] == [
         "subscribe ok",
         "status ok",

@@ -26,7 +26,9 @@ def wait_for(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
         time.sleep(0.01)
 
 
-def test_loss_and_return_are_reported_the_index_moves_on_and_the_heart_beats(portaudio: FakePortAudio, bundle: Bundle, runtime: Runtime) -> None:
+def test_loss_and_return_are_reported_the_index_moves_on_and_the_heart_beats(
+    portaudio: FakePortAudio, bundle: Bundle, runtime: Runtime
+) -> None:
     config = Config(microphone=MicrophoneConfig(retry_s=0.1))
     events: list[Event] = []
     ends: list[BaseException | None] = []

@@ -15,7 +15,9 @@ GOLDEN = Path(__file__).parent / "golden" / "front_end.npz"
 def golden_signal() -> np.ndarray:
     """Return two seconds: a sweep, hiss, and silence, int16."""
     t = np.arange(32000) / 16000
-    x = 8000 * np.sin(2 * np.pi * (100 * t + 900 * t**2)) + np.random.default_rng(1).normal(0, 50, 32000)
+    x = 8000 * np.sin(2 * np.pi * (100 * t + 900 * t**2)) + np.random.default_rng(1).normal(
+        0, 50, 32000
+    )
     x[24000:28000] = 0
     return x.astype(np.int16)
 

@@ -112,7 +112,9 @@ LINES = [line(type="status", id=7), line(type="nope"), b"junk", b""]
 
 
 @given(st.lists(st.sampled_from(LINES), max_size=12), st.data())
-def test_any_split_of_the_bytes_gives_the_same_messages(lines: list[bytes], data: st.DataObject) -> None:
+def test_any_split_of_the_bytes_gives_the_same_messages(
+    lines: list[bytes], data: st.DataObject
+) -> None:
     stream = b"".join(one + b"\n" for one in lines)
     whole = Connection.server().receive(stream)
     connection = Connection.server()
@@ -143,11 +145,15 @@ def test_a_server_gets_what_a_client_sends(requests: list[Command], data: st.Dat
 
 
 @given(st.lists(REQUESTS, max_size=4), st.lists(EVENTS, max_size=4), st.data())
-def test_a_client_gets_what_a_server_sends(requests: list[Command], events: list[Event], data: st.DataObject) -> None:
+def test_a_client_gets_what_a_server_sends(
+    requests: list[Command], events: list[Event], data: st.DataObject
+) -> None:
     client = Connection.client()
     server = Connection.server()
     stream = messages.encode_greeting("1.2", ["computer"], 16000)
-    expected: list[FromServer] = [Greeting(protocol=2, version="1.2", words=["computer"], sample_rate=16000)]
+    expected: list[FromServer] = [
+        Greeting(protocol=2, version="1.2", words=["computer"], sample_rate=16000)
+    ]
     for n, event in enumerate(events, 1):
         stream += server.number(messages.encode_event(replace(event, seq=None)))
         expected.append(replace(event, seq=n))

@@ -10,7 +10,9 @@ from kwsd import metrics
 
 def test_equal_error_rate_by_hand() -> None:
     assert metrics.equal_error_rate(np.array([0.9, 0.8]), np.array([0.1, 0.2]))[0] == 0.0
-    rate, _ = metrics.equal_error_rate(np.array([0.9, 0.8, 0.7, 0.2]), np.array([0.1, 0.3, 0.15, 0.75]))
+    rate, _ = metrics.equal_error_rate(
+        np.array([0.9, 0.8, 0.7, 0.2]), np.array([0.1, 0.3, 0.15, 0.75])
+    )
     assert rate == pytest.approx(0.25)
     swapped, _ = metrics.equal_error_rate(np.array([0.1, 0.2]), np.array([0.8, 0.9]))
     assert swapped == 1.0
@@ -61,7 +63,9 @@ def test_as_norm_by_hand() -> None:
     by_take = (0.8 - np.mean(near_take)) / np.std(near_take)
     by_reference = (0.8 - np.mean(near_reference)) / np.std(near_reference)
     want = (by_take + by_reference) / 2
-    assert metrics.as_norm(take, reference, cohort, nearest=2)[0, 0] == pytest.approx(want, abs=1e-4)
+    assert metrics.as_norm(take, reference, cohort, nearest=2)[0, 0] == pytest.approx(
+        want, abs=1e-4
+    )
     takes = np.repeat(take, 3, axis=0)
     references = np.repeat(reference, 2, axis=0)
     assert metrics.as_norm(takes, references, cohort).shape == (3, 2)

@@ -98,7 +98,9 @@ DATA = rows("Data")
 
 
 def test_every_request_is_described_and_marked_where_it_is_privileged() -> None:
-    expected = [f"`{name}`" + (r" \*" if kind.privileged else "") for name, kind in COMMANDS.items()]
+    expected = [
+        f"`{name}`" + (r" \*" if kind.privileged else "") for name, kind in COMMANDS.items()
+    ]
     assert list(REQUESTS) == expected
 
 

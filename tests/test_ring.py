@@ -9,7 +9,9 @@ from kwsd.audio.ring import Ring
 
 
 @given(capacity=st.integers(1, 40), sizes=st.lists(st.integers(0, 60), max_size=20), data=st.data())
-def test_keeps_the_last_rows_under_their_absolute_indices(capacity: int, sizes: list[int], data: st.DataObject) -> None:
+def test_keeps_the_last_rows_under_their_absolute_indices(
+    capacity: int, sizes: list[int], data: st.DataObject
+) -> None:
     ring = Ring(capacity, np.int64)
     stream = np.arange(sum(sizes))
     at = 0

@@ -56,7 +56,12 @@ def test_no_word_at_all_is_refused(bundle: Bundle) -> None:
 def test_a_threshold_may_be_named(bundle: Bundle) -> None:
     computer = bundle.words["computer"]
     names: list[OperatingPointName] = ["strict", "balanced", "lenient"]
-    found = [threshold(resolve(Config(words={"computer": WordConfig(threshold=name)}), bundle), "computer") for name in names]
+    found = [
+        threshold(
+            resolve(Config(words={"computer": WordConfig(threshold=name)}), bundle), "computer"
+        )
+        for name in names
+    ]
     assert found == [point.threshold for point in computer.operating_points]
     assert found[0] > found[1] == computer.threshold > found[2]
     bare = replace(bundle, words={"computer": replace(computer, operating_points=())})
@@ -90,7 +95,9 @@ def test_the_same_holds_for_speakers(bundle: Bundle) -> None:
     assert (speakers.threshold, speakers.origin) == (0.9, "configured")
 
 
-def test_a_word_in_the_configuration_must_be_there(bundle: Bundle, runtime: Runtime, banana: AddedWord) -> None:
+def test_a_word_in_the_configuration_must_be_there(
+    bundle: Bundle, runtime: Runtime, banana: AddedWord
+) -> None:
     config = Config(words={"hey_banana": WordConfig(threshold=0.9)})
     library = Library(words={"hey_banana": banana})
     with pytest.raises(ConfigError, match="no model of 'hey_banana'"):

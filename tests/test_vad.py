@@ -38,7 +38,9 @@ def test_opens_for_a_voice_and_closes_after_the_hangover() -> None:
 
 def test_a_click_does_not_open_it() -> None:
     room = hiss(8.0, 20).astype(np.float32)
-    room[96000:96400] += np.random.default_rng(0).normal(0, 3000, 400) * np.exp(-np.arange(400) / 80)
+    room[96000:96400] += np.random.default_rng(0).normal(0, 3000, 400) * np.exp(
+        -np.arange(400) / 80
+    )
     assert not any(states(room.astype(np.int16))[20:])
 
 

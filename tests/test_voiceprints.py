@@ -52,7 +52,9 @@ def test_a_voiceprint_of_another_encoder_is_refused(store: VoiceprintStore) -> N
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04garbage", b"\x80\x04cos\nsystem\n", None])
-def test_damage_is_named_and_the_others_still_load(store: VoiceprintStore, damage: bytes | None) -> None:
+def test_damage_is_named_and_the_others_still_load(
+    store: VoiceprintStore, damage: bytes | None
+) -> None:
     store.save(voiceprint("bob", 1))
     store.save(voiceprint())
     path = store.path("ann")
@@ -103,7 +105,9 @@ try:
 except VoiceprintError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert "could not be saved" in done.stdout
     assert "nothing was changed" in done.stdout
     assert store.path("ann").read_bytes() == before

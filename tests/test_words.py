@@ -29,7 +29,9 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.mark.usefixtures("quick_fits")
-def test_the_verbs_on_a_state_directory(tmp_path: Path, recordings: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verbs_on_a_state_directory(
+    tmp_path: Path, recordings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     state = ["--state", str(tmp_path / "state")]
     takes = ["--wav", *recordings]
     assert cli.main(["word", "add", PHRASE, *state, *takes]) == cli.DATA
@@ -63,7 +65,9 @@ def test_the_verbs_on_a_state_directory(tmp_path: Path, recordings: list[str], c
     assert "no word of kwsd" in capsys.readouterr().err
 
 
-def test_from_text_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_text_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     state = ["--state", str(tmp_path / "state")]
     assert cli.main(["word", "add", PHRASE, *state, "--text-only", "--yes"]) == 0
     assert "made from synthetic voices alone" in capsys.readouterr().err
@@ -113,7 +117,9 @@ def test_the_running_daemon_applies_it(
         assert "hey_banana" not in client.request(Status()).words
 
 
-def test_what_the_room_sounds_like_counts_against_it(start: Start, tmp_path: Path, recordings: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_room_sounds_like_counts_against_it(
+    start: Start, tmp_path: Path, recordings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     talk = [say("good evening to all of you", voice) for voice in VOICES]
     room = np.concatenate([hiss(1.0), *talk, hiss(1.0)] * 6)
     soundfile.write(tmp_path / "room.wav", room, RATE)
@@ -133,7 +139,9 @@ def test_what_the_room_sounds_like_counts_against_it(start: Start, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("quick_fits")
-def test_recorded_through_the_daemon(start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_recorded_through_the_daemon(
+    start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     takes = []
     for voice in VOICES[:3]:
         takes += [say(PHRASE, voice), hiss(1.2)]

@@ -55,7 +55,9 @@ class Microphone:
         self.rate = int(stream.samplerate)
         self.channels = int(stream.channels)
         try:
-            self._mono = MonoConverter(self.rate, self.channels, config.channel, f"the microphone {name}")
+            self._mono = MonoConverter(
+                self.rate, self.channels, config.channel, f"the microphone {name}"
+            )
         except AudioFileError as error:
             raise MicrophoneError(str(error)) from error
         self._block_frames = int(self.rate * block_s)
@@ -103,7 +105,9 @@ class Microphone:
 
 
 @contextlib.contextmanager
-def open_microphone(config: MicrophoneConfig, block_s: float = BLOCK_S, stop: Callable[[], bool] = lambda: False) -> Iterator[Microphone]:
+def open_microphone(
+    config: MicrophoneConfig, block_s: float = BLOCK_S, stop: Callable[[], bool] = lambda: False
+) -> Iterator[Microphone]:
     """Open the configured device, at 16 kHz where it can, else at its own rate.
 
     Raises MicrophoneError.
@@ -118,7 +122,9 @@ def open_microphone(config: MicrophoneConfig, block_s: float = BLOCK_S, stop: Ca
     for rate, count in _formats(info, channels):
         stream = None
         try:
-            stream = sd.RawInputStream(samplerate=rate, device=info["index"], channels=count, dtype="int16", latency=0.5)
+            stream = sd.RawInputStream(
+                samplerate=rate, device=info["index"], channels=count, dtype="int16", latency=0.5
+            )
             stream.start()
         except sd.PortAudioError as error:
             failures.append(f"{rate} Hz, {count} channel(s): {error.args[0]}")
@@ -134,13 +140,17 @@ def open_microphone(config: MicrophoneConfig, block_s: float = BLOCK_S, stop: Ca
         return
     in_use = any("unavailable" in f.lower() or "busy" in f.lower() for f in failures)
     raise MicrophoneError(
-        f"the microphone {info['name']} could not be opened ({'; '.join(failures)}).{' It is in use by another program.' if in_use else ''} Run `kwsd doctor`"
+        f"the microphone {info['name']} could not be opened ({'; '.join(failures)})."
+        f"{' It is in use by another program.' if in_use else ''} Run `kwsd doctor`"
     )
 
 
 def _not_found(config: MicrophoneConfig) -> str:
     listed = ", ".join(repr(d.name) for d in devices()) or "none at all"
-    wanted = "no default input device" if config.device is None else f"no input device {config.device!r}"
+    if config.device is None:
+        wanted = "no default input device"
+    else:
+        wanted = f"no input device {config.device!r}"
     return f"{wanted}; there is {listed}. `kwsd devices` lists them; set microphone.device to one"
 
 

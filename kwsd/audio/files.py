@@ -36,7 +36,10 @@ class MonoConverter:
         Raises AudioFileError where the stream `name` has no such channel.
         """
         if channel != "mix" and int(channel) >= channels:
-            raise AudioFileError(f"{name} has {channels} channel(s), so no channel {channel}; set microphone.channel to 0…{channels - 1} or mix")
+            raise AudioFileError(
+                f"{name} has {channels} channel(s), so no channel {channel}; "
+                f"set microphone.channel to 0…{channels - 1} or mix"
+            )
         if not 1000 <= rate <= 768000:
             raise AudioFileError(f"{name}: a sample rate of {rate} Hz is outside 1000…768000")
         self._channel = channel
@@ -64,7 +67,9 @@ def _resampler(rate: int) -> Any:
     return soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
 
 
-def read_blocks(path: Path | str, block_s: float = 1.0, channel: int | str = 0) -> Iterator[np.ndarray]:
+def read_blocks(
+    path: Path | str, block_s: float = 1.0, channel: int | str = 0
+) -> Iterator[np.ndarray]:
     """Yield blocks of int16 `[sample]` at 16 kHz of the recording `path`. Raises AudioFileError."""
     with open_file(path) as source:
         mono = MonoConverter(source.samplerate, source.channels, channel, str(path))
@@ -131,7 +136,9 @@ def total_seconds(path: Path) -> float:
         return float(source.frames / source.samplerate)
 
 
-def raw_blocks(stream: IO[bytes], rate: int, channels: int, channel: int | str, block_s: float = BLOCK_S) -> Iterator[np.ndarray]:
+def raw_blocks(
+    stream: IO[bytes], rate: int, channels: int, channel: int | str, block_s: float = BLOCK_S
+) -> Iterator[np.ndarray]:
     """Yield blocks of int16 `[sample]` at 16 kHz from raw PCM until the end of `stream`.
 
     The PCM is interleaved little-endian int16.

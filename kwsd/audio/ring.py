@@ -42,7 +42,9 @@ class Ring:
         Raises LookupError where some are gone or still to come.
         """
         if not self.begin <= begin <= end <= self.end:
-            raise LookupError(f"rows {begin} to {end} were asked for; {self.begin} to {self.end} are kept")
+            raise LookupError(
+                f"rows {begin} to {end} were asked for; {self.begin} to {self.end} are kept"
+            )
         capacity = len(self._rows)
         at = begin % capacity
         first = min(end - begin, capacity - at)

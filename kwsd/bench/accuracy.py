@@ -116,7 +116,11 @@ def accuracy(
     check_words(folder, words, available)
     noises = audio_under(noise) if noise else noise_of(folder)
     without = [path for one in negatives for path in audio_under(one)] + noise_of(folder)
-    found = [scores for name in engines for scores in score_engine(name, wanted, recordings, without, noises, snr_db)]
+    found = [
+        scores
+        for name in engines
+        for scores in score_engine(name, wanted, recordings, without, noises, snr_db)
+    ]
     if not wanted:
         text = "%s: holds none of the words of %s; only verification is measured"
         log.warning(text, folder, ", ".join(engines))
@@ -202,7 +206,11 @@ def _score_negatives(table: dict[str, EngineScores], paths: Sequence[Path]) -> N
 def _scores(name: str, words: Sequence[str], blocks: Iterable[np.ndarray]) -> np.ndarray:
     """Return the scores `[step, word]` of a stream, fed in blocks as a microphone gives them."""
     engine = peers.make(name, words)
-    parts = [engine.feed(block[at : at + CHUNK_SAMPLES]) for block in blocks for at in range(0, len(block), CHUNK_SAMPLES)]
+    parts = [
+        engine.feed(block[at : at + CHUNK_SAMPLES])
+        for block in blocks
+        for at in range(0, len(block), CHUNK_SAMPLES)
+    ]
     return np.concatenate(parts)
 
 
@@ -212,7 +220,9 @@ def figures(found: EngineScores) -> WordStats:
     peaks = np.sort(np.array(found.false_peaks))[::-1]
     scores = np.array(found.scores)
     levels = np.unique(np.concatenate([peaks, found.scores]))[::-1][:MAX_CURVE_POINTS]
-    curve = [[float((peaks >= t).sum() / max(hours, 1e-9)), float((scores < t).mean())] for t in levels]
+    curve = [
+        [float((peaks >= t).sum() / max(hours, 1e-9)), float((scores < t).mean())] for t in levels
+    ]
     return {
         "engine": found.engine,
         "word": found.word,

@@ -59,7 +59,9 @@ def stages(seconds: float) -> dict[str, float]:
         "features_us_per_chunk": cost["features"],
         "encoder_us_per_chunk": cost["graph"] * (1 - share),
         "wake_head_us_per_chunk": cost["graph"] * share,
-        "trigger_and_rings_us_per_chunk": (cost["all"] - cost["vad"] - cost["features"] - cost["graph"]),
+        "trigger_and_rings_us_per_chunk": (
+            cost["all"] - cost["vad"] - cost["features"] - cost["graph"]
+        ),
         "all_us_per_chunk": cost["all"],
         "verification_ms_per_wake": verification_ms(),
         "hub_us_per_event": hub_us(),
@@ -99,7 +101,9 @@ def head_share() -> float:
     options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = f"{folder}/profile"
-        session = onnxruntime.InferenceSession(str(bundle.path / ENCODER), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            str(bundle.path / ENCODER), options, providers=["CPUExecutionProvider"]
+        )
         names = [one.name for one in session.get_inputs()]
         mel = np.zeros((1, encoder.frames_per_chunk, bundle.front_end.bands), np.float32)
         feed = dict(zip(names, [mel, *encoder.zero_state()], strict=True))

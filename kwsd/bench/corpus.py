@@ -64,7 +64,10 @@ def labeled(folder: Path) -> list[LabeledRecording]:
         speaker = path.stem.split("_nohash_")[0] if "_nohash_" in path.stem else ""
         found.append(LabeledRecording(path, parts[0].replace(" ", "_"), speaker))
     if not found:
-        raise AudioFileError(f"{folder}: holds no folder named after a word with recordings in it; see `kwsd bench accuracy --help`")
+        raise AudioFileError(
+            f"{folder}: holds no folder named after a word with recordings in it; "
+            "see `kwsd bench accuracy --help`"
+        )
     return found
 
 

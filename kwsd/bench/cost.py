@@ -120,7 +120,10 @@ def medians(runs: Sequence[Run]) -> list[Run]:
     rows = []
     for key in dict.fromkeys((run["engine"], run["scene"]) for run in runs):
         same = [dict(run) for run in runs if (run["engine"], run["scene"]) == key]
-        row = {name: value if isinstance(value, str) else _median(run[name] for run in same) for name, value in same[0].items()}
+        row = {
+            name: value if isinstance(value, str) else _median(run[name] for run in same)
+            for name, value in same[0].items()
+        }
         rows.append(cast(Run, row))
     return rows
 
@@ -133,7 +136,9 @@ def run_peer(name: str, words: Sequence[str], scene: str, path: Path) -> Run:
     """Run an engine over a recording in a process of its own. Raises RuntimeError."""
     began = time.monotonic()
     command = [sys.executable, "-m", "kwsd.bench.peers", name, ",".join(words), str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout
         assert process.stderr
         first = process.stdout.readline()

@@ -80,7 +80,10 @@ class MicroWakeWord:
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
         """Return float32 `[step, word]`; 0 where a model gives no probability yet."""
-        steps = [[model.process_streaming_prob(features) or 0.0 for model in self._models] for features in self._features.process_streaming(samples.tobytes())]
+        steps = [
+            [model.process_streaming_prob(features) or 0.0 for model in self._models]
+            for features in self._features.process_streaming(samples.tobytes())
+        ]
         return np.array(steps, np.float32).reshape(-1, len(self._models))
 
 

@@ -70,7 +70,10 @@ def _engines_table(engines: Sequence[Run]) -> str:
     for name in names:
         runs = [by_key[name, scene] for scene in SCENES]
         cpu = [run["cpu_per_audio_s"] for run in runs]
-        ratios = [run["cpu_per_audio_s"] / by_key[reference, run["scene"]]["cpu_per_audio_s"] for run in runs]
+        ratios = [
+            run["cpu_per_audio_s"] / by_key[reference, run["scene"]]["cpu_per_audio_s"]
+            for run in runs
+        ]
         rows.append(
             [
                 name,
@@ -118,7 +121,10 @@ def soak_markdown(report: SoakReport) -> str:
 
 def accuracy_markdown(report: AccuracyReport) -> str:
     """Return the report of `kwsd bench accuracy` as Markdown."""
-    parts = [f"On {report['folder']}; intervals of 95 %: Poisson for false accepts, bootstrap over speakers for misses."]
+    parts = [
+        f"On {report['folder']}; intervals of 95 %: Poisson for false accepts, bootstrap over "
+        "speakers for misses."
+    ]
     if report["words"]:
         parts.append(_misses_table(report))
     if report["verification"]:

@@ -64,7 +64,9 @@ _MODULES: dict[str, tuple[str, Callable[[], Embed]]] = {
 
 def installed() -> dict[str, Callable[[], Embed]]:
     """Return the encoders that are installed, by name; each is loaded when it is called."""
-    return {name: make for name, (module, make) in _MODULES.items() if importlib.util.find_spec(module)}
+    return {
+        name: make for name, (module, make) in _MODULES.items() if importlib.util.find_spec(module)
+    }
 
 
 def measure(name: str, repeats: int = 30) -> dict[str, float]:

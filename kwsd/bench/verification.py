@@ -54,7 +54,11 @@ def verification(recordings: Sequence[LabeledRecording]) -> list[VerificationSta
         if recording.speaker:
             people.setdefault(recording.speaker, []).append(recording.path)
     rng = np.random.default_rng(0)
-    chosen = [[paths[n] for n in rng.permutation(len(paths))[:MAX_TAKES]] for _, paths in sorted(people.items()) if len(paths) >= MIN_TAKES]
+    chosen = [
+        [paths[n] for n in rng.permutation(len(paths))[:MAX_TAKES]]
+        for _, paths in sorted(people.items())
+        if len(paths) >= MIN_TAKES
+    ]
     if len(chosen) < 2:
         return []
     found: list[VerificationStats] = []

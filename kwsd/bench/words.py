@@ -72,13 +72,18 @@ class _EncodedRecordings:
         """str `[recording]`."""
         self._chosen = chosen
         self._trainer = trainer
-        self._frames = [trainer.encoder.frames(between_silence(read_all(one.path)).astype(np.float32)) for one in chosen]
+        self._frames = [
+            trainer.encoder.frames(between_silence(read_all(one.path)).astype(np.float32))
+            for one in chosen
+        ]
         self._takes: dict[int, WordTake | None] = {}
 
     def scores(self, word: AddedWord) -> np.ndarray:
         """Return the highest score of each recording, float64 `[recording]`."""
         trainer = self._trainer
-        return np.array([float(trainer.smoothed(trainer.logits(word, one)).max()) for one in self._frames])
+        return np.array(
+            [float(trainer.smoothed(trainer.logits(word, one)).max()) for one in self._frames]
+        )
 
     def shots(self, word: str, count: int, seed: int) -> tuple[list[WordTake], set[str]]:
         """Return usable takes of `word` by `count` different speakers, and the speakers.
@@ -106,7 +111,9 @@ class _EncodedRecordings:
         return self._takes[n]
 
 
-def words(folder: Path, shots: Sequence[int], seeds: int, only: Sequence[str] | None, most: int) -> WordsReport:
+def words(
+    folder: Path, shots: Sequence[int], seeds: int, only: Sequence[str] | None, most: int
+) -> WordsReport:
     """Return the report on the labeled recordings in `folder`.
 
     `shots` are numbers of takes, `seeds` the draws of takes for each; `only` these words are added,
@@ -118,7 +125,9 @@ def words(folder: Path, shots: Sequence[int], seeds: int, only: Sequence[str] | 
     wanted = list(only or found)
     check_words(folder, wanted, set(found))
     rng = np.random.default_rng(0)
-    chosen = [found[word][n] for word in sorted(found) for n in rng.permutation(len(found[word]))[:most]]
+    chosen = [
+        found[word][n] for word in sorted(found) for n in rng.permutation(len(found[word]))[:most]
+    ]
     trainer = WordTrainer(bundles.load())
     recordings = _EncodedRecordings(chosen, trainer)
     runs: list[WordRun] = []

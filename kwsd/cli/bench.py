@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     Report = CostReport | AccuracyReport | WordsReport | SoakReport
 
 HELP = "measure what kwsd costs and how accurate it is, beside its peers, on the same audio"
-PEERS = "The peers: pip install 'kwsd[bench]'; for Resemblyzer also: pip install torch librosa && pip install --no-deps Resemblyzer"
+PEERS = (
+    "The peers: pip install 'kwsd[bench]'; for Resemblyzer also: pip install torch librosa && "
+    "pip install --no-deps Resemblyzer"
+)
 COST = """\
 CPU, memory, start-up and latency of every engine that is installed, in an idle room, in a day with
 a quarter of speech, and in continuous speech."""
@@ -140,7 +143,9 @@ def _measure(arguments: argparse.Namespace, engines: list[str]) -> tuple[Report,
 
 def _add_cost(parser: argparse.ArgumentParser) -> None:
     _add_engines(parser)
-    parser.add_argument("--seconds", type=float, default=600, metavar="S", help="audio per scene (default 600)")
+    parser.add_argument(
+        "--seconds", type=float, default=600, metavar="S", help="audio per scene (default 600)"
+    )
     parser.add_argument(
         "--repeats",
         type=int,
@@ -182,11 +187,15 @@ def _add_accuracy(parser: argparse.ArgumentParser) -> None:
         help="signal-to-noise ratio of the noisy recordings (default 10)",
     )
     parser.add_argument("--words", type=_names, metavar="A,B", help="only these words")
-    parser.add_argument("--plots", type=Path, metavar="DIR", help="draw misses.svg and det.svg into DIR")
+    parser.add_argument(
+        "--plots", type=Path, metavar="DIR", help="draw misses.svg and det.svg into DIR"
+    )
 
 
 def _add_words(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="DIR", help="labeled recordings, one folder per word")
+    parser.add_argument(
+        "folder", type=Path, metavar="DIR", help="labeled recordings, one folder per word"
+    )
     parser.add_argument(
         "--shots",
         type=_numbers,
@@ -217,7 +226,9 @@ def _add_words(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_soak(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--hours", type=float, default=6, metavar="H", help="hours of audio (default 6)")
+    parser.add_argument(
+        "--hours", type=float, default=6, metavar="H", help="hours of audio (default 6)"
+    )
 
 
 def _add_engines(parser: argparse.ArgumentParser) -> None:

@@ -72,7 +72,8 @@ def _add_evidence(parser: argparse.ArgumentParser) -> None:
         "--listen",
         type=options.duration,
         metavar="TIME",
-        help="listen to the room for so long (45m, 8h), while nobody says the words; ^C ends it early",
+        help="listen to the room for so long (45m, 8h), while nobody says the words; "
+        "^C ends it early",
     )
     evidence.add_argument(
         "--wav",
@@ -94,7 +95,9 @@ def _add_evidence(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the threshold for enrolled speakers, from their takes and strangers' voices",
     )
-    evidence.add_argument("--undo", action="store_true", help="go back to the thresholds before the last calibration")
+    evidence.add_argument(
+        "--undo", action="store_true", help="go back to the thresholds before the last calibration"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -113,7 +116,10 @@ def run(arguments: argparse.Namespace) -> int:
     with open_endpoint(arguments) as endpoint:
         if arguments.undo:
             return _undo(arguments, endpoint)
-        found = _speakers(arguments, endpoint) if arguments.speakers else _words(arguments, endpoint, rate, only)
+        if arguments.speakers:
+            found = _speakers(arguments, endpoint)
+        else:
+            found = _words(arguments, endpoint, rate, only)
         if arguments.json:
             print_json(found.report)
         for line in [] if arguments.json else found.lines:
@@ -149,7 +155,9 @@ def _speakers(arguments: argparse.Namespace, endpoint: Endpoint) -> _Proposal:
     return _Proposal([], choice, {"speakers": report}, lines)
 
 
-def _words(arguments: argparse.Namespace, endpoint: Endpoint, rate: float, only: Sequence[str] | None) -> _Proposal:
+def _words(
+    arguments: argparse.Namespace, endpoint: Endpoint, rate: float, only: Sequence[str] | None
+) -> _Proposal:
     from kwsd.client import calibrate, calibration_text
 
     evidence = _evidence(arguments, endpoint)
@@ -168,7 +176,9 @@ def _evidence(arguments: argparse.Namespace, endpoint: Endpoint) -> EvidenceByWo
     requester = endpoint.requester
     if arguments.wav:
         with Bar(arguments.wav) as bar:
-            return calibrate.from_recordings(requester, endpoint.bundle, endpoint.config, arguments.wav, bar.step)
+            return calibrate.from_recordings(
+                requester, endpoint.bundle, endpoint.config, arguments.wav, bar.step
+            )
     if arguments.log is not None:
         since = time.time() - arguments.log if arguments.log else 0.0
         return calibrate.from_log(requester, since, nobody_spoke=arguments.nobody_spoke)

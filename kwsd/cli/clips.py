@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_action(actions, "list", "list the clips, the oldest first")
     play = options.add_action(actions, "play", "play a clip")
     play.add_argument("id", metavar="ID")
-    play.add_argument("--out", type=Path, metavar="FILE.wav", help="write it to a file instead of playing it")
+    play.add_argument(
+        "--out", type=Path, metavar="FILE.wav", help="write it to a file instead of playing it"
+    )
     label = options.add_action(actions, "label", "label clips as the word or not")
     label.add_argument(
         "label",

@@ -18,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "action",
         metavar="ACTION",
         choices=["show", "schema"],
-        help="show: the effective configuration, as YAML or with --json; schema: the JSON Schema, with which editors complete kwsd.yaml",
+        help="show: the effective configuration, as YAML or with --json; "
+        "schema: the JSON Schema, with which editors complete kwsd.yaml",
     )
     options.add_config(parser)
     options.add_json(parser)

@@ -16,7 +16,9 @@ HELP = "run the detector over recordings and print a JSON line per event"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `kwsd detect`."""
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    parser.add_argument("--trace", type=Path, metavar="OUT.npz", help="also write the scores of every chunk")
+    parser.add_argument(
+        "--trace", type=Path, metavar="OUT.npz", help="also write the scores of every chunk"
+    )
     parser.add_argument("--json", action="store_true", help="no effect: the output is JSON anyway")
     options.add_words(parser)
     options.add_config(parser)

@@ -21,14 +21,18 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **options)
         self._has_actions = False
         # Without a default, an action's parser does not overwrite a `-v` before the action.
-        self.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="log more")
+        self.add_argument(
+            "-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="log more"
+        )
 
     def add_subparsers(self, **options: Any) -> Any:
         """Return what adds the parsers of verbs or actions, as argparse does."""
         self._has_actions = True
         return super().add_subparsers(**options)
 
-    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
+    def parse_known_args(
+        self, args: Iterable[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
         """Parse `args` and refuse what this parser does not know, with what may have been meant.
 
         argparse also calls it for the arguments of a verb and of an action.

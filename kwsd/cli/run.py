@@ -22,11 +22,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--source",
         default="mic",
         metavar="SOURCE",
-        help="mic (default), a recording, - for raw PCM on standard input, or auto: mic, or the bundled recording where there is none",
+        help="mic (default), a recording, - for raw PCM on standard input, "
+        "or auto: mic, or the bundled recording where there is none",
     )
-    parser.add_argument("--rate", type=int, default=16000, help="sample rate of raw PCM (default 16000)")
+    parser.add_argument(
+        "--rate", type=int, default=16000, help="sample rate of raw PCM (default 16000)"
+    )
     parser.add_argument("--channels", type=int, default=1, help="channels of raw PCM (default 1)")
-    parser.add_argument("--realtime", action="store_true", help="read a recording no faster than it was spoken")
+    parser.add_argument(
+        "--realtime", action="store_true", help="read a recording no faster than it was spoken"
+    )
     parser.add_argument(
         "--wait-for-client",
         action="store_true",
@@ -60,6 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
             rate=arguments.rate,
             channels=arguments.channels,
             overrides=change,
-            on_event=(lambda event: print_event(event, as_json=arguments.json)) if printed else None,
+            on_event=(lambda event: print_event(event, as_json=arguments.json))
+            if printed
+            else None,
         )
     )

@@ -62,20 +62,33 @@ ONLY = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a subparser for each stage."""
-    parser.description = "Each stage resumes where it was interrupted. docs/training.md describes how to train the models, or words of your own."
+    parser.description = (
+        "Each stage resumes where it was interrupted. docs/training.md describes how to train the "
+        "models, or words of your own."
+    )
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE", title="stages")
     for stage, help in STAGES.items():
         sub = stages.add_parser(stage, help=help, description=help[0].upper() + help[1:] + ".")
-        sub.add_argument("--work", type=Path, default=Path("work"), help="working folder (default: work)")
+        sub.add_argument(
+            "--work", type=Path, default=Path("work"), help="working folder (default: work)"
+        )
         if stage == "unpack":
-            sub.add_argument("--data", type=Path, required=True, help="folder of manifest.tsv and its recordings")
+            sub.add_argument(
+                "--data", type=Path, required=True, help="folder of manifest.tsv and its recordings"
+            )
         if stage == "import":
             sub.add_argument("--data", type=Path, required=True, help="folder of the corpus")
-            sub.add_argument("--layout", choices=LAYOUTS, required=True, help="its published layout")
+            sub.add_argument(
+                "--layout", choices=LAYOUTS, required=True, help="its published layout"
+            )
         if stage in ROOMS:
-            sub.add_argument("--data", type=Path, required=True, help="folder of rirs.npz, room responses")
+            sub.add_argument(
+                "--data", type=Path, required=True, help="folder of rirs.npz, room responses"
+            )
         if stage in BUNDLE:
-            sub.add_argument("--models", type=Path, default=Path("models"), help="the bundle (default: models)")
+            sub.add_argument(
+                "--models", type=Path, default=Path("models"), help="the bundle (default: models)"
+            )
         if stage in ENCODER:
             sub.add_argument("--encoder", type=Path, metavar="FILE", help=ENCODER[stage])
         if stage in ONLY:
@@ -91,7 +104,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if stage == "export":
             sub.add_argument("--float", action="store_true", help="leave the encoder in 32 bit")
         if stage == "evaluate":
-            sub.add_argument("--ungated", action="store_true", help="without the voice-activity gate")
+            sub.add_argument(
+                "--ungated", action="store_true", help="without the voice-activity gate"
+            )
             sub.add_argument(
                 "--write",
                 action="store_true",
@@ -108,7 +123,8 @@ def run(arguments: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         return fail(
             UNAVAILABLE,
-            f"training needs {error.name}, which is not installed; install the extra: pip install 'kwsd[train]'",
+            f"training needs {error.name}, which is not installed; "
+            "install the extra: pip install 'kwsd[train]'",
         )
     stage = arguments.stage
     work: Path = arguments.work

@@ -54,7 +54,9 @@ def _add_origin(add: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="recordings, each of the word alone; three suffice, ten are better",
     )
-    origin.add_argument("--record", type=int, metavar="N", help="record N takes through the daemon's microphone")
+    origin.add_argument(
+        "--record", type=int, metavar="N", help="record N takes through the daemon's microphone"
+    )
     origin.add_argument(
         "--text-only",
         action="store_true",

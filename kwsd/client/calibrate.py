@@ -96,7 +96,11 @@ def parse_rate(text: str) -> float:
     pattern = r"\s*([0-9.]+(?:e-?[0-9]+)?)\s*(?:(?:/|per |an? )\s*([a-z]+))?\s*"
     found = re.fullmatch(pattern, text)
     period = found.group(2) or "hour" if found else ""
-    if not found or period not in PERIODS_H or not 0 < float(found.group(1)) / PERIODS_H[period] <= 100:
+    if (
+        not found
+        or period not in PERIODS_H
+        or not 0 < float(found.group(1)) / PERIODS_H[period] <= 100
+    ):
         raise ValueError(f"{text!r} is not a rate: 1/week, 2/day, 0.5/hour, at most 100 an hour")
     return float(found.group(1)) / PERIODS_H[period]
 
@@ -117,7 +121,9 @@ def from_log(requester: Requester, since: float, *, nobody_spoke: bool) -> Evide
     return found
 
 
-def from_listening(requester: Requester, seconds: float, wait: Callable[[float, float], None]) -> EvidenceByWord:
+def from_listening(
+    requester: Requester, seconds: float, wait: Callable[[float, float], None]
+) -> EvidenceByWord:
     """Return what the daemon hears from now on, while nobody says the words.
 
     `wait(done, all)` is called every second; a KeyboardInterrupt ends it early.
@@ -187,7 +193,9 @@ def calibrate(
         model = bundle.words.get(name) or words.get(requester, bundle, name)
         choice = choose(found[name], wanted_rate, now.threshold)
         shown = sorted({*SHOWN, now.threshold, choice.threshold})
-        outcomes = [_outcome(row, model.missed(row.threshold)) for row in trade_off(found[name], shown)]
+        outcomes = [
+            _outcome(row, model.missed(row.threshold)) for row in trade_off(found[name], shown)
+        ]
         at = {outcome.threshold: outcome for outcome in outcomes}
         results.append(
             Result(
@@ -209,7 +217,9 @@ def _outcome(row: TradeOff, missed: tuple[float, float] | None) -> Outcome:
     return Outcome(row.threshold, row.seen, row.bounds, row.tail, missed)
 
 
-def speakers(requester: Requester, false_accept_rate: float) -> tuple[SpeakerChoice, CalibratedSpeakers]:
+def speakers(
+    requester: Requester, false_accept_rate: float
+) -> tuple[SpeakerChoice, CalibratedSpeakers]:
     """Return the verification threshold for the enrolled voices, and the one in force.
 
     Raises CalibrationError or RequestError.
@@ -224,7 +234,9 @@ def speakers(requester: Requester, false_accept_rate: float) -> tuple[SpeakerCho
     return choose_speaker(target, impostor, trials.people, false_accept_rate), in_force
 
 
-def keep(requester: Requester, results: Sequence[Result], speaker: SpeakerChoice | None = None) -> None:
+def keep(
+    requester: Requester, results: Sequence[Result], speaker: SpeakerChoice | None = None
+) -> None:
     """Put the new thresholds in force. Raises RequestError."""
     now = int(time.time())
     thresholds = {

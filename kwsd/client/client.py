@@ -48,10 +48,18 @@ def find_socket() -> Path:
 
 def _unreachable(path: Path, error: OSError) -> DaemonError:
     why = {
-        FileNotFoundError: ("no daemon runs there; start it with `kwsd run` or `systemctl start kwsd`"),
-        ConnectionRefusedError: ("the daemon that made it is gone; start it again" if path.is_socket() else "is not a socket; name the daemon's socket"),
+        FileNotFoundError: (
+            "no daemon runs there; start it with `kwsd run` or `systemctl start kwsd`"
+        ),
+        ConnectionRefusedError: (
+            "the daemon that made it is gone; start it again"
+            if path.is_socket()
+            else "is not a socket; name the daemon's socket"
+        ),
         TimeoutError: "something holds it, and does not answer; restart the daemon",
-        PermissionError: ("you may not connect; join the group that the socket belongs to, then log in again"),
+        PermissionError: (
+            "you may not connect; join the group that the socket belongs to, then log in again"
+        ),
     }.get(type(error), str(error))
     return DaemonError("unreachable", f"{path}: {why}")
 
@@ -177,10 +185,16 @@ class Client:
         return cast(R, reply)
 
     @overload
-    def events(self, types: Sequence[Literal["wake"]], words: Sequence[str] | None = None) -> Iterator[Wake]: ...
+    def events(
+        self, types: Sequence[Literal["wake"]], words: Sequence[str] | None = None
+    ) -> Iterator[Wake]: ...
     @overload
-    def events(self, types: Sequence[EventType] | None = None, words: Sequence[str] | None = None) -> Iterator[Event]: ...
-    def events(self, types: Sequence[EventType] | None = None, words: Sequence[str] | None = None) -> Iterator[Event]:
+    def events(
+        self, types: Sequence[EventType] | None = None, words: Sequence[str] | None = None
+    ) -> Iterator[Event]: ...
+    def events(
+        self, types: Sequence[EventType] | None = None, words: Sequence[str] | None = None
+    ) -> Iterator[Event]:
         """Subscribe now, and return the events as they come, until the daemon ends.
 
         Only events of these types, and of these words. Raises DaemonError, also during the
@@ -258,10 +272,16 @@ class AsyncClient:
         return cast(R, reply)
 
     @overload
-    def events(self, types: Sequence[Literal["wake"]], words: Sequence[str] | None = None) -> AsyncIterator[Wake]: ...
+    def events(
+        self, types: Sequence[Literal["wake"]], words: Sequence[str] | None = None
+    ) -> AsyncIterator[Wake]: ...
     @overload
-    def events(self, types: Sequence[EventType] | None = None, words: Sequence[str] | None = None) -> AsyncIterator[Event]: ...
-    async def events(self, types: Sequence[EventType] | None = None, words: Sequence[str] | None = None) -> AsyncIterator[Event]:
+    def events(
+        self, types: Sequence[EventType] | None = None, words: Sequence[str] | None = None
+    ) -> AsyncIterator[Event]: ...
+    async def events(
+        self, types: Sequence[EventType] | None = None, words: Sequence[str] | None = None
+    ) -> AsyncIterator[Event]:
         """Subscribe, and yield the events as they come, until the daemon ends.
 
         Only events of these types, and of these words. Raises DaemonError, also during the

@@ -47,7 +47,9 @@ class _LabeledClips:
     """Frames of clips that are not the word."""
 
 
-def improve(requester: Requester, trainer: WordTrainer, name: str, show: Callable[[str], None]) -> tuple[AddedWord, Improvement]:
+def improve(
+    requester: Requester, trainer: WordTrainer, name: str, show: Callable[[str], None]
+) -> tuple[AddedWord, Improvement]:
     """Return the word `name` made again with its labeled clips, not yet kept.
 
     Raises WordError or RequestError.

@@ -89,7 +89,9 @@ def from_recordings(trainer: WordTrainer, paths: Sequence[Path]) -> Takes:
     return takes
 
 
-def from_microphone(trainer: WordTrainer, client: Client, name: str, count: int, guide: Guide) -> Takes:
+def from_microphone(
+    trainer: WordTrainer, client: Client, name: str, count: int, guide: Guide
+) -> Takes:
     """Return `count` takes from the daemon's microphone, guided. Raises DaemonError."""
     takes = Takes([], [])
     rejected = 0

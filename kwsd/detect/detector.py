@@ -67,7 +67,9 @@ class Step:
 class Detector:
     """The detector of one stream. Not thread-safe."""
 
-    def __init__(self, bundle: Bundle, setup: DetectorSetup, runtime: Runtime | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, setup: DetectorSetup, runtime: Runtime | None = None
+    ) -> None:
         """`runtime` holds the bundle's sessions, for streams that share them."""
         runtime = runtime or Runtime(bundle)
         self.bundle = bundle
@@ -111,7 +113,11 @@ class Detector:
             )
             for name, word in setup.words.items()
         }
-        self._added = {name: word.model for name, word in setup.words.items() if isinstance(word.model, AddedWord)}
+        self._added = {
+            name: word.model
+            for name, word in setup.words.items()
+            if isinstance(word.model, AddedWord)
+        }
         columns = [*self.bundle.words, *self._added]
         self._columns = [columns.index(name) for name in setup.words]
         self._words = tuple(setup.words)
@@ -162,7 +168,10 @@ class Detector:
         gate = self._gate
         begin = self.end
         rows = samples.reshape(-1, self.chunk_samples)
-        opened = [gate is None or gate.step(row, begin + n * self.chunk_samples) for n, row in enumerate(rows, 1)]
+        opened = [
+            gate is None or gate.step(row, begin + n * self.chunk_samples)
+            for n, row in enumerate(rows, 1)
+        ]
         wakes: list[Detection] = []
         at = 0
         for is_open, stretch in groupby(opened):
@@ -272,7 +281,9 @@ class Detector:
                 reason=firing.kind,
             )
         speaker = self.identify(start, firing.at)
-        wake = Wake(word=word, score=score, threshold=threshold, start=start, end=end, speaker=speaker)
+        wake = Wake(
+            word=word, score=score, threshold=threshold, start=start, end=end, speaker=speaker
+        )
         return wake if self._may_wake(speaker) else rejected(wake)
 
     def _may_wake(self, speaker: SpeakerMatch | None) -> bool:

@@ -86,7 +86,9 @@ def voiced(chunks: np.ndarray) -> np.ndarray:
     return np.asarray((level > level.max() - BELOW_PEAK_DB) & (level > 0.0))
 
 
-def _whole_chunks(blocks: Iterable[np.ndarray], chunk_samples: int, history_samples: int) -> Iterator[np.ndarray]:
+def _whole_chunks(
+    blocks: Iterable[np.ndarray], chunk_samples: int, history_samples: int
+) -> Iterator[np.ndarray]:
     """Yield whole chunks with the samples before them, float32; silence pads the last one."""
     history = np.zeros(history_samples, np.float32)
     rest = np.zeros(0, np.int16)

@@ -75,7 +75,9 @@ def resolve(config: Config, bundle: Bundle, library: Library | None = None) -> D
 def _active_words(config: Config, bundle: Bundle, library: Library) -> dict[str, ActiveWord]:
     if not config.words:
         raise ConfigError("words: at least one wake word is needed")
-    unknown = [name for name in config.words if name not in bundle.words and name not in library.words]
+    unknown = [
+        name for name in config.words if name not in bundle.words and name not in library.words
+    ]
     if unknown:
         raise ConfigError(_unknown_words(unknown, bundle, library))
     names = list(config.words)
@@ -109,13 +111,18 @@ def _active_word(name: str, config: Config, bundle: Bundle, library: Library) ->
     return ActiveWord(model, model.threshold, "model", wanted.refractory_s)
 
 
-def _configured(name: str, threshold: float | OperatingPointName, model: WordModel | AddedWord) -> float:
+def _configured(
+    name: str, threshold: float | OperatingPointName, model: WordModel | AddedWord
+) -> float:
     if not isinstance(threshold, str):
         return threshold
     points = sorted(model.operating_points, key=lambda point: point.false_accepts_per_hour)
     names = get_args(OperatingPointName)
     if len(points) != len(names):
-        raise ConfigError(f"words.{name}.threshold: {threshold!r} was not measured for this word; give a number, or null")
+        raise ConfigError(
+            f"words.{name}.threshold: {threshold!r} was not measured for this word; "
+            "give a number, or null"
+        )
     return points[names.index(threshold)].threshold
 
 

@@ -31,7 +31,9 @@ class Firing:
 class Trigger:
     """The decision logic of one word."""
 
-    def __init__(self, threshold: float, refractory_samples: int, near_miss: float, smoothing: int) -> None:
+    def __init__(
+        self, threshold: float, refractory_samples: int, near_miss: float, smoothing: int
+    ) -> None:
         self.threshold = threshold
         self.score = 0.0
         """The present score."""

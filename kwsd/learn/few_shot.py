@@ -72,16 +72,22 @@ class Quality:
     @property
     def warnings(self) -> list[str]:
         """What a person should know before the word is kept."""
-        warnings = [f"take {n + 1} hardly resembles the others: is it the same word?" for n in self.outliers]
+        warnings = [
+            f"take {n + 1} hardly resembles the others: is it the same word?" for n in self.outliers
+        ]
         for word, share in self.also_wakes.items():
             fix = "choose a word that sounds less like it"
             warnings.append(f"{share:.0%} of the takes also wake {word!r}: {fix}")
         if self.several_voices:
             warnings.append(
-                "the takes sound like several people: it will wake for each of them; where only one voice should wake it, use that voice's takes alone"
+                "the takes sound like several people: it will wake for each of them; "
+                "where only one voice should wake it, use that voice's takes alone"
             )
         if self.length_s < SHORT_S:
-            warnings.append(f"it lasts {self.length_s:.1f} s; words of two syllables or more, 0.5 s at least, are recognized far better")
+            warnings.append(
+                f"it lasts {self.length_s:.1f} s; words of two syllables or more, "
+                "0.5 s at least, are recognized far better"
+            )
         if self.missed > self.takes / 3:
             warnings.append(
                 "more than a third of its own takes would be missed: it is too short, too common "
@@ -192,7 +198,9 @@ class WordTrainer:
         """Return the highest score of `word` in frames `[CONTEXT_FRAMES + k, dim]`."""
         return float(self.smoothed(word.logits(frames.astype(np.float32))).max())
 
-    def _blank(self, name: str, takes: Sequence[WordTake], wrong: Sequence[np.ndarray]) -> AddedWord:
+    def _blank(
+        self, name: str, takes: Sequence[WordTake], wrong: Sequence[np.ndarray]
+    ) -> AddedWord:
         """Return the word without weights and threshold."""
         length_s = float(np.median([take.length_s for take in takes]))
         reach = min(max(2 * round(length_s / 0.16), 8), CONTEXT_FRAMES)
@@ -212,7 +220,9 @@ class WordTrainer:
             wrong=np.stack(wrong[-MAX_STORED:]) if wrong else none,
         )
 
-    def _left_out(self, blank: AddedWord, takes: Sequence[WordTake], usable: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    def _left_out(
+        self, blank: AddedWord, takes: Sequence[WordTake], usable: np.ndarray, threshold: float
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return what detectors give the takes and wrong clips that they were made without.
 
         Scores of the takes, clean and in noise, `[take, 2]`; whether each wrong clip wakes.
@@ -227,10 +237,14 @@ class WordTrainer:
             word = self._fit(rest, others, usable)
             for n in range(fold, len(takes), folds):
                 scores[n] = [self.score(word, frames) for frames in takes[n].frames[:2]]
-            woken[fold::folds] = [self.score(word, frames) >= threshold for frames in wrong[fold::folds]]
+            woken[fold::folds] = [
+                self.score(word, frames) >= threshold for frames in wrong[fold::folds]
+            ]
         return scores, woken
 
-    def _also_wakes(self, name: str, takes: Sequence[WordTake], others: Sequence[AddedWord]) -> dict[str, float]:
+    def _also_wakes(
+        self, name: str, takes: Sequence[WordTake], others: Sequence[AddedWord]
+    ) -> dict[str, float]:
         """Return the share of the takes at which other words of this device fire."""
         shares = {}
         for other in others:
@@ -245,14 +259,19 @@ class WordTrainer:
     def _hours(self, usable: np.ndarray) -> float:
         return float(usable.sum() * self.bundle.chunk_samples / SAMPLE_RATE / 3600)
 
-    def _judged_peaks(self, blank: AddedWord, takes: Sequence[WordTake], usable: np.ndarray) -> np.ndarray:
+    def _judged_peaks(
+        self, blank: AddedWord, takes: Sequence[WordTake], usable: np.ndarray
+    ) -> np.ndarray:
         """Return peaks of the scores over the bank, highest first.
 
         Each half of the bank judges a detector that was fitted to the other.
         """
         draw = np.random.default_rng(1).integers(2, size=len(self.negatives.starts))
         half = draw[self.negatives.segment]
-        found = [self._peaks(self._fit(blank, takes, usable & (half != n)), usable & (half == n)) for n in (0, 1)]
+        found = [
+            self._peaks(self._fit(blank, takes, usable & (half != n)), usable & (half == n))
+            for n in (0, 1)
+        ]
         return np.sort(np.concatenate(found))[::-1]
 
     def _peaks(self, word: AddedWord, usable: np.ndarray) -> list[float]:
@@ -282,7 +301,9 @@ class WordTrainer:
         at = np.flatnonzero(usable)
         whitening = self._whitening
         fires_at = CONTEXT_FRAMES + np.arange(FIRING_CHUNKS)
-        positives = whitening(np.concatenate([take.frames[:, n - offsets] for take in takes for n in fires_at]))
+        positives = whitening(
+            np.concatenate([take.frames[:, n - offsets] for take in takes for n in fires_at])
+        )
         chunks = np.arange(CONTEXT_FRAMES, blank.wrong.shape[1])
         wrong = blank.wrong[:, chunks[:, None] - offsets]
         wrong = wrong.reshape(-1, len(offsets), wrong.shape[-1])

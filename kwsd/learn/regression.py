@@ -43,7 +43,9 @@ class Whitening:
         return raw.astype(np.float32), float(bias - (raw @ self.mean).sum())
 
 
-def logistic_regression(positives: np.ndarray, negatives: np.ndarray, steps: int = 12) -> tuple[np.ndarray, float]:
+def logistic_regression(
+    positives: np.ndarray, negatives: np.ndarray, steps: int = 12
+) -> tuple[np.ndarray, float]:
     """Return weights `[dim]` and bias of a ridge logistic regression, by Newton's method.
 
     Sums over rows are in 32 bits, what is solved in 64.

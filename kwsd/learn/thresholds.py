@@ -45,7 +45,9 @@ class Evidence:
     """Wakes without a label, which are left out."""
 
 
-def evidence(stretches: Sequence[WordPeaks], labels: Sequence[LabeledTime] = (), *, nobody_spoke: bool) -> Evidence:
+def evidence(
+    stretches: Sequence[WordPeaks], labels: Sequence[LabeledTime] = (), *, nobody_spoke: bool
+) -> Evidence:
     """Return the peaks of one word that count as false: all but those that are labeled right.
 
     A peak that woke and has no label counts as right, unless `nobody_spoke` the word.
@@ -54,7 +56,9 @@ def evidence(stretches: Sequence[WordPeaks], labels: Sequence[LabeledTime] = (),
     unlabeled = 0
     for stretch in stretches:
         for peak in stretch.peaks:
-            near = [label.right for label in labels if abs(label.time - peak.time) <= LABEL_WITHIN_S]
+            near = [
+                label.right for label in labels if abs(label.time - peak.time) <= LABEL_WITHIN_S
+            ]
             if near:
                 counted += [] if any(near) else [peak.score]
             elif peak.woke and not nobody_spoke:
@@ -95,7 +99,9 @@ def choose(evidence: Evidence, rate: float, present: float) -> Choice:
     Raises CalibrationError where nothing was heard.
     """
     if evidence.hours <= 0:
-        raise CalibrationError("nothing was heard: is the microphone there, and does the daemon listen for the word?")
+        raise CalibrationError(
+            "nothing was heard: is the microphone there, and does the daemon listen for the word?"
+        )
     peaks = evidence.peaks
     threshold = threshold_at(peaks, evidence.hours, rate)
     if rate * evidence.hours < COUNTED:
@@ -162,7 +168,9 @@ class SpeakerChoice:
     """95 % bounds of the share that is missed (Clopper and Pearson 1934)."""
 
 
-def speaker_trials(people: Mapping[str, np.ndarray], strangers: np.ndarray, scorer: Scorer) -> tuple[np.ndarray, np.ndarray]:
+def speaker_trials(
+    people: Mapping[str, np.ndarray], strangers: np.ndarray, scorer: Scorer
+) -> tuple[np.ndarray, np.ndarray]:
     """Return target and impostor scores of the enrolled people.
 
     Targets are people's takes, each against the mean of their others; impostors are strangers and
@@ -182,7 +190,9 @@ def speaker_trials(people: Mapping[str, np.ndarray], strangers: np.ndarray, scor
     return np.array(target), np.concatenate(impostor) if impostor else np.zeros(0)
 
 
-def choose_speaker(target: np.ndarray, impostor: np.ndarray, people: int, false_accept_rate: float) -> SpeakerChoice:
+def choose_speaker(
+    target: np.ndarray, impostor: np.ndarray, people: int, false_accept_rate: float
+) -> SpeakerChoice:
     """Return the threshold that `false_accept_rate` of the impostor scores reach.
 
     Raises CalibrationError where nobody is enrolled.

@@ -173,7 +173,9 @@ class TakeEncoder:
         return WordTake(np.stack(frames), length_s, scores)
 
 
-def _varied(spoken: np.ndarray, end: int, version: Version, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+def _varied(
+    spoken: np.ndarray, end: int, version: Version, rng: np.random.Generator
+) -> tuple[np.ndarray, int]:
     """Return a version of a take amid background, int16-scaled, and where its word ends."""
     at = np.arange(0, len(spoken) - 1, version.speed)
     x = np.interp(at, np.arange(len(spoken)), spoken)

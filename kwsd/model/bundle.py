@@ -161,7 +161,10 @@ def _check(file: Path, expected: str) -> None:
 
 
 def _word(body: dict[str, Any], id: str) -> WordModel:
-    points = tuple(OperatingPoint(**{key: float(value) for key, value in point.items()}) for point in body["operating_points"])
+    points = tuple(
+        OperatingPoint(**{key: float(value) for key, value in point.items()})
+        for point in body["operating_points"]
+    )
     clean, noisy = (tuple(map(float, body.get(key, ()))) for key in ("scores", "scores_10db"))
     return WordModel(float(body["threshold"]), points, id, (clean, noisy))
 

@@ -145,7 +145,9 @@ class SpeakerEncoder:
         k = (len(samples) - self.history_samples) // self._chunk_samples
         return self._front_end(samples).reshape(k, -1, self._front_end.bands)
 
-    def __call__(self, intermediate: np.ndarray, embedding: np.ndarray, fine: np.ndarray) -> np.ndarray:
+    def __call__(
+        self, intermediate: np.ndarray, embedding: np.ndarray, fine: np.ndarray
+    ) -> np.ndarray:
         """Return the speaker embedding of k >= 1 chunks, float32 `[dim]` of unit length.
 
         `intermediate [k, frames a chunk, 384]`, `embedding [k, 96]`, `fine [k, frames a chunk,

@@ -248,7 +248,9 @@ Command = (
     | Reload
 )
 """Every request."""
-COMMANDS: dict[str, type[Command]] = {cast(str, kind.__struct_config__.tag): kind for kind in get_args(Command)}
+COMMANDS: dict[str, type[Command]] = {
+    cast(str, kind.__struct_config__.tag): kind for kind in get_args(Command)
+}
 """Every request by its type."""
 
 

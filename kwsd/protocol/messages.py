@@ -249,7 +249,8 @@ def _greeting(line: bytes) -> Greeting:
     if greeting.protocol != PROTOCOL:
         raise DaemonError(
             "protocol",
-            f"the daemon speaks protocol {greeting.protocol}, this client speaks {PROTOCOL}; use the daemon and the client of one release of kwsd",
+            f"the daemon speaks protocol {greeting.protocol}, this client speaks {PROTOCOL}; "
+            "use the daemon and the client of one release of kwsd",
         )
     return greeting
 

@@ -59,7 +59,10 @@ def schema() -> dict[str, Any]:
         "ClientMessage": [kind.__name__ for kind in requests],
         "ServerMessage": [*(kind.__name__ for kind in from_server), *ENVELOPES],
     }
-    unions = {name: {"anyOf": [{"$ref": _ref(one)} for one in members]} for name, members in groups.items()}
+    unions = {
+        name: {"anyOf": [{"$ref": _ref(one)} for one in members]}
+        for name, members in groups.items()
+    }
     return {
         "$schema": DRAFT,
         "title": f"Protocol {PROTOCOL} of kwsd",

@@ -136,7 +136,10 @@ class Daemon:
         options = self._options
         speakers = self.setup.speakers
         if speakers.require != "anyone" and not speakers.voiceprints:
-            log.warning("speaker.require asks for an enrolled speaker, and none is enrolled: every wake will be rejected; run `kwsd enroll NAME`")
+            log.warning(
+                "speaker.require asks for an enrolled speaker, and none is enrolled: "
+                "every wake will be rejected; run `kwsd enroll NAME`"
+            )
         path = self.config.socket_path()
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(self._disk)

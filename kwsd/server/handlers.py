@@ -111,7 +111,9 @@ class Handlers:
         self._parts.hub.subscribed.set()
         return replies.Done()
 
-    async def _status(self, session: ClientSession, command: commands.Status) -> replies.StatusReply:
+    async def _status(
+        self, session: ClientSession, command: commands.Status
+    ) -> replies.StatusReply:
         listener = self._parts.listener
         stats = listener.stats
         detector = listener.detector
@@ -123,7 +125,10 @@ class Handlers:
             audio_s=round(audio_s, 1),
             real_time_factor=round(stats.cpu_s / audio_s, 6) if audio_s else None,
             encoded_share=round(encoded / stats.samples, 4) if stats.samples else None,
-            words={name: ActiveWordInfo(word.threshold, word.origin) for name, word in detector.setup.words.items()},
+            words={
+                name: ActiveWordInfo(word.threshold, word.origin)
+                for name, word in detector.setup.words.items()
+            },
             speakers=sorted(detector.setup.speakers.voiceprints),
             clients=len(self._parts.hub.subscribers),
             microphone=MicrophoneInfo(stats.microphone, stats.source),
@@ -151,7 +156,9 @@ class Handlers:
                 written = "wav"
             else:
                 data = pcm.to_bytes(samples)
-            return replies.AudioReply(start=start, end=end, sample_rate=SAMPLE_RATE, pcm=data, written=written)
+            return replies.AudioReply(
+                start=start, end=end, sample_rate=SAMPLE_RATE, pcm=data, written=written
+            )
         finally:
             if fd is not None:
                 os.close(fd)
@@ -159,7 +166,9 @@ class Handlers:
     def _look_back(self, start: int, end: int) -> np.ndarray:
         return np.asarray(self._parts.listener.audio.read(start, end), np.int16)
 
-    async def _record_take(self, session: ClientSession, command: commands.RecordTake) -> replies.TakeReply:
+    async def _record_take(
+        self, session: ClientSession, command: commands.RecordTake
+    ) -> replies.TakeReply:
         samples = await self._record(session, "utterance", None, command.timeout_s)
         return replies.TakeReply(sample_rate=SAMPLE_RATE, pcm=pcm.to_bytes(samples))
 
@@ -175,7 +184,9 @@ class Handlers:
         await self._parts.reload()
         return replies.Done()
 
-    async def _enroll_begin(self, session: ClientSession, command: commands.EnrollBegin) -> replies.EnrollBeginReply:
+    async def _enroll_begin(
+        self, session: ClientSession, command: commands.EnrollBegin
+    ) -> replies.EnrollBeginReply:
         try:
             session.enrollment = Enrollment(command.name, self._parts.embedder)
         except VoiceprintError as error:
@@ -184,7 +195,9 @@ class Handlers:
         replaces = await self._on_disk(path.exists)
         return replies.EnrollBeginReply(name=command.name, replaces=replaces, words=self._words())
 
-    async def _enroll_next(self, session: ClientSession, command: commands.EnrollNext) -> replies.EnrollNextReply:
+    async def _enroll_next(
+        self, session: ClientSession, command: commands.EnrollNext
+    ) -> replies.EnrollNextReply:
         enrollment = _enrollment(session)
         if command.audio is not None:
             samples = _decoded(command.audio)
@@ -200,7 +213,9 @@ class Handlers:
             speech_s=round(take.speech_s, 2),
         )
 
-    async def _enroll_commit(self, session: ClientSession, command: commands.EnrollCommit) -> replies.EnrollCommitReply:
+    async def _enroll_commit(
+        self, session: ClientSession, command: commands.EnrollCommit
+    ) -> replies.EnrollCommitReply:
         enrollment = _enrollment(session)
         try:
             voiceprint = enrollment.finish()
@@ -212,11 +227,15 @@ class Handlers:
         session.enrollment = None
         return replies.EnrollCommitReply(name=voiceprint.name, takes=len(voiceprint.takes))
 
-    async def _enroll_abort(self, session: ClientSession, command: commands.EnrollAbort) -> replies.Done:
+    async def _enroll_abort(
+        self, session: ClientSession, command: commands.EnrollAbort
+    ) -> replies.Done:
         session.enrollment = None
         return replies.Done()
 
-    async def _record(self, session: ClientSession, kind: TakeKind, word: str | None, timeout_s: float) -> np.ndarray:
+    async def _record(
+        self, session: ClientSession, kind: TakeKind, word: str | None, timeout_s: float
+    ) -> np.ndarray:
         """Return one take from the microphone; the client gets levels while it waits."""
         if word is not None:
             self._check_word(word)

@@ -168,7 +168,9 @@ class Listener:
         self.stats.microphone = "ok"
         self.stats.source = microphone.name
         rate = microphone.rate
-        log.info("microphone ok: %s, %d Hz, %d channel(s)", microphone.name, rate, microphone.channels)
+        log.info(
+            "microphone ok: %s, %d Hz, %d channel(s)", microphone.name, rate, microphone.channels
+        )
         self._emit(MicrophoneChange(state="ok", detail=microphone.name))
 
     def _listen(self, source: Source) -> None:

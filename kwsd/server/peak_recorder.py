@@ -49,6 +49,9 @@ class PeakRecorder(Consumer):
             return
         words = {}
         for name, word in self._words.items():
-            peaks = [Peak(self._clock.wall(at), score, score >= word.threshold) for at, score in found.get(name, ())]
+            peaks = [
+                Peak(self._clock.wall(at), score, score >= word.threshold)
+                for at, score in found.get(name, ())
+            ]
             words[name] = WordPeaks(word.model.id, samples / SAMPLE_RATE, peaks)
         self._keep(words)

@@ -53,7 +53,9 @@ class RecordingSource:
         return Block(samples, time.monotonic())
 
 
-def open_recording(path: str, channel: int | str, *, realtime: bool, rate: int, channels: int) -> RecordingSource:
+def open_recording(
+    path: str, channel: int | str, *, realtime: bool, rate: int, channels: int
+) -> RecordingSource:
     """Return the recording `path`, or raw PCM on standard input for `-`.
 
     `rate` and `channels` are those of raw PCM. Raises AudioFileError.

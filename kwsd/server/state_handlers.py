@@ -157,7 +157,10 @@ class StateHandlers:
             raise RequestError("bad_calibration", str(error)) from error
         except ConfigError as error:
             raise RequestError("bad_config", str(error)) from error
-        in_force = {name: CalibratedWord(word.threshold, word.model.id, word.origin) for name, word in setup.words.items()}
+        in_force = {
+            name: CalibratedWord(word.threshold, word.model.id, word.origin)
+            for name, word in setup.words.items()
+        }
         return replies.CalibrationReply(
             words=in_force,
             speaker=CalibratedSpeakers(setup.speakers.threshold, setup.speakers.origin),
@@ -193,7 +196,10 @@ class StateHandlers:
         return replies.PeaksReply(words=peaks, labels=self.clips.labels())
 
     def _list_clips(self, command: commands.Clips) -> replies.ClipsReply:
-        listed = [ClipInfo(**{field: getattr(clip, field) for field in ClipInfo.__struct_fields__}) for clip in self.clips.listed()]
+        listed = [
+            ClipInfo(**{field: getattr(clip, field) for field in ClipInfo.__struct_fields__})
+            for clip in self.clips.listed()
+        ]
         return replies.ClipsReply(clips=listed, enabled=self._config().clips.enabled)
 
     def _get_clip(self, command: commands.ClipsGet) -> replies.ClipsGetReply:

@@ -55,7 +55,9 @@ class Peer:
     def of(cls, sock: socket.socket) -> Peer:
         """Return the peer of a connected socket (`SO_PEERCRED`)."""
         size = struct.calcsize("3i")
-        return cls(*struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)))
+        return cls(
+            *struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+        )
 
     def privileged(self, admin_group: str | None) -> bool:
         """Return whether it is root, the daemon's own user, or a member of the group."""

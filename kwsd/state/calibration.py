@@ -50,7 +50,9 @@ class Calibration:
         """Return what is in force."""
         return Thresholds(dict(self.words), self.speaker)
 
-    def changed(self, words: Mapping[str, WordThreshold], speaker: SpeakerThreshold | None) -> Calibration:
+    def changed(
+        self, words: Mapping[str, WordThreshold], speaker: SpeakerThreshold | None
+    ) -> Calibration:
         """Return it with other thresholds for `words`, and for speakers where one is given.
 
         The present thresholds can be restored by `undone`.

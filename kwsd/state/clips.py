@@ -102,7 +102,11 @@ class ClipStore:
 
     def labels(self) -> list[LabeledTime]:
         """Return all labels, by the time of their clips."""
-        return [LabeledTime(clip.word, clip.time, clip.label == "right") for clip in self.listed() if clip.label]
+        return [
+            LabeledTime(clip.word, clip.time, clip.label == "right")
+            for clip in self.listed()
+            if clip.label
+        ]
 
     def clear(self, ids: Iterable[str] | None = None) -> int:
         """Delete these clips, or all, and return how many. Raises ClipError."""

@@ -79,4 +79,7 @@ def highest(stretches: list[WordPeaks], most: int) -> list[WordPeaks]:
     """Return stretches with only the `most` highest of all their peaks."""
     scores = np.sort([peak.score for stretch in stretches for peak in stretch.peaks])[::-1]
     floor = float(scores[most]) if len(scores) > most else 0.0
-    return [WordPeaks(s.model, s.seconds, [peak for peak in s.peaks if peak.score > floor]) for s in stretches]
+    return [
+        WordPeaks(s.model, s.seconds, [peak for peak in s.peaks if peak.score > floor])
+        for s in stretches
+    ]

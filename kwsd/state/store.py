@@ -35,7 +35,10 @@ class StateError(ValueError):
 def check_name(name: str, thing: str, error: type[StateError] = StateError) -> str:
     """Return `name` if a `thing` may have it. Raises `error`."""
     if not NAME.fullmatch(name) or name != name.strip() or ".." in name:
-        raise error(f"{name!r} cannot be a {thing}'s name: up to 63 letters, digits, spaces, . _ ' and - are allowed, a letter or digit first")
+        raise error(
+            f"{name!r} cannot be a {thing}'s name: up to 63 letters, digits, spaces, . _ ' and - "
+            "are allowed, a letter or digit first"
+        )
     return name
 
 

@@ -121,16 +121,23 @@ class BundleWriter:
         It takes the bands of `front_end` beside the encoder's frames. Raises FileNotFoundError
         where the bundle has no encoder yet."""
         if "frames_id" not in self._manifest and "encoder_id" not in self._manifest:
-            raise FileNotFoundError(f"{self.folder} holds no encoder yet: run `kwsd train export --only student` first")
+            raise FileNotFoundError(
+                f"{self.folder} holds no encoder yet: run `kwsd train export --only student` first"
+            )
         write_front_end(self.file(VOICE_FRONT_END), front_end)
         self._manifest["parameters"]["speaker"] = parameters
 
-    def set_thresholds(self, words: Mapping[str, WordMeasure], speaker: Mapping[str, float] | None) -> None:
+    def set_thresholds(
+        self, words: Mapping[str, WordMeasure], speaker: Mapping[str, float] | None
+    ) -> None:
         """Put measured thresholds and operating points into the manifest.
 
         `speaker` holds threshold, slope and offset; None leaves what is there."""
         for word, measure in words.items():
-            points = [{name: round(value, 6) for name, value in msgspec.to_builtins(point).items()} for point in measure.points]
+            points = [
+                {name: round(value, 6) for name, value in msgspec.to_builtins(point).items()}
+                for point in measure.points
+            ]
             self._manifest["words"][word] = {
                 "threshold": round(measure.threshold, 6),
                 "operating_points": points,

@@ -45,7 +45,10 @@ class Development:
     def noisy(self, x: np.ndarray, snr_db: float = 10.0) -> np.ndarray:
         """Return `x [sample]` in noise of the split. Raises ValueError where the split has none."""
         if not self.scenes.noise:
-            raise ValueError("the development split holds no noise; add a corpus of noise recordings, whose name begins with noise")
+            raise ValueError(
+                "the development split holds no noise; add a corpus of noise recordings, "
+                "whose name begins with noise"
+            )
         noise = self.scenes.fill(lambda: self.scenes.pick(self.scenes.noise), len(x))
         speech = torch.from_numpy(x)[None]
         return augment.mix(speech, torch.from_numpy(noise)[None], torch.tensor([snr_db]))[0].numpy()
@@ -74,7 +77,9 @@ class Development:
         for utterance in self.scenes.noise:
             yield "noise", self.corpora.read(utterance).astype(np.int16)
 
-    def hits(self, scores_of: Scores, utterances: list[Utterance], condition: str = "clean") -> np.ndarray:
+    def hits(
+        self, scores_of: Scores, utterances: list[Utterance], condition: str = "clean"
+    ) -> np.ndarray:
         """Return the highest score of each utterance's own word, `[draw, utterance]`.
 
         Each utterance lies between a second of near-silence on either side."""
@@ -90,7 +95,9 @@ class Development:
                 draw[n] = scores[:, utterance.word].max()
         return best
 
-    def false_accepts(self, scores_of: Scores, words: int) -> tuple[list[np.ndarray], dict[str, float]]:
+    def false_accepts(
+        self, scores_of: Scores, words: int
+    ) -> tuple[list[np.ndarray], dict[str, float]]:
         """Return each word's peaks in all negatives, highest first, and the hours by source."""
         peaks: list[list[float]] = [[] for _ in range(words)]
         hours: dict[str, float] = {}

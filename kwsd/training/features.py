@@ -64,7 +64,11 @@ def front_end(floor_db: float = FLOOR_DB) -> LogMel:
     ModuleNotFoundError where the packages of the extra `[train]` are missing."""
     model = tflite.interpreter("melspectrogram.tflite", (1, 12400))
     constants = {tuple(t["shape"]): t["index"] for t in model.get_tensor_details()}
-    kernels = [np.array(model.get_tensor(t["index"])) for t in model.get_tensor_details() if tuple(t["shape"]) == (257, 1, 512, 1)]
+    kernels = [
+        np.array(model.get_tensor(t["index"]))
+        for t in model.get_tensor_details()
+        if tuple(t["shape"]) == (257, 1, 512, 1)
+    ]
     kernel = max(kernels, key=lambda k: float(np.abs(k[0]).max()))
     window = kernel[0, 0, :, 0]
     inside = np.flatnonzero(np.abs(window) > 1e-7)
@@ -126,7 +130,9 @@ def log_mel(front: LogMel, x: Tensor) -> Tensor:
     frames = padded.unfold(1, front.window_samples, front.hop_samples)
     spectrum = torch.view_as_real(torch.fft.rfft(frames * window, front.fft_samples))
     power = spectrum.square().sum(-1) @ filters
-    return power.clamp(min=10.0 ** (front.floor_db / 10)).log10() * (10 * front.scale) + front.offset
+    return (
+        power.clamp(min=10.0 ** (front.floor_db / 10)).log10() * (10 * front.scale) + front.offset
+    )
 
 
 def student_features(x: Tensor) -> Tensor:

@@ -155,7 +155,9 @@ class Loop:
                 pace = (time.monotonic() - began) / (done - self.first)
                 means = "  ".join(f"{name} {total / log_every:.4f}" for name, total in sums.items())
                 left = pace * (steps - done) / 60
-                log.info("step %d/%d  %s  %.2f s/step  %.0f min left", done, steps, means, pace, left)
+                log.info(
+                    "step %d/%d  %s  %.2f s/step  %.0f min left", done, steps, means, pace, left
+                )
                 sums.clear()
             if is_first_process and (done % self.settings.checkpoint_every == 0 or done == steps):
                 save(self.out, **self._saved_modules(), **self.notes, step=done)

@@ -18,7 +18,9 @@ from torch.nn import functional as F
 EPSILON = 1e-6
 
 
-def l1_cosine(student: Tensor, teacher: Tensor, weight: Tensor | None = None, cosine: float = 1.0) -> Tensor:
+def l1_cosine(
+    student: Tensor, teacher: Tensor, weight: Tensor | None = None, cosine: float = 1.0
+) -> Tensor:
     """Return paper A's loss of one layer: `|f - f'|_1 / K - log sigmoid(cos(f, f'))`.
 
     It is averaged over frames instead of summed, so that lengths may differ. `student` and
@@ -59,7 +61,10 @@ def dual_view(
     the feature view full rank: project the teacher by PCA. Raises ValueError where the shapes
     differ."""
     if student.shape != teacher.shape:
-        raise ValueError(f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must be of one shape; project the teacher first")
+        raise ValueError(
+            f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} "
+            "must be of one shape; project the teacher first"
+        )
     teacher = teacher.detach()
     if centered:
         student = student - student.mean(0)

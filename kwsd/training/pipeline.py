@@ -100,7 +100,9 @@ def distill(work: Path, rooms: Path, changes: Sequence[str] = ()) -> None:
     distillation.train(data, work / "targets", work / "distilled.pt", chosen)
 
 
-def finetune(work: Path, rooms: Path, encoder: Path | None = None, changes: Sequence[str] = ()) -> None:
+def finetune(
+    work: Path, rooms: Path, encoder: Path | None = None, changes: Sequence[str] = ()
+) -> None:
     """Train words and voices over the whole encoder, into WORK/finetuned.pt.
 
     It starts from the checkpoint `encoder`, else from WORK/distilled.pt if it exists, else from the
@@ -140,7 +142,9 @@ def compare(work: Path, rooms: Path, encoder: Path | None = None) -> None:
     comparison.compare(path, TrainingData.of(work, rooms), path.with_suffix(".json"))
 
 
-def ablate(work: Path, rooms: Path, only: Sequence[str] | None = None, changes: Sequence[str] = ()) -> None:
+def ablate(
+    work: Path, rooms: Path, only: Sequence[str] | None = None, changes: Sequence[str] = ()
+) -> None:
     """Distill, fine-tune and compare the rows of `ablate.yaml` (`only`: these), into
     WORK/ablations."""
     table = settings.read("ablate", ablations.AblateSettings, changes)
@@ -196,7 +200,9 @@ def cohort(work: Path, rooms: Path, models: Path) -> None:
         evaluation.cohort(BundleRuntime(models), data, writer.file(COHORT))
 
 
-def evaluate(work: Path, rooms: Path, models: Path, *, gated: bool = True, write: bool = False) -> None:
+def evaluate(
+    work: Path, rooms: Path, models: Path, *, gated: bool = True, write: bool = False
+) -> None:
     """Measure the bundle `models` on the development split, into WORK/evaluation.json.
 
     `write`: put thresholds and operating points into the bundle; speakers get the threshold of 1 %

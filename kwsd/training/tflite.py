@@ -20,7 +20,9 @@ def interpreter(name: str, shape: tuple[int, ...]) -> Any:
 
     spec = importlib.util.find_spec("pyopen_wakeword")
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("the speech embedding comes with the package pyopen-wakeword: pip install 'kwsd[train]'")
+        raise ModuleNotFoundError(
+            "the speech embedding comes with the package pyopen-wakeword: pip install 'kwsd[train]'"
+        )
     path = Path(spec.submodule_search_locations[0]) / "models" / name
     resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     model = Interpreter(str(path), experimental_op_resolver_type=resolver)

@@ -18,9 +18,13 @@ def test_levels_speed_and_mixing() -> None:
     assert loud_half_dbfs(gain_to(tone, -26)) == pytest.approx(-26, abs=0.01)
     assert loud_half_dbfs(tone[:300]) == -100
     half = np.concatenate([tone, np.zeros(16000, np.float32)])
-    assert loud_half_dbfs(half) == pytest.approx(20 * np.log10(10000 / 32768 / np.sqrt(2)), abs=0.01)  # pauses count for nothing
+    assert loud_half_dbfs(half) == pytest.approx(
+        20 * np.log10(10000 / 32768 / np.sqrt(2)), abs=0.01
+    )  # pauses count for nothing
     assert len(change_speed(tone, 1.25)) == pytest.approx(12800, abs=1)
-    assert np.argmax(np.abs(np.fft.rfft(change_speed(tone, 0.8)[:16000]))) == pytest.approx(352, abs=1)
+    assert np.argmax(np.abs(np.fft.rfft(change_speed(tone, 0.8)[:16000]))) == pytest.approx(
+        352, abs=1
+    )
     noise = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 16000)).astype(np.float32))
     speech = torch.from_numpy(np.stack([tone, 0.1 * tone]))
     added = augment.mix(speech, noise, torch.tensor([10.0, 25.0])) - speech
@@ -35,9 +39,13 @@ def test_a_change_of_tempo_keeps_the_pitch() -> None:
         changed = change_tempo(tone, factor)
         assert len(changed) == int(16000 / factor)
         steady = changed[800:-800]
-        assert np.argmax(np.abs(np.fft.rfft(steady * np.hanning(len(steady)), 16000))) == pytest.approx(440, abs=1)
+        assert np.argmax(
+            np.abs(np.fft.rfft(steady * np.hanning(len(steady)), 16000))
+        ) == pytest.approx(440, abs=1)
         assert steady.std() == pytest.approx(tone.std(), rel=0.01)
-    beeps = rng.normal(0, 3000, 32000).astype(np.float32) * (np.arange(32000) % 8000 < 1000)  # one every half a second
+    beeps = rng.normal(0, 3000, 32000).astype(np.float32) * (
+        np.arange(32000) % 8000 < 1000
+    )  # one every half a second
     slower = change_tempo(beeps, 0.8)
     there = (np.arange(len(slower)) + 300) % 10000 < 1850
     assert np.square(slower[there]).sum() > 0.99 * np.square(slower).sum() > 0
@@ -54,16 +62,33 @@ def test_rooms_and_microphones_against_numpy(tmp_path: Path) -> None:
     x = rng.normal(0, 500, (3, 5000)).astype(np.float32)
     wet = augment.reverberate(torch.from_numpy(x), rooms.responses[[2, 0, 1]]).numpy()
     for row, response in ((0, 2), (1, 0)):
-        want = np.convolve(x[row].astype(np.float64), rooms.responses[response].double().numpy())[:5000]
+        want = np.convolve(x[row].astype(np.float64), rooms.responses[response].double().numpy())[
+            :5000
+        ]
         want *= np.sqrt(np.mean(x[row] ** 2) / np.mean(want**2))
         assert np.abs(wet[row] - want).max() < 0.1
     click = np.zeros((1, 5000), np.float32)
     click[0, 1000] = 1000
-    assert abs(int(augment.reverberate(torch.from_numpy(click), rooms.responses[:1]).abs().argmax()) - 1000) <= 8  # the direct sound stays in place
-    tones = np.stack([np.sin(2 * np.pi * hz * np.arange(16000) / 16000) for hz in (100, 1000, 6000)]).astype(np.float32)
+    assert (
+        abs(
+            int(augment.reverberate(torch.from_numpy(click), rooms.responses[:1]).abs().argmax())
+            - 1000
+        )
+        <= 8
+    )  # the direct sound stays in place
+    tones = np.stack(
+        [np.sin(2 * np.pi * hz * np.arange(16000) / 16000) for hz in (100, 1000, 6000)]
+    ).astype(np.float32)
     low, high, tilt = (torch.full((3,), v) for v in (100.0, 6000.0, 6.0))
-    limited = augment.band_limit(torch.from_numpy(tones), low, high, tilt).square().mean(1).sqrt().numpy() * np.sqrt(2)
-    expected = [10 ** (6 * np.log2(max(hz, 125) / 1000) / 3 / 20) / np.sqrt(1 + (100 / hz) ** 4) / np.sqrt(1 + (hz / 6000) ** 8) for hz in (100, 1000, 6000)]
+    limited = augment.band_limit(torch.from_numpy(tones), low, high, tilt).square().mean(
+        1
+    ).sqrt().numpy() * np.sqrt(2)
+    expected = [
+        10 ** (6 * np.log2(max(hz, 125) / 1000) / 3 / 20)
+        / np.sqrt(1 + (100 / hz) ** 4)
+        / np.sqrt(1 + (hz / 6000) ** 8)
+        for hz in (100, 1000, 6000)
+    ]
     assert limited == pytest.approx(expected, rel=1e-3)
 
 
@@ -95,7 +120,9 @@ def test_a_batch_is_degraded_as_its_takes_are(tmp_path: Path) -> None:
     ]
     together = augment.degrade(x, augment.stack(how), rooms)
     for row, one in enumerate(how):
-        assert (together[row] - augment.degrade(x[row : row + 1], augment.stack([one]), rooms)[0]).abs().max() <= 1  # of rounding
+        assert (
+            together[row] - augment.degrade(x[row : row + 1], augment.stack([one]), rooms)[0]
+        ).abs().max() <= 1  # of rounding
     assert torch.equal(together[0], x[0].round())
     assert together[2].abs().max() == 32768
     assert torch.equal(together, together.round())
@@ -107,7 +134,10 @@ def test_masks_lie_within_and_hold_the_least_value() -> None:
     mel[7, 3] = 0.25
     masks = augment.draw_masks(400, 32, rng)
     assert len([m for m in masks if m[0] == 0]) == 4
-    assert all(0 <= begin < end <= (400, 32)[axis] and end - begin <= (10, 5)[axis] for axis, begin, end in masks)
+    assert all(
+        0 <= begin < end <= (400, 32)[axis] and end - begin <= (10, 5)[axis]
+        for axis, begin, end in masks
+    )
     augment.mask(mel, masks)
     _, begin, end = masks[-1]
     assert (mel[begin:end] == 0.25).all()

@@ -79,7 +79,9 @@ def test_the_basis_holds_what_varies() -> None:
 def test_similar_layers_are_joined() -> None:
     rng = np.random.default_rng(2)
     low, high = rng.normal(size=(2, 500, 6))
-    layers = np.stack([low, low + 0.1 * rng.normal(size=(500, 6)), low + 0.5 * high, high + 0.1 * low, 2 * high]).astype(np.float32)
+    layers = np.stack(
+        [low, low + 0.1 * rng.normal(size=(500, 6)), low + 0.5 * high, high + 0.1 * low, 2 * high]
+    ).astype(np.float32)
     assert cluster_layers(layers, 2).tolist() == [0, 0, 0, 1, 1]
     assert cluster_layers(layers, 5).tolist() == [0, 1, 2, 3, 4]
     basis = Basis.fit(layers, 6, clusters=2)
@@ -88,7 +90,9 @@ def test_similar_layers_are_joined() -> None:
     assert np.abs(basis.project(layers)[1] - want).max() < 1e-4
 
 
-def test_targets_are_written_resumed_and_read(corpora: Corpora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_targets_are_written_resumed_and_read(
+    corpora: Corpora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cache, "teacher_of", lambda *_: Ramp())
     monkeypatch.setattr(cache, "PART_UTTERANCES", 5)
     asked = TeacherSettings("transformer", "nowhere", layers=[1, 2], dims=3, codes=7, codes_layer=2)
@@ -130,23 +134,36 @@ def test_targets_are_written_resumed_and_read(corpora: Corpora, tmp_path: Path, 
         tmp_path / "own",
     )
     codes = Targets(tmp_path / "own").of(clips[0])[1]
-    assert codes.tolist() == (4 * np.arange(len(codes)) + 2).tolist()  # the teacher's own code in the middle of each chunk
+    assert (
+        codes.tolist() == (4 * np.arange(len(codes)) + 2).tolist()
+    )  # the teacher's own code in the middle of each chunk
 
 
-def test_the_speech_embedding_is_cached(corpora: Corpora, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_speech_embedding_is_cached(
+    corpora: Corpora, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     monkeypatch.setattr(features, "front_end", lambda: bundle.front_end)
     teacher = SpeechEmbedding(_network=Encoder().eval())
     monkeypatch.setattr(cache, "teacher_of", lambda *_: teacher)
-    cache.cache(corpora, "embedding", TeacherSettings("speech_embedding", dims=96), tmp_path / "targets")
+    cache.cache(
+        corpora, "embedding", TeacherSettings("speech_embedding", dims=96), tmp_path / "targets"
+    )
     with np.load(tmp_path / "targets" / "basis.npz") as saved:
         basis = Basis(saved["mean"], saved["axes"], saved["codebook"], saved["cluster"])
     clip = next(c for c in corpora.utterances if not c.development and c.samples > 12800)
     want = basis.project(teacher.frames(corpora.read(clip))[:, : clip.samples // 1280])
-    assert np.abs(Targets(tmp_path / "targets").of(clip)[0] - np.clip(want, -127 / SCALE, 127 / SCALE)).max() <= 0.5 / SCALE + 1e-4
+    assert (
+        np.abs(
+            Targets(tmp_path / "targets").of(clip)[0] - np.clip(want, -127 / SCALE, 127 / SCALE)
+        ).max()
+        <= 0.5 / SCALE + 1e-4
+    )
 
 
-def test_an_encoder_of_a_checkpoint_teaches_too(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_encoder_of_a_checkpoint_teaches_too(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     monkeypatch.setattr(features, "front_end", lambda: bundle.front_end)
     encoder = Encoder(normed=True).eval()
@@ -164,11 +181,15 @@ def test_an_encoder_of_a_checkpoint_teaches_too(bundle: Bundle, tmp_path: Path, 
             cache.teacher_of("robust", TeacherSettings("encoder", str(tmp_path / wrong))).frames(x)
 
 
-def test_voices_are_pooled_over_a_speakers_clips(corpora: Corpora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_voices_are_pooled_over_a_speakers_clips(
+    corpora: Corpora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cache, "teacher_of", lambda *_: Ramp())
     cache.cache(corpora, "voice", TeacherSettings("voice", max_s=2.0), tmp_path / "v")
     with np.load(tmp_path / "v" / "voices.npz") as saved:
-        assert saved["people"].tolist() == list(dict.fromkeys(f"gsc/{c.speaker}" for c in corpora.utterances if not c.development))
+        assert saved["people"].tolist() == list(
+            dict.fromkeys(f"gsc/{c.speaker}" for c in corpora.utterances if not c.development)
+        )
         assert saved["vectors"].shape == (len(saved["people"]), 6)
 
 

@@ -61,7 +61,10 @@ def test_a_pruned_encoder_says_nearly_the_same(monkeypatch: pytest.MonkeyPatch) 
     whole = outputs(wide, unheard)
 
     def explained(encoder: Encoder) -> float:
-        return 1 - float((outputs(encoder, unheard) - whole).square().sum() / (whole - whole.mean((0, 1))).square().sum())
+        return 1 - float(
+            (outputs(encoder, unheard) - whole).square().sum()
+            / (whole - whole.mean((0, 1))).square().sum()
+        )
 
     assert explained(prune(wide, mel, 2 / 3)) > 0.5
     monkeypatch.setattr("kwsd.training.models.pruning._fit", lambda *_: None)
@@ -78,10 +81,14 @@ def test_what_can_be_left_out_without_loss_is() -> None:
         *wide.along,
     ):  # convolutions that are a filter and a mixture already
         taps = torch.rand_like(layer.weight[:1])
-        layer.weight.data.copy_(torch.randn(layer.out_channels, layer.in_channels, 1, 1) * 0.1 * taps)
+        layer.weight.data.copy_(
+            torch.randn(layer.out_channels, layer.in_channels, 1, 1) * 0.1 * taps
+        )
     apart = prune(wide, mel, separable=True)
     whole = outputs(wide, mel)
-    assert torch.allclose(outputs(apart, mel), whole, rtol=1e-3, atol=1e-3 * float(whole.abs().max()))
+    assert torch.allclose(
+        outputs(apart, mel), whole, rtol=1e-3, atol=1e-3 * float(whole.abs().max())
+    )
     assert backbone_macs_per_second(apart) < 0.45 * backbone_macs_per_second(wide)
     for layer in wide.activated():  # channels that say nothing
         layer.weight.data[::3] = 0
@@ -91,7 +98,9 @@ def test_what_can_be_left_out_without_loss_is() -> None:
     whole = outputs(wide, mel)
     assert narrow.activated()[1].weight.shape[0] == 16
     assert narrow.intermediate_dim == 16 * 16
-    assert torch.allclose(outputs(narrow, mel), whole, rtol=1e-3, atol=1e-3 * float(whole.abs().max()))
+    assert torch.allclose(
+        outputs(narrow, mel), whole, rtol=1e-3, atol=1e-3 * float(whole.abs().max())
+    )
     for bad in ({"width": 1.5}, {"separable": False}):
         with pytest.raises(ValueError, match="cannot be pruned"):
             prune(wide if "width" in bad else apart, mel, **bad)
@@ -107,7 +116,9 @@ def test_a_shape_is_kept_with_its_weights(tmp_path: Path) -> None:
 
 
 def test_multiply_accumulates_are_those_of_the_card() -> None:
-    assert backbone_macs_per_second(Encoder()) == pytest.approx(72.4e6 - 12.5 * 180_000, rel=0.01)  # the card's hold the wake head too
+    assert backbone_macs_per_second(Encoder()) == pytest.approx(
+        72.4e6 - 12.5 * 180_000, rel=0.01
+    )  # the card's hold the wake head too
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +126,26 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Wake words and words of Speech Commands in many voices, a little noise, rooms, vectors of a
     voice teacher."""
     work = tmp_path_factory.mktemp("work")
-    voices = [f"{accent}+{variant}" for accent in ("en-us", "en-gb") for variant in ("f1", "f3", "m1", "m3", "m7", "f4", "m5")]
-    takes = [(say(word.replace("_", " "), voice), "pico", voice, word) for voice in voices for word in WORDS]
-    takes += [(say(word, voice, 130 + 10 * n), "gsc", voice, word) for voice in voices for word in ("bed", "cat") for n in range(3)]
-    takes += [(np.random.default_rng(n).normal(0, 300, 32000).astype(np.int16), "noise_mine", "", "") for n in range(12)]
+    voices = [
+        f"{accent}+{variant}"
+        for accent in ("en-us", "en-gb")
+        for variant in ("f1", "f3", "m1", "m3", "m7", "f4", "m5")
+    ]
+    takes = [
+        (say(word.replace("_", " "), voice), "pico", voice, word)
+        for voice in voices
+        for word in WORDS
+    ]
+    takes += [
+        (say(word, voice, 130 + 10 * n), "gsc", voice, word)
+        for voice in voices
+        for word in ("bed", "cat")
+        for n in range(3)
+    ]
+    takes += [
+        (np.random.default_rng(n).normal(0, 300, 32000).astype(np.int16), "noise_mine", "", "")
+        for n in range(12)
+    ]
     training_data(work, takes)
     (work / "voice").mkdir()
     np.savez(
@@ -159,7 +186,11 @@ def test_a_students_figures(work: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert json.loads(figures_file.read_text()) == figures
     assert figures["parameters"] == sum(p.numel() for p in Encoder(0.5).parameters())
     assert figures["words"]["classes"] == 4  # bed, cat, others, silence
-    people = {c.speaker for c in Development(data_of(work)).corpora.utterances if c.development and c.corpus == "gsc"}
+    people = {
+        c.speaker
+        for c in Development(data_of(work)).corpora.utterances
+        if c.development and c.corpus == "gsc"
+    }
     assert figures["speakers"]["people"] == len(people) > 1
     for condition in DRAWS:
         for found in (
@@ -180,7 +211,10 @@ def found(value: float) -> dict[str, Any]:
     words = share
     rates = {"0.1": share, "0.5": share, "sweep": share}
     kinds = {"one": share, "five": share}
-    parts = {part: dict.fromkeys(DRAWS, figures) for part, figures in (("words", words), ("misses", rates), ("speakers", kinds))}
+    parts = {
+        part: dict.fromkeys(DRAWS, figures)
+        for part, figures in (("words", words), ("misses", rates), ("speakers", kinds))
+    }
     return {"parameters": 330_000, "macs_per_second": 70_000_000, **parts}
 
 
@@ -197,7 +231,9 @@ def test_rows_of_the_ablations(work: Path, tmp_path: Path, monkeypatch: pytest.M
             ]
         ),
     }
-    wanted = ablate.AblateSettings(["steps=2", "batch=2", "teachers={}"], [*small, "distillation=0"], rows)
+    wanted = ablate.AblateSettings(
+        ["steps=2", "batch=2", "teachers={}"], [*small, "distillation=0"], rows
+    )
     (tmp_path / "targets").mkdir()
     (tmp_path / "targets" / "voice").symlink_to(work / "voice")
     compared: list[Path] = []
@@ -217,13 +253,20 @@ def test_rows_of_the_ablations(work: Path, tmp_path: Path, monkeypatch: pytest.M
         folder / "distilled" / "1" / "finetuned.pt",
         folder / "fresh" / "2" / "finetuned.pt",
     ]
-    one, two = (load(folder / "fresh" / seed / "finetuned.pt", "encoder", Encoder).last.weight for seed in "12")
+    one, two = (
+        load(folder / "fresh" / seed / "finetuned.pt", "encoder", Encoder).last.weight
+        for seed in "12"
+    )
     assert not torch.equal(one, two)
-    assert load(folder / "distilled" / "1" / "finetuned.pt", "encoder", Encoder).shape["width"] == 0.5  # it went on from what was distilled
+    assert (
+        load(folder / "distilled" / "1" / "finetuned.pt", "encoder", Encoder).shape["width"] == 0.5
+    )  # it went on from what was distilled
     fresh, distilled = ablate.table(tmp_path, wanted).splitlines()[2:]
     same = "94.0 / 94.0 / 94.0 (93.0…95.0)"
     assert distilled == f"| distilled | 0.33 M | 70 | {' | '.join([same] * 6)} |"
-    assert fresh == f"| fresh | 0.33 M | 70 | {' | '.join([same + ' ±2.0'] * 6)} |"  # the mean of 92 and 96
+    assert (
+        fresh == f"| fresh | 0.33 M | 70 | {' | '.join([same + ' ±2.0'] * 6)} |"
+    )  # the mean of 92 and 96
 
 
 def test_every_row_of_the_ablations_is_made_of_settings() -> None:
@@ -256,7 +299,9 @@ def test_figures_of_known_answers(work: Path) -> None:
     assert (heard["room"]["sweep"]["value"], deaf["10 dB"]["sweep"]["value"]) == (0.0, 1.0)
 
 
-def test_misses_are_averaged_over_rates_and_draws(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_misses_are_averaged_over_rates_and_draws(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     development = Development(data_of(work))
     clips = development.scenes.words[0][False]
     calls = iter(range(1000))
@@ -305,11 +350,15 @@ def test_windows_say_what_a_stream_says(work: Path, tmp_path: Path) -> None:
     want = torch.sigmoid(logits[0]).numpy()
     scores = trained.scores(x)
     assert len(scores) == len(x) // 1280
-    assert np.abs(scores[40:] - (want[40 : len(scores)] + want[39 : len(scores) - 1]) / 2).max() < 0.02
+    assert (
+        np.abs(scores[40:] - (want[40 : len(scores)] + want[39 : len(scores) - 1]) / 2).max() < 0.02
+    )
 
 
 @pytest.mark.parametrize("family", ["whisper", "hubert"])
-def test_a_transformer_is_trained_in_the_students_stead(family: str, work: Path, tmp_path: Path) -> None:
+def test_a_transformer_is_trained_in_the_students_stead(
+    family: str, work: Path, tmp_path: Path
+) -> None:
     model = checkpoint(family, tmp_path / "teacher")
     out = tmp_path / "teacher.pt"
     train(
@@ -319,8 +368,17 @@ def test_a_transformer_is_trained_in_the_students_stead(family: str, work: Path,
     )
     saved = torch.load(out, weights_only=True)["encoder"]
     for n, block in enumerate(model.encoder.layers):
-        name = next(k for k in saved if f"layers.{n}.fc1.weight" in k or f"layers.{n}.feed_forward.intermediate_dense.weight" in k)
-        before = block.fc1.weight if family == "whisper" else block.feed_forward.intermediate_dense.weight
+        name = next(
+            k
+            for k in saved
+            if f"layers.{n}.fc1.weight" in k
+            or f"layers.{n}.feed_forward.intermediate_dense.weight" in k
+        )
+        before = (
+            block.fc1.weight
+            if family == "whisper"
+            else block.feed_forward.intermediate_dense.weight
+        )
         assert torch.equal(saved[name], before) == (n < 2)  # only the uppermost has moved
     trained = TrainedModel.load(out)
     assert isinstance(trained.backbone, TransformerBackbone)

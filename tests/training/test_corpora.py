@@ -21,7 +21,9 @@ def tone(path: Path, hz: float, seconds: float = 0.5, rate: int = 16000) -> None
     path.parent.mkdir(parents=True, exist_ok=True)
     how = {"format": "OGG", "subtype": "OPUS"} if path.suffix == ".opus" else {}
     how = {"format": "OGG", "subtype": "OPUS"} if path.suffix == ".opus" else {}
-    soundfile.write(path, 0.3 * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate), rate, **how)
+    soundfile.write(
+        path, 0.3 * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate), rate, **how
+    )
 
 
 def pitch(samples: np.ndarray) -> float:
@@ -29,7 +31,10 @@ def pitch(samples: np.ndarray) -> float:
 
 
 def test_a_store_is_written_take_by_take(tmp_path: Path) -> None:
-    takes = [Recording(np.full(n, n % 7, np.int16), "one", f"s{n}", 'a "quoted" word') for n in (3, 1000, 70000)]
+    takes = [
+        Recording(np.full(n, n % 7, np.int16), "one", f"s{n}", 'a "quoted" word')
+        for n in (3, 1000, 70000)
+    ]
     assert write_store(tmp_path / "mine", iter(takes)) == 3
     corpora = Corpora(tmp_path / "mine")
     assert [(c.store, c.start, c.samples, c.speaker) for c in corpora.utterances] == [
@@ -58,7 +63,11 @@ def test_a_manifest_names_recordings(tmp_path: Path) -> None:
     tone(tmp_path / "b.flac", 700)
     head = "file\tstart\tsamples\tcorpus\tspeaker\tlabel\n"
     manifest = tmp_path / "manifest.tsv"
-    manifest.write_text(head + "deep/a.wav\t8000\t4000\tmine\tanna\tgo on\n" + "deep/a.wav\t16000\t\tmine\tanna\t\nb.flac\t\t\tnoise_mine\t\t\n")
+    manifest.write_text(
+        head
+        + "deep/a.wav\t8000\t4000\tmine\tanna\tgo on\n"
+        + "deep/a.wav\t16000\t\tmine\tanna\t\nb.flac\t\t\tnoise_mine\t\t\n"
+    )
     takes = list(decode(read_manifest(manifest)))
     assert [(len(t.samples), t.corpus, t.speaker, t.label) for t in takes] == [
         (4000, "mine", "anna", "go on"),
@@ -67,7 +76,9 @@ def test_a_manifest_names_recordings(tmp_path: Path) -> None:
     ]
     assert [pitch(t.samples) for t in takes] == pytest.approx([300, 300, 700], abs=2)
     manifest.write_text(head + "b.flac\t4000\t9000\tmine\t\t\n")
-    with pytest.raises(ValueError, match=r"b.flac: a clip at 4000 of 9000 samples lies beyond its 8000"):
+    with pytest.raises(
+        ValueError, match=r"b.flac: a clip at 4000 of 9000 samples lies beyond its 8000"
+    ):
         list(decode(read_manifest(manifest)))
     manifest.write_text(head + "b.flac\tfour\t\tmine\t\t\n")
     with pytest.raises(ValueError, match=r"manifest.tsv, line 2: .*four"):
@@ -85,7 +96,10 @@ def imported(layout: str, root: Path, work: Path) -> list[tuple[str, str, str, f
     """Corpus, speaker, label and pitch of what `kwsd train import` makes of `root`."""
     assert train("import", "--layout", layout, "--data", root, "--work", work) == 0
     corpora = Corpora(work / layout)
-    return [(c.corpus, c.speaker, c.label, round(pitch(corpora.read(c)), -1)) for c in corpora.utterances]
+    return [
+        (c.corpus, c.speaker, c.label, round(pitch(corpora.read(c)), -1))
+        for c in corpora.utterances
+    ]
 
 
 def test_speech_commands(tmp_path: Path) -> None:
@@ -110,7 +124,9 @@ def test_speech_commands(tmp_path: Path) -> None:
 def test_librispeech(tmp_path: Path) -> None:
     root = tmp_path / "LibriSpeech"
     tone(root / "train-clean-100" / "103" / "1240" / "103-1240-0000.flac", 300)
-    (root / "train-clean-100" / "103" / "1240" / "103-1240.trans.txt").write_text("103-1240-0000 CHAPTER ONE\n")
+    (root / "train-clean-100" / "103" / "1240" / "103-1240.trans.txt").write_text(
+        "103-1240-0000 CHAPTER ONE\n"
+    )
     tone(root / "test-clean" / "61" / "70968" / "61-70968-0000.flac", 400)
     assert imported("librispeech", root, tmp_path / "work") == [("librispeech", "103", "", 300)]
 
@@ -140,11 +156,16 @@ def test_mswc(tmp_path: Path) -> None:
             ("TEST", "19", "True", "def"),
             ("TRAIN", "20", "False", "NA"),
         ]
-        lines = [f"{split},{word}/common_voice_{language}_{n}.opus,{word},{valid},{who},NAN" for split, n, valid, who in rows]
+        lines = [
+            f"{split},{word}/common_voice_{language}_{n}.opus,{word},{valid},{who},NAN"
+            for split, n, valid, who in rows
+        ]
         for n in ("17", "18", "19", "20"):
             file = root / language / "clips" / word / f"common_voice_{language}_{n}.{kind}"
             tone(file, 10 * int(n), rate=48000)
-        (root / language / f"{language}_splits.csv").write_text("\n".join(["SET,LINK,WORD,VALID,SPEAKER,GENDER", *lines]) + "\n", encoding="utf-8")
+        (root / language / f"{language}_splits.csv").write_text(
+            "\n".join(["SET,LINK,WORD,VALID,SPEAKER,GENDER", *lines]) + "\n", encoding="utf-8"
+        )
     assert imported("mswc", root, tmp_path / "work") == [
         ("mswc", "abc", "de/straße", 170),
         ("mswc", "", "de/straße", 180),
@@ -154,12 +175,18 @@ def test_mswc(tmp_path: Path) -> None:
     assert [row.label for row in importers.mswc(root / "en")] == ["banana", "banana"]
 
 
-def test_a_folder_of_another_layout_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_of_another_layout_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tone(tmp_path / "some" / "file.wav", 300)
     assert importers.EXPECTED.keys() == importers.LAYOUTS.keys()
-    with pytest.raises(ValueError, match=r"of mswc: `.*\.opus` and `LANGUAGE/LANGUAGE_splits.csv`$"):
+    with pytest.raises(
+        ValueError, match=r"of mswc: `.*\.opus` and `LANGUAGE/LANGUAGE_splits.csv`$"
+    ):
         train("import", "--layout", "mswc", "--data", tmp_path, "--work", tmp_path / "work")
-    with pytest.raises(ValueError, match=r"holds nothing in the layout of voxceleb: `…/idNNNNN/VIDEO/N.wav`"):
+    with pytest.raises(
+        ValueError, match=r"holds nothing in the layout of voxceleb: `…/idNNNNN/VIDEO/N.wav`"
+    ):
         train("import", "--layout", "voxceleb", "--data", tmp_path, "--work", tmp_path / "work")
     with pytest.raises(SystemExit):
         train("import", "--data", tmp_path, "--work", tmp_path / "work")
@@ -182,7 +209,9 @@ def test_words_of_labels_and_of_sentences(tmp_path: Path) -> None:
         SpokenWord("apple", 100, 400),
         SpokenWord("pear", 500, 900),
     ]
-    assert transcripts.within(sentence, 50, 850) == [SpokenWord("apple", 50, 350)]  # the pear ends beyond
+    assert transcripts.within(sentence, 50, 850) == [
+        SpokenWord("apple", 50, 350)
+    ]  # the pear ends beyond
     assert Transcripts(tmp_path / "none").words(sentence) == set()
     texts = {
         ("synthetic", "near smart phone"): "smart phone",
@@ -203,7 +232,9 @@ def test_words_of_labels_and_of_sentences(tmp_path: Path) -> None:
 
 def test_words_of_another_store_are_reported(tmp_path: Path) -> None:
     write_store(tmp_path / "recorded", [Recording(np.zeros(16000, np.int16), "libri", "a", "")])
-    (tmp_path / "aligned.tsv").write_text("store\tstart\tsamples\tcorpus\tspeaker\tlabel\nold\t0\t4000\tlibri\ta\tfig\n")
+    (tmp_path / "aligned.tsv").write_text(
+        "store\tstart\tsamples\tcorpus\tspeaker\tlabel\nold\t0\t4000\tlibri\ta\tfig\n"
+    )
     with pytest.raises(
         ConfigError,
         match=r"aligned.tsv: words of 'old', which .* does not hold; "

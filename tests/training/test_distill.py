@@ -48,7 +48,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("work")
     texts = ("good evening", "thank you", "the weather", "banana")
     voices = ("en-us", "en-us+f3", "en-gb+m3", "en-gb+f4", "en-us+m7")
-    training_data(work, ((say(text, voice), "gsc", voice, "text") for voice in voices for text in texts))
+    training_data(
+        work, ((say(text, voice), "gsc", voice, "text") for voice in voices for text in texts)
+    )
     rng = np.random.default_rng(1)
     clips = Corpora(work / "recorded").utterances
     for name, layers, dims in (("deep", 2, 6), ("low", 1, 4)):
@@ -104,8 +106,15 @@ def test_a_batch_holds_what_was_cached(work: Path) -> None:
     assert batch.mel.shape == (3, 8 * chunks, 32)
     assert batch.frames["deep"].shape == (3, chunks, 2, 6)
     cached = Targets(work / "targets" / "deep")
-    known = {cached.of(c)[0].transpose(1, 0, 2).tobytes(): c for c in Corpora(work / "recorded").utterances}
-    whole = [s for s in batch.segments if batch.frames["deep"][s.row, s.begin : s.end].numpy().tobytes() in known]
+    known = {
+        cached.of(c)[0].transpose(1, 0, 2).tobytes(): c
+        for c in Corpora(work / "recorded").utterances
+    }
+    whole = [
+        s
+        for s in batch.segments
+        if batch.frames["deep"][s.row, s.begin : s.end].numpy().tobytes() in known
+    ]
     assert len(whole) >= 1  # others are cut
     for s in batch.segments:
         assert (batch.codes["deep"][s.row, s.begin : s.end] >= 0).all()
@@ -142,7 +151,9 @@ def test_every_part_is_logged(work: Path, tmp_path: Path, caplog: pytest.LogCapt
     assert {name.split(".")[0] for name in saved["projections"]} == {"deep", "low", "voice"}
 
 
-def test_a_run_that_was_cut_off_resumes(work: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_cut_off_resumes(
+    work: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "distilled.pt"
     run = (data_of(work), work / "targets")
 
@@ -163,12 +174,20 @@ def test_a_run_that_was_cut_off_resumes(work: Path, tmp_path: Path, caplog: pyte
     assert torch.load(out, weights_only=True)["step"] == 3
 
 
-def test_the_projections_learn_before_the_encoder(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_projections_learn_before_the_encoder(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = (data_of(work), work / "targets")
     saved: list[dict[str, torch.Tensor]] = []
 
     def keep(_: Path, *, encoder: Encoder, projections: torch.nn.Module, **others: object) -> None:
-        saved.append({name: p.detach().clone() for part in (encoder, projections) for name, p in part.named_parameters()})
+        saved.append(
+            {
+                name: p.detach().clone()
+                for part in (encoder, projections)
+                for name, p in part.named_parameters()
+            }
+        )
 
     monkeypatch.setattr(loop, "save", keep)
     distill.train(
@@ -176,7 +195,10 @@ def test_the_projections_learn_before_the_encoder(work: Path, tmp_path: Path, mo
         tmp_path / "none.pt",
         replace(SMALL, steps=4, checkpoint_every=1, projection_warmup=0.5),
     )
-    moved = [{name for name in after if not torch.equal(before[name], after[name])} for before, after in pairwise(saved)]
+    moved = [
+        {name for name in after if not torch.equal(before[name], after[name])}
+        for before, after in pairwise(saved)
+    ]
     assert "along.3.weight" not in moved[0]
     assert "along.3.weight" in moved[1]
     assert all("deep.frames.weight" in names for names in moved)
@@ -210,7 +232,9 @@ def test_it_learns_what_can_be_learnt(work: Path) -> None:
 
 def test_an_answer_may_come_late(work: Path) -> None:
     batch = first(work, replace(SMALL, mask_share=0.0))
-    answers = batch.frames["low"][:, :, 0]  # a student that says what the teacher says, two chunks later
+    answers = batch.frames["low"][
+        :, :, 0
+    ]  # a student that says what the teacher says, two chunks later
     late = torch.nn.functional.pad(answers, (0, 0, 2, 0))[:, :-2]
     weights = LossWeights(l1_cosine=1.0)
     for delay, perfect in ((2, True), (0, False)):
@@ -222,7 +246,10 @@ def test_an_answer_may_come_late(work: Path) -> None:
 
 def test_two_processes_share_a_run(work: Path, tmp_path: Path) -> None:
     out = tmp_path / "two.pt"
-    call = "work, out = map(Path, sys.argv[1:])\ndistill.train(data_of(work), work / 'targets', out, SMALL)"
+    call = (
+        "work, out = map(Path, sys.argv[1:])\n"
+        "distill.train(data_of(work), work / 'targets', out, SMALL)"
+    )
     train_on_two_processes(tmp_path / "run.py", "test_distill", call, work, out)
     assert torch.load(out, weights_only=True)["step"] == 3
 
@@ -233,7 +260,9 @@ def test_missing_targets_are_reported(work: Path) -> None:
 
 
 def test_the_shipped_settings() -> None:
-    shipped = settings.read("distill", DistillSettings, ["steps=7", "teachers.whisper.dual_view=0.7", "start=fresh"])
+    shipped = settings.read(
+        "distill", DistillSettings, ["steps=7", "teachers.whisper.dual_view=0.7", "start=fresh"]
+    )
     assert (shipped.steps, shipped.start, shipped.rate) == (7, "fresh", 4e-4)
     assert shipped.teachers["whisper"].dual_view == 0.7
     assert shipped.teachers["voice"].source == "intermediate"

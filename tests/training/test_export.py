@@ -35,7 +35,9 @@ def networks() -> tuple[Encoder, WakeHead, export.SpeakerModel]:
     return parts
 
 
-def test_the_exported_graphs_equal_torch(networks: tuple[Encoder, WakeHead, export.SpeakerModel], bundle: bundles.Bundle, tmp_path: Path) -> None:
+def test_the_exported_graphs_equal_torch(
+    networks: tuple[Encoder, WakeHead, export.SpeakerModel], bundle: bundles.Bundle, tmp_path: Path
+) -> None:
     encoder, wake, speaker = networks
     export.export_encoder(encoder, wake, bundle.front_end, default_words(), tmp_path)
     export.export_speaker(speaker, tmp_path)
@@ -68,7 +70,13 @@ def test_the_exported_graphs_equal_torch(networks: tuple[Encoder, WakeHead, expo
         np.concatenate([p.embedding for p in parts]),
         bands,
     )
-    assert np.abs(whole - speaker(intermediate, embedding, torch.from_numpy(bands).view(1, -1, 64))[0].numpy()).max() < 1e-5
+    assert (
+        np.abs(
+            whole
+            - speaker(intermediate, embedding, torch.from_numpy(bands).view(1, -1, 64))[0].numpy()
+        ).max()
+        < 1e-5
+    )
     assert exported.encoder_id != bundle.encoder_id
     backend = Backend(2 * 192, 64)
     backend.axes.data.normal_()
@@ -81,23 +89,43 @@ def test_the_exported_graphs_equal_torch(networks: tuple[Encoder, WakeHead, expo
         bands,
     )
     assert voice.shape == (64,)
-    assert np.abs(voice - backend(speaker(intermediate, embedding, torch.from_numpy(bands).view(1, -1, 64)))[0].numpy()).max() < 1e-5
-    assert json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["macs_per_second"] == pytest.approx(72.4e6, rel=0.01)
+    assert (
+        np.abs(
+            voice
+            - backend(speaker(intermediate, embedding, torch.from_numpy(bands).view(1, -1, 64)))[
+                0
+            ].numpy()
+        ).max()
+        < 1e-5
+    )
+    assert json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))[
+        "macs_per_second"
+    ] == pytest.approx(72.4e6, rel=0.01)
     export.export_speaker(speaker, tmp_path)
-    assert bundles.load(tmp_path).encoder_id == exported.encoder_id  # the same head again is the same encoder
+    assert (
+        bundles.load(tmp_path).encoder_id == exported.encoder_id
+    )  # the same head again is the same encoder
     with pytest.raises(ConfigError, match="take 0 fine bands instead of 64"):
         export.export_speaker(export.SpeakerModel(SpeakerHeads()), tmp_path)
 
 
-def test_in_8_bit_online_still_equals_offline(networks: tuple[Encoder, WakeHead, export.SpeakerModel], bundle: bundles.Bundle, tmp_path: Path) -> None:
+def test_in_8_bit_online_still_equals_offline(
+    networks: tuple[Encoder, WakeHead, export.SpeakerModel], bundle: bundles.Bundle, tmp_path: Path
+) -> None:
     encoder, wake, speaker = networks
     rng = np.random.default_rng(4)
     mels = [rng.uniform(0, 10, (8 * 30, 32)).astype(np.float32) for _ in range(6)]
     for folder, calibration in (("float", []), ("int8", mels[:5])):
-        export.export_encoder(encoder, wake, bundle.front_end, default_words(), tmp_path / folder, calibration)
+        export.export_encoder(
+            encoder, wake, bundle.front_end, default_words(), tmp_path / folder, calibration
+        )
         export.export_speaker(speaker, tmp_path / folder)
-    float32, int8 = (StreamingEncoder(bundles.load(tmp_path / folder)) for folder in ("float", "int8"))
-    assert (tmp_path / "int8" / "student.onnx").stat().st_size < 0.7 * (tmp_path / "float" / "student.onnx").stat().st_size
+    float32, int8 = (
+        StreamingEncoder(bundles.load(tmp_path / folder)) for folder in ("float", "int8")
+    )
+    assert (tmp_path / "int8" / "student.onnx").stat().st_size < 0.7 * (
+        tmp_path / "float" / "student.onnx"
+    ).stat().st_size
     whole, _ = int8.step(mels[5], int8.zero_state())
     state = int8.zero_state()
     parts = []
@@ -107,7 +135,10 @@ def test_in_8_bit_online_still_equals_offline(networks: tuple[Encoder, WakeHead,
         parts.append(frames)
         at += chunks
     for name in ("logits", "timing", "embedding", "intermediate"):
-        assert np.abs(np.concatenate([getattr(p, name) for p in parts]) - getattr(whole, name)).max() < 1e-4, name
+        assert (
+            np.abs(np.concatenate([getattr(p, name) for p in parts]) - getattr(whole, name)).max()
+            < 1e-4
+        ), name
     exact, _ = float32.step(mels[5], float32.zero_state())
     for name in ("embedding", "intermediate"):
         a = getattr(exact, name)
@@ -139,12 +170,18 @@ def test_the_receptive_field_is_what_the_bundle_says(
     ("width", "separable", "normed"),
     [(1.0, False, False), (0.5, False, False), (1.0, True, False), (1.0, False, True)],
 )
-def test_the_input_of_a_fresh_student_reaches_its_last_layer(width: float, separable: bool, normed: bool) -> None:
+def test_the_input_of_a_fresh_student_reaches_its_last_layer(
+    width: float, separable: bool, normed: bool
+) -> None:
     torch.manual_seed(4)
     encoder = Encoder(width, separable, normed)
-    embedding, intermediate, _ = encoder(6 + 2.4 * torch.randn(8, 200, 32), encoder.zero_state(8))  # as speech is
+    embedding, intermediate, _ = encoder(
+        6 + 2.4 * torch.randn(8, 200, 32), encoder.zero_state(8)
+    )  # as speech is
     assert 0.1 < float(intermediate[:, 48:].std(dim=(0, 1)).mean()) < 10
-    assert 0.1 < float(embedding[:, 12:].std(dim=(0, 1)).mean()) < 10  # of torch's own beginning a ten-millionth is left
+    assert (
+        0.1 < float(embedding[:, 12:].std(dim=(0, 1)).mean()) < 10
+    )  # of torch's own beginning a ten-millionth is left
 
 
 @pytest.mark.parametrize("separable", [False, True])
@@ -162,6 +199,8 @@ def test_a_normed_student_folds_into_a_plain_one(separable: bool) -> None:
     assert plain.shape == {"width": 0.5, "separable": separable, "normed": False}
     assert not any("norms" in name for name in plain.state_dict())
     with torch.inference_mode():
-        for want, got in zip(normed(mel, normed.zero_state(4))[:2], plain(mel, plain.zero_state(4))[:2], strict=True):
+        for want, got in zip(
+            normed(mel, normed.zero_state(4))[:2], plain(mel, plain.zero_state(4))[:2], strict=True
+        ):
             torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)
     assert plain.folded() is plain

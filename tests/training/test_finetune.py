@@ -28,7 +28,9 @@ from kwsd.training.stages import finetune, speaker
 from kwsd.training.stages.finetune import FinetuneSettings, JointModel
 
 WORDS = default_words().names
-SMALL = FinetuneSettings(steps=2, word_batch=2, voice_batch=4, checkpoint_every=1, log_every=1, held_out=["computer"])
+SMALL = FinetuneSettings(
+    steps=2, word_batch=2, voice_batch=4, checkpoint_every=1, log_every=1, held_out=["computer"]
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,11 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = (*WORDS, "it is raining again today")
     training_data(
         work,
-        ((say(label.replace("_", " "), voice), "gsc", voice, label) for voice in voices for label in labels),
+        (
+            (say(label.replace("_", " "), voice), "gsc", voice, label)
+            for voice in voices
+            for label in labels
+        ),
     )
     (work / "voice").mkdir()
     np.savez(
@@ -67,7 +73,9 @@ def run(work: Path, out: Path, wanted: FinetuneSettings) -> dict[str, torch.Tens
     return load_encoder(out).state_dict()
 
 
-def test_all_parameters_move_and_a_run_resumes(work: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_parameters_move_and_a_run_resumes(
+    work: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     began = load_encoder(work / "start.pt").state_dict()
     out = tmp_path / "joint.pt"
 
@@ -84,7 +92,9 @@ def test_all_parameters_move_and_a_run_resumes(work: Path, tmp_path: Path, caplo
     lines = [r.getMessage() for r in caplog.records]
     assert any("step 1 of 2" in line for line in lines)
     assert any("step 2/2  wake" in line and "identity" in line for line in lines)
-    assert all(not torch.equal(began[name], after[name]) for name in began if name.endswith("weight"))
+    assert all(
+        not torch.equal(began[name], after[name]) for name in began if name.endswith("weight")
+    )
     saved = torch.load(out, weights_only=True)
     assert saved["step"] == 2
     assert saved["words"] == [
@@ -96,7 +106,9 @@ def test_all_parameters_move_and_a_run_resumes(work: Path, tmp_path: Path, caplo
         "snowboy",
         "view glass",
     ]  # less what is held out
-    assert all(torch.equal(saved["reference_encoder"][name], began[name]) for name in began)  # what it is saved near is what it was
+    assert all(
+        torch.equal(saved["reference_encoder"][name], began[name]) for name in began
+    )  # what it is saved near is what it was
     assert load(out, "speaker", SpeakerHead).shape["intermediate"] == 384
 
 
@@ -116,7 +128,9 @@ def test_a_normed_student_stays_normed_until_it_is_frozen(work: Path, tmp_path: 
         )
     saved = torch.load(tmp_path / "tuned.pt", weights_only=True)
     assert saved["shapes"]["encoder"]["normed"]
-    assert int(saved["encoder"]["norms.0.num_batches_tracked"]) == 4  # two batches of words and two of voices
+    assert (
+        int(saved["encoder"]["norms.0.num_batches_tracked"]) == 4
+    )  # two batches of words and two of voices
     frozen_after = torch.load(tmp_path / "frozen.pt", weights_only=True)["encoder"]
     for part in (saved["reference_encoder"], frozen_after):
         assert part.keys() == folded.keys()
@@ -137,10 +151,14 @@ def test_speaker_heads_from_two_seeds(work: Path, tmp_path: Path) -> None:
     assert not torch.equal(first.out[1].weight, second.out[1].weight)  # type: ignore[arg-type]
     both = load(tmp_path / "speaker.pt", "head", SpeakerHeads)
     heard = torch.randn(3, 40, 384), torch.randn(3, 10, 96), torch.randn(3, 80, 64)
-    torch.testing.assert_close(both(*heard), torch.cat([first(*heard), second(*heard)], dim=1) / 2**0.5)
+    torch.testing.assert_close(
+        both(*heard), torch.cat([first(*heard), second(*heard)], dim=1) / 2**0.5
+    )
     written = (tmp_path / "speaker.0.pt").stat().st_mtime_ns
     speaker.train(*arguments)
-    assert (tmp_path / "speaker.0.pt").stat().st_mtime_ns == written  # what is done is not done again
+    assert (
+        tmp_path / "speaker.0.pt"
+    ).stat().st_mtime_ns == written  # what is done is not done again
 
 
 def test_a_frozen_encoder_stays(work: Path, tmp_path: Path) -> None:
@@ -168,7 +186,9 @@ def test_either_task_reaches_the_encoder(bundle: Bundle) -> None:
         assert joint.encoder.first.weight.grad is not None
         assert joint.encoder.first.weight.grad.abs().sum() > 0
     *_, distance = joint("words", mel, mel, labels, ends)
-    assert distance.item() == pytest.approx(0, abs=1e-6)  # the output for the clean scene is what it was at the start
+    assert distance.item() == pytest.approx(
+        0, abs=1e-6
+    )  # the output for the clean scene is what it was at the start
 
 
 def test_the_shipped_settings() -> None:
@@ -205,7 +225,10 @@ def test_features_in_torch_are_those_of_the_front_end(bundle: Bundle) -> None:
     x = np.random.default_rng(0).normal(0, 2000, (2, 16000)).round().astype(np.float32)
     x[1, :4000] = 0
     for front in (bundle.front_end, features.voice_front_end()):
-        assert np.abs(features.log_mel(front, torch.from_numpy(x)).numpy() - mel_of(front, x)).max() < 1e-4
+        assert (
+            np.abs(features.log_mel(front, torch.from_numpy(x)).numpy() - mel_of(front, x)).max()
+            < 1e-4
+        )
     assert torch.equal(
         features.student_features(torch.from_numpy(x)),
         features.log_mel(bundle.front_end, torch.from_numpy(x)),
@@ -217,10 +240,16 @@ def test_the_fine_bands_resolve_what_the_students_cannot(bundle: Bundle) -> None
     fine = features.voice_front_end()
     assert (fine.filters.sum(axis=0) > 0).all()
     between = slice(int(fine.fft_samples * 80 / 16000), int(fine.fft_samples * 7000 / 16000))
-    assert np.allclose(fine.filters[between].sum(axis=1), 1, atol=1e-5)  # nothing is left out, nothing counted twice
+    assert np.allclose(
+        fine.filters[between].sum(axis=1), 1, atol=1e-5
+    )  # nothing is left out, nothing counted twice
 
     def loudest(front: LogMel, hz: float) -> int:
-        return int(mel_of(front, (8000 * np.sin(2 * np.pi * hz * t))[None].astype(np.float32))[0, 20:].mean(axis=0).argmax())
+        return int(
+            mel_of(front, (8000 * np.sin(2 * np.pi * hz * t))[None].astype(np.float32))[0, 20:]
+            .mean(axis=0)
+            .argmax()
+        )
 
     for low, high in ((110.0, 160.0), (4500.0, 6000.0)):  # two pitches; two hisses
         assert loudest(fine, low) != loudest(fine, high)
@@ -229,7 +258,9 @@ def test_the_fine_bands_resolve_what_the_students_cannot(bundle: Bundle) -> None
 
 def test_workers_draw_different_batches(work: Path) -> None:
     """As on a GPU: several workers put batches together, and the training process prepares them."""
-    batches = WordScenes(data_of(work), [], features.student_features, SMALL.word_batch, SMALL.scene_s, 3)
+    batches = WordScenes(
+        data_of(work), [], features.student_features, SMALL.word_batch, SMALL.scene_s, 3
+    )
     loader = iter(DataLoader(batches, batch_size=None, num_workers=2))
     first = next(loader)
     second = next(loader)

@@ -51,7 +51,9 @@ def recordings(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
     folder.mkdir()
     rows = [["file", "start", "samples", "corpus", "speaker", "label"]]
-    for n, voice in enumerate(("en-us", "en-us+f3", "en-gb+m3", "en-gb+f4", "en-us+m7", "en-us+f1")):
+    for n, voice in enumerate(
+        ("en-us", "en-us+f3", "en-gb+m3", "en-gb+f4", "en-us+m7", "en-us+f1")
+    ):
         for text in ("porridge", "green tea", "it is raining again today"):
             name = f"{n}-{text.replace(' ', '_')}.wav"
             soundfile.write(folder / name, say(text, voice), 16000)
@@ -67,7 +69,9 @@ def recordings(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_word_of_ones_own_from_a_manifest_to_the_detector(recordings: Path, tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_word_of_ones_own_from_a_manifest_to_the_detector(
+    recordings: Path, tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(features, "front_end", lambda: bundle.front_end)
     work = tmp_path / "work"
     models = tmp_path / "models"

@@ -39,7 +39,9 @@ def checkpoint(family: str, folder: Path) -> Any:
         case "wavlm":
             model = transformers.WavLMModel(transformers.WavLMConfig(**SIZES))
         case "wav2vec2":
-            config = transformers.Wav2Vec2Config(**SIZES, codevector_dim=12, proj_codevector_dim=12, num_codevectors_per_group=5)
+            config = transformers.Wav2Vec2Config(
+                **SIZES, codevector_dim=12, proj_codevector_dim=12, num_codevectors_per_group=5
+            )
             model = transformers.Wav2Vec2ForPreTraining(config)
         case "whisper":
             model = transformers.WhisperModel(
@@ -69,7 +71,9 @@ def speech() -> np.ndarray:
 
 
 @pytest.mark.parametrize("family", ["hubert", "wav2vec2", "wavlm", "whisper"])
-def test_every_family_loads_and_gives_its_layers(family: str, tmp_path: Path, speech: np.ndarray) -> None:
+def test_every_family_loads_and_gives_its_layers(
+    family: str, tmp_path: Path, speech: np.ndarray
+) -> None:
     model = checkpoint(family, tmp_path)
     teacher = Transformer(tmp_path, (0, 2, 3))
     frames = teacher.frames(speech)
@@ -80,13 +84,19 @@ def test_every_family_loads_and_gives_its_layers(family: str, tmp_path: Path, sp
     with torch.inference_mode():
         if family == "whisper":
             extractor: Any = transformers.WhisperFeatureExtractor(feature_size=80)
-            mel = extractor(speech / 32768, sampling_rate=16000, return_tensors="pt")["input_features"]
+            mel = extractor(speech / 32768, sampling_rate=16000, return_tensors="pt")[
+                "input_features"
+            ]
             want = model.encoder(mel).last_hidden_state
             padded = Transformer(tmp_path, (3,), window_s=30)
             assert np.abs(padded.frames(speech)[0] - want[0, :50].numpy()).max() < 1e-4
-            assert np.abs(frames[2] - want[0, :50].numpy()).mean() < want.abs().mean().item()  # near, and not equal
+            assert (
+                np.abs(frames[2] - want[0, :50].numpy()).mean() < want.abs().mean().item()
+            )  # near, and not equal
         else:
-            x = torch.from_numpy((speech - speech.mean()) / np.sqrt(speech.var() + 1e-7 * 32768**2))[None]
+            x = torch.from_numpy(
+                (speech - speech.mean()) / np.sqrt(speech.var() + 1e-7 * 32768**2)
+            )[None]
             base = model.wav2vec2 if family == "wav2vec2" else model
             want = base(x, output_hidden_states=True).hidden_states
             assert np.abs(frames[1] - want[2][0].numpy()).max() < 1e-3
@@ -114,7 +124,9 @@ def test_every_family_loads_and_gives_its_layers(family: str, tmp_path: Path, sp
 def test_what_is_no_teacher_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TeacherError, match="no model that transformers can load"):
         Transformer(tmp_path / "nothing", (1,))
-    transformers.BertConfig(hidden_size=8, num_attention_heads=2, num_hidden_layers=1, intermediate_size=8).save_pretrained(tmp_path)
+    transformers.BertConfig(
+        hidden_size=8, num_attention_heads=2, num_hidden_layers=1, intermediate_size=8
+    ).save_pretrained(tmp_path)
     with pytest.raises(TeacherError, match="is a bert; teachers are"):
         Transformer(tmp_path, (1,))
 
@@ -141,7 +153,9 @@ def test_l1_and_cosine_by_hand() -> None:
         1 - math.log(1 / (1 + math.exp(-1))),
     ]
     assert losses.l1_cosine(student, teacher).item() == pytest.approx(sum(each) / 2, rel=1e-6)
-    assert losses.l1_cosine(student, teacher, torch.tensor([[0.0, 1.0]])).item() == pytest.approx(each[1], rel=1e-6)
+    assert losses.l1_cosine(student, teacher, torch.tensor([[0.0, 1.0]])).item() == pytest.approx(
+        each[1], rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("centered", [False, True])
@@ -156,7 +170,9 @@ def test_dual_view_against_loops(centered: bool) -> None:
         total = 0.0
         for i in range(x.shape[1]):
             for j in range(y.shape[1]):
-                c = sum(x[b, i] * y[b, j] for b in range(len(x))) / (np.linalg.norm(x[:, i]) * np.linalg.norm(y[:, j]))
+                c = sum(x[b, i] * y[b, j] for b in range(len(x))) / (
+                    np.linalg.norm(x[:, i]) * np.linalg.norm(y[:, j])
+                )
                 total += (c - 1) ** 2 if i == j else off * c**2
         return total
 
@@ -178,7 +194,9 @@ def test_dual_view_against_loops(centered: bool) -> None:
 
 
 def test_a_perfect_student_has_no_dual_view_left() -> None:
-    o = torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))).Q
+    o = torch.linalg.qr(
+        torch.randn(8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    ).Q
     found = losses.dual_view(o.clone(), o, centered=False)
     assert found.feature.item() == pytest.approx(0, abs=1e-9)
     assert found.batch.item() == pytest.approx(0, abs=1e-9)
@@ -197,10 +215,17 @@ def test_codebook_contrast_by_hand() -> None:
         ]
     )
     codes = torch.tensor([0, 1])
-    assert losses.codebook_contrast(predicted, codes, book, temperature=0.5).item() == pytest.approx(want, rel=1e-5)
+    assert losses.codebook_contrast(
+        predicted, codes, book, temperature=0.5
+    ).item() == pytest.approx(want, rel=1e-5)
     torch.manual_seed(0)
-    pairs = {-np.log(np.exp(cosines[0, 0]) / (np.exp(cosines[0, 0]) + np.exp(cosines[0, n]))) for n in (1, 2)}
-    drawn = losses.codebook_contrast(predicted[:1], codes[:1], book, temperature=0.5, negatives=1).item()
+    pairs = {
+        -np.log(np.exp(cosines[0, 0]) / (np.exp(cosines[0, 0]) + np.exp(cosines[0, n])))
+        for n in (1, 2)
+    }
+    drawn = losses.codebook_contrast(
+        predicted[:1], codes[:1], book, temperature=0.5, negatives=1
+    ).item()
     assert min(abs(drawn - one) for one in pairs) < 1e-5
 
 

@@ -37,10 +37,14 @@ def test_wake_loss_by_hand() -> None:
     labels = torch.tensor([[[1], [1], [0], [0], [0], [-1]]])
     # The best of the firing frames is 5; elsewhere 1, 0, -1 and, for want of a fourth, -30. The
     # ignored 3 counts nowhere.
-    want = math.log1p(math.exp(-5)) + 0.25 * sum(math.log1p(math.exp(v)) for v in (1.0, 0.0, -1.0, -30.0))
+    want = math.log1p(math.exp(-5)) + 0.25 * sum(
+        math.log1p(math.exp(v)) for v in (1.0, 0.0, -1.0, -30.0)
+    )
     assert wake_loss(logits, labels).item() == pytest.approx(want, rel=1e-5)
     nothing = wake_loss(logits, torch.zeros_like(labels))
-    assert nothing.item() == pytest.approx(0.25 * sum(math.log1p(math.exp(v)) for v in (5.0, 3.0, 2.0, 1.0)), rel=1e-5)
+    assert nothing.item() == pytest.approx(
+        0.25 * sum(math.log1p(math.exp(v)) for v in (5.0, 3.0, 2.0, 1.0)), rel=1e-5
+    )
 
 
 def test_margin_softmax_by_hand() -> None:
@@ -90,7 +94,9 @@ def test_trials_over_people() -> None:
     assert target.min() > impostor.max()
 
 
-def test_a_wake_word_in_noise_lies_where_whisper_heard_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wake_word_in_noise_lies_where_whisper_heard_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of three takes the first is noise all along, the second stands out, and the third stands out
     where Whisper hears it, too."""
     rng = np.random.default_rng(0)
@@ -101,14 +107,22 @@ def test_a_wake_word_in_noise_lies_where_whisper_heard_it(tmp_path: Path, monkey
     folder.mkdir()
     np.save(folder / "audio.npy", np.concatenate(takes).astype(np.int16))
     rows = [f"{n * 40000}\t40000\tpico\tc\talexa" for n in range(3)]
-    (folder / "manifest.tsv").write_text("\n".join(["start\tsamples\tcorpus\tspeaker\tlabel", *rows]) + "\n")
+    (folder / "manifest.tsv").write_text(
+        "\n".join(["start\tsamples\tcorpus\tspeaker\tlabel", *rows]) + "\n"
+    )
     ends = iter((1.31, 1.25))
 
     class Whisper:
         def __init__(self, *_: object, **__: object) -> None: ...
 
         def transcribe(self, *_: object, **__: object) -> tuple[list[SimpleNamespace], None]:
-            return [SimpleNamespace(words=[SimpleNamespace(word=" Alexa.", start=0.0, end=next(ends), probability=0.5)])], None
+            return [
+                SimpleNamespace(
+                    words=[
+                        SimpleNamespace(word=" Alexa.", start=0.0, end=next(ends), probability=0.5)
+                    ]
+                )
+            ], None
 
     monkeypatch.setitem(sys.modules, "faster_whisper", SimpleNamespace(WhisperModel=Whisper))
     out = tmp_path / "aligned.tsv"
@@ -119,7 +133,12 @@ def test_a_wake_word_in_noise_lies_where_whisper_heard_it(tmp_path: Path, monkey
     scenes = Scenes(Corpora(folder), tmp_path / "rirs.npz", seed=3, transcripts=Transcripts(out))
     take = scenes.words[0][False][0]
     scenes.words = [{False: [take], True: []}] * 6
-    lengths = [end - start for _ in range(8) for word, start, end in scenes.draw(128000, word_share=1.0).words if word in (0, 1, 2, 4)]
+    lengths = [
+        end - start
+        for _ in range(8)
+        for word, start, end in scenes.draw(128000, word_share=1.0).words
+        if word in (0, 1, 2, 4)
+    ]
     assert min(lengths) >= 19200 / 1.22 / 1.18 - 2
     assert max(lengths) <= 19200 / 0.87 / 0.85 + 2
 
@@ -142,7 +161,9 @@ def test_the_split_keeps_speakers_apart_and_labels_follow_the_words(tmp_path: Pa
     scenes = Scenes(Corpora(folder), tmp_path / "rirs.npz", seed=3)
     scenes.words = [
         {
-            False: scenes.words[w][False] or scenes.words[1][False] or [c for c in scenes.corpora.utterances if c.word >= 0],
+            False: scenes.words[w][False]
+            or scenes.words[1][False]
+            or [c for c in scenes.corpora.utterances if c.word >= 0],
             True: [],
         }
         for w in range(6)
@@ -153,20 +174,29 @@ def test_the_split_keeps_speakers_apart_and_labels_follow_the_words(tmp_path: Pa
     assert 0 < np.abs(heard).max() <= 32768
     labels = scenes.labels([(1, 16000, 32000)], 50)
     ends = 1280 * (np.arange(50) + 1)
-    assert set(np.flatnonzero(labels[:, 1] == 1)) == set(np.flatnonzero((ends >= 32000) & (ends < 32000 + 5 * 1280)))
+    assert set(np.flatnonzero(labels[:, 1] == 1)) == set(
+        np.flatnonzero((ends >= 32000) & (ends < 32000 + 5 * 1280))
+    )
     assert (labels[:, 0] == 0).all()
 
 
 def test_every_stages_settings_are_read_and_changed_by_name() -> None:
-    heads = settings.read("heads", HeadsSettings, ["wake.steps=7", "speaker.rate=2e-4", "speaker.crop_chunks=[5, 9]"])
+    heads = settings.read(
+        "heads", HeadsSettings, ["wake.steps=7", "speaker.rate=2e-4", "speaker.crop_chunks=[5, 9]"]
+    )
     assert (
         heads.wake.steps,
         heads.speaker.rate,
         heads.speaker.crop_chunks,
         heads.speaker.speeds,
     ) == (7, 2e-4, [5, 9], [1.0, 0.89, 1.12])
-    assert settings.read("synthesize", SynthesizeSettings, ["kokoro_voices=0"]) == SynthesizeSettings(1, 0)
-    assert settings.read("align", align.AlignSettings, ["whisper=/models/whisper"]).whisper == "/models/whisper"
+    assert settings.read(
+        "synthesize", SynthesizeSettings, ["kokoro_voices=0"]
+    ) == SynthesizeSettings(1, 0)
+    assert (
+        settings.read("align", align.AlignSettings, ["whisper=/models/whisper"]).whisper
+        == "/models/whisper"
+    )
     with pytest.raises(ConfigError, match=r"wake\.stps"):
         settings.read("heads", HeadsSettings, ["wake.stps=7"])
 
@@ -180,7 +210,9 @@ def sentences(tmp_path: Path) -> Path:
     """A store of twenty sentences of three seconds and twenty single words, all of them noise."""
     folder = tmp_path / "store"
     folder.mkdir()
-    np.save(folder / "audio.npy", np.random.default_rng(0).normal(0, 1000, 16000 * 80).astype(np.int16))
+    np.save(
+        folder / "audio.npy", np.random.default_rng(0).normal(0, 1000, 16000 * 80).astype(np.int16)
+    )
     rows = ["start\tsamples\tcorpus\tspeaker\tlabel"]
     rows += [f"{n * 48000}\t48000\tlibri\ta{n}\t" for n in range(20)]
     rows += [f"{16000 * (60 + n)}\t16000\tgsc\tb{n}\tgo" for n in range(20)]
@@ -188,7 +220,9 @@ def sentences(tmp_path: Path) -> Path:
     return folder
 
 
-def test_words_of_joined_sentences_find_their_clips(sentences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_of_joined_sentences_find_their_clips(
+    sentences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Sentences of 3 s with gaps of 0.5 s: what is said at 4.0 s of the joined audio lies half a
     second into the second."""
     heard: list[float] = []
@@ -205,7 +239,9 @@ def test_words_of_joined_sentences_find_their_clips(sentences: Path, tmp_path: P
                 (" across", 6.2, 7.0, 0.9),
                 (" it", 7.2, 7.5, 0.9),
             ]
-            words = [SimpleNamespace(word=w, start=a, end=b, probability=p) for w, a, b, p in spoken]
+            words = [
+                SimpleNamespace(word=w, start=a, end=b, probability=p) for w, a, b, p in spoken
+            ]
             return [SimpleNamespace(words=words)], None
 
     monkeypatch.setitem(sys.modules, "faster_whisper", SimpleNamespace(WhisperModel=Whisper))
@@ -218,14 +254,22 @@ def test_words_of_joined_sentences_find_their_clips(sentences: Path, tmp_path: P
     assert len(heard) == len(rows) - 1 == 3
     assert all(seconds <= align.WINDOW_S for seconds in heard)
     out.write_text("\n".join(out.read_text().splitlines()[:3]) + "\n")
-    align.align(Corpora(sentences), out, align.AlignSettings("tiny"))  # goes on behind the last word
+    align.align(
+        Corpora(sentences), out, align.AlignSettings("tiny")
+    )  # goes on behind the last word
     assert len(heard) == 4
     assert len(out.read_text().splitlines()) == len(rows)
 
 
-def test_the_bank_names_what_is_said_in_it(sentences: Path, tmp_path: Path, bundle: bundles.Bundle) -> None:
+def test_the_bank_names_what_is_said_in_it(
+    sentences: Path, tmp_path: Path, bundle: bundles.Bundle
+) -> None:
     np.savez(tmp_path / "rirs.npz", rirs=np.eye(10, 2000, dtype=np.float16))
-    (tmp_path / "aligned.tsv").write_text("\t".join(align.FIELDS) + "\n" + "".join(f"store\t{n * 48000 + 100}\t4000\tlibri\ta{n}\tapple\n" for n in range(20)))
+    (tmp_path / "aligned.tsv").write_text(
+        "\t".join(align.FIELDS)
+        + "\n"
+        + "".join(f"store\t{n * 48000 + 100}\t4000\tlibri\ta{n}\tapple\n" for n in range(20))
+    )
     roles = replace(default_roles(), negatives_s={"libri": 20, "gsc": 10})
     data = TrainingData([sentences], tmp_path / "rirs.npz", tmp_path / "aligned.tsv", roles=roles)
     negatives.gather(data, BundleRuntime(bundle.path), tmp_path / "bank.npz")
@@ -245,16 +289,26 @@ def test_a_bundle_is_evaluated_by_its_words_and_speakers(tmp_path: Path) -> None
     texts = default_words().texts
 
     def of_the_split(corpus: str, count: int) -> list[str]:
-        return [name for n in range(200) if describe("s", 0, 1, corpus, name := f"{corpus}{n}", "").development][:count]
+        return [
+            name
+            for n in range(200)
+            if describe("s", 0, 1, corpus, name := f"{corpus}{n}", "").development
+        ][:count]
 
     takes = [
         Recording(espeak(text, f"en-us+{voice}"), "pico", who, word)
         for who, voice in zip(of_the_split("pico", 3), ("m3", "f2", "m7"), strict=True)
         for word, text in texts.items()
     ]
-    takes += [Recording(espeak(text, "en-us+f4"), "synthetic", of_the_split("synthetic", 1)[0], word) for word, text in texts.items()]
+    takes += [
+        Recording(espeak(text, "en-us+f4"), "synthetic", of_the_split("synthetic", 1)[0], word)
+        for word, text in texts.items()
+    ]
     for who, voice in zip(of_the_split("gsc", 3), ("m1", "f3", "croak"), strict=True):
-        takes += [Recording(espeak("nine of them", f"en+{voice}", 150 + 5 * n), "gsc", who, "nine") for n in range(7)]
+        takes += [
+            Recording(espeak("nine of them", f"en+{voice}", 150 + 5 * n), "gsc", who, "nine")
+            for n in range(7)
+        ]
     rng = np.random.default_rng(0)
     takes.append(
         Recording(
@@ -282,7 +336,9 @@ def test_a_bundle_is_evaluated_by_its_words_and_speakers(tmp_path: Path) -> None
     )
     report = json.loads((tmp_path / "work" / "evaluation.json").read_text())
     spoken = sum(len(t.samples) + 2400 for t in takes if t.corpus == "gsc") / 57.6e6
-    assert report["sources"] == pytest.approx({"gsc clean": spoken, "gsc 10 dB": spoken, "noise": 160000 / 57.6e6}, abs=0.001)
+    assert report["sources"] == pytest.approx(
+        {"gsc clean": spoken, "gsc 10 dB": spoken, "noise": 160000 / 57.6e6}, abs=0.001
+    )
     assert list(report["words"]) == list(texts)
     assert all(body["clips"] == 3 for body in report["words"].values())
     assert report["sweep"]["clean"] <= report["sweep"]["10 dB"] + 0.1 <= 0.5

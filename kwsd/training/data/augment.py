@@ -73,7 +73,9 @@ def pause_within(x: np.ndarray, begin: int, end: int, samples: int) -> np.ndarra
     third = (end - begin) // 3
     if third <= window:
         return x
-    power = np.convolve(np.square(x[begin + third : end - third], dtype=np.float64), np.ones(window), "valid")
+    power = np.convolve(
+        np.square(x[begin + third : end - third], dtype=np.float64), np.ones(window), "valid"
+    )
     at = begin + third + int(power.argmin()) + window // 2
     fade = np.linspace(0, 1, 80, dtype=np.float32)
     before = x[:at].copy()

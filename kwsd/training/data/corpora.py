@@ -117,11 +117,15 @@ def describe(
 class Corpora:
     """All utterances of several stores."""
 
-    def __init__(self, *folders: Path, words: WordList | None = None, roles: CorpusRoles | None = None) -> None:
+    def __init__(
+        self, *folders: Path, words: WordList | None = None, roles: CorpusRoles | None = None
+    ) -> None:
         """Open the stores `folders`; `words` and `roles` default to kwsd's own."""
         self.words = words or default_words()
         self.roles = roles or default_roles()
-        self.audio = {folder.name: np.load(folder / "audio.npy", mmap_mode="r") for folder in folders}
+        self.audio = {
+            folder.name: np.load(folder / "audio.npy", mmap_mode="r") for folder in folders
+        }
         excluded = _excluded()
         self.utterances: list[Utterance] = []
         for folder in folders:
@@ -154,7 +158,11 @@ class Corpora:
         for utterance in self.utterances:
             if utterance.person and utterance.development == development:
                 people.setdefault(utterance.person, []).append(utterance)
-        return {person: utterances for person, utterances in sorted(people.items()) if sum(u.samples for u in utterances) >= SAMPLE_RATE}
+        return {
+            person: utterances
+            for person, utterances in sorted(people.items())
+            if sum(u.samples for u in utterances) >= SAMPLE_RATE
+        }
 
 
 def _excluded() -> set[tuple[str, int]]:
@@ -186,7 +194,9 @@ def write_store(dest: Path, recordings: Iterable[Recording]) -> int:
     position = 0
     count = 0
     with audio.open("wb") as samples, manifest.open("w", encoding="utf-8", newline="") as lines:
-        table = csv.writer(lines, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
+        table = csv.writer(
+            lines, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None
+        )
         table.writerow(FIELDS)
         _write_header(samples, 0)
         for recording in recordings:

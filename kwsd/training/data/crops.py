@@ -54,7 +54,9 @@ class RawCrops(NamedTuple):
 class Crops(IterableDataset[RawCrops]):
     """Endless batches of crops, each batch of different people."""
 
-    def __init__(self, data: TrainingData, features: Sequence[Features], settings: CropSettings, seed: int) -> None:
+    def __init__(
+        self, data: TrainingData, features: Sequence[Features], settings: CropSettings, seed: int
+    ) -> None:
         """`features` are what `prepare` makes of each crop."""
         self.data = data
         self.features = features
@@ -77,10 +79,15 @@ class Crops(IterableDataset[RawCrops]):
         while True:
             drawn = rng.choice(len(people) * len(speeds), self.settings.batch, replace=False)
             samples = int(rng.integers(least, most + 1)) * CHUNK_SAMPLES
-            crops = [_crop(scenes, people[n % len(people)], speeds[n // len(people)], samples) for n in drawn]
+            crops = [
+                _crop(scenes, people[n % len(people)], speeds[n // len(people)], samples)
+                for n in drawn
+            ]
             clean = np.stack(crops)
             degradations = [scenes.degradation(clean.shape[1], harsh=0.8) for _ in drawn]
-            yield RawCrops(torch.from_numpy(clean), augment.stack(degradations), torch.from_numpy(drawn))
+            yield RawCrops(
+                torch.from_numpy(clean), augment.stack(degradations), torch.from_numpy(drawn)
+            )
 
 
 def _crop(scenes: Scenes, utterances: list[Utterance], speed: float, samples: int) -> np.ndarray:

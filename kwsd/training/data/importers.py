@@ -26,7 +26,9 @@ def speech_commands(root: Path) -> Iterator[ManifestRow]:
         if word == NOISE_FOLDER:
             yield ManifestRow(file, 0, None, "noise_speech_commands", "", "")
         elif f"{word}/{file.name}" not in held_back:
-            yield ManifestRow(file, 0, None, "speech_commands", file.stem.split("_nohash_")[0], word)
+            yield ManifestRow(
+                file, 0, None, "speech_commands", file.stem.split("_nohash_")[0], word
+            )
 
 
 def librispeech(root: Path) -> Iterator[ManifestRow]:

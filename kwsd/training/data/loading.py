@@ -50,7 +50,9 @@ def load(
         yield from DataLoader(on_host, batch_size=None, num_workers=1, prefetch_factor=4)
         return
     workers = max((os.cpu_count() or 2) - 1, 1)
-    loader = DataLoader(batches, batch_size=None, num_workers=workers, prefetch_factor=4, pin_memory=True)
+    loader = DataLoader(
+        batches, batch_size=None, num_workers=workers, prefetch_factor=4, pin_memory=True
+    )
     for raw in loader:
         yield prepare(raw.to(device))
 

@@ -37,7 +37,10 @@ def read_manifest(path: Path) -> Iterator[ManifestRow]:
         table = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
         missing = {"file", *FIELDS} - set(table.fieldnames or ())
         if missing:
-            raise ValueError(f"{path}: has no column {', '.join(sorted(missing))}; the first line names file, {', '.join(FIELDS)}, separated by tabs")
+            raise ValueError(
+                f"{path}: has no column {', '.join(sorted(missing))}; "
+                f"the first line names file, {', '.join(FIELDS)}, separated by tabs"
+            )
         for n, row in enumerate(table, 2):
             try:
                 yield ManifestRow(
@@ -64,7 +67,10 @@ def decode(rows: Iterable[ManifestRow]) -> Iterator[Recording]:
             pcm = _read(row.file)
         end = len(pcm) if row.samples is None else row.start + row.samples
         if end > len(pcm):
-            raise ValueError(f"{row.file}: a clip at {row.start} of {row.samples} samples lies beyond its {len(pcm)}")
+            raise ValueError(
+                f"{row.file}: a clip at {row.start} of {row.samples} samples "
+                f"lies beyond its {len(pcm)}"
+            )
         if end > row.start:
             yield Recording(pcm[row.start : end], row.corpus, row.speaker, row.label)
 
@@ -77,6 +83,9 @@ def _read(file: Path) -> np.ndarray:
     try:
         pcm, rate = soundfile.read(file, dtype="int16", always_2d=True)
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"{file}: {error.error_string}; libsndfile reads WAV, FLAC, Ogg, Opus and MP3: convert other kinds first") from error
+        raise ValueError(
+            f"{file}: {error.error_string}; "
+            "libsndfile reads WAV, FLAC, Ogg, Opus and MP3: convert other kinds first"
+        ) from error
     mono = pcm[:, 0]
     return np.asarray(mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE))

@@ -76,7 +76,10 @@ class Scenes:
         self.rooms = Rooms(rooms, development)
         utterances = [u for u in corpora.utterances if u.development == development]
         self.words: list[dict[bool, list[Utterance]]] = [
-            {synthetic: [u for u in utterances if u.word == word and u.synthetic == synthetic] for synthetic in (False, True)}
+            {
+                synthetic: [u for u in utterances if u.word == word and u.synthetic == synthetic]
+                for synthetic in (False, True)
+            }
             for word in range(len(corpora.words))
         ]
         """The utterances of each wake word, by whether they are synthetic."""
@@ -119,7 +122,9 @@ class Scenes:
             return (np.fft.irfft(hiss * tilt, samples) * 1000).astype(np.float32)
         if kind < 0.25:
             voices = self.rng.integers(1, 5)
-            babble = (augment.gain_to(self.fill(self.pick_other, samples), -26) for _ in range(voices))
+            babble = (
+                augment.gain_to(self.fill(self.pick_other, samples), -26) for _ in range(voices)
+            )
             return sum(babble, np.zeros(samples, np.float32))
         return self.fill(lambda: self.pick(self.noise), samples)
 
@@ -185,7 +190,11 @@ class Scenes:
             clean[at : at + len(x)] += x
             if word >= 0:
                 words.append((word, at + excerpt.start, at + excerpt.end))
-            transcript += [SpokenWord(text, at + start, at + end) for text, start, end in found if text and at + end <= samples]
+            transcript += [
+                SpokenWord(text, at + start, at + end)
+                for text, start, end in found
+                if text and at + end <= samples
+            ]
             pause_s = rng.choice([0.0, rng.uniform(0, 0.3), rng.uniform(0.3, 1.0)])
             at += len(x) + int(pause_s * SAMPLE_RATE)
         return Scene(clean, self.degradation(samples), words, transcript)
@@ -224,8 +233,12 @@ class Scenes:
             return []
         begin = excerpt.begin
         speed = excerpt.speed
-        words = self.transcripts.within(utterance, round(begin * speed), round((begin + len(excerpt.samples)) * speed))
-        return [SpokenWord(text, round(start / speed), round(end / speed)) for text, start, end in words]
+        words = self.transcripts.within(
+            utterance, round(begin * speed), round((begin + len(excerpt.samples)) * speed)
+        )
+        return [
+            SpokenWord(text, round(start / speed), round(end / speed)) for text, start, end in words
+        ]
 
     def _span(self, utterance: Utterance, x: np.ndarray, speed: float) -> tuple[int, int]:
         """Return where the word lies in `x`, the utterance played at `speed`: as aligned, else the

@@ -29,7 +29,9 @@ class Voices:
         """Raises TeacherError where `folder` holds none."""
         self._folder = folder
         if not (folder / "voices.npz").exists():
-            raise TeacherError(f"{folder}: holds no voices; run `kwsd train cache --only {folder.name}` first")
+            raise TeacherError(
+                f"{folder}: holds no voices; run `kwsd train cache --only {folder.name}` first"
+            )
         with np.load(folder / "voices.npz", allow_pickle=False) as saved:
             vectors = saved["vectors"] - saved["vectors"].mean(axis=0)
             people = saved["people"].tolist()
@@ -43,7 +45,8 @@ class Voices:
         missing = [person for person in people if person not in self.vectors]
         if missing:
             raise TeacherError(
-                f"{self._folder / 'voices.npz'} does not know {missing[0]} and {len(missing) - 1} others; remove it and run `kwsd train cache` again"
+                f"{self._folder / 'voices.npz'} does not know {missing[0]} and {len(missing) - 1} "
+                "others; remove it and run `kwsd train cache` again"
             )
         vectors = np.stack([self.vectors[person] for person in people])
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
@@ -95,7 +98,9 @@ class Targets:
         return len(self._spans)
 
 
-def open_targets(folder: Path, teachers: Iterable[str]) -> tuple[dict[str, Targets], dict[str, Voices]]:
+def open_targets(
+    folder: Path, teachers: Iterable[str]
+) -> tuple[dict[str, Targets], dict[str, Voices]]:
     """Return what was cached of each of `teachers` in `folder`: of frames, and of voices.
 
     Raises TeacherError."""

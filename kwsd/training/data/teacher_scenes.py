@@ -118,7 +118,10 @@ class TeacherScenes(IterableDataset[Batch]):
             if cached and not utterance.development and not utterance.noise:
                 by_corpus.setdefault(utterance.corpus, []).append(utterance)
         if not by_corpus:
-            raise TeacherError(f"{self.targets}: no utterance of the training split has targets of all teachers; run `kwsd train cache`")
+            raise TeacherError(
+                f"{self.targets}: no utterance of the training split has targets of all teachers; "
+                "run `kwsd train cache`"
+            )
         pools = list(by_corpus.values())
         weights = np.sqrt([len(pool) for pool in pools])
         weights = weights / weights.sum()
@@ -138,7 +141,10 @@ class TeacherScenes(IterableDataset[Batch]):
         batch = self.settings.batch
         chunks = int(self.settings.scene_s * SAMPLE_RATE) // CHUNK_SAMPLES
         clean = np.zeros((batch, chunks * CHUNK_SAMPLES), np.float32)
-        frames = {name: np.zeros((batch, chunks, cached.layers, cached.dims), np.float32) for name, cached in targets.items()}
+        frames = {
+            name: np.zeros((batch, chunks, cached.layers, cached.dims), np.float32)
+            for name, cached in targets.items()
+        }
         codes = {name: np.full((batch, chunks), -1, np.int64) for name in targets}
         segments: list[Segment] = []
         people: list[str] = []
@@ -165,7 +171,12 @@ class TeacherScenes(IterableDataset[Batch]):
                 people.append(utterance.person)
                 at += length + int(rng.integers(0, 5))
         degradation = augment.stack([scenes.degradation(clean.shape[1]) for _ in clean])
-        known = {name: np.stack([cached.vectors.get(who, np.zeros(cached.dims, np.float32)) for who in people]) for name, cached in voices.items()}
+        known = {
+            name: np.stack(
+                [cached.vectors.get(who, np.zeros(cached.dims, np.float32)) for who in people]
+            )
+            for name, cached in voices.items()
+        }
         return Batch(
             torch.from_numpy(clean),
             degradation,
@@ -185,7 +196,9 @@ class TeacherScenes(IterableDataset[Batch]):
         return span_mask(batch, chunks, share, self.settings.mask_chunks, generator)
 
 
-def span_mask(batch: int, frames: int, share: float, length: int, generator: torch.Generator | None = None) -> Tensor:
+def span_mask(
+    batch: int, frames: int, share: float, length: int, generator: torch.Generator | None = None
+) -> Tensor:
     """Return bool `[batch, frame]`: spans of `length` frames that cover about `share` of each row.
 
     As in wav2vec 2.0 (Baevski et al. 2020) and SpecAugment's time masks."""

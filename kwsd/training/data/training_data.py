@@ -42,7 +42,10 @@ class TrainingData:
         corpora.yaml."""
         stores = sorted(path.parent for path in work.glob("*/audio.npy"))
         if not stores:
-            raise FileNotFoundError(f"{work} holds no corpora yet: run `kwsd train unpack` (or import) and `kwsd train synthesize` first")
+            raise FileNotFoundError(
+                f"{work} holds no corpora yet: run `kwsd train unpack` (or import) "
+                "and `kwsd train synthesize` first"
+            )
         return cls(stores, rooms, work / "aligned.tsv", read_words(work), read_roles(work))
 
     def corpora(self) -> Corpora:
@@ -55,11 +58,14 @@ class TrainingData:
         unknown = transcripts.stores - {store.name for store in self.stores}
         if unknown:
             raise ConfigError(
-                f"{self.aligned}: words of {min(unknown)!r}, which {self.aligned.parent} does not hold; remove the file and run `kwsd train align` again"
+                f"{self.aligned}: words of {min(unknown)!r}, which {self.aligned.parent} does not "
+                "hold; remove the file and run `kwsd train align` again"
             )
         return transcripts
 
-    def scenes(self, *, development: bool = False, seed: int = 0, transcripts: Transcripts | None = None) -> Scenes:
+    def scenes(
+        self, *, development: bool = False, seed: int = 0, transcripts: Transcripts | None = None
+    ) -> Scenes:
         """Return a source of scenes from one split of the stores."""
         return Scenes(
             self.corpora(),

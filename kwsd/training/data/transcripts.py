@@ -29,7 +29,9 @@ class Transcripts:
         if aligned.exists():
             with aligned.open(encoding="utf-8") as lines:
                 table = csv.DictReader(lines, delimiter="\t")
-                self._rows = sorted((r["store"], int(r["start"]), int(r["samples"]), r["label"]) for r in table)
+                self._rows = sorted(
+                    (r["store"], int(r["start"]), int(r["samples"]), r["label"]) for r in table
+                )
 
     @property
     def stores(self) -> set[str]:
@@ -43,7 +45,10 @@ class Transcripts:
         origin = utterance.start + begin
         first = bisect_left(self._rows, (utterance.store, origin))
         last = bisect_left(self._rows, (utterance.store, utterance.start + end))
-        words = [SpokenWord(text, start - origin, start - origin + samples) for _, start, samples, text in self._rows[first:last]]
+        words = [
+            SpokenWord(text, start - origin, start - origin + samples)
+            for _, start, samples, text in self._rows[first:last]
+        ]
         return [word for word in words if word.end <= end - begin]
 
     def words(self, utterance: Utterance) -> set[str]:

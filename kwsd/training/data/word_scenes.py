@@ -84,9 +84,15 @@ class WordScenes(IterableDataset[RawScenes]):
         frames = chunks * STRIDE_FRAMES
         while True:
             drawn = [scenes.draw(chunks * CHUNK_SAMPLES) for _ in range(self.batch)]
-            masks = [augment.draw_masks(frames, BANDS, rng) if rng.random() < 0.3 else [] for _ in drawn]
+            masks = [
+                augment.draw_masks(frames, BANDS, rng) if rng.random() < 0.3 else [] for _ in drawn
+            ]
             labels = np.stack([scenes.labels(scene.words, chunks) for scene in drawn])
-            ends = [(row, chunk, kind) for row, scene in enumerate(drawn) for chunk, kind in self._ends(scene, chunks, rng)]
+            ends = [
+                (row, chunk, kind)
+                for row, scene in enumerate(drawn)
+                for chunk, kind in self._ends(scene, chunks, rng)
+            ]
             yield RawScenes(
                 torch.from_numpy(np.stack([scene.clean for scene in drawn])),
                 augment.stack([scene.degradation for scene in drawn]),
@@ -95,7 +101,9 @@ class WordScenes(IterableDataset[RawScenes]):
                 masks,
             )
 
-    def _ends(self, scene: Scene, chunks: int, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
+    def _ends(
+        self, scene: Scene, chunks: int, rng: np.random.Generator
+    ) -> Iterator[tuple[int, int]]:
         """Yield (chunk, type) of each known word, 0 to 0.24 s after its end; and of one quiet
         moment."""
         for text, _, end in scene.transcript:

@@ -69,7 +69,10 @@ class TransformerBackbone(nn.Module):
         whisper = self.layers.family == "whisper"
         hidden = self.layers(features.transpose(1, 2) if whisper else features.flatten(1))
         frames = features.shape[1] // 2
-        intermediate, top = (nn.functional.pad(hidden[n], (0, 0, 0, frames - hidden[n].shape[1])) for n in (self.intermediate_layer, -1))
+        intermediate, top = (
+            nn.functional.pad(hidden[n], (0, 0, 0, frames - hidden[n].shape[1]))
+            for n in (self.intermediate_layer, -1)
+        )
         chunks = top.reshape(len(top), -1, INTERMEDIATE_FRAMES, self.embedding_dim)
         return chunks.mean(2), intermediate, state
 
@@ -121,7 +124,9 @@ def channels_last(encoder: Encoder) -> Encoder:
 
 
 @torch.inference_mode()
-def voice_of(backbone: Backbone, features: Features, head: SpeakerHead, x: np.ndarray) -> np.ndarray:
+def voice_of(
+    backbone: Backbone, features: Features, head: SpeakerHead, x: np.ndarray
+) -> np.ndarray:
     """Return the embedding `[dim]` of the speech in `x [sample]`, int16 scale, at most 2 s of
     it."""
     margin = 800  # 50 ms on either side

@@ -41,7 +41,9 @@ class Backend(nn.Module):
         return F.normalize((voice - self.center) @ self.axes, dim=1)
 
 
-def fit(voices: np.ndarray, people: np.ndarray, directions: int = 64, shrinkage: float = 1.0) -> Backend:
+def fit(
+    voices: np.ndarray, people: np.ndarray, directions: int = 64, shrinkage: float = 1.0
+) -> Backend:
     """Return the backend of `voices [utterance, dim]`; `people [utterance]` says whose each is.
 
     Most people need two utterances. `shrinkage` times the mean variance within people is added to

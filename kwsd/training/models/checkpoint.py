@@ -21,8 +21,15 @@ def save(out: Path, **parts: object) -> None:
     """Write `parts` to `out` atomically: the state dict of what has one, other values as they
     are."""
     partial = out.with_suffix(".partial")
-    shapes = {name: shape for name, part in parts.items() if isinstance(shape := getattr(part, "shape", None), dict)}
-    values = {name: part.state_dict() if hasattr(part, "state_dict") else part for name, part in parts.items()}
+    shapes = {
+        name: shape
+        for name, part in parts.items()
+        if isinstance(shape := getattr(part, "shape", None), dict)
+    }
+    values = {
+        name: part.state_dict() if hasattr(part, "state_dict") else part
+        for name, part in parts.items()
+    }
     torch.save({**values, "shapes": shapes}, partial)
     partial.rename(out)
 

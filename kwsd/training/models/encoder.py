@@ -19,7 +19,9 @@ class TimeConv(nn.Conv2d):
 
     Its state is the last `time - 1` frames of its input, `[batch, channel, frame, band]`."""
 
-    def __init__(self, inputs: int, outputs: int, time: int, bands: int, width: int = 1, groups: int = 1) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, time: int, bands: int, width: int = 1, groups: int = 1
+    ) -> None:
         """`inputs` and `outputs` are channels; the kernel covers `time` frames of `width` bands."""
         super().__init__(inputs, outputs, (time, width), padding=(0, width // 2), groups=groups)
         self.state_shape = (inputs, time - 1, bands)
@@ -100,7 +102,10 @@ class Encoder(nn.Module):
                 nn.init.kaiming_normal_(layer.weight, 0.2, nonlinearity=kind)
                 assert layer.bias is not None
                 nn.init.zeros_(layer.bias)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(conv.out_channels) if normed else nn.Identity() for conv in self.activated())
+        self.norms = nn.ModuleList(
+            nn.BatchNorm2d(conv.out_channels) if normed else nn.Identity()
+            for conv in self.activated()
+        )
 
     def activated(self) -> list[nn.Conv2d]:
         """Return the convolutions that the activation follows, in order."""

@@ -21,7 +21,9 @@ class WakeHead(nn.Module):
 
     context = WAKE_CONTEXT
 
-    def __init__(self, words: int, width: int = 112, hidden: int = 64, inputs: int = Encoder.embedding_dim) -> None:
+    def __init__(
+        self, words: int, width: int = 112, hidden: int = 64, inputs: int = Encoder.embedding_dim
+    ) -> None:
         """`words` outputs, from embeddings of `inputs` numbers."""
         super().__init__()
         self.shape = {"words": words, "width": width, "hidden": hidden, "inputs": inputs}
@@ -92,13 +94,23 @@ class SpeakerHead(nn.Module):
         if fine:
             self.fine = nn.Sequential(nn.BatchNorm2d(1), *(_over_bands(*layer) for layer in plan))
         inputs = intermediate + embedding + 24 * fine // 8
-        self.enter = nn.Sequential(nn.BatchNorm1d(inputs), nn.Conv1d(inputs, width, 1), nn.ReLU(), nn.BatchNorm1d(width))
+        self.enter = nn.Sequential(
+            nn.BatchNorm1d(inputs), nn.Conv1d(inputs, width, 1), nn.ReLU(), nn.BatchNorm1d(width)
+        )
         self.blocks = nn.ModuleList(_residual(width, 1 + n) for n in range(blocks))
-        self.gather = nn.Sequential(nn.Conv1d(width * blocks, pooled, 1), nn.ReLU(), nn.BatchNorm1d(pooled))
-        self.attention = nn.Sequential(nn.Conv1d(pooled, attention, 1), nn.Tanh(), nn.Conv1d(attention, pooled, 1))
-        self.out = nn.Sequential(nn.BatchNorm1d(2 * pooled), nn.Linear(2 * pooled, self.dim), nn.BatchNorm1d(self.dim))
+        self.gather = nn.Sequential(
+            nn.Conv1d(width * blocks, pooled, 1), nn.ReLU(), nn.BatchNorm1d(pooled)
+        )
+        self.attention = nn.Sequential(
+            nn.Conv1d(pooled, attention, 1), nn.Tanh(), nn.Conv1d(attention, pooled, 1)
+        )
+        self.out = nn.Sequential(
+            nn.BatchNorm1d(2 * pooled), nn.Linear(2 * pooled, self.dim), nn.BatchNorm1d(self.dim)
+        )
 
-    def forward(self, intermediate: Tensor, embedding: Tensor, fine: Tensor | None = None) -> Tensor:
+    def forward(
+        self, intermediate: Tensor, embedding: Tensor, fine: Tensor | None = None
+    ) -> Tensor:
         """Return the speaker embedding `[batch, 192]`."""
         embeddings = embedding.transpose(1, 2).repeat_interleave(INTERMEDIATE_FRAMES, dim=2)
         parts = [intermediate.transpose(1, 2), embeddings]
@@ -143,7 +155,9 @@ class SpeakerHeads(nn.Module):
         self.heads = nn.ModuleList([first, *others])
         self.shape = {"heads": heads, **first.shape}
 
-    def forward(self, intermediate: Tensor, embedding: Tensor, fine: Tensor | None = None) -> Tensor:
+    def forward(
+        self, intermediate: Tensor, embedding: Tensor, fine: Tensor | None = None
+    ) -> Tensor:
         """Return the joined speaker embeddings; arguments are those of `SpeakerHead`."""
         outs = [head(intermediate, embedding, fine) for head in self.heads]
         return F.normalize(torch.cat(outs, dim=1), dim=1)

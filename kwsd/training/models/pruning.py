@@ -47,7 +47,9 @@ def prune(wide: Encoder, mel: Tensor, width: float = 1.0, separable: bool = Fals
     return out
 
 
-def _layers_at(wide: Encoder, out: Encoder, at: int, separable: bool) -> list[tuple[nn.Conv2d, nn.Conv2d | tuple[nn.Conv2d, nn.Conv2d]]]:
+def _layers_at(
+    wide: Encoder, out: Encoder, at: int, separable: bool
+) -> list[tuple[nn.Conv2d, nn.Conv2d | tuple[nn.Conv2d, nn.Conv2d]]]:
     """Return the two convolutions at pair `at` of `wide`, each with what takes its place in
     `out`."""
     pairs: list[tuple[nn.Conv2d, nn.Conv2d | tuple[nn.Conv2d, nn.Conv2d]]] = []
@@ -63,11 +65,16 @@ def _layers_at(wide: Encoder, out: Encoder, at: int, separable: bool) -> list[tu
     return pairs
 
 
-def _record(encoder: Encoder, layers: Sequence[nn.Conv2d], mel: Tensor, inputs: bool = False) -> list[Tensor]:
+def _record(
+    encoder: Encoder, layers: Sequence[nn.Conv2d], mel: Tensor, inputs: bool = False
+) -> list[Tensor]:
     """Return the outputs (or the `inputs`) of `layers` for `mel`, copied: later layers overwrite
     them."""
     found: list[Tensor] = []
-    hooks = [layer.register_forward_hook(lambda _, x, y: found.append((x[0] if inputs else y).clone())) for layer in layers]
+    hooks = [
+        layer.register_forward_hook(lambda _, x, y: found.append((x[0] if inputs else y).clone()))
+        for layer in layers
+    ]
     encoder(mel, encoder.zero_state(len(mel)))
     for hook in hooks:
         hook.remove()

@@ -18,7 +18,9 @@ def pretrained_encoder() -> Encoder:
     pairs = []
     for op in model._get_ops_details():
         if op["op_name"] == "CONV_2D":
-            weight, bias = (torch.from_numpy(np.array(model.get_tensor(i))) for i in op["inputs"][1:3])
+            weight, bias = (
+                torch.from_numpy(np.array(model.get_tensor(i))) for i in op["inputs"][1:3]
+            )
             pairs.append((weight.permute(0, 3, 1, 2).contiguous(), bias))
     encoder = Encoder()
     for layer, (weight, bias) in zip([*encoder.activated(), encoder.last], pairs, strict=True):

@@ -71,7 +71,9 @@ class Codebook:
         return np.asarray(distance.argmin(1), np.int64)
 
 
-def k_means(frames: np.ndarray, codes: int, layer: int, rounds: int = 20, seed: int = 0) -> Codebook:
+def k_means(
+    frames: np.ndarray, codes: int, layer: int, rounds: int = 20, seed: int = 0
+) -> Codebook:
     """Return a codebook of `frames [frame, dim]` by Lloyd's algorithm.
 
     It starts with k-means++ (Arthur and Vassilvitskii 2007); empty cells are drawn again. Raises
@@ -130,7 +132,9 @@ class Transformer:
         self.rate_hz = self._network.rate_hz
         count = self._network.count
         if not self.layers or any(not 0 <= layer <= count for layer in self.layers):
-            raise TeacherError(f"{where} has layers 0 to {count}; {list(self.layers)} were asked for")
+            raise TeacherError(
+                f"{where} has layers 0 to {count}; {list(self.layers)} were asked for"
+            )
 
     def frames(self, samples: np.ndarray) -> np.ndarray:
         """Return float32 `[layer, frame, dim]`."""
@@ -152,7 +156,10 @@ class Transformer:
         network = self._network
         quantizer = network.quantizer
         if quantizer is None:
-            raise TeacherError(f"{self.name} has no quantizer of its own; fit a codebook to one of its layers with `k_means`")
+            raise TeacherError(
+                f"{self.name} has no quantizer of its own; "
+                "fit a codebook to one of its layers with `k_means`"
+            )
         with torch.inference_mode():
             waveform = network.inputs(_row(samples))
             extracted = network.model.feature_extractor(waveform).transpose(1, 2)
@@ -215,7 +222,10 @@ class SpeechEmbedding:
         try:
             return load_encoder(self.where)
         except (OSError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
-            raise TeacherError(f"{self.where}: no checkpoint of `kwsd train finetune` with a student's encoder ({error})") from error
+            raise TeacherError(
+                f"{self.where}: no checkpoint of `kwsd train finetune` with a student's encoder "
+                f"({error})"
+            ) from error
 
     def pooled(self, samples: np.ndarray) -> np.ndarray:
         """Return float32 `[layer, dim]`: the mean over time."""

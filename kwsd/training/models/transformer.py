@@ -33,7 +33,9 @@ class TransformerLayers(nn.Module):
         except (OSError, ValueError) as error:
             raise TeacherError(f"{where}: no model that transformers can load ({error})") from error
         if config.model_type not in FAMILIES:
-            raise TeacherError(f"{where} is a {config.model_type}; teachers are {', '.join(FAMILIES)}")
+            raise TeacherError(
+                f"{where} is a {config.model_type}; teachers are {', '.join(FAMILIES)}"
+            )
         self.family: str = config.model_type
         self.quantizer: Any = None
         load = self._load_whisper if self.family == "whisper" else self._load_waveform_model

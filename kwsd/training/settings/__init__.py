@@ -37,7 +37,9 @@ def read(stage: str, kind: type[Kind], changes: Sequence[str] = ()) -> Kind:
             inner = inner.get(key) if isinstance(inner, dict) else None
         if not equals or not isinstance(inner, dict):
             missing = ".".join(outer) or keys
-            raise ConfigError(f"--set {change}: {path.name} has no {missing!r}; write KEY.KEY=VALUE")
+            raise ConfigError(
+                f"--set {change}: {path.name} has no {missing!r}; write KEY.KEY=VALUE"
+            )
         inner[last] = _value(value)
     return parse(kind, yaml.safe_dump(body), f"{path.name} with {', '.join(changes)}")
 

@@ -89,12 +89,16 @@ def read_words(folder: Path | None = None) -> WordList:
 
     Raises ConfigError."""
     path = _path("words", folder)
-    words = WordList(settings.parse(dict[str, WordEntry], path.read_text(encoding="utf-8"), str(path)))
+    words = WordList(
+        settings.parse(dict[str, WordEntry], path.read_text(encoding="utf-8"), str(path))
+    )
     if not words.entries:
         raise ConfigError(f"{path}: names no word; write `NAME: {{}}`, one line per word")
     for name in words.names:
         if name != name.replace(" ", "_"):
-            raise ConfigError(f"{path}: the word {name!r} has a space; write {name.replace(' ', '_')!r}")
+            raise ConfigError(
+                f"{path}: the word {name!r} has a space; write {name.replace(' ', '_')!r}"
+            )
     return words
 
 
@@ -105,7 +109,9 @@ def read_roles(folder: Path | None = None) -> CorpusRoles:
     path = _path("corpora", folder)
     roles = settings.parse(CorpusRoles, path.read_text(encoding="utf-8"), str(path))
     if "all" not in roles.speaker_groups:
-        raise ConfigError(f"{path}: speaker_groups has no group 'all', to which speakers are calibrated")
+        raise ConfigError(
+            f"{path}: speaker_groups has no group 'all', to which speakers are calibrated"
+        )
     return roles
 
 

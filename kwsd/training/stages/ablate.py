@@ -44,7 +44,9 @@ class AblateSettings(Settings, frozen=True):
     rows: dict[str, Ablation]
 
 
-def settings_of(ablations: AblateSettings, name: str) -> tuple[DistillSettings | None, FinetuneSettings]:
+def settings_of(
+    ablations: AblateSettings, name: str
+) -> tuple[DistillSettings | None, FinetuneSettings]:
     """Return how the row `name` is distilled, if it is, and fine-tuned. Raises ConfigError."""
     row = ablations.rows[name]
     distilled = None
@@ -55,7 +57,9 @@ def settings_of(ablations: AblateSettings, name: str) -> tuple[DistillSettings |
     return distilled, settings.read("finetune", FinetuneSettings, changes)
 
 
-def ablate(work: Path, data: TrainingData, ablations: AblateSettings, chosen: Sequence[str]) -> None:
+def ablate(
+    work: Path, data: TrainingData, ablations: AblateSettings, chosen: Sequence[str]
+) -> None:
     """Run the `chosen` rows in `work/ablations/ROW/SEED`, and log the table of all that are done.
 
     Interrupted rows resume. Raises ConfigError, TeacherError."""
@@ -73,7 +77,9 @@ def ablate(work: Path, data: TrainingData, ablations: AblateSettings, chosen: Se
             start = None
             if distilled is not None:
                 start = folder / "distilled.pt"
-                distill.train(data, work / "targets", start, msgspec.structs.replace(distilled, seed=seed))
+                distill.train(
+                    data, work / "targets", start, msgspec.structs.replace(distilled, seed=seed)
+                )
             out = folder / "finetuned.pt"
             finetune.train(data, voices, start, out, msgspec.structs.replace(tuned, seed=seed))
             compare.compare(out, data, folder / "figures.json")
@@ -90,5 +96,7 @@ def table(work: Path, ablations: AblateSettings) -> str:
         runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
         lines += [compare.row(name, runs)] if runs else []
     if len(lines) == 1:
-        raise ConfigError(f"{work / 'ablations'}: no row is done; `kwsd train ablate --only ROW` runs one")
+        raise ConfigError(
+            f"{work / 'ablations'}: no row is done; `kwsd train ablate --only ROW` runs one"
+        )
     return "\n".join(lines)

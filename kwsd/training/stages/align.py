@@ -49,7 +49,11 @@ def align(corpora: Corpora, out: Path, settings: AlignSettings) -> None:
     """Write `out`, one row per word, of all sentences in `corpora`; an interrupted run resumes."""
     from faster_whisper import WhisperModel
 
-    utterances = [utterance for utterance in corpora.utterances if (utterance.person and not utterance.label) or _is_doubtful(corpora, utterance)]
+    utterances = [
+        utterance
+        for utterance in corpora.utterances
+        if (utterance.person and not utterance.label) or _is_doubtful(corpora, utterance)
+    ]
     last = _last_position(out)
     logging.getLogger("faster_whisper").setLevel(logging.WARNING)
     model = WhisperModel(settings.whisper, device="auto", compute_type="int8")

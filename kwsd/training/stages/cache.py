@@ -72,9 +72,13 @@ class TeacherSettings(Settings, frozen=True):
         if self.kind not in KINDS:
             raise ValueError(f"kind: {self.kind!r} is not among {', '.join(KINDS)}")
         if self.codes and self.codes_layer not in self.layers:
-            raise ValueError(f"codes_layer: {self.codes_layer} is not among the layers {self.layers}")
+            raise ValueError(
+                f"codes_layer: {self.codes_layer} is not among the layers {self.layers}"
+            )
         if not 0 <= self.clusters <= len(self.layers):
-            raise ValueError(f"clusters: {self.clusters} cannot be made of the layers {self.layers}")
+            raise ValueError(
+                f"clusters: {self.clusters} cannot be made of the layers {self.layers}"
+            )
 
 
 def teacher_of(name: str, settings: TeacherSettings) -> Teacher:
@@ -106,7 +110,11 @@ def cache(
     What is in `folder` already is not asked again. Raises TeacherError."""
     teacher = teacher_of(name, settings)
     utterances = [
-        utterance for utterance in corpora.utterances if utterance.development == development and not utterance.noise and utterance.samples >= CHUNK_SAMPLES
+        utterance
+        for utterance in corpora.utterances
+        if utterance.development == development
+        and not utterance.noise
+        and utterance.samples >= CHUNK_SAMPLES
     ]
     folder.mkdir(parents=True, exist_ok=True)
     if settings.kind == "voice":
@@ -179,7 +187,9 @@ def _frames(teacher: Teacher, samples: np.ndarray, chunks: int) -> np.ndarray:
         return per_chunk(teacher.frames(samples), teacher.rate_hz, chunks)
 
 
-def _cut(corpora: Corpora, utterance: Utterance, settings: TeacherSettings) -> tuple[np.ndarray, int]:
+def _cut(
+    corpora: Corpora, utterance: Utterance, settings: TeacherSettings
+) -> tuple[np.ndarray, int]:
     """Return the utterance's samples in whole chunks, and how many chunks."""
     longest = int(settings.max_s * SAMPLE_RATE / CHUNK_SAMPLES)
     chunks = min(utterance.samples // CHUNK_SAMPLES, longest)
@@ -280,7 +290,9 @@ def _cache_voices(
     partial.rename(path)
 
 
-def _speech_of(corpora: Corpora, utterances: Sequence[Utterance], most: int, rng: np.random.Generator) -> np.ndarray:
+def _speech_of(
+    corpora: Corpora, utterances: Sequence[Utterance], most: int, rng: np.random.Generator
+) -> np.ndarray:
     """Return up to `most` samples of the speech in `utterances`, joined in random order."""
     parts = []
     length = 0

@@ -67,7 +67,9 @@ def compare(checkpoint: Path, data: TrainingData, out: Path) -> Report:
     return figures
 
 
-def labeled_words(development: Development, transcripts: Transcripts) -> Iterator[tuple[np.ndarray, str, str]]:
+def labeled_words(
+    development: Development, transcripts: Transcripts
+) -> Iterator[tuple[np.ndarray, str, str]]:
     """Yield (samples, word, speaker) of the words to classify: those of the corpora of single
     words, and among them others ("other") and silence."""
     rng = development.rng
@@ -77,7 +79,11 @@ def labeled_words(development: Development, transcripts: Transcripts) -> Iterato
     names = {u.text for u in single}
     others = [(u, 0, u.samples) for u in utterances if u.word >= 0 and not u.synthetic]
     others += [
-        (u, word.start, word.end) for u in utterances if u.person and not u.label for word in transcripts.within(u, 0, u.samples) if word.text not in names
+        (u, word.start, word.end)
+        for u in utterances
+        if u.person and not u.label
+        for word in transcripts.within(u, 0, u.samples)
+        if word.text not in names
     ]
     for utterance in single:
         yield corpora.read(utterance)[: 2 * SAMPLE_RATE], utterance.text, utterance.person
@@ -91,7 +97,9 @@ def labeled_words(development: Development, transcripts: Transcripts) -> Iterato
         yield augment.gain_to(x, float(rng.uniform(-60, -30))), SILENCE, f"noise/{n}"
 
 
-def word_accuracy(model: TrainedModel, development: Development, transcripts: Transcripts) -> Report:
+def word_accuracy(
+    model: TrainedModel, development: Development, transcripts: Transcripts
+) -> Report:
     """Return the share of words that are classified right, and its interval over speakers, in each
     condition."""
     conditions = development.conditions()
@@ -132,14 +140,25 @@ def misses(scores_of: Scores, development: Development) -> Report:
             if not utterances:
                 raise ValueError(f"the development split holds no recording of {word}")
             best = development.hits(scores_of, utterances, condition)[..., None]
-            at, swept = (best < np.array([threshold_at(peaks[n], hours, rate) for rate in rates]) for rates in (RATES, SWEEP))
+            at, swept = (
+                best < np.array([threshold_at(peaks[n], hours, rate) for rate in rates])
+                for rates in (RATES, SWEEP)
+            )
             missed = np.concatenate([at.mean(0), swept.mean((0, 2))[:, None]], axis=1)
             speakers = np.unique([u.speaker for u in utterances], return_inverse=True)[1]
             tables.append((missed, speakers))
-        draws = np.stack([np.mean([_redraw(missed, owner, rng) for missed, owner in tables], axis=0) for _ in range(1000)])
+        draws = np.stack(
+            [
+                np.mean([_redraw(missed, owner, rng) for missed, owner in tables], axis=0)
+                for _ in range(1000)
+            ]
+        )
         means = np.mean([missed.mean(axis=0) for missed, _ in tables], axis=0)
         low, high = np.quantile(draws, [0.025, 0.975], axis=0)
-        out[condition] = {name: {"value": float(means[k]), "low": float(low[k]), "high": float(high[k])} for k, name in enumerate([*map(str, RATES), "sweep"])}
+        out[condition] = {
+            name: {"value": float(means[k]), "low": float(low[k]), "high": float(high[k])}
+            for k, name in enumerate([*map(str, RATES), "sweep"])
+        }
     return out
 
 
@@ -166,7 +185,10 @@ def equal_errors(
     rng = np.random.default_rng(0)
     everyone = [takes for takes in development.takes(corpora) if len(takes) >= MIN_TAKES]
     if len(everyone) < 2:
-        raise ValueError(f"the development split holds {len(everyone)} people of {', '.join(corpora)} with six takes; the equal error rate needs two")
+        raise ValueError(
+            f"the development split holds {len(everyone)} people of {', '.join(corpora)} "
+            "with six takes; the equal error rate needs two"
+        )
     for name, degrade in development.conditions().items():
         people = [np.stack([model.voice(degrade(x)) for x in takes]) for takes in everyone]
         # A person who is drawn twice would be compared with himself. Half of the people, each drawn
@@ -176,7 +198,10 @@ def equal_errors(
         rates = np.array([_equal_errors_of(chosen) for chosen in halves])
         low, high = np.quantile(rates, [0.025, 0.975], axis=0)
         values = _equal_errors_of(people)
-        out[name] = {kind: {"value": values[n], "low": float(low[n]), "high": float(high[n])} for n, kind in enumerate(("one", "five"))}
+        out[name] = {
+            kind: {"value": values[n], "low": float(low[n]), "high": float(high[n])}
+            for n, kind in enumerate(("one", "five"))
+        }
     return {"people": len(everyone), **out}
 
 
@@ -203,7 +228,10 @@ def row(name: str, runs: Sequence[Report]) -> str:
 
     def cell(part: str, *path: str) -> str:
         figures = [[reduce(dict.__getitem__, path, run[part][c]) for c in DRAWS] for run in runs]
-        values, low, high = (100 * np.array([[figure[kind] for figure in run] for run in figures]) for kind in ("value", "low", "high"))
+        values, low, high = (
+            100 * np.array([[figure[kind] for figure in run] for run in figures])
+            for kind in ("value", "low", "high")
+        )
         spread = ""
         if len(runs) > 1:
             spread = f" ±{abs(values[:, 0] - values[:, 0].mean()).max():.1f}"

@@ -118,7 +118,9 @@ class ProjectionHead(nn.Module):
         self.codebook: Tensor
         self.register_buffer("codebook", book, persistent=False)
 
-    def forward(self, embedding: Tensor, intermediate: Tensor, batch: Batch, name: str, centered: bool) -> dict[str, Tensor]:
+    def forward(
+        self, embedding: Tensor, intermediate: Tensor, batch: Batch, name: str, centered: bool
+    ) -> dict[str, Tensor]:
         """Return the losses of the teacher `name`, unweighted, and the raw parts of the dual view
         (`raw_…`), which weigh nothing.
 
@@ -164,7 +166,10 @@ class ProjectionHead(nn.Module):
         assert self.frames is not None
         inside = (frames.abs().sum((2, 3)) > 0).float()
         answers = self.frames(x).unflatten(2, (len(self.layers), self.dims))
-        by_layer = [losses.l1_cosine(answers[:, :, n], frames[:, :, n], inside) for n in range(len(self.layers))]
+        by_layer = [
+            losses.l1_cosine(answers[:, :, n], frames[:, :, n], inside)
+            for n in range(len(self.layers))
+        ]
         return torch.stack(by_layer).sum()
 
     def _dual_view(self, x: Tensor, batch: Batch, name: str, centered: bool) -> losses.DualView:

@@ -48,7 +48,9 @@ class EmbeddingBank:
 
     def save(self, path: Path) -> None:
         """Write the bank to `path`."""
-        np.savez(path, embedding=self.embedding, label=self.label, timing=self.timing, near=self.near)
+        np.savez(
+            path, embedding=self.embedding, label=self.label, timing=self.timing, near=self.near
+        )
 
     @classmethod
     def load(cls, path: Path) -> EmbeddingBank:

@@ -50,7 +50,9 @@ def evaluate(models: BundleRuntime, data: TrainingData) -> Report:
     sources = {name: round(each, 3) for name, each in by_source.items()}
     log.info("%.1f h of negatives: %s", hours, sources)
     report: Report = {"negative_hours": round(hours, 2), "sources": sources, "gated": models.gated}
-    table = {word: _word_figures(models, development, n, peaks[n], hours) for n, word in enumerate(words)}
+    table = {
+        word: _word_figures(models, development, n, peaks[n], hours) for n, word in enumerate(words)
+    }
     report["words"] = table
     report |= _word_means(table)
     scorer = models.speaker_scorer()
@@ -63,11 +65,17 @@ def evaluate(models: BundleRuntime, data: TrainingData) -> Report:
     return report
 
 
-def _word_figures(models: BundleRuntime, development: Development, n: int, peaks: np.ndarray, hours: float) -> Report:
+def _word_figures(
+    models: BundleRuntime, development: Development, n: int, peaks: np.ndarray, hours: float
+) -> Report:
     """Return the figures of the word with the index `n`, whose false accepts are `peaks`."""
     swept = np.array([threshold_at(peaks, hours, rate) for rate in SWEEP])
     recorded, synthetic = (
-        {condition: development.hits(models.scores, development.scenes.words[n][kind], condition) for condition in DRAWS} for kind in (False, True)
+        {
+            condition: development.hits(models.scores, development.scenes.words[n][kind], condition)
+            for condition in DRAWS
+        }
+        for kind in (False, True)
     )
     if not recorded["clean"].size:
         raise ValueError(f"the development split holds no recording of {models.words[n]}")
@@ -83,10 +91,14 @@ def _word_figures(models: BundleRuntime, development: Development, n: int, peaks
         "points": msgspec.to_builtins(points),
         "sweep": _missed_over_sweep(recorded, swept),
         "synthetic_sweep": _missed_over_sweep(synthetic, swept),
-        "scores": [np.quantile(kind, np.linspace(0, 1, QUANTILES)).round(4).tolist() for kind in (clean, noisy)],
+        "scores": [
+            np.quantile(kind, np.linspace(0, 1, QUANTILES)).round(4).tolist()
+            for kind in (clean, noisy)
+        ],
     }
     log.info(
-        "%-13s %d recordings, missed at %s FA/h: clean %s, 10 dB %s; of %d synthetic ones on average %s",
+        "%-13s %d recordings, missed at %s FA/h: clean %s, 10 dB %s; "
+        "of %d synthetic ones on average %s",
         models.words[n],
         clean.shape[1],
         RATES,
@@ -101,21 +113,30 @@ def _word_figures(models: BundleRuntime, development: Development, n: int, peaks
 def _missed_over_sweep(best: Mapping[str, np.ndarray], thresholds: np.ndarray) -> dict[str, float]:
     """Return the share of the `best` scores below `thresholds`, by condition; NaN without
     scores."""
-    return {condition: float((scores[..., None] < thresholds).mean()) if scores.size else math.nan for condition, scores in best.items()}
+    return {
+        condition: float((scores[..., None] < thresholds).mean()) if scores.size else math.nan
+        for condition, scores in best.items()
+    }
 
 
 def _word_means(table: Mapping[str, Report]) -> Report:
     """Return the means over the words of `table`."""
     report: Report = {}
     means = {
-        kind: [float(np.mean([figures["points"][r][kind] for figures in table.values()])) for r in range(len(RATES))]
+        kind: [
+            float(np.mean([figures["points"][r][kind] for figures in table.values()]))
+            for r in range(len(RATES))
+        ]
         for kind in ("miss_rate", "miss_rate_10db")
     }
     report["mean"] = means
     percent = [[round(100 * rate, 2) for rate in rates] for rates in means.values()]
     log.info("mean of the words at %s FA/h: clean %s, 10 dB %s", RATES, *percent)
     for kind, name in (("sweep", "recorded"), ("synthetic_sweep", "synthetic")):
-        averaged = {condition: float(np.mean([figures[kind][condition] for figures in table.values()])) for condition in DRAWS}
+        averaged = {
+            condition: float(np.mean([figures[kind][condition] for figures in table.values()]))
+            for condition in DRAWS
+        }
         report[kind] = averaged
         shares = {condition: round(100 * share, 2) for condition, share in averaged.items()}
         log.info("mean of the words, %s, averaged over %s FA/h: %s", name, SWEEP, shares)
@@ -127,7 +148,8 @@ def _speaker_figures(group: str, people: list[np.ndarray], scorer: Scorer) -> Re
     plain, _, _ = trials(people)
     normalized, target, impostor = trials(people, scorer)
     log.info(
-        "speakers %s: %d people, EER one vs. one %.2f %%, five vs. one %.2f %%; normalized %.2f, %.2f %%",
+        "speakers %s: %d people, EER one vs. one %.2f %%, five vs. one %.2f %%; "
+        "normalized %.2f, %.2f %%",
         group,
         plain.people,
         100 * plain.one,
@@ -170,7 +192,9 @@ class Verification:
     people: int
 
 
-def trials(people: list[np.ndarray], scorer: Scorer = cosine) -> tuple[Verification, np.ndarray, np.ndarray]:
+def trials(
+    people: list[np.ndarray], scorer: Scorer = cosine
+) -> tuple[Verification, np.ndarray, np.ndarray]:
     """Return the equal error rates over `people`, each embeddings `[take, dim]` with at least six
     takes, and the target and impostor scores of five against one.
 
@@ -182,12 +206,16 @@ def trials(people: list[np.ndarray], scorer: Scorer = cosine) -> tuple[Verificat
     return Verification(one, five, len(people)), target, impostor
 
 
-def voices(models: BundleRuntime, development: Development, corpora: Sequence[str]) -> list[np.ndarray]:
+def voices(
+    models: BundleRuntime, development: Development, corpora: Sequence[str]
+) -> list[np.ndarray]:
     """Return embeddings `[take, dim]` of each development person of `corpora` with at least six
     takes."""
     people: list[np.ndarray] = []
     for takes in development.takes(corpora):
-        vectors = [vector for take in takes if (vector := models.embed(take.astype(np.int16))) is not None]
+        vectors = [
+            vector for take in takes if (vector := models.embed(take.astype(np.int16))) is not None
+        ]
         if len(vectors) >= MIN_TAKES:
             people.append(np.stack(vectors))
     return people

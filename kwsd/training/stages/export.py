@@ -82,15 +82,22 @@ def export_encoder(
     `evaluate` sets the measured ones. The encoder is put into 8 bit where there are `mels`, each
     `[frame, band]`, to calibrate it on. Raises ConfigError where the head has other words."""
     if wake.words != len(words):
-        raise ConfigError(f"the wake head has {wake.words} words, words.yaml has {len(words)}; train it with this words.yaml")
+        raise ConfigError(
+            f"the wake head has {wake.words} words, words.yaml has {len(words)}; "
+            "train it with this words.yaml"
+        )
     with BundleWriter(out) as writer:
         path = writer.file(ENCODER)
         _export_streaming(StreamingModel(encoder, wake), path)
         macs = graph_macs_per_second(path)
         grids = quantize(path, mels) if mels else ""
         parts = {"encoder": encoder, "wake": wake}
-        parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
-        writer.set_encoder(words, encoder_id(encoder, front_end, grids), front_end, parameters, macs)
+        parameters = {
+            name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()
+        }
+        writer.set_encoder(
+            words, encoder_id(encoder, front_end, grids), front_end, parameters, macs
+        )
 
 
 def export_speaker(speaker: SpeakerModel, out: Path) -> None:
@@ -99,7 +106,10 @@ def export_speaker(speaker: SpeakerModel, out: Path) -> None:
     Raises ConfigError where they take other bands than `voice_front_end` gives."""
     fine = speaker.head.shape["fine"]
     if fine != FINE_BANDS:
-        raise ConfigError(f"these speaker heads take {fine} fine bands instead of {FINE_BANDS}; train them with this kwsd's `heads`")
+        raise ConfigError(
+            f"these speaker heads take {fine} fine bands instead of {FINE_BANDS}; "
+            "train them with this kwsd's `heads`"
+        )
     with BundleWriter(out) as writer:
         _export_speaker_graph(speaker, writer.file(SPEAKER))
         writer.set_speaker(voice_front_end(), sum(p.numel() for p in speaker.parameters()))
@@ -196,7 +206,10 @@ def graph_macs_per_second(path: Path) -> int:
     products."""
     model = onnx.shape_inference.infer_shapes(_with_frames(onnx.load(str(path)), STRIDE_FRAMES))
     graph = model.graph
-    shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in [*graph.value_info, *graph.output, *graph.input]}
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in [*graph.value_info, *graph.output, *graph.input]
+    }
     weights = {weight.name: list(weight.dims) for weight in graph.initializer}
     total = 0
     for node in graph.node:

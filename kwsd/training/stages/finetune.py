@@ -147,7 +147,9 @@ class JointModel(nn.Module):
         """Return the losses of `words` (see `_words`) or of `voices` (see `_voices`)."""
         return self._words(*batch) if task == "words" else self._voices(*batch)
 
-    def _words(self, heard: Tensor, clean: Tensor, labels: Tensor, ends: Tensor) -> tuple[Tensor, ...]:
+    def _words(
+        self, heard: Tensor, clean: Tensor, labels: Tensor, ends: Tensor
+    ) -> tuple[Tensor, ...]:
         """Return the losses of the wake words and of all words, the accuracy of all words, and the
         distance to the reference encoder.
 
@@ -164,7 +166,9 @@ class JointModel(nn.Module):
         accuracy of the identities."""
         embedding, intermediate = _encode(self.encoder, features)
         with torch.autocast(features.device.type, torch.bfloat16):
-            voice = self.speaker(intermediate[:, LEAD_CHUNKS * INTERMEDIATE_FRAMES :], embedding[:, LEAD_CHUNKS:]).float()
+            voice = self.speaker(
+                intermediate[:, LEAD_CHUNKS * INTERMEDIATE_FRAMES :], embedding[:, LEAD_CHUNKS:]
+            ).float()
         identity = self.softmax(voice, person, float(margin))
         known = person < self.people
         cosine = F.cosine_similarity(self.project(voice[known]), self.teacher[person[known]])
@@ -188,7 +192,9 @@ def _encode(encoder: Backbone, features: Tensor) -> tuple[Tensor, Tensor]:
     return embedding.float(), intermediate.float()
 
 
-def train(data: TrainingData, voices: Voices, start: Path | None, out: Path, settings: FinetuneSettings) -> None:
+def train(
+    data: TrainingData, voices: Voices, start: Path | None, out: Path, settings: FinetuneSettings
+) -> None:
     """Train the encoder of the checkpoint `start` (None: a new one) through the checkpoint `out`.
 
     Raises TeacherError."""
@@ -262,9 +268,16 @@ def _load_heads(joint: JointModel, start: Path | None) -> None:
             part.load_state_dict(saved[name])
 
 
-def _loop(joint: JointModel, out: Path, settings: FinetuneSettings, here: Devices, types: list[str]) -> Loop:
+def _loop(
+    joint: JointModel, out: Path, settings: FinetuneSettings, here: Devices, types: list[str]
+) -> Loop:
     """Return the loop over the parts of `joint`."""
-    heads = [parameter for name, part in joint.parts().items() if name not in ENCODERS for parameter in part.parameters()]
+    heads = [
+        parameter
+        for name, part in joint.parts().items()
+        if name not in ENCODERS
+        for parameter in part.parameters()
+    ]
     return Loop(
         out,
         joint.parts(),

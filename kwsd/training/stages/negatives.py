@@ -37,7 +37,11 @@ def gather(data: TrainingData, models: BundleRuntime, out: Path, seed: int = 6) 
     embeddings: list[np.ndarray] = []
     texts: list[str] = []
     for corpus, seconds in data.roles.negatives_s.items():
-        utterances = [utterance for utterance in scenes.corpora.utterances if utterance.corpus == corpus and not utterance.development and utterance.word < 0]
+        utterances = [
+            utterance
+            for utterance in scenes.corpora.utterances
+            if utterance.corpus == corpus and not utterance.development and utterance.word < 0
+        ]
         order = list(scenes.rng.permutation(len(utterances)))
         collected = 0.0
         while collected < seconds and order:
@@ -50,7 +54,10 @@ def gather(data: TrainingData, models: BundleRuntime, out: Path, seed: int = 6) 
                 texts.append(" ".join(sorted(words)))
                 collected += len(x) / SAMPLE_RATE
     if not embeddings:
-        raise ValueError("none of the corpora under negatives_s in corpora.yaml is in the stores; write a corpora.yaml in the working folder that names yours")
+        raise ValueError(
+            "none of the corpora under negatives_s in corpora.yaml is in the stores; "
+            "write a corpora.yaml in the working folder that names yours"
+        )
     _write(out, embeddings, texts)
 
 
@@ -65,7 +72,9 @@ def _take_segment(order: list[int], utterances: list[Utterance]) -> list[Utteran
     return segment
 
 
-def _hear(segment: list[Utterance], scenes: Scenes, transcripts: Transcripts) -> tuple[np.ndarray, set[str]]:
+def _hear(
+    segment: list[Utterance], scenes: Scenes, transcripts: Transcripts
+) -> tuple[np.ndarray, set[str]]:
     """Return the segment's audio `[sample]`, half of the time degraded, and its known words."""
     parts = []
     words: set[str] = set()

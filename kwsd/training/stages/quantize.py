@@ -89,7 +89,9 @@ def _quantized_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     last = [node for node in encoder if node.op_type == "Conv"][-1]
     kinds = ("Conv", "LeakyRelu", "Concat", *PASS_THROUGH)
     nodes = [node for node in encoder if node is not last and node.op_type in kinds]
-    return [node for node in nodes if node.op_type != "Concat" or node.input[0].startswith("state_in.")]
+    return [
+        node for node in nodes if node.op_type != "Concat" or node.input[0].startswith("state_in.")
+    ]
 
 
 def _parameters(low: float, high: float) -> dict[str, Any]:
@@ -104,11 +106,17 @@ def _parameters(low: float, high: float) -> dict[str, Any]:
 
 def _feed(model: onnx.ModelProto, mel: np.ndarray) -> dict[str, np.ndarray]:
     """Return the inputs of `model` for `mel` from the zero state."""
-    states = {value.name: np.zeros([d.dim_value for d in value.type.tensor_type.shape.dim], np.float32) for value in model.graph.input if value.name != "mel"}
+    states = {
+        value.name: np.zeros([d.dim_value for d in value.type.tensor_type.shape.dim], np.float32)
+        for value in model.graph.input
+        if value.name != "mel"
+    }
     return {"mel": mel[None], **states}
 
 
-def _tops(model: onnx.ModelProto, tensors: list[str], mels: Iterable[np.ndarray]) -> dict[str, float]:
+def _tops(
+    model: onnx.ModelProto, tensors: list[str], mels: Iterable[np.ndarray]
+) -> dict[str, float]:
     """Return the upper end of each tensor's range, and of the features'."""
     watched = onnx.ModelProto()
     watched.CopyFrom(model)

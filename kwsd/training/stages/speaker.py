@@ -68,7 +68,9 @@ class SpeakerSettings(Settings, frozen=True):
         return CropSettings(self.batch, self.crop_chunks, self.speeds)
 
 
-def train(data: TrainingData, voices: Voices, encoder_path: Path, out: Path, settings: SpeakerSettings) -> None:
+def train(
+    data: TrainingData, voices: Voices, encoder_path: Path, out: Path, settings: SpeakerSettings
+) -> None:
     """Train the heads on the encoder of the checkpoint `encoder_path` into `out`.
 
     Each head resumes where it was interrupted. Raises TeacherError."""
@@ -88,7 +90,9 @@ def train(data: TrainingData, voices: Voices, encoder_path: Path, out: Path, set
     save(out, head=heads, step=settings.steps)
 
 
-def train_head(data: TrainingData, voices: Voices, encoder_path: Path, out: Path, settings: SpeakerSettings) -> None:
+def train_head(
+    data: TrainingData, voices: Voices, encoder_path: Path, out: Path, settings: SpeakerSettings
+) -> None:
     """Train one head through the checkpoint `out`. Raises TeacherError."""
     torch.manual_seed(settings.seed)
     people = data.corpora().people(development=False)

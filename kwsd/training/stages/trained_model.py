@@ -46,7 +46,9 @@ class TrainedModel:
         """Return the model of the checkpoint `path`."""
         saved = torch.load(path, weights_only=True, mmap=True)
         shape = saved["shapes"].get("encoder", {})
-        backbone: Backbone = load(path, "encoder", TransformerBackbone) if "where" in shape else load_encoder(path)
+        backbone: Backbone = (
+            load(path, "encoder", TransformerBackbone) if "where" in shape else load_encoder(path)
+        )
         return cls(
             backbone,
             load(path, "head", WakeHead),
@@ -74,7 +76,12 @@ class TrainedModel:
         count = max(-(-chunks // hop), 1)
         after = count * hop * CHUNK_SAMPLES - len(x) + CHUNK_SAMPLES
         padded = np.pad(x, (WINDOW_LEAD * CHUNK_SAMPLES, after)).astype(np.float32)
-        windows = np.stack([padded[n * hop * CHUNK_SAMPLES :][: WINDOW_CHUNKS * CHUNK_SAMPLES] for n in range(count)])
+        windows = np.stack(
+            [
+                padded[n * hop * CHUNK_SAMPLES :][: WINDOW_CHUNKS * CHUNK_SAMPLES]
+                for n in range(count)
+            ]
+        )
         parts = []
         for at in range(0, count, batch):
             embedding, _ = self.frames(windows[at : at + batch])

@@ -70,16 +70,24 @@ def train(data: TrainingData, encoder_path: Path, out: Path, settings: WakeSetti
         encoder = channels_last(load_encoder(encoder_path))
         bank = gather(encoder, scenes, settings.word_takes, settings.passes)
         bank.save(path)
-    heads = [train_head(bank, encoder_path, out.with_suffix(f".{n}.pt"), settings, settings.seed + n) for n in range(settings.heads)]
+    heads = [
+        train_head(bank, encoder_path, out.with_suffix(f".{n}.pt"), settings, settings.seed + n)
+        for n in range(settings.heads)
+    ]
     first, *_ = heads
     weights = [head.state_dict() for head in heads]
-    mean = {name: torch.stack([w[name].double() for w in weights]).mean(0).to(value.dtype) for name, value in first.state_dict().items()}
+    mean = {
+        name: torch.stack([w[name].double() for w in weights]).mean(0).to(value.dtype)
+        for name, value in first.state_dict().items()
+    }
     averaged = WakeHead(**first.shape)
     averaged.load_state_dict(mean)
     save(out, head=averaged, step=settings.steps)
 
 
-def train_head(bank: EmbeddingBank, encoder_path: Path, out: Path, settings: WakeSettings, seed: int) -> WakeHead:
+def train_head(
+    bank: EmbeddingBank, encoder_path: Path, out: Path, settings: WakeSettings, seed: int
+) -> WakeHead:
     """Train one head through the checkpoint `out`; return the average of its weights."""
     torch.manual_seed(seed)
     head = load(encoder_path, "head", WakeHead).train().requires_grad_(True)
@@ -119,14 +127,18 @@ def train_head(bank: EmbeddingBank, encoder_path: Path, out: Path, settings: Wak
 class _Draws:
     """Draws the frames of a batch, and mines the hard negatives."""
 
-    def __init__(self, bank: EmbeddingBank, settings: WakeSettings, rng: np.random.Generator) -> None:
+    def __init__(
+        self, bank: EmbeddingBank, settings: WakeSettings, rng: np.random.Generator
+    ) -> None:
         """Raises ValueError where the bank has no frame of some word."""
         self.bank = bank
         self.settings = settings
         self.rng = rng
         self._has_context = np.arange(len(bank.label)) >= WakeHead.context
         words = bank.label.shape[1]
-        self.positive = [np.flatnonzero((bank.label[:, word] == 1) & self._has_context) for word in range(words)]
+        self.positive = [
+            np.flatnonzero((bank.label[:, word] == 1) & self._has_context) for word in range(words)
+        ]
         counts = [len(frames) for frames in self.positive]
         hours = len(bank.label) * 0.08 / 3600
         log.info("%.1f h, frames where a word has ended: %s", hours, counts)
@@ -151,7 +163,9 @@ class _Draws:
         worst[~self._has_context | self.bank.near] = -30
         pool = min(self.settings.hard_pool, len(worst))
         self.hard = np.argpartition(worst, -pool)[-pool:]
-        fires = [float((logits[frames, word] > 0).mean()) for word, frames in enumerate(self.positive)]
+        fires = [
+            float((logits[frames, word] > 0).mean()) for word, frames in enumerate(self.positive)
+        ]
         log.info(
             "mined: hardest logits %.2f … %.2f, positives above 0: %s",
             worst[self.hard].min(),
@@ -160,7 +174,9 @@ class _Draws:
         )
 
 
-def _losses(head: WakeHead, bank: EmbeddingBank, at: np.ndarray, positives: int) -> tuple[Tensor, Tensor]:
+def _losses(
+    head: WakeHead, bank: EmbeddingBank, at: np.ndarray, positives: int
+) -> tuple[Tensor, Tensor]:
     """Return the cross-entropy of the words and the error of the timing at the frames `at`."""
     x = bank.windows(at)
     logits, timing, _ = head(x[:, -1:], x[:, :-1])
