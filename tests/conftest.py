@@ -29,11 +29,13 @@ from kwsd.audio.synthesis import espeak
 from kwsd.client.client import Client, connect
 from kwsd.learn import few_shot
 from kwsd.learn.few_shot import WordTrainer
+from kwsd.learn.word_takes import FIRING_CHUNKS
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import Bundle
 from kwsd.model.runtime import Runtime
+from kwsd.protocol.data import MadeFrom
 from kwsd.protocol.errors import DaemonError
-from kwsd.state.words import AddedWord
+from kwsd.state.words import CONTEXT_FRAMES, AddedWord, check_word_name
 
 if TYPE_CHECKING:
     from kwsd.training.data.training_data import TrainingData
@@ -168,6 +170,24 @@ def banana(trainer: WordTrainer) -> AddedWord:
     assert not quality.outliers
     assert not quality.also_wakes
     return word
+
+
+@pytest.fixture
+def deaf_banana(bundle: Bundle, runtime: Runtime) -> AddedWord:
+    """The word `PHRASE`, fitted to nothing: for tests that need its name alone."""
+    dim = runtime.encoder.embedding_dim
+    return AddedWord(
+        name=check_word_name(PHRASE),
+        encoder_id=bundle.encoder_id,
+        offsets=(0, 2),
+        weights=np.zeros((2, dim), np.float32),
+        bias=-20.0,
+        threshold=0.5,
+        length_s=0.7,
+        operating_points=(),
+        takes=np.zeros((3, 2, CONTEXT_FRAMES + FIRING_CHUNKS, dim), np.float16),
+        made=MadeFrom(takes=3),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -228,6 +228,7 @@ def test_the_effective_configuration_as_json(
     assert body["clips"]["enabled"] is True
 
 
+@pytest.mark.usefixtures("quick_fits")
 def test_json_over_a_state_directory(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     options = ["--state", tmp_path / "state", "--json"]
 
@@ -274,6 +275,7 @@ def test_json_over_a_state_directory(capsys: pytest.CaptureFixture[str], tmp_pat
     assert answer("calibrate", "--undo") == {"words": {}, "speaker": None}
 
 
+@pytest.mark.usefixtures("quick_fits")
 def test_a_trace_has_columns_for_added_words(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

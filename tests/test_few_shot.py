@@ -173,6 +173,7 @@ def test_takes_that_cannot_be_used(
     assert caught.value.reason == reason
 
 
+@pytest.mark.usefixtures("quick_fits")
 def test_another_word_among_the_takes_is_reported(trainer: WordTrainer) -> None:
     take = trainer.encoder.take
     takes = [take(say(PHRASE, voice)) for voice in VOICES[:5]]

@@ -114,11 +114,11 @@ def test_enrollment_through_the_socket_and_who_spoke(
 
 
 def test_guided_enrollment_from_the_stream(start: Start, tmp_path: Path) -> None:
-    parts = [hiss(2.0)]
+    parts = [hiss(1.0)]
     for _ in range(5):
-        parts += [say("computer"), hiss(3.0)]
+        parts += [say("computer"), hiss(1.6)]
     for _ in range(2):
-        parts += [say(SENTENCE), hiss(4.0)]
+        parts += [say(SENTENCE), hiss(2.0)]
     soundfile.write(tmp_path / "session.wav", np.concatenate([*parts, hiss(30)]), RATE)
     daemon = start("--source", str(tmp_path / "session.wav"), "--wait-for-client", "--realtime")
     command = [sys.executable, "-m", "kwsd", "enroll", "ann", "--socket", str(daemon.socket)]

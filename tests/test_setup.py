@@ -37,13 +37,13 @@ def test_an_unknown_word_is_refused_by_name(bundle: Bundle) -> None:
         resolve(Config(words={"hal": WordConfig()}), bundle)
 
 
-def test_the_nearest_word_is_suggested(bundle: Bundle, banana: AddedWord) -> None:
+def test_the_nearest_word_is_suggested(bundle: Bundle, deaf_banana: AddedWord) -> None:
     message = "no model of 'computr'; did you mean 'computer'? it has alexa, computer"
     with pytest.raises(ConfigError) as caught:
         resolve(Config(words={"computr": WordConfig()}), bundle)
     assert message in str(caught.value)
     assert "and none added; `kwsd word add` makes others" in str(caught.value)
-    library = Library(words={banana.name: banana})
+    library = Library(words={deaf_banana.name: deaf_banana})
     with pytest.raises(ConfigError, match=r"did you mean 'hey_banana'\? .* and hey_banana added"):
         resolve(Config(words={"hey_banan": WordConfig()}), bundle, library)
 
@@ -96,10 +96,10 @@ def test_the_same_holds_for_speakers(bundle: Bundle) -> None:
 
 
 def test_a_word_in_the_configuration_must_be_there(
-    bundle: Bundle, runtime: Runtime, banana: AddedWord
+    bundle: Bundle, runtime: Runtime, deaf_banana: AddedWord
 ) -> None:
     config = Config(words={"hey_banana": WordConfig(threshold=0.9)})
-    library = Library(words={"hey_banana": banana})
+    library = Library(words={"hey_banana": deaf_banana})
     with pytest.raises(ConfigError, match="no model of 'hey_banana'"):
         resolve(config, bundle)
     setup = resolve(config, bundle, library)

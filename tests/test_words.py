@@ -65,6 +65,7 @@ def test_the_verbs_on_a_state_directory(
     assert "no word of kwsd" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("quick_fits")
 def test_from_text_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,17 +82,16 @@ def test_from_text_alone(
     assert "apt install espeak-ng" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("quick_fits")
 def test_the_running_daemon_applies_it(
     start: Start,
     tmp_path: Path,
-    banana: AddedWord,
+    deaf_banana: AddedWord,
     endless: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     file = tmp_path / "hey_banana.word"
     copy = tmp_path / "copy.word"
-    file.write_bytes(to_bytes(banana))
+    file.write_bytes(to_bytes(deaf_banana))
     config = tmp_path / "kwsd.yaml"
     config.write_text("words: {computer: }")
     daemon = start("--source", str(endless), "--realtime", "--config", str(config))
@@ -106,8 +106,8 @@ def test_the_running_daemon_applies_it(
         client.request(Subscribe(words=["hey_banana"]))
     shutil.copy(file, copy)
     assert cli.main(["word", "export", PHRASE, *socket, str(copy)]) == 0
-    exported = from_bytes(copy.read_bytes(), banana.encoder_id, "copy")
-    assert exported.info() == banana.info()
+    exported = from_bytes(copy.read_bytes(), deaf_banana.encoder_id, "copy")
+    assert exported.info() == deaf_banana.info()
     assert cli.main(["word", "import", *socket, str(copy)]) == cli.DATA
     assert cli.main(["word", "remove", PHRASE, *socket]) == 0
     capsys.readouterr()
@@ -117,6 +117,7 @@ def test_the_running_daemon_applies_it(
         assert "hey_banana" not in client.request(Status()).words
 
 
+@pytest.mark.usefixtures("quick_fits")
 def test_what_the_room_sounds_like_counts_against_it(
     start: Start, tmp_path: Path, recordings: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
