@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from kwsd import config_file
-from kwsd.client.client import Client, connect
 from kwsd.config import Config, ConfigError, WordConfig
 from kwsd.protocol.messages import Requester
 
 if TYPE_CHECKING:
+    from kwsd.client.client import Client
     from kwsd.model.bundle import Bundle
     from kwsd.server.state_handlers import StateHandlers
 
@@ -76,6 +76,8 @@ def connect_daemon(arguments: argparse.Namespace) -> Client:
     if path is None and "KWSD_SOCKET" not in os.environ:
         with contextlib.suppress(ConfigError):  # a broken one is for the daemon to report
             path = config_file.load(arguments.config).socket.path
+    from kwsd.client.client import connect
+
     return connect(path)
 
 

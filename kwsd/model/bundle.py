@@ -148,13 +148,14 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 def _check(file: Path, expected: str) -> None:
     try:
-        data = file.read_bytes()
+        with file.open("rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+            size = opened.tell()
     except OSError as error:
         raise BundleError(f"{file}: cannot be read ({error.strerror}); {RESTORE}") from error
-    found = hashlib.sha256(data).hexdigest()
     if found != expected:
         raise BundleError(
-            f"{file}: {len(data)} bytes with sha256 {found[:12]}…, "
+            f"{file}: {size} bytes with sha256 {found[:12]}…, "
             f"the manifest says {expected[:12]}…; "
             f"the file is truncated or belongs to another bundle: {RESTORE}"
         )
