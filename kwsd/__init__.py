@@ -17,7 +17,7 @@ from kwsd.version import __version__
 
 if TYPE_CHECKING:
     from kwsd.client.client import AsyncClient, Client, connect, connect_async
-    from kwsd.events import Event, MicrophoneChange, Rejected, SpeakerMatch, Wake
+    from kwsd.events import Event, Lag, MicrophoneChange, Rejected, SpeakerMatch, Wake
     from kwsd.protocol import commands
     from kwsd.protocol.errors import DaemonError
 
@@ -26,6 +26,7 @@ __all__ = [
     "Client",
     "DaemonError",
     "Event",
+    "Lag",
     "MicrophoneChange",
     "Rejected",
     "SpeakerMatch",
@@ -41,6 +42,7 @@ _HOMES = {
     "Client": "kwsd.client.client",
     "DaemonError": "kwsd.protocol.errors",
     "Event": "kwsd.events",
+    "Lag": "kwsd.events",
     "MicrophoneChange": "kwsd.events",
     "Rejected": "kwsd.events",
     "SpeakerMatch": "kwsd.events",

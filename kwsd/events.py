@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 RejectReason = Literal["near_miss", "wrong_speaker", "refractory"]
-MicrophoneState = Literal["ok", "lost", "overflow"]
+MicrophoneState = Literal["ok", "lost", "silent", "overflow", "moved"]
 
 
 class SpeakerMatch(Struct, frozen=True):
@@ -39,8 +39,10 @@ class _Detection(Struct, frozen=True, kw_only=True):
     time: float | None = None
     """Wall-clock time of `end`, in seconds since the epoch. The daemon sets it."""
     latency_ms: float | None = None
-    """Milliseconds from the arrival of the last sample that decided to the event. The daemon sets
-    it."""
+    """Milliseconds from when the last sample that decided was there, be it read much later, to the
+    event. The daemon sets it."""
+    stale: bool | None = None
+    """True where the event is over a second late: whoever spoke may have given up."""
     seq: int | None = None
     """Number of the event among those sent to this subscriber, from 1."""
 
@@ -61,6 +63,9 @@ class MicrophoneChange(Struct, frozen=True, kw_only=True, tag="microphone"):
     """The state of the microphone changed."""
 
     state: MicrophoneState
+    """`ok`: sound comes. `lost`: none can be had. `silent`: nothing but zeros for a minute.
+    `overflow`: samples were lost, and it goes on. `moved`: a sound server gives another source's
+    sound, and it goes on."""
     detail: str = ""
     """Name of the source, or what went wrong."""
     samples_lost: int | None = None
@@ -69,10 +74,20 @@ class MicrophoneChange(Struct, frozen=True, kw_only=True, tag="microphone"):
     """Number of the event among those sent to this subscriber, from 1."""
 
 
+class Lag(Struct, frozen=True, kw_only=True, tag="lag"):
+    """The daemon has fallen behind its source, or has caught up."""
+
+    behind: bool
+    lag_s: float
+    """Seconds for which sound had been there when it was heard."""
+    seq: int | None = None
+    """Number of the event among those sent to this subscriber, from 1."""
+
+
 Detection = Wake | Rejected
 """What the detector decides."""
-Event = Wake | Rejected | MicrophoneChange
-EVENT_TYPES = ("wake", "rejected", "microphone")
+Event = Wake | Rejected | MicrophoneChange | Lag
+EVENT_TYPES = ("wake", "rejected", "microphone", "lag")
 
 
 def to_dict(event: Event) -> dict[str, Any]:

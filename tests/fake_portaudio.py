@@ -40,7 +40,7 @@ class FakeStream:
     def read_available(self) -> int:
         if self.audio.lost:
             raise PortAudioError("Unanticipated host error [PaErrorCode -9999]")
-        return 0 if self.audio.silent else self.samplerate
+        return 0 if self.audio.silent else int(0.35 * self.samplerate)
 
     def read(self, frames: int) -> tuple[bytes, bool]:
         time.sleep(0.001)
@@ -61,6 +61,7 @@ class FakePortAudio:
     def __init__(self) -> None:
         self.rates = {16000, 48000}
         self.channels = 1
+        self.names = ["fake mic"]
         self.speaking = 0
         """The channel with the tone."""
         self.busy = False
@@ -74,21 +75,22 @@ class FakePortAudio:
         self.scans = 0
         self.default = SimpleNamespace(device=[0, 0])
 
-    def query_devices(self, device: object = None, kind: object = None) -> Any:
-        info = {
-            "index": 0,
-            "name": "fake mic",
-            "max_input_channels": self.channels,
-            "default_samplerate": 48000.0,
-        }
-        if kind is None:
-            return [] if self.gone else [info]
-        if self.gone or device not in (None, 0, "fake"):
-            raise ValueError(f"No input device matching {device!r}")
-        return info
+    def query_devices(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "index": index,
+                "name": name,
+                "max_input_channels": self.channels,
+                "default_samplerate": 48000.0,
+            }
+            for index, name in enumerate(self.names)
+            if not self.gone
+        ]
 
     def RawInputStream(self, samplerate: int, channels: int, **more: object) -> FakeStream:
         return FakeStream(self, samplerate, channels, **more)
+
+    def _exit_handler(self) -> None: ...
 
     def _terminate(self) -> None: ...
 

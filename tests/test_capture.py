@@ -107,7 +107,7 @@ def test_what_cannot_be_opened_is_named(
 
 
 def test_an_unknown_device_is_named_with_those_that_are_there(portaudio: FakePortAudio) -> None:
-    message = "no input device 'usb'; there is 'fake mic'"
+    message = "no input device 'usb'; there is 0: 'fake mic'"
     with (
         pytest.raises(MicrophoneError, match=message),
         open_microphone(MicrophoneConfig(device="usb")),

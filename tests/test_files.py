@@ -12,7 +12,8 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kwsd.audio.files import AudioFileError, MonoConverter, raw_blocks, read_all, read_blocks
+from kwsd.audio.files import AudioFileError, MonoConverter, read_all, read_blocks
+from kwsd.audio.raw_pcm import RawFormat, raw_blocks
 
 TONE = (8000 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)).astype(np.int16)
 
@@ -108,7 +109,7 @@ def test_samples_that_are_not_numbers(tmp_path: Path) -> None:
 
 def test_raw_pcm_of_any_rate_and_count_ending_anywhere(caplog: pytest.LogCaptureFixture) -> None:
     raw = (tone(48000, 2) * 32768).astype("<i2").tobytes()
-    got = np.concatenate(list(raw_blocks(io.BytesIO(raw + b"\x01"), 48000, 2, 0)))
+    got = np.concatenate(list(raw_blocks(io.BytesIO(raw + b"\x01"), RawFormat("s16", 48000, 2), 0)))
     assert abs(len(got) - 16000) <= 2
     assert np.sqrt(np.mean((got[500:15500].astype(float) - TONE[500:15500]) ** 2)) < 60
     assert "ended within a sample" in caplog.text

@@ -77,7 +77,7 @@ def test_good_lines(data: bytes, expected: Command) -> None:
         (
             line(type="subscribe", types=["wak"]),
             "bad_request",
-            "types[0]: 'wak' is not 'microphone', 'rejected' or 'wake'",
+            "types[0]: 'wak' is not 'lag', 'microphone', 'rejected' or 'wake'",
         ),
         (line(type="enroll.begin"), "bad_request", "enroll.begin needs name"),
         (line(type="enroll.next", audio="%%%"), "bad_request", "audio: '%%%' is not base64"),

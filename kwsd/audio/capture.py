@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from kwsd.audio.devices import MicrophoneError, devices, portaudio
+from kwsd.audio.channels import ChannelMeter
+from kwsd.audio.devices import Device, MicrophoneError, find, portaudio
 from kwsd.audio.files import AudioFileError, MonoConverter
 from kwsd.audio.format import BLOCK_S, SAMPLE_RATE
 from kwsd.config import MicrophoneConfig
@@ -31,7 +32,7 @@ class Block:
     samples: np.ndarray
     """int16 `[sample]` at 16 kHz."""
     arrived: float
-    """`time.monotonic()` when its last sample was there."""
+    """`time.monotonic()` when its last sample was there, be it read much later."""
     overflowed: bool = False
     """Whether samples before this block were lost."""
 
@@ -54,6 +55,7 @@ class Microphone:
         self._stop = stop
         self.rate = int(stream.samplerate)
         self.channels = int(stream.channels)
+        self.channel = config.channel
         try:
             self._mono = MonoConverter(
                 self.rate, self.channels, config.channel, f"the microphone {name}"
@@ -61,6 +63,7 @@ class Microphone:
         except AudioFileError as error:
             raise MicrophoneError(str(error)) from error
         self._block_frames = int(self.rate * block_s)
+        self.meter: ChannelMeter = self._mono.meter
         # The device may hold less than is asked for at once: it is emptied when half full.
         self._half_full = max(int(self.rate * float(stream.latency) / 2), self._block_frames // 8)
 
@@ -89,10 +92,11 @@ class Microphone:
                     return None
                 self._check(deadline)
                 time.sleep(min(max((enough - available) / self.rate, 0.002), LONGEST_SLEEP_S))
+            waiting = self._stream.read_available / self.rate
         except sd.PortAudioError as error:
             text = f"the microphone {self.name} was lost: {error.args[0]}"
             raise MicrophoneError(text) from error
-        arrived = time.monotonic()
+        arrived = time.monotonic() - waiting
         return Block(self._mono.step(np.concatenate(parts)), arrived, overflowed)
 
     def _check(self, deadline: float) -> None:
@@ -113,17 +117,13 @@ def open_microphone(
     Raises MicrophoneError.
     """
     sd = portaudio()
-    try:
-        info = sd.query_devices(config.device, "input")
-    except (ValueError, sd.PortAudioError) as error:
-        raise MicrophoneError(_not_found(config)) from error
-    channels = 1 if config.channel == 0 else int(info["max_input_channels"])
+    device = find(config.device)
     failures = []
-    for rate, count in _formats(info, channels):
+    for rate, count in _formats(device, config):
         stream = None
         try:
             stream = sd.RawInputStream(
-                samplerate=rate, device=info["index"], channels=count, dtype="int16", latency=0.5
+                samplerate=rate, device=device.index, channels=count, dtype="int16", latency=0.5
             )
             stream.start()
         except sd.PortAudioError as error:
@@ -132,7 +132,7 @@ def open_microphone(
                 stream.close(ignore_errors=True)
             continue
         try:
-            yield Microphone(stream, str(info["name"]), config, block_s, stop)
+            yield Microphone(stream, device.name, config, block_s, stop)
         finally:
             with contextlib.suppress(sd.PortAudioError):
                 stream.abort()
@@ -140,22 +140,14 @@ def open_microphone(
         return
     in_use = any("unavailable" in f.lower() or "busy" in f.lower() for f in failures)
     raise MicrophoneError(
-        f"the microphone {info['name']} could not be opened ({'; '.join(failures)})."
+        f"the microphone {device.name} could not be opened ({'; '.join(failures)})."
         f"{' It is in use by another program.' if in_use else ''} Run `kwsd doctor`"
     )
 
 
-def _not_found(config: MicrophoneConfig) -> str:
-    listed = ", ".join(repr(d.name) for d in devices()) or "none at all"
-    if config.device is None:
-        wanted = "no default input device"
-    else:
-        wanted = f"no input device {config.device!r}"
-    return f"{wanted}; there is {listed}. `kwsd devices` lists them; set microphone.device to one"
-
-
-def _formats(info: dict[str, Any], channels: int) -> list[tuple[int, int]]:
-    """Return what to try: 16 kHz first, few channels first."""
-    rates = dict.fromkeys([SAMPLE_RATE, int(info["default_samplerate"]), 48000, 44100])
-    counts = dict.fromkeys([channels, int(info["max_input_channels"])])
+def _formats(device: Device, config: MicrophoneConfig) -> list[tuple[int, int]]:
+    """Return what to try, as rate and channels: 16 kHz first, few channels first."""
+    rates = dict.fromkeys([SAMPLE_RATE, device.rate, 48000, 44100])
+    channels = 1 if config.channel == 0 else device.channels
+    counts = dict.fromkeys([channels, device.channels])
     return [(rate, count) for rate in rates for count in counts]

@@ -1,4 +1,4 @@
-"""Recordings and raw pipes as blocks of mono int16 at 16 kHz, in constant memory.
+"""Recordings as blocks of mono int16 at 16 kHz, in constant memory.
 
 The libraries that read files and change sample rates are imported when they are first needed: a
 microphone at 16 kHz needs neither.
@@ -6,16 +6,15 @@ microphone at 16 kHz needs neither.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from kwsd.audio.format import BLOCK_S, SAMPLE_RATE
+from kwsd.audio.channels import ChannelMeter
+from kwsd.audio.format import SAMPLE_RATE
 
-log = logging.getLogger(__name__)
 NOISE_FOLDER = "_background_noise_"
 """Folder of noise in Speech Commands and in corpora of the same layout."""
 
@@ -31,7 +30,7 @@ class MonoConverter:
     """
 
     def __init__(self, rate: int, channels: int, channel: int | str, name: str) -> None:
-        """`channel` is an index from 0, or `mix` for the mean of all channels.
+        """`channel` is an index from 0, or `mix` for the mean of the channels that carry sound.
 
         Raises AudioFileError where the stream `name` has no such channel.
         """
@@ -42,7 +41,8 @@ class MonoConverter:
             )
         if not 1000 <= rate <= 768000:
             raise AudioFileError(f"{name}: a sample rate of {rate} Hz is outside 1000…768000")
-        self._channel = channel
+        self.channel = channel
+        self.meter = ChannelMeter(channels, rate)
         self._resampler = _resampler(rate) if rate != SAMPLE_RATE else None
 
     def step(self, block: np.ndarray, last: bool = False) -> np.ndarray:
@@ -50,12 +50,17 @@ class MonoConverter:
 
         `block` is int16, or float between -1 and 1.
         """
-        if self._resampler is None and block.dtype == np.int16 and self._channel != "mix":
-            return np.ascontiguousarray(block[:, int(self._channel)])
+        carrying = self.meter.carrying(block) if self.channel == "mix" else None
+        self.meter.step(block)
+        if self._resampler is None and block.dtype == np.int16 and carrying is None:
+            return np.ascontiguousarray(block[:, int(self.channel)])
         samples = block.astype(np.float32)
         if block.dtype == np.int16:
             samples /= 32768
-        mono = samples.mean(axis=1) if self._channel == "mix" else samples[:, int(self._channel)]
+        if carrying is None:
+            mono = samples[:, int(self.channel)]
+        else:
+            mono = (samples * carrying).sum(axis=1) / np.maximum(carrying.sum(axis=1), 1)
         if self._resampler is not None:
             mono = self._resampler.resample_chunk(np.ascontiguousarray(mono), last=last)
         return np.clip(np.round(mono * 32768), -32768, 32767).astype(np.int16)
@@ -134,28 +139,3 @@ def total_seconds(path: Path) -> float:
     """Return the length of a recording in seconds. Raises AudioFileError."""
     with open_file(path) as source:
         return float(source.frames / source.samplerate)
-
-
-def raw_blocks(
-    stream: IO[bytes], rate: int, channels: int, channel: int | str, block_s: float = BLOCK_S
-) -> Iterator[np.ndarray]:
-    """Yield blocks of int16 `[sample]` at 16 kHz from raw PCM until the end of `stream`.
-
-    The PCM is interleaved little-endian int16.
-    """
-    mono = MonoConverter(rate, channels, channel, "standard input")
-    frame_bytes = 2 * channels
-    size = max(int(rate * block_s), 1) * frame_bytes
-    rest = b""
-    while data := stream.read(size):
-        data = rest + data
-        whole = len(data) // frame_bytes * frame_bytes
-        rest = data[whole:]
-        samples = mono.step(np.frombuffer(data[:whole], "<i2").reshape(-1, channels))
-        if len(samples):
-            yield samples
-    if rest:
-        log.warning("standard input ended within a sample; %d bytes dropped", len(rest))
-    samples = mono.step(np.zeros((0, channels), np.int16), last=True)
-    if len(samples):
-        yield samples

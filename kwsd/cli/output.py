@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from kwsd.audio.format import SAMPLE_RATE
-from kwsd.events import Event, MicrophoneChange, Rejected, to_dict
+from kwsd.events import Event, Lag, MicrophoneChange, Rejected, to_dict
 from kwsd.protocol.data import ClipInfo
 
 USAGE = 64
@@ -69,6 +69,8 @@ def event_sentence(event: Event) -> str:
     if isinstance(event, MicrophoneChange):
         lost = f" ({event.samples_lost} samples lost)" if event.samples_lost else ""
         return f"microphone {event.state}: {event.detail}{lost}"
+    if isinstance(event, Lag):
+        return f"lag: {event.lag_s:.1f} s {'behind' if event.behind else 'now: caught up'}"
     by = ""
     if speaker := event.speaker:
         verified = "" if speaker.verified else ", not verified"
@@ -79,7 +81,17 @@ def event_sentence(event: Event) -> str:
     word = event.word.replace("_", " ")
     score = f"score {event.score:.3f} of {event.threshold:.3f}"
     span = f"{event.start / SAMPLE_RATE:.2f}–{event.end / SAMPLE_RATE:.2f} s"
-    return f"{kind}: “{word}”{by}, {score}, {span}"
+    late = ""
+    if event.stale and event.latency_ms is not None:
+        late = f", {event.latency_ms / 1000:.1f} s late"
+    return f"{kind}: “{word}”{by}, {score}, {span}{late}"
+
+
+def channel_levels(levels_dbfs: Sequence[float]) -> str:
+    """Return the level of each channel for people."""
+    if len(levels_dbfs) == 1:
+        return f"{levels_dbfs[0]:.0f} dBFS"
+    return ", ".join(f"channel {n}: {level:.0f} dBFS" for n, level in enumerate(levels_dbfs))
 
 
 def clip_sentence(clip: ClipInfo) -> str:

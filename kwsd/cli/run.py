@@ -26,6 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "or auto: mic, or the bundled recording where there is none",
     )
     parser.add_argument(
+        "--format",
+        choices=("s16", "s32", "f32"),
+        default="s16",
+        help="samples of raw PCM, little-endian (default s16)",
+    )
+    parser.add_argument(
         "--rate", type=int, default=16000, help="sample rate of raw PCM (default 16000)"
     )
     parser.add_argument("--channels", type=int, default=1, help="channels of raw PCM (default 1)")
@@ -43,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the daemon until it is stopped, or until its recording has ended."""
+    from kwsd.audio.raw_pcm import RawFormat
     from kwsd.cli import demo
     from kwsd.server import daemon
 
@@ -62,8 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
             source=source,
             realtime=arguments.realtime,
             wait_for_client=arguments.wait_for_client,
-            rate=arguments.rate,
-            channels=arguments.channels,
+            raw_format=RawFormat(arguments.format, arguments.rate, arguments.channels),
             overrides=change,
             on_event=(lambda event: print_event(event, as_json=arguments.json))
             if printed

@@ -46,7 +46,7 @@ PROTOCOL = 2
 MAX_AUDIO_S = 20.0
 """Longest stretch of audio in one message, in seconds: its base64 must fit a line."""
 
-EventType = Literal["wake", "rejected", "microphone"]
+EventType = Literal["wake", "rejected", "microphone", "lag"]
 Name = Annotated[str, Meta(max_length=256)]
 Timeout = Annotated[float, Meta(ge=1, le=60)]
 R = TypeVar("R", bound=Reply)

@@ -30,6 +30,8 @@ class MicrophoneInfo(Data, frozen=True):
 
     state: str
     name: str
+    levels_dbfs: list[float] = []
+    """Level of each channel over the last second, before anything is mixed or filtered."""
 
 
 class LookBack(Data, frozen=True):

@@ -46,6 +46,8 @@ class StatusReply(Reply, frozen=True):
     speakers: list[str]
     clients: int
     microphone: MicrophoneInfo
+    lag_s: float | None
+    """Seconds for which sound had been there when it was heard last."""
     look_back: LookBack
     encoder_id: str
 

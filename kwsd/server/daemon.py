@@ -2,7 +2,8 @@
 
 Signals only set a flag: SIGTERM and SIGINT stop, a second SIGINT exits at once, SIGHUP reloads.
 READY is sent before the microphone opens. WATCHDOG=1 is sent only when the listener's heartbeats
-have risen since the last time.
+have risen since the last time. A listener that hangs in a call is reported as a lost microphone,
+and ends the process where it does not come back.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import logging
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ import msgspec
 import numpy as np
 
 from kwsd import config_file
+from kwsd.audio.raw_pcm import RawFormat
 from kwsd.config import Config, ConfigError
 from kwsd.detect.detector import Detector
 from kwsd.detect.embedder import Embedder
@@ -34,10 +36,17 @@ from kwsd.protocol.errors import RequestError
 from kwsd.server.clip_recorder import ClipRecorder
 from kwsd.server.disk import Disk
 from kwsd.server.handlers import Handlers, Parts
+from kwsd.server.hang_watch import HangWatch, Motion
 from kwsd.server.hub import Hub
 from kwsd.server.listener import Listener
 from kwsd.server.peak_recorder import PeakRecorder
-from kwsd.server.sources import open_recording
+from kwsd.server.sound_server import MoveWatch
+from kwsd.server.sources import (
+    LiveInput,
+    RecordingSource,
+    open_recording,
+    open_standard_input,
+)
 from kwsd.server.state_handlers import StateHandlers
 from kwsd.server.systemd import Notifier
 from kwsd.server.unix_socket import serving
@@ -48,6 +57,8 @@ M_TRIM_THRESHOLD = -1
 """Option of mallopt(3)."""
 M_ARENA_MAX = -8
 """Option of mallopt(3)."""
+WATCH_S = 0.5
+"""Longest time between two looks at the listener."""
 FAILURE = 70
 """Exit status after an internal error (sysexits.h)."""
 AT_NEXT_START = ("models", "state", "socket", "lookback_s")
@@ -64,10 +75,8 @@ class RunOptions:
     """`mic`, a recording, or `-` for raw PCM on standard input."""
     realtime: bool = False
     wait_for_client: bool = False
-    rate: int = 16000
-    """Sample rate of raw PCM."""
-    channels: int = 1
-    """Channels of raw PCM."""
+    raw_format: RawFormat = field(default_factory=RawFormat)
+    """Format of raw PCM."""
     overrides: Callable[[Config], Config] = lambda config: config
     """What the command line changes in any configuration, also a reloaded one."""
     on_event: Callable[[Event], None] | None = None
@@ -95,23 +104,21 @@ class Daemon:
         folder = self.config.state_directory()
         self._state = StateHandlers(folder, self._bundle, lambda: self.config)
         self.setup = self._resolve(self.config)
-        recording = None
-        if options.source != "mic":
-            recording = open_recording(
-                options.source,
-                self.config.microphone.channel,
-                realtime=options.realtime,
-                rate=options.rate,
-                channels=options.channels,
-            )
+        channel = self.config.microphone.channel
+        source: RecordingSource | LiveInput | None = None
+        if options.source == "-":
+            source = open_standard_input(options.raw_format, channel, realtime=options.realtime)
+        elif options.source != "mic":
+            source = open_recording(options.source, channel, realtime=options.realtime)
         runtime = Runtime(self._bundle)
         self._listener = Listener(
             self.config,
             Detector(self._bundle, self.setup, runtime),
             emit=lambda event: self._cross(self.publish, event),
             done=lambda error: self._cross(self._ended, error),
-            recording=recording,
+            source=source,
         )
+        self._moves = MoveWatch(self._moved)
         self._clips = ClipRecorder(self._keep_clip, self.config.clips.enabled)
         self._peaks = PeakRecorder(self._keep_peaks, self._listener.clock)
         self._listener.consumers += [self._clips, self._peaks]
@@ -155,9 +162,11 @@ class Daemon:
             )
             stack.enter_context(self._signals())
             stack.enter_context(self._listener.running())
-            if self._notifier.watchdog_s:
-                watchdog = self._loop.create_task(self._watch(self._notifier.watchdog_s))
-                stack.push_async_callback(_cancel, watchdog)
+            watching = [self._watch()]
+            if options.source == "mic":
+                watching.append(self._moves.watch())
+            for task in [self._loop.create_task(watch) for watch in watching]:
+                stack.push_async_callback(_cancel, task)
             self._notifier.send(READY=1, STATUS="starting to listen")
             stack.callback(self._notifier.send, STOPPING=1)
             words = ", ".join(self.setup.words)
@@ -181,8 +190,15 @@ class Daemon:
         self._hub.publish(event)
         if isinstance(event, MicrophoneChange):
             self._notifier.send(STATUS=self._status(event.state, event.detail))
+            if event.state == "ok":
+                self._moves.look()
         if self._options.on_event:
             self._options.on_event(event)
+
+    def _moved(self, source: str) -> None:
+        """Report that a sound server gives the sound of another source."""
+        log.warning("microphone moved: the sound server now gives %s", source)
+        self.publish(MicrophoneChange(state="moved", detail=source))
 
     async def reload(self) -> None:
         """Read the configuration and the state directory again.
@@ -256,6 +272,8 @@ class Daemon:
     def _status(self, state: str, detail: str) -> str:
         if state == "lost":
             return f"microphone lost, trying again: {detail}"
+        if state == "silent":
+            return f"microphone silent: {detail}"
         words = ", ".join(self.setup.words)
         enrolled = len(self.setup.speakers.voiceprints)
         return f"listening for {words} on {detail}; {enrolled} speaker(s) enrolled"
@@ -292,14 +310,39 @@ class Daemon:
             for number in handlers:
                 self._loop.remove_signal_handler(number)
 
-    async def _watch(self, interval_s: float) -> None:
-        """Send WATCHDOG=1 while the listener's heartbeats rise."""
+    async def _watch(self) -> None:
+        """Send WATCHDOG=1 while the listener's heartbeats rise, and see whether it hangs."""
+        watch = HangWatch()
+        before = Motion.MOVING
         seen = -1
+        interval_s = (self._notifier.watchdog_s or 0.0) / 3
+        due = 0.0
         while True:
-            if self._listener.heartbeats != seen:
+            now = self._loop.time()
+            if interval_s and now >= due and self._listener.heartbeats != seen:
                 seen = self._listener.heartbeats
+                due = now + interval_s
                 self._notifier.send(WATCHDOG=1)
-            await asyncio.sleep(interval_s / 3)
+            stall_s = self.config.microphone.stall_s
+            motion = watch.look(self._listener.moves, now, stall_s)
+            if self._listener.live and motion is not before:
+                before = motion
+                self._hangs(motion, stall_s)
+            await asyncio.sleep(min(stall_s / 4, WATCH_S))
+
+    def _hangs(self, motion: Motion, stall_s: float) -> None:
+        if motion is Motion.HUNG:
+            text = f"a call into the sound library has not come back for {stall_s:g} s"
+            log.error("microphone lost: %s", text)
+            self._listener.stats.microphone = "lost"
+            self.publish(MicrophoneChange(state="lost", detail=text))
+        elif motion is Motion.GIVEN_UP:
+            text = "the sound library hangs for good, and only a new process helps: exiting"
+            log.critical("%s with status %d", text, FAILURE)
+            self._notifier.send(STATUS=text)
+            self._disk.flush(1.0)
+            logging.shutdown()
+            os._exit(FAILURE)
 
 
 def run(options: RunOptions) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +28,11 @@ class Disk:
 
     def __exit__(self, *exc: object) -> None:
         self._thread.shutdown(wait=True)
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until what was asked so far is done, but no longer than `timeout_s`."""
+        with contextlib.suppress(TimeoutError):
+            self.run(lambda: None).result(timeout_s)
 
     def run(self, do: Callable[[], T]) -> Future[T]:
         """Run `do` after what was asked before."""

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kwsd.events import Event, MicrophoneChange
+from kwsd.events import Event, Lag, MicrophoneChange
 from kwsd.protocol.messages import Connection, FromClient, encode_event
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Filter:
         kind = event.__struct_config__.tag
         if self.types is not None and kind not in self.types:
             return False
-        if self.words is None or isinstance(event, MicrophoneChange):
+        if self.words is None or isinstance(event, (MicrophoneChange, Lag)):
             return True
         return event.word in self.words
 

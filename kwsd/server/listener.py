@@ -4,10 +4,12 @@ Promises:
 - What it hears goes to `emit` (called on this thread; the daemon crosses to the event loop
   there) and to the consumers.
 - What others want of the detector runs between two blocks (`call`), so that nothing needs a lock.
-- A lost microphone is reported and retried for ever; any other error ends the thread and is given
-  to `done`.
+- A lost microphone or pipe is reported and retried for ever; any other error ends the thread and is
+  given to `done`.
+- `ok` is reported when sound has come, not when a device was opened.
 - `heartbeats` rises when audio and inference have moved forward, before the source is read at all
   (`go`), and while a known loss is being retried. Nothing else moves it.
+- `moves` rises also while a read waits. Where it stands still, the thread hangs in a call.
 """
 
 from __future__ import annotations
@@ -18,29 +20,34 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 
-from kwsd.audio import capture, devices
-from kwsd.audio.capture import Block
+from kwsd.audio.capture import Block, Microphone
 from kwsd.audio.devices import MicrophoneError
-from kwsd.audio.format import BLOCK_S, SAMPLE_RATE
+from kwsd.audio.files import AudioFileError
+from kwsd.audio.format import SAMPLE_RATE
 from kwsd.audio.ring import Ring
 from kwsd.config import Config
 from kwsd.detect.detector import Detector
 from kwsd.detect.setup import DetectorSetup
 from kwsd.events import Detection, Event, MicrophoneChange, MicrophoneState, Wake
 from kwsd.server.consumer import Consumer, Heard
-from kwsd.server.sources import RecordingSource, Source, StreamClock
+from kwsd.server.source_health import LagWatch, silence
+from kwsd.server.sources import LiveInput, MicrophoneInput, RecordingSource, Source, StreamClock
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 RETRY_MAX_S = 15.0
 """Longest pause between two attempts to open a lost device."""
+STEADY_S = 10.0
+"""A device that has delivered for this long is not about to be lost again at once."""
+STALE_S = 1.0
+"""An event that is later than this is stale."""
 
 
 @dataclass
@@ -51,6 +58,11 @@ class Stats:
     cpu_s: float = 0.0
     microphone: MicrophoneState = "lost"
     source: str = ""
+    levels_dbfs: list[float] = field(default_factory=list)
+    """Level of each channel of a live source."""
+    lag_s: float | None = None
+    """Seconds for which the last block had been there when it was heard; None for a recording that
+    is read as fast as it can be."""
     wakes: int = 0
 
 
@@ -63,17 +75,19 @@ class Listener:
         detector: Detector,
         emit: Callable[[Event], None],
         done: Callable[[BaseException | None], None],
-        recording: RecordingSource | None = None,
+        source: RecordingSource | LiveInput | None = None,
     ) -> None:
-        """`recording` is the source in place of the microphone.
+        """`source` stands in place of the microphone.
 
         `emit` gets every event; `done` gets the error that ended the thread, or None.
         """
         self.detector = detector
         self.stats = Stats()
         self.heartbeats = 0
+        self.moves = 0
         self.audio = Ring(int(config.lookback_s * SAMPLE_RATE), np.int16)
         """The look-back, whose indices are the stream's."""
+        recording = source if isinstance(source, RecordingSource) else None
         self.clock = StreamClock(began=time.time() if recording else None)
         self.consumers: list[Consumer] = []
         """Changed before the thread starts, and on it (through `call`)."""
@@ -81,11 +95,19 @@ class Listener:
         self._emit = emit
         self._done = done
         self._recording = recording
+        self.live = recording is None
+        """Whether it listens to something that goes on for ever."""
+        self._input: LiveInput = MicrophoneInput()
+        if source is not None and not isinstance(source, RecordingSource):
+            self._input = source
         self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._go = threading.Event()
         self._reopen = False
+        self._reported_lost = False
+        self._interrupted = True  # nothing has come from the source since it was opened
         self._heard_until = 0.0
+        self._lag = LagWatch()
         self._thread = threading.Thread(target=self._main, name="listener", daemon=True)
 
     @contextmanager
@@ -116,20 +138,23 @@ class Listener:
         for consumer in self.consumers:
             consumer.reset()
         self.detector.configure(setup)
-        microphone_changed = config.microphone != self._config.microphone
-        self._reopen = self._recording is None and microphone_changed
+        if config.microphone != self._config.microphone:
+            self._reopen = isinstance(self._input, MicrophoneInput) and self._recording is None
         self._config = config
 
     def _main(self) -> None:
         try:
             while not self._go.wait(0.05):
-                self.heartbeats += 1
+                self._beat()
                 self._serve_calls()
             if self._recording is not None:
                 self._listen(self._recording)
             else:
                 self._listen_for_ever()
             self._done(None)
+        except AudioFileError as error:
+            log.error("%s", error)
+            self._done(error)
         except BaseException as error:
             log.exception("the listener died")
             self._done(error)
@@ -139,74 +164,126 @@ class Listener:
 
     def _listen_for_ever(self) -> None:
         pause_s = self._config.microphone.retry_s
-        lost_at: float | None = None
         while not self._stop.is_set():
+            began = time.monotonic()
             try:
-                with self._open() as microphone:
-                    if lost_at is not None:
-                        self._gap(int((time.monotonic() - lost_at) * SAMPLE_RATE))
-                    pause_s = self._config.microphone.retry_s
-                    lost_at = None
+                with self._input.open(self._config.microphone, self._stopping) as source:
+                    self._interrupted = True
                     self._reopen = False
-                    self._opened(microphone)
-                    self._listen(microphone)
-                    lost_at = time.monotonic()
+                    began = time.monotonic()
+                    self._listen(source)
+                    if not (self._reopen or self._stop.is_set()):
+                        return
             except MicrophoneError as error:
-                if self.stats.microphone != "lost" or lost_at is None:
-                    log.error("microphone lost: %s; trying again", error)
-                    self._emit(MicrophoneChange(state="lost", detail=str(error)))
-                lost_at = lost_at if lost_at is not None else time.monotonic()
-                self.stats.microphone = "lost"
+                self._lost(str(error))
+                if self._heard_until - began > STEADY_S:
+                    pause_s = self._config.microphone.retry_s
                 self._idle(pause_s)
                 pause_s = min(pause_s * 2, RETRY_MAX_S)
-                devices.rescan()
-
-    def _open(self) -> AbstractContextManager[capture.Microphone]:
-        return capture.open_microphone(self._config.microphone, BLOCK_S, self._stop.is_set)
-
-    def _opened(self, microphone: capture.Microphone) -> None:
-        self.stats.microphone = "ok"
-        self.stats.source = microphone.name
-        rate = microphone.rate
-        log.info(
-            "microphone ok: %s, %d Hz, %d channel(s)", microphone.name, rate, microphone.channels
-        )
-        self._emit(MicrophoneChange(state="ok", detail=microphone.name))
+                self._input.rescan()
 
     def _listen(self, source: Source) -> None:
-        self.stats.source = source.name
-        if source is self._recording:
-            self.stats.microphone = "ok"
-            self._emit(MicrophoneChange(state="ok", detail=source.name))
+        """Hear a source until it ends, or until this is stopped. Raises MicrophoneError."""
         while not (self._stop.is_set() or self._reopen):
             every_block = any(consumer.every_block for consumer in self.consumers)
             block = source.read(1 if every_block else self.detector.max_chunks_per_call)
             if block is None:
                 return
+            self._watch(source, block)
             self._hear(block)
             self._serve_calls()
 
-    def _hear(self, block: Block) -> None:
-        if block.overflowed:
+    def _stopping(self) -> bool:
+        """Return whether to stop; whoever waits asks this all the time."""
+        self.moves += 1
+        return self._stop.is_set()
+
+    def _beat(self) -> None:
+        self.moves += 1
+        self.heartbeats += 1
+
+    def _lost(self, why: str) -> None:
+        if self.stats.microphone != "lost" or not self._reported_lost:
+            log.error("microphone lost: %s; trying again", why)
+            self._emit(MicrophoneChange(state="lost", detail=why))
+        self._reported_lost = True
+        self.stats.microphone = "lost"
+        self.stats.levels_dbfs = []
+
+    def _watch(self, source: Source, block: Block) -> None:
+        """Report what a block says about its source."""
+        if self._interrupted or self.stats.microphone == "lost":
+            self._arrived(source, block)
+        elif block.overflowed:
             self._overflowed(block)
+        self._interrupted = False
         self._heard_until = block.arrived
+        meter = source.meter
+        if meter is None:
+            return
+        self.stats.levels_dbfs = meter.levels_dbfs
+        text = silence(meter, source.channel, source.name)
+        if text and self.stats.microphone == "ok":
+            self._change("silent", text)
+        elif not text and self.stats.microphone == "silent":
+            self._change("ok", source.name)
+
+    def _arrived(self, source: Source, block: Block) -> None:
+        """Report the first block of a source that was opened, or that comes again."""
+        if self._heard_until:
+            self._gap(max(self._missing(block), 0))
+        self.stats.source = source.name
+        self._reported_lost = False
+        format = ""
+        if isinstance(source, Microphone):
+            format = f", {source.rate} Hz, {source.channels} channel(s)"
+        self._change("ok", source.name, format)
+
+    def _change(self, state: MicrophoneState, detail: str, more: str = "") -> None:
+        log.log(
+            logging.INFO if state == "ok" else logging.WARNING,
+            "microphone %s: %s%s",
+            state,
+            detail,
+            more,
+        )
+        self.stats.microphone = state
+        self._emit(MicrophoneChange(state=state, detail=detail))
+
+    def _missing(self, block: Block) -> int:
+        """Return how many samples are missing before a block, by the clock."""
+        elapsed = round((block.arrived - self._heard_until) * SAMPLE_RATE)
+        return elapsed - len(block.samples)
+
+    def _hear(self, block: Block) -> None:
         began = time.thread_time()
         self.audio.append(block.samples)
         self.clock.advance(self.audio.end, block.arrived)
         step = self.detector.feed(block.samples)
         self.stats.cpu_s += time.thread_time() - began
         self.stats.samples += len(block.samples)
-        self.heartbeats += 1
+        self._beat()
+        self._note_lag(block)
         wakes = tuple(self._stamped(wake, block.arrived) for wake in step.wakes)
         heard = Heard(block, self.audio, wakes, step.trace, self.detector.setup.words)
         for consumer in list(self.consumers):
             consumer.consume(heard)
 
+    def _note_lag(self, block: Block) -> None:
+        if self._recording is not None and not self._recording.realtime:
+            return
+        now = time.monotonic()
+        change = self._lag.step(max(now - block.arrived, 0.0), now)
+        self.stats.lag_s = self._lag.lag_s
+        if change is not None:
+            if change.behind:
+                log.warning("%.1f s behind the microphone: this machine is too busy", change.lag_s)
+            else:
+                log.info("caught up with the microphone")
+            self._emit(change)
+
     def _overflowed(self, block: Block) -> None:
-        lost = 1
-        if self._heard_until:
-            elapsed = round((block.arrived - self._heard_until) * SAMPLE_RATE)
-            lost = max(elapsed - len(block.samples), 1)
+        lost = max(self._missing(block), 1)
         log.warning("the microphone overflowed: about %d samples lost", lost)
         self._gap(lost)
         change = MicrophoneChange(state="overflow", detail=self.stats.source, samples_lost=lost)
@@ -215,10 +292,12 @@ class Listener:
     def _stamped(self, wake: Detection, arrived: float) -> Detection:
         """Emit an event with its wall-clock time and latency, and return it."""
         self.stats.wakes += isinstance(wake, Wake)
+        latency_s = time.monotonic() - arrived
         stamped = msgspec.structs.replace(
             wake,
             time=round(self.clock.wall(wake.end), 3),
-            latency_ms=round(1000 * (time.monotonic() - arrived), 2),
+            latency_ms=round(1000 * latency_s, 2),
+            stale=True if latency_s > STALE_S else None,
         )
         self._emit(stamped)
         return stamped
@@ -235,12 +314,13 @@ class Listener:
         """
         until = time.monotonic() + seconds
         while time.monotonic() < until and not self._stop.wait(0.05):
-            self.heartbeats += 1
+            self._beat()
             self._serve_calls()
 
     def _serve_calls(self) -> None:
         while not self._calls.empty():
             do, future = self._calls.get()
+            self.moves += 1
             if not future.set_running_or_notify_cancel():
                 continue
             try:

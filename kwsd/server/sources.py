@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import array
+import contextlib
+import fcntl
+import os
+import select
+import stat
 import sys
+import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,16 +20,33 @@ from typing import Protocol
 
 import numpy as np
 
-from kwsd.audio import files
+from kwsd.audio import capture, devices, files
 from kwsd.audio.capture import Block
+from kwsd.audio.channels import ChannelMeter
+from kwsd.audio.devices import MicrophoneError
+from kwsd.audio.files import AudioFileError
 from kwsd.audio.format import BLOCK_S, SAMPLE_RATE
+from kwsd.audio.raw_pcm import RawConverter, RawFormat, raw_blocks
+from kwsd.config import MicrophoneConfig
 from kwsd.detect.offline import with_tail
+
+POLL_S = 0.1
+"""Seconds between two looks at a pipe."""
+MAX_READ_BYTES = 1 << 20
 
 
 class Source(Protocol):
     """Something to listen to."""
 
     name: str
+
+    @property
+    def meter(self) -> ChannelMeter | None:
+        """What its channels carry; None for a recording."""
+
+    @property
+    def channel(self) -> int | str:
+        """The channel that is heard, or `mix`."""
 
     def read(self, blocks: int = 1) -> Block | None:
         """Return the next `blocks` of 80 ms in one (fewer at the end), or None at the end.
@@ -30,42 +55,183 @@ class Source(Protocol):
         """
 
 
+class LiveInput(Protocol):
+    """An input that goes on for ever, is lost and comes back."""
+
+    def open(
+        self, config: MicrophoneConfig, stop: Callable[[], bool]
+    ) -> AbstractContextManager[Source]:
+        """Open it; `stop` is asked all the time while a read waits. Raises MicrophoneError."""
+
+    def rescan(self) -> None:
+        """Look for it again after it was lost."""
+
+
+class MicrophoneInput:
+    """The configured microphone."""
+
+    def open(
+        self, config: MicrophoneConfig, stop: Callable[[], bool]
+    ) -> AbstractContextManager[Source]:
+        """Open the configured device."""
+        return capture.open_microphone(config, BLOCK_S, stop)
+
+    def rescan(self) -> None:
+        """Make PortAudio look for devices again."""
+        devices.rescan()
+
+
+class PipeInput:
+    """Raw PCM that another program writes into a pipe as it comes."""
+
+    name = "standard input"
+
+    def __init__(
+        self, fd: int, format: RawFormat, channel: int | str, realtime: bool = False
+    ) -> None:
+        """With `realtime`, it is read no faster than it was spoken.
+
+        Raises AudioFileError where the format has no such channel.
+        """
+        self.channel = channel
+        self._realtime = realtime
+        self._began: float | None = None
+        self._heard_s = 0.0
+        self._fd = fd
+        self._converter = RawConverter(format, channel, self.name)
+        self._block_bytes = int(format.rate * BLOCK_S) * format.frame_bytes
+        self._bytes_per_s = format.rate * format.frame_bytes
+        self._stop: Callable[[], bool] = lambda: False
+        self._stall_s = 0.0
+        self._ended = False
+
+    @property
+    def meter(self) -> ChannelMeter:
+        """What its channels carry."""
+        return self._converter.meter
+
+    @contextlib.contextmanager
+    def open(self, config: MicrophoneConfig, stop: Callable[[], bool]) -> Iterator[Source]:
+        """Go on reading: a pipe is open already."""
+        self._stall_s = config.stall_s
+        self._stop = stop
+        yield self
+
+    def rescan(self) -> None:
+        """Do nothing: a pipe stays what it is."""
+
+    def read(self, blocks: int = 1) -> Block | None:
+        """Return what about `blocks` of 80 ms became, or None at the end.
+
+        Raises MicrophoneError where nothing has come for `stall_s`.
+        """
+        wanted = self._block_bytes * blocks
+        parts: list[np.ndarray] = []
+        deadline = time.monotonic() + self._stall_s
+        while wanted > 0 and not self._ended:
+            if self._stop():
+                return None
+            ready, _, _ = select.select([self._fd], [], [], POLL_S)
+            if not ready:
+                if time.monotonic() > deadline:
+                    break
+                continue
+            data = os.read(self._fd, min(wanted, MAX_READ_BYTES))
+            self._ended = not data
+            parts.append(self._converter.step(data) if data else self._end())
+            wanted -= len(data)
+            deadline = time.monotonic() + self._stall_s
+        samples = np.concatenate(parts) if parts else np.zeros(0, np.int16)
+        if len(samples):
+            return Block(samples, self._arrival(len(samples)))
+        if self._ended:
+            return None
+        raise MicrophoneError(f"{self.name} has delivered nothing for {self._stall_s:g} s")
+
+    def _end(self) -> np.ndarray:
+        return np.concatenate(list(with_tail([self._converter.finish()])))
+
+    def _arrival(self, samples: int) -> float:
+        """Return when the last of `samples` was there.
+
+        The pipe holds what was written since then. A writer that is faster than speech has not been
+        kept waiting.
+        """
+        now = time.monotonic()
+        if self._began is None:
+            self._began = now - samples / SAMPLE_RATE
+        self._heard_s += samples / SAMPLE_RATE
+        late_s = now - self._began - self._heard_s
+        if self._realtime and late_s < 0:
+            time.sleep(-late_s)
+            return time.monotonic()
+        return now - max(min(self._waiting_s(), late_s), 0.0)
+
+    def _waiting_s(self) -> float:
+        """Return the seconds of audio that are in the pipe already."""
+        waiting = array.array("i", [0])
+        with contextlib.suppress(OSError):  # not every kind of file can say
+            fcntl.ioctl(self._fd, termios.FIONREAD, waiting)
+        return waiting[0] / self._bytes_per_s
+
+
 class RecordingSource:
-    """A file or a pipe; in real time, no faster than it was spoken."""
+    """A recording; in real time, no faster than it was spoken."""
+
+    meter = None
+    channel = 0
 
     def __init__(self, name: str, blocks: Iterator[np.ndarray], realtime: bool) -> None:
         self.name = name
         self._blocks = blocks
-        self._realtime = realtime
+        self.realtime = realtime
         self._due = 0.0
 
     def read(self, blocks: int = 1) -> Block | None:
-        """Return the next `blocks` in one, or None at the end."""
+        """Return the next `blocks` in one, or None at the end. Raises AudioFileError."""
         parts = list(islice(self._blocks, blocks))
         if not parts:
             return None
         samples = np.concatenate(parts) if len(parts) > 1 else parts[0]
         now = time.monotonic()
-        base = max(self._due, now - 1.0) if self._due else now
-        self._due = base + len(samples) / SAMPLE_RATE
-        if self._realtime and self._due > now:
+        if not self.realtime:
+            return Block(samples, now)
+        self._due = (self._due or now) + len(samples) / SAMPLE_RATE
+        if self._due > now:
             time.sleep(self._due - now)
-        return Block(samples, time.monotonic())
+        return Block(samples, self._due)
 
 
-def open_recording(
-    path: str, channel: int | str, *, realtime: bool, rate: int, channels: int
-) -> RecordingSource:
-    """Return the recording `path`, or raw PCM on standard input for `-`.
-
-    `rate` and `channels` are those of raw PCM. Raises AudioFileError.
-    """
-    if path == "-":
-        blocks = files.raw_blocks(sys.stdin.buffer, rate, channels, channel, BLOCK_S)
-        return RecordingSource("standard input", with_tail(blocks), realtime)
+def open_recording(path: str, channel: int | str, *, realtime: bool) -> RecordingSource:
+    """Return the recording `path`. Raises AudioFileError."""
     files.open_file(path).close()  # what is no recording is refused before anything starts
     blocks = files.read_blocks(Path(path), BLOCK_S, channel)
     return RecordingSource(path, with_tail(blocks), realtime)
+
+
+def open_standard_input(
+    format: RawFormat, channel: int | str, *, realtime: bool
+) -> RecordingSource | PipeInput:
+    """Return raw PCM on standard input: a live pipe, or a file that was redirected into it.
+
+    Raises AudioFileError where there is nothing to read.
+    """
+    remedy = (
+        "write raw PCM into it, as in `arecord -f S16_LE -r 16000 -t raw | kwsd run --source -`"
+    )
+    try:
+        fd = sys.stdin.fileno()
+        kind = os.fstat(fd)
+    except (AttributeError, ValueError, OSError):
+        raise AudioFileError(f"standard input is closed; {remedy}") from None
+    if os.isatty(fd):
+        raise AudioFileError(f"standard input is a terminal; {remedy}")
+    if stat.S_ISCHR(kind.st_mode) and kind.st_rdev == Path(os.devnull).stat().st_rdev:
+        raise AudioFileError(f"standard input is {os.devnull}; {remedy}")
+    if stat.S_ISREG(kind.st_mode):
+        blocks = raw_blocks(sys.stdin.buffer, format, channel)
+        return RecordingSource("standard input", with_tail(blocks), realtime)
+    return PipeInput(fd, format, channel, realtime)
 
 
 @dataclass
