@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -224,12 +224,13 @@ class Daemon:
         *arguments: str,
         env: dict[str, str] | None = None,
         stdin: int | None = subprocess.DEVNULL,
+        program: Sequence[str] = ("-m", "kwsd"),
     ) -> None:
         self.socket = folder / "k.sock"
         self.state = folder / "state"
         self.log = folder / "log"
         where = ["--socket", str(self.socket), "--state", str(self.state)]
-        command = [sys.executable, "-m", "kwsd", "run", *where, *arguments]
+        command = [sys.executable, *program, "run", *where, *arguments]
         given = {"PYTHONUNBUFFERED": "1", "XDG_CONFIG_HOME": str(folder), **(env or {})}
         environment = {**os.environ, **given}
         with self.log.open("ab") as log:
@@ -272,6 +273,7 @@ class Start(Protocol):
         folder: Path | None = None,
         env: dict[str, str] | None = None,
         stdin: int | None = subprocess.DEVNULL,
+        program: Sequence[str] = ("-m", "kwsd"),
     ) -> Daemon: ...
 
 
@@ -285,8 +287,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
         folder: Path | None = None,
         env: dict[str, str] | None = None,
         stdin: int | None = subprocess.DEVNULL,
+        program: Sequence[str] = ("-m", "kwsd"),
     ) -> Daemon:
-        daemons.append(Daemon(folder or tmp_path, *arguments, env=env, stdin=stdin))
+        where = folder or tmp_path
+        daemons.append(Daemon(where, *arguments, env=env, stdin=stdin, program=program))
         return daemons[-1]
 
     yield run

@@ -71,6 +71,7 @@ class FakePortAudio:
         self.overflowed = False
         self.opened: list[tuple[int, int]] = []
         """Rate and channels of each stream that was opened."""
+        self.stream: type[FakeStream] = FakeStream
         self.buffer_s = 1.0
         self.scans = 0
         self.default = SimpleNamespace(device=[0, 0])
@@ -88,7 +89,7 @@ class FakePortAudio:
         ]
 
     def RawInputStream(self, samplerate: int, channels: int, **more: object) -> FakeStream:
-        return FakeStream(self, samplerate, channels, **more)
+        return self.stream(self, samplerate, channels, **more)
 
     def _exit_handler(self) -> None: ...
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 from fake_portaudio import FakePortAudio, FakeStream
 
-from kwsd.audio import capture
+from kwsd.audio import capture, devices
 from kwsd.audio.capture import open_microphone
 from kwsd.audio.devices import MicrophoneError
 from kwsd.config import MicrophoneConfig
@@ -122,3 +124,55 @@ def test_a_device_that_delivers_nothing_is_lost(portaudio: FakePortAudio) -> Non
         pytest.raises(MicrophoneError, match=r"delivered nothing for 0.5 s"),
     ):
         microphone.read()
+
+
+def test_two_devices_that_match_are_named_and_neither_is_opened(portaudio: FakePortAudio) -> None:
+    portaudio.names = ["USB Audio: - (hw:1,0)", "USB Audio: - (hw:2,0)", "other"]
+    message = r"'USB' matches 2 devices, and none is opened: 0: 'USB Audio.*, 1: 'USB Audio"
+    with (
+        pytest.raises(MicrophoneError, match=message),
+        open_microphone(MicrophoneConfig(device="USB")),
+    ):
+        pass
+    assert portaudio.opened == []
+
+
+@pytest.mark.parametrize(
+    ("device", "index"),
+    [
+        ("hw:CARD=Mic,DEV=0", 1),
+        ("plughw:CARD=Mic", 1),
+        ("Mic", 1),
+        ("CARD=Camera", 0),
+        ("hw:CARD=Camera,DEV=3", 3),
+        ("audio usb (hw:1,0)", 0),
+        ("other", 2),
+        (3, 3),
+    ],
+)
+def test_a_name_that_survives_a_reboot(
+    portaudio: FakePortAudio,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    device: str | int,
+    index: int,
+) -> None:
+    for number, id in ((1, "Camera"), (2, "Mic")):
+        (tmp_path / f"card{number}").mkdir()
+        (tmp_path / f"card{number}" / "id").write_text(f"{id}\n")
+    monkeypatch.setattr(devices, "CARDS", tmp_path)
+    # A whole name is meant before others that contain it.
+    usb = ["USB Audio: - (hw:1,0)", "USB Audio: - (hw:2,0)"]
+    portaudio.names = [*usb, "other", "USB Audio: #1 (hw:1,3)", "some other"]
+    if device == "CARD=Camera":
+        with pytest.raises(MicrophoneError, match=r"= hw:CARD=Camera,DEV=0, 3: .*DEV=3"):
+            devices.find(device)
+        return
+    assert devices.find(device).index == index
+
+
+def test_when_a_block_was_there_counts_what_still_waits(portaudio: FakePortAudio) -> None:
+    with open_microphone(MicrophoneConfig()) as microphone:
+        block = microphone.read()
+    assert block is not None
+    assert time.monotonic() - block.arrived >= 0.35

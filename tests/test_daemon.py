@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import socket
@@ -257,6 +258,61 @@ def test_the_watchdog_is_fed_while_no_client_has_come(
     while heard.count(b"WATCHDOG=1") < 6:
         heard += notify.recv(4096).split(b"\n")
     notify.close()
+
+
+@pytest.mark.timing
+def test_a_call_that_hangs_is_a_lost_microphone_and_then_the_end(
+    start: Start, tmp_path: Path, notify: socket.socket
+) -> None:
+    hang = tmp_path / "hang"
+    config = tmp_path / "kwsd.yaml"
+    config.write_text("microphone: {stall_s: 0.5}\n")
+    env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "300000"}
+    program = [str(Path(__file__).with_name("hung_microphone.py")), str(hang)]
+    daemon = start("--config", str(config), env=env, program=program)
+    with daemon.connect() as client:
+        events = client.events(types=["microphone"])
+        while client.request(Status()).microphone.state != "ok":
+            time.sleep(0.05)
+        hang.touch()
+        states = [event for event in events if isinstance(event, MicrophoneChange)]
+    assert [event.state for event in states][-1] == "lost"
+    assert "has not come back for 0.5 s" in states[-1].detail
+    assert daemon.wait(10) == 70
+    sent = []
+    notify.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sent += notify.recv(4096).split(b"\n")
+    lost = next(n for n, field in enumerate(sent) if field.startswith(b"STATUS=microphone lost"))
+    assert b"WATCHDOG=1" in sent[:lost]
+    assert b"WATCHDOG=1" not in sent[lost:]
+    notify.close()
+
+
+@pytest.mark.timing
+def test_a_call_that_comes_back_is_forgiven_and_one_that_hangs_holds_up_no_stop(
+    start: Start, tmp_path: Path
+) -> None:
+    hang = tmp_path / "hang"
+    config = tmp_path / "kwsd.yaml"
+    config.write_text("microphone: {stall_s: 0.6}\n")
+    program = [str(Path(__file__).with_name("hung_microphone.py")), str(hang)]
+    daemon = start("--config", str(config), program=program)
+    with daemon.connect() as client:
+        for state, hangs in (("ok", False), ("lost", True), ("ok", False)):
+            if hangs:
+                hang.touch()
+            else:
+                hang.unlink(missing_ok=True)
+            while client.request(Status()).microphone.state != state:
+                time.sleep(0.02)
+        hang.touch()
+        time.sleep(0.2)
+        began = time.monotonic()
+        daemon.process.send_signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+        assert time.monotonic() - began < 2.0
 
 
 @pytest.mark.timing

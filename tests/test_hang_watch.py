@@ -1,0 +1,33 @@
+"""A listener that hangs in a call is noticed; one that was stopped, or is slow, is not blamed."""
+
+from __future__ import annotations
+
+from kwsd.server.hang_watch import GRACE_S, HangWatch, Motion
+
+MOVING, HUNG, GIVEN_UP = Motion
+
+
+def looks(watch: HangWatch, moves: list[int], step_s: float = 0.5) -> list[Motion]:
+    """Return what looks at these counts show, one every `step_s`."""
+    return [watch.look(count, n * step_s, 3.0) for n, count in enumerate(moves)]
+
+
+def test_standing_still_is_hung_and_then_given_up() -> None:
+    found = looks(HangWatch(), [1] * 40)
+    assert found.index(HUNG) == 6  # 3 s
+    assert found.index(GIVEN_UP) == 6 + 2 * GRACE_S
+    assert set(found[26:]) == {GIVEN_UP}
+
+
+def test_a_call_that_comes_back_is_forgiven() -> None:
+    watch = HangWatch()
+    assert looks(watch, [1] * 20)[-1] is HUNG
+    assert watch.look(2, 10.5, 3.0) is MOVING
+    assert watch.look(2, 11.0, 3.0) is MOVING
+
+
+def test_a_process_that_was_stopped_does_not_hang() -> None:
+    watch = HangWatch()
+    assert watch.look(1, 0.0, 3.0) is MOVING
+    assert watch.look(1, 3600.0, 3.0) is MOVING
+    assert watch.look(2, 3600.5, 3.0) is MOVING

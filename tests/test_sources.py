@@ -1,0 +1,167 @@
+"""A live pipe: gaps, formats, lag, and what is refused; a recording in real time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kwsd.audio.devices import MicrophoneError
+from kwsd.audio.files import AudioFileError
+from kwsd.audio.raw_pcm import RawFormat
+from kwsd.config import MicrophoneConfig
+from kwsd.server.sources import PipeInput, RecordingSource
+
+CONFIG = MicrophoneConfig(stall_s=0.5)
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """Open a pipe: the end that is read, and the end that is written."""
+    ends = os.pipe()
+    yield ends
+    for fd in ends:
+        try:
+            os.close(fd)
+        except OSError:
+            continue  # the test has closed it
+
+
+def read_all(source: PipeInput) -> np.ndarray:
+    """Return everything until the end."""
+    with source.open(CONFIG, lambda: False) as opened:
+        return np.concatenate([block.samples for block in iter(lambda: opened.read(4), None)])
+
+
+@pytest.mark.parametrize(
+    ("samples", "dtype", "scale"),
+    [("s16", "<i2", 1), ("s32", "<i4", 65536), ("f32", "<f4", 2**-15)],
+)
+def test_every_format_gives_the_same_samples(
+    pipe: tuple[int, int], samples: str, dtype: str, scale: float
+) -> None:
+    reading, writing = pipe
+    expected = np.arange(-3000, 3000, dtype=np.int16)
+    data = np.zeros((6000, 2), dtype)
+    data[:, 1] = expected.astype(float) * scale
+    os.write(writing, data.tobytes() + b"\x01")  # and a byte of a sample that never comes
+    os.close(writing)
+    format = RawFormat(samples, 16000, 2)  # type: ignore[arg-type] # one of them
+    heard = read_all(PipeInput(reading, format, 1))
+    assert (heard[:6000] == expected).all()
+    assert (heard[6000:] == 0).all()  # the tail
+
+
+def test_a_pipe_with_nothing_in_it_is_lost_and_comes_back(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return False
+
+    source = PipeInput(reading, RawFormat(), 0)
+    with source.open(CONFIG, stop) as opened:
+        with pytest.raises(MicrophoneError, match=r"delivered nothing for 0\.5 s"):
+            opened.read()
+        assert asked >= 3  # it does not hang: whoever watches it sees it move
+        os.write(writing, bytes(2 * 1280))
+        block = opened.read()
+    assert block is not None
+    assert len(block.samples) == 1280
+    assert source.meter.levels_dbfs == [-100]
+
+
+def test_what_came_before_a_gap_is_not_held_back(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    os.write(writing, bytes(2 * 500))
+    with PipeInput(reading, RawFormat(), 0).open(CONFIG, lambda: False) as opened:
+        block = opened.read()
+        assert block is not None
+        assert len(block.samples) == 500
+        with pytest.raises(MicrophoneError):
+            opened.read()
+
+
+def test_samples_that_are_not_numbers_count_as_zero(
+    pipe: tuple[int, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    reading, writing = pipe
+    values = np.array([0.5, np.nan, np.inf, -np.inf, 9.0, -0.5], "<f4")
+    os.write(writing, values.tobytes() * 2)
+    os.close(writing)
+    heard = read_all(PipeInput(reading, RawFormat("f32"), 0))
+    assert heard[:6].tolist() == [16384, 0, 0, 0, 32767, -16384]
+    assert caplog.text.count("not numbers") == 1
+
+
+def test_a_pipe_that_was_left_waiting_is_behind_and_a_fast_writer_is_not(
+    pipe: tuple[int, int],
+) -> None:
+    reading, writing = pipe
+    second = bytes(2 * 16000)
+    with PipeInput(reading, RawFormat(), 0).open(CONFIG, lambda: False) as opened:
+        os.write(writing, second + second[:10000])
+        block = opened.read()
+        assert block is not None
+        assert time.monotonic() - block.arrived < 0.1  # a second came at once: nobody waits for it
+        time.sleep(1.2)
+        block = opened.read()
+    assert block is not None
+    assert time.monotonic() - block.arrived > 0.7
+
+
+@pytest.mark.parametrize(
+    ("format", "channel", "message"),
+    [
+        ({"rate": 0}, 0, "a sample rate of 0 Hz"),
+        ({"rate": -16000}, 0, "a sample rate of -16000 Hz"),
+        ({"channels": 0}, 0, r"0 channel\(s\); expected 1…64"),
+        ({"channels": 100_000}, "mix", r"100000 channel\(s\)"),
+        ({"channels": 2}, 2, "no channel 2"),
+        ({"samples": "s24"}, 0, "'s24'; expected one of s16, s32, f32"),
+    ],
+)
+def test_formats_that_cannot_be_are_refused(
+    format: dict[str, int], channel: int | str, message: str
+) -> None:
+    with pytest.raises(AudioFileError, match=message):
+        PipeInput(0, RawFormat(**format), channel)  # type: ignore[arg-type] # that is the point
+
+
+@pytest.mark.parametrize(
+    ("shell", "message"),
+    [
+        ("{run} <&-", "standard input is closed; write raw PCM into it"),
+        ("{run} </dev/null", "standard input is /dev/null"),
+        ("{run} --rate 0 <{file}", "a sample rate of 0 Hz"),
+        ("cat {file} | {run} --channels 0", "0 channel(s)"),
+    ],
+)
+def test_what_cannot_be_heard_is_refused_before_ready(
+    tmp_path: Path, shell: str, message: str
+) -> None:
+    file = tmp_path / "raw"
+    file.write_bytes(bytes(32000))
+    where = f"--socket {tmp_path}/k.sock --state {tmp_path}/state"
+    run = f"{sys.executable} -m kwsd run --source - {where}"
+    command = ["bash", "-c", shell.format(run=run, file=file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 66
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "listening" not in done.stderr
+
+
+def test_a_recording_in_real_time_says_when_its_samples_were_due() -> None:
+    blocks = iter([np.zeros(800, np.int16)] * 3)
+    source = RecordingSource("it", blocks, realtime=True)
+    arrivals = [block.arrived for block in iter(source.read, None)]
+    assert np.diff(arrivals) == pytest.approx([0.05, 0.05])
