@@ -26,7 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
         for device in found:
             star = "*" if device.default else " "
             format = f"{device.channels} channel(s), {device.rate} Hz"
-            print(f"{device.index:3d}{star} {device.name}: {format}")
+            stable = f", {device.alsa}" if device.alsa else ""
+            print(f"{device.index:3d}{star} {device.name}: {format}{stable}")
     if not found:
         return fail(UNAVAILABLE, "there is no input device; `kwsd doctor` names the fix")
     return 0
