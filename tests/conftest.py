@@ -225,14 +225,16 @@ class Daemon:
         env: dict[str, str] | None = None,
         stdin: int | None = subprocess.DEVNULL,
         program: Sequence[str] = ("-m", "kwsd"),
+        wrapper: Sequence[str] = (),
+        alone: bool = False,
     ) -> None:
         self.socket = folder / "k.sock"
         self.state = folder / "state"
         self.log = folder / "log"
         where = ["--socket", str(self.socket), "--state", str(self.state)]
-        command = [sys.executable, *program, "run", *where, *arguments]
+        command = [*wrapper, sys.executable, *program, "run", *where, *arguments]
         given = {"PYTHONUNBUFFERED": "1", "XDG_CONFIG_HOME": str(folder), **(env or {})}
-        environment = {**os.environ, **given}
+        environment = (env or {}) if alone else {**os.environ, **given}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, stdin=stdin, stdout=log, stderr=log, env=environment
@@ -265,7 +267,10 @@ class Daemon:
 
 
 class Start(Protocol):
-    """Starts a daemon with these arguments of `kwsd run`; its files are in `folder`."""
+    """Starts a daemon with these arguments of `kwsd run`; its files are in `folder`.
+
+    `wrapper` is a command that runs it; with `alone`, `env` is its whole environment.
+    """
 
     def __call__(
         self,
@@ -274,6 +279,8 @@ class Start(Protocol):
         env: dict[str, str] | None = None,
         stdin: int | None = subprocess.DEVNULL,
         program: Sequence[str] = ("-m", "kwsd"),
+        wrapper: Sequence[str] = (),
+        alone: bool = False,
     ) -> Daemon: ...
 
 
@@ -288,10 +295,20 @@ def start(tmp_path: Path) -> Iterator[Start]:
         env: dict[str, str] | None = None,
         stdin: int | None = subprocess.DEVNULL,
         program: Sequence[str] = ("-m", "kwsd"),
+        wrapper: Sequence[str] = (),
+        alone: bool = False,
     ) -> Daemon:
-        where = folder or tmp_path
-        daemons.append(Daemon(where, *arguments, env=env, stdin=stdin, program=program))
-        return daemons[-1]
+        daemon = Daemon(
+            folder or tmp_path,
+            *arguments,
+            env=env,
+            stdin=stdin,
+            program=program,
+            wrapper=wrapper,
+            alone=alone,
+        )
+        daemons.append(daemon)
+        return daemon
 
     yield run
     for daemon in daemons:

@@ -8,12 +8,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import BundleError
 from kwsd.model.runtime import SpeakerEncoder, StreamingEncoder
+from kwsd.ort import onnxruntime
 
 
 @pytest.fixture

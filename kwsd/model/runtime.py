@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from kwsd.model.bundle import ENCODER, SPEAKER, VOICE_FRONT_END, Bundle, BundleError
+from kwsd.ort import onnxruntime
 
 State = tuple[np.ndarray, ...]
 INTERMEDIATE = "tap"

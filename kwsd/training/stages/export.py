@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +16,7 @@ from kwsd.audio.log_mel import LogMel
 from kwsd.config import ConfigError
 from kwsd.model.bundle import ENCODER, SPEAKER
 from kwsd.model.runtime import INTERMEDIATE
+from kwsd.ort import onnxruntime
 from kwsd.training.bundle_writer import BundleWriter
 from kwsd.training.features import (
     BANDS,

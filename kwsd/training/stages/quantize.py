@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from kwsd import ort
+from kwsd.ort import onnxruntime
 from kwsd.training.features import BANDS, STRIDE_FRAMES
 
 log = logging.getLogger(__name__)
+quantization = ort.quantization()
+Reader: Any = quantization.CalibrationDataReader
 PERCENTILE = 99.999
 """Percentile of each scene's activations that the range covers; what lies beyond is clipped."""
 FLOOR = -0.4
@@ -30,7 +32,7 @@ PASS_THROUGH = ("Clip", "MaxPool", "Unsqueeze")
 """Operators whose output is on their input's grid."""
 
 
-class _OneFeed(CalibrationDataReader):  # type: ignore[misc]
+class _OneFeed(Reader):  # type: ignore[misc]
     """A single input: onnxruntime wants data even where every range is given."""
 
     def __init__(self, feed: dict[str, np.ndarray]) -> None:
@@ -68,14 +70,14 @@ def quantize(path: Path, mels: Iterable[np.ndarray]) -> str:
     overrides |= {node.input[0]: overrides[node.output[0]] for node in joins}
     states = [name for name in overrides if name.startswith("state_in.")]
     log.info("8 bit: %d nodes of %d, %d states", len(nodes), len(model.graph.node), len(states))
-    quantize_static(
+    quantization.quantize_static(
         model,
         str(path),
         _OneFeed(_feed(model, np.zeros((2 * STRIDE_FRAMES, BANDS), np.float32))),
-        quant_format=QuantFormat.QDQ,
+        quant_format=quantization.QuantFormat.QDQ,
         per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
         nodes_to_quantize=[node.name for node in nodes],
         extra_options={"TensorQuantOverrides": overrides},
     )
@@ -100,7 +102,7 @@ def _parameters(low: float, high: float) -> dict[str, Any]:
     return {
         "scale": np.array(scale, np.float32),
         "zero_point": np.array(round(-low / scale), np.uint8),
-        "quant_type": QuantType.QUInt8,
+        "quant_type": quantization.QuantType.QUInt8,
     }
 
 
