@@ -235,3 +235,20 @@ def test_configuring_again_keeps_the_stream(
     before = len(first.scores)
     after = second.scores[3:, ::-1]
     assert np.abs(after - straight[before + 3 :]).max() < 1e-4
+
+
+def test_a_refused_stranger_does_not_lock_the_owner_out(bench: Bench, bundle: Bundle) -> None:
+    stranger = say("computer", "en-us+f3")
+    owner = say("computer")
+    alone = bench.detector(UNGATED)
+    (wake,) = wakes(list(alone.feed(np.concatenate([hiss(1.0), owner, hiss(0.5)])).wakes))
+    embedding = alone.embedding(wake.start, wake.end)
+    assert embedding is not None
+    ann = Library(voiceprints={"ann": Voiceprint("ann", bundle.encoder_id, embedding[None], 0.0)})
+    config = replace(UNGATED, speaker=SpeakerConfig(threshold=0.9, require="enrolled"))
+    pause = hiss(0.7)
+    heard = np.concatenate([hiss(1.0), stranger, pause, owner, pause, owner, hiss(0.5)])
+    found = bench.detector(config, ann).feed(heard).wakes
+    refractory_s = config.words["computer"].refractory_s
+    assert found[1].end - found[0].end < refractory_s * RATE, "the owner should come at once"
+    assert [reason(e) for e in found] == ["wrong_speaker", None, "refractory"]

@@ -18,9 +18,21 @@ def drive(
     refractory: int = 10,
     near: float = 0.5,
     smoothing: int = 1,
+    refused: int = 0,
 ) -> list[Firing]:
+    """Return the firings; of the wakes, the first `refused` are not let through."""
     trigger = Trigger(threshold, refractory * CHUNK, near, smoothing)
-    return [f for k, p in enumerate(posteriors) if (f := trigger.step(p, (k + 1) * CHUNK))]
+    firings = []
+    for k, posterior in enumerate(posteriors):
+        firing = trigger.step(posterior, (k + 1) * CHUNK)
+        if firing is None:
+            continue
+        firings.append(firing)
+        if firing.kind == "wake" and refused:
+            refused -= 1
+        elif firing.kind == "wake":
+            trigger.accepted(firing.at)
+    return firings
 
 
 @pytest.mark.parametrize(
@@ -40,6 +52,12 @@ def test_table(posteriors: list[float], expected: list[tuple[str, int]]) -> None
     assert [(f.kind, f.at // CHUNK) for f in drive(posteriors)] == expected
 
 
+def test_only_an_accepted_wake_starts_the_refractory_time() -> None:
+    stranger_then_owner = [0.9, 0.1, 0.9, 0.1, 0.9, 0.1]
+    firings = drive(stranger_then_owner, refused=1)
+    assert [f.kind for f in firings] == ["wake", "wake", "refractory"]
+
+
 def test_smoothing_is_the_mean_of_the_last_posteriors() -> None:
     trigger = Trigger(0.9, 0, 0.5, 3)
     scores = []
@@ -57,6 +75,7 @@ def test_a_near_miss_reports_its_peak() -> None:
 def test_clearing_forgets_the_excursion_but_not_the_refractory_time() -> None:
     trigger = Trigger(0.5, 10 * CHUNK, 0.5, 1)
     assert trigger.step(0.9, CHUNK) is not None
+    trigger.accepted(CHUNK)
     trigger.clear()
     firing = trigger.step(0.9, 3 * CHUNK)
     assert firing is not None

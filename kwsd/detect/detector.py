@@ -284,7 +284,10 @@ class Detector:
         wake = Wake(
             word=word, score=score, threshold=threshold, start=start, end=end, speaker=speaker
         )
-        return wake if self._may_wake(speaker) else rejected(wake)
+        if not self._may_wake(speaker):
+            return rejected(wake)
+        self._triggers[word].accepted(firing.at)
+        return wake
 
     def _may_wake(self, speaker: SpeakerMatch | None) -> bool:
         require = self.setup.speakers.require

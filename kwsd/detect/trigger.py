@@ -5,8 +5,8 @@ Rules:
 - The score is the mean of the last `smoothing` posteriors.
 - An excursion begins when the score passes `near_miss * threshold`, and ends when it falls below.
 - An excursion fires at most once, at the first score of at least `threshold`.
-- Within `refractory` samples after a wake nothing fires; an excursion that would have fired is
-  reported once, as refractory.
+- Within `refractory` samples after a wake that was let through (`accepted`) nothing fires; an
+  excursion that would have fired is reported once, as refractory.
 - An excursion that ends without having reached the threshold is reported as a near miss, with its
   peak.
 """
@@ -24,8 +24,9 @@ class Firing:
 
     kind: Literal["wake", "near_miss", "refractory"]
     score: float
+    """The score that decided: the first that reached the threshold; for a near miss, its peak."""
     at: int
-    """Sample index after the chunk that decided; for a near miss, after the chunk of the peak."""
+    """Sample index after the chunk of that score."""
 
 
 class Trigger:
@@ -43,6 +44,10 @@ class Trigger:
         self._last_wake: int | None = None
         self._peak: tuple[float, int] | None = None
         self._reported = False
+
+    def accepted(self, at: int) -> None:
+        """Start the refractory time: the wake that was decided at sample `at` was let through."""
+        self._last_wake = at
 
     def prime(self, posterior: float) -> None:
         """Add a posterior from before the gate opened, which smooths and decides nothing."""
@@ -83,5 +88,4 @@ class Trigger:
         self._reported = True
         if self._last_wake is not None and at - self._last_wake < self._refractory_samples:
             return Firing("refractory", score, at)
-        self._last_wake = at
         return Firing("wake", score, at)
