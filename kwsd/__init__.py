@@ -2,7 +2,7 @@
 
 with kwsd.connect() as daemon:
     for event in daemon.events(types=["wake"]):
-        print(event.word, event.speaker)
+        print(event.word, "by", event.speaker and event.speaker.name)
 
 The names below are imported when they are first used (PEP 562), so that a program pays only for
 what it uses, and the daemon does not load the client.
@@ -17,7 +17,15 @@ from kwsd.version import __version__
 
 if TYPE_CHECKING:
     from kwsd.client.client import AsyncClient, Client, connect, connect_async
-    from kwsd.events import Event, Lag, MicrophoneChange, Rejected, SpeakerMatch, Wake
+    from kwsd.events import (
+        Event,
+        Lag,
+        MicrophoneChange,
+        Rejected,
+        SpeakerMatch,
+        SpeakerScore,
+        Wake,
+    )
     from kwsd.protocol import commands
     from kwsd.protocol.errors import DaemonError
 
@@ -30,6 +38,7 @@ __all__ = [
     "MicrophoneChange",
     "Rejected",
     "SpeakerMatch",
+    "SpeakerScore",
     "Wake",
     "__version__",
     "commands",
@@ -46,6 +55,7 @@ _HOMES = {
     "MicrophoneChange": "kwsd.events",
     "Rejected": "kwsd.events",
     "SpeakerMatch": "kwsd.events",
+    "SpeakerScore": "kwsd.events",
     "Wake": "kwsd.events",
     "commands": "kwsd.protocol.commands",
     "connect": "kwsd.client.client",

@@ -11,15 +11,37 @@ RejectReason = Literal["near_miss", "wrong_speaker", "refractory"]
 MicrophoneState = Literal["ok", "lost", "silent", "overflow", "moved"]
 
 
-class SpeakerMatch(Struct, frozen=True):
-    """The enrolled speaker whose voiceprint is nearest to a voice."""
+class SpeakerScore(Struct, frozen=True):
+    """An enrolled speaker, and how likely a voice is theirs."""
 
     name: str
     score: float
     """Probability, 0 to 1, that the voice is this speaker's, at even prior odds."""
+
+
+class SpeakerMatch(Struct, frozen=True, omit_defaults=True):
+    """Whose voice it is; a voice that is not verified is a stranger's, and has no name."""
+
+    name: str | None
+    """The enrolled speaker; None unless verified."""
+    score: float
+    """Probability, 0 to 1, that the voice is the nearest enrolled speaker's, at even prior odds."""
     threshold: float
     verified: bool
     """Whether the score reaches the threshold."""
+    nearest: SpeakerScore | None = None
+    """The nearest enrolled speaker, verified or not. With `details` only."""
+    runner_up: SpeakerScore | None = None
+    """The second nearest, where several are enrolled. With `details` only."""
+
+    def __post_init__(self) -> None:
+        """Forget the name of a voice that is not verified: 0.1.0 stored it in clips."""
+        if not self.verified and self.name is not None:
+            msgspec.structs.force_setattr(self, "name", None)
+
+    def without_details(self) -> SpeakerMatch:
+        """Return it as everybody may have it."""
+        return SpeakerMatch(self.name, self.score, self.threshold, self.verified)
 
 
 class _Detection(Struct, frozen=True, kw_only=True):
@@ -27,15 +49,14 @@ class _Detection(Struct, frozen=True, kw_only=True):
 
     word: str
     score: float
-    """Score at the chunk that decided."""
+    """The score that decided: the first that reached the threshold; for a near miss, its peak."""
     threshold: float
     start: int
     """First sample of the word, at 16 kHz since the stream opened."""
     end: int
     """Sample after the word."""
     speaker: SpeakerMatch | None = None
-    """The nearest enrolled speaker; None where nobody is enrolled or the speaker was not checked.
-    """
+    """Who spoke; None where nobody is enrolled or the speaker was not checked."""
     time: float | None = None
     """Wall-clock time of `end`, in seconds since the epoch. The daemon sets it."""
     latency_ms: float | None = None
@@ -90,10 +111,13 @@ Event = Wake | Rejected | MicrophoneChange | Lag
 EVENT_TYPES = ("wake", "rejected", "microphone", "lag")
 
 
-def to_dict(event: Event) -> dict[str, Any]:
+def to_dict(event: Event, *, details: bool = False) -> dict[str, Any]:
     """Return an event in the form of the protocol and of every `--json` output.
 
-    Fields that are not known are left out; `speaker` alone is null where there is none.
+    Fields that are not known are left out; `speaker` alone is null where there is none. Without
+    `details` nobody learns whom an unverified voice resembles.
     """
+    if not details and isinstance(event, Wake | Rejected) and event.speaker:
+        event = msgspec.structs.replace(event, speaker=event.speaker.without_details())
     body: dict[str, Any] = msgspec.to_builtins(event)
     return {key: value for key, value in body.items() if value is not None or key == "speaker"}

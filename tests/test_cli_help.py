@@ -10,14 +10,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from kwsd.cli import main as cli
 from kwsd.cli import output
 from kwsd.cli.options import duration, word_list
 from kwsd.cli.verbs import VERBS, load
-from kwsd.events import Event, MicrophoneChange, Rejected, SpeakerMatch, Wake
+from kwsd.events import Event, MicrophoneChange, Rejected, SpeakerMatch, SpeakerScore, Wake
 from kwsd.protocol.data import ClipInfo
 
 
@@ -112,7 +114,14 @@ def test_the_package_runs_as_the_command() -> None:
 
 
 ANN = SpeakerMatch(name="ann", score=0.91, threshold=0.75, verified=True)
-NOBODY = SpeakerMatch(name="ann", score=0.2, threshold=0.75, verified=False)
+STRANGER = SpeakerMatch(
+    name=None,
+    score=0.2,
+    threshold=0.75,
+    verified=False,
+    nearest=SpeakerScore("ann", 0.2),
+    runner_up=SpeakerScore("bob", 0.1),
+)
 WAKE = Wake(word="hey_banana", score=0.9, threshold=0.5, start=16000, end=24000)
 
 
@@ -131,11 +140,10 @@ WAKE = Wake(word="hey_banana", score=0.9, threshold=0.5, start=16000, end=24000)
                 threshold=0.5,
                 start=0,
                 end=8000,
-                speaker=NOBODY,
+                speaker=STRANGER,
                 reason="wrong_speaker",
             ),
-            "rejected (wrong speaker): “a” by ann (0.20, not verified), "
-            "score 0.900 of 0.500, 0.00–0.50 s",
+            "rejected (wrong speaker): “a” by a stranger (0.20), score 0.900 of 0.500, 0.00–0.50 s",
         ),
         (MicrophoneChange(state="lost", detail="unplugged"), "microphone lost: unplugged"),
         (
@@ -153,9 +161,23 @@ def test_events_as_sentences_and_as_json(
     assert said == sentence
     body = json.loads(line)
     assert body.pop("type") == event.__struct_config__.tag
-    body["speaker"] = body.get("speaker") and SpeakerMatch(**body["speaker"])
-    assert all(getattr(event, key) == value for key, value in body.items() if key != "speaker")
-    assert body["speaker"] == getattr(event, "speaker", None)
+    found = body.pop("speaker", None)
+    assert all(getattr(event, key) == value for key, value in body.items())
+    expected = getattr(event, "speaker", None)
+    assert found == (expected and msgspec.to_builtins(expected.without_details()))
+
+
+def test_details_are_shown_to_those_who_ask(capsys: pytest.CaptureFixture[str]) -> None:
+    stranger = replace(WAKE, speaker=STRANGER)
+    known = replace(ANN, nearest=SpeakerScore("ann", 0.91), runner_up=SpeakerScore("bob", 0.1))
+    output.print_event(stranger, as_json=False, details=True)
+    output.print_event(replace(WAKE, speaker=known), as_json=False, details=True)
+    output.print_event(stranger, as_json=True, details=True)
+    of_stranger, of_ann, line = capsys.readouterr().out.splitlines()
+    assert "“hey banana” by a stranger (0.20), nearest ann, then bob (0.10), score" in of_stranger
+    assert "“hey banana” by ann (0.91), then bob (0.10), score" in of_ann
+    assert json.loads(line)["speaker"]["nearest"] == {"name": "ann", "score": 0.2}
+    assert json.loads(line)["speaker"]["runner_up"] == {"name": "bob", "score": 0.1}
 
 
 def test_clips_as_sentences() -> None:
@@ -174,6 +196,9 @@ def test_clips_as_sentences() -> None:
     )
     sentence = "x-computer: near miss, score 0.300 of 0.500 by ann, labeled wrong"
     assert output.clip_sentence(clip) == sentence
+    woken = replace(clip, kind="wake", score=0.6, peak=0.9, speaker=STRANGER, label=None)
+    sentence = "x-computer: wake, score 0.600 of 0.500, peak 0.900 by a stranger"
+    assert output.clip_sentence(woken) == sentence
 
 
 def test_json_of_dataclasses_paths_and_numbers(capsys: pytest.CaptureFixture[str]) -> None:

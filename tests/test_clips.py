@@ -159,7 +159,13 @@ def test_off_by_default_and_on_when_asked(
     at = next(n for n in range(len(scene)) if (scene[n : n + 400] == heard[:400]).all())
     assert (scene[at : at + len(heard)] == heard).all()
     stored = json.loads((state / "clips" / f"{first['id']}.json").read_text())
-    assert max(score for _, score in stored["scores"]) >= first["score"] - 1e-3
+    highest = max(score for _, score in stored["scores"])
+    assert stored["peak"] == first["peak"] == highest
+    assert first["threshold"] <= first["score"] < highest  # it decided before the peak
+    ((_, _, peaks),) = json.loads((state / "peaks.jsonl").read_text())["words"].values()
+    decided = [(round(peak, 2), woke, round(score, 4)) for _, peak, woke, score in peaks if woke]
+    expected = [(round(c["peak"], 2), True, round(c["score"], 4)) for c in (first, second)]
+    assert decided == expected
     assert all(0 < end <= len(heard) for end, _ in stored["scores"])
     assert cli.main(["clips", "label", "wrong", first["id"], *at_state]) == 0
     assert cli.main(["clips", "label", "wrong", "nothing", *at_state]) == cli.DATA

@@ -14,12 +14,14 @@ import time
 import wave
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import soundfile
 from conftest import RATE, RawClient, Start, hiss, say
 
 from kwsd.audio import pcm
+from kwsd.cli import main as cli
 from kwsd.events import Event, SpeakerMatch, Wake
 from kwsd.protocol.commands import (
     Audio,
@@ -102,7 +104,7 @@ def test_enrollment_through_the_socket_and_who_spoke(
     with daemon.connect() as client:
         assert [one.name for one in client.request(Speakers()).speakers] == ["ann"]
         found = [speaker_of(wake) for wake in client.events(types=["wake"])]
-    assert [one.name for one in found] == ["ann", "ann"]
+    assert [one.name for one in found] == ["ann", None]
     assert found[0].score > found[1].score
     again = start("--source", str(scene_wav), "--wait-for-client")
     with again.connect() as client:
@@ -111,6 +113,46 @@ def test_enrollment_through_the_socket_and_who_spoke(
         assert client.request(Status()).speakers == []
         with pytest.raises(DaemonError, match="no speaker is called 'ann'"):
             client.request(SpeakersDelete(name="ann"))
+
+
+def test_a_stranger_is_a_stranger_everywhere(
+    start: Start, tmp_path: Path, scene_wav: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    takes = []
+    for n, sentence in enumerate(("computer", "computer, turn on the light", "the weather today")):
+        takes.append(str(tmp_path / f"{n}.wav"))
+        soundfile.write(takes[-1], say(sentence), RATE)
+    for name in ("ann", "bob"):  # bob sounds like ann, so that there is a runner-up
+        assert cli.main(["enroll", name, "--state", str(tmp_path / "state"), "--wav", *takes]) == 0
+    config = tmp_path / "kwsd.yaml"
+    config.write_text("clips: on\n")
+    source = ["--source", str(scene_wav), "--wait-for-client"]
+    daemon = start(*source, "--config", str(config), "--print", "--json")
+    with daemon.connect() as client, daemon.connect() as admin, daemon.connect() as other:
+        detailed = admin.events(types=["wake"], details=True)
+        listening = client.events(types=["wake"])
+        other.request(Subscribe())
+        plain = [speaker_of(wake) for wake in listening]
+        more = [speaker_of(wake) for wake in detailed]
+    assert daemon.wait() == 0
+    assert [(one.verified, one.name is None) for one in plain] == [(True, False), (False, True)]
+    assert plain == [one.without_details() for one in more]
+    for one in more:
+        assert one.nearest is not None
+        assert one.runner_up is not None
+        assert {one.nearest.name, one.runner_up.name} == {"ann", "bob"}
+        assert one.nearest.score == one.score >= one.runner_up.score
+    printed = [json.loads(x) for x in daemon.log.read_text().splitlines() if x.startswith("{")]
+    assert [x["speaker"]["name"] for x in printed if x["type"] == "wake"] == [plain[0].name, None]
+    clips = sorted((daemon.state / "clips").glob("*.json"))
+    stored = [json.loads(clip.read_text())["speaker"] for clip in clips]
+    assert stored == [msgspec.to_builtins(one) for one in plain]
+    capsys.readouterr()
+    detect = ["detect", "--state", str(daemon.state), str(scene_wav)]
+    assert cli.main(detect) == 0
+    assert cli.main([*detect, "--details"]) == 0
+    found = [json.loads(line)["speaker"] for line in capsys.readouterr().out.splitlines()]
+    assert [one for one in found if one] == [msgspec.to_builtins(one) for one in [*plain, *more]]
 
 
 def test_guided_enrollment_from_the_stream(start: Start, tmp_path: Path) -> None:
@@ -253,6 +295,7 @@ audio = dict(start=0, end=9)
 name = dict(name="x")
 for kind, more in (
     ("subscribe", {{}}),
+    ("subscribe", dict(details=True)),
     ("status", {{}}),
     ("audio", audio),
     ("enroll.begin", name),
@@ -272,6 +315,7 @@ for kind, more in (
     )
     assert done.stdout.split("\n")[:-1] == [
         "subscribe ok",
+        "subscribe permission_denied",
         "status ok",
         "audio permission_denied",
         "enroll.begin permission_denied",

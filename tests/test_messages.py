@@ -155,7 +155,7 @@ def test_a_client_gets_what_a_server_sends(
         Greeting(protocol=2, version="1.2", words=["computer"], sample_rate=16000)
     ]
     for n, event in enumerate(events, 1):
-        stream += server.number(messages.encode_event(replace(event, seq=None)))
+        stream += server.number(messages.encode_event(replace(event, seq=None), details=True))
         expected.append(replace(event, seq=n))
     for request in requests:
         id, _ = send(client, request)

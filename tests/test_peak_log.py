@@ -15,7 +15,7 @@ from kwsd.state.peak_log import PeakLog, highest
 def test_stored_and_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = PeakLog(tmp_path / "state")
     assert log.read() == {}
-    peaks = [Peak(1000.0, 0.5, True), Peak(1001.5, 0.1, False)]
+    peaks = [Peak(1000.0, 0.5, True, 0.3125), Peak(1001.5, 0.1, False)]
     first = {"a": WordPeaks("m1", 600.0, peaks)}
     monkeypatch.setattr("kwsd.state.peak_log.time.time", lambda: 5000.0)
     log.append(first)

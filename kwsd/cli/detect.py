@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--trace", type=Path, metavar="OUT.npz", help="also write the scores of every chunk"
     )
     parser.add_argument("--json", action="store_true", help="no effect: the output is JSON anyway")
+    options.add_details(parser)
     options.add_words(parser)
     options.add_config(parser)
     options.add_state(parser, "folder of voiceprints, added words and calibration")
@@ -45,7 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
                     if arguments.trace:
                         trace.add(step.trace)
                     for event in step.wakes:
-                        print_json({"file": str(path), **to_dict(event)})
+                        body = to_dict(event, details=arguments.details)
+                        print_json({"file": str(path), **body})
             except AudioFileError as error:
                 status = fail(NO_INPUT, error)
     if arguments.trace:

@@ -26,15 +26,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_words(parser, "only events of these words")
     parser.add_argument("--count", type=int, metavar="N", help="exit after N events")
+    options.add_details(parser, "; for root, the daemon's user and socket.admin_group")
     options.add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print events until the daemon ends, or until there were enough."""
     with connect_daemon(arguments) as client:
-        events = client.events(arguments.types, arguments.words)
+        details = arguments.details
+        events = client.events(arguments.types, arguments.words, details=details)
         for number, event in enumerate(events, 1):
-            print_event(event, as_json=arguments.json)
+            print_event(event, as_json=arguments.json, details=details)
             if number == arguments.count:
                 break
     return 0

@@ -49,6 +49,15 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
+def add_details(parser: argparse.ArgumentParser, text: str = "") -> None:
+    """Add `--details`; `text` says who may ask for them."""
+    parser.add_argument(
+        "--details",
+        action="store_true",
+        help=f"also name the nearest speaker and the runner-up, verified or not{text}",
+    )
+
+
 def add_endpoint(parser: argparse.ArgumentParser) -> None:
     """Add the options of a verb that asks the daemon or a state directory."""
     add_config(parser)

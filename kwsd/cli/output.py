@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from kwsd.audio.format import SAMPLE_RATE
-from kwsd.events import Event, Lag, MicrophoneChange, Rejected, to_dict
+from kwsd.events import Event, Lag, MicrophoneChange, Rejected, SpeakerMatch, to_dict
 from kwsd.protocol.data import ClipInfo
 
 USAGE = 64
@@ -56,16 +56,19 @@ def _plain(value: Any) -> object:
     return str(value) if isinstance(value, Path) else value.item()
 
 
-def print_event(event: Event, *, as_json: bool) -> None:
-    """Print an event, as the protocol's JSON or as a sentence."""
+def print_event(event: Event, *, as_json: bool, details: bool = False) -> None:
+    """Print an event, as the protocol's JSON or as a sentence.
+
+    With `details` it says whom an unverified voice resembles, where the event knows.
+    """
     if as_json:
-        print_json(to_dict(event))
+        print_json(to_dict(event, details=details))
     else:
-        print(event_sentence(event), flush=True)
+        print(event_sentence(event, details=details), flush=True)
 
 
-def event_sentence(event: Event) -> str:
-    """Return an event for people."""
+def event_sentence(event: Event, *, details: bool = False) -> str:
+    """Return an event for people; see `print_event` for `details`."""
     if isinstance(event, MicrophoneChange):
         lost = f" ({event.samples_lost} samples lost)" if event.samples_lost else ""
         return f"microphone {event.state}: {event.detail}{lost}"
@@ -73,8 +76,8 @@ def event_sentence(event: Event) -> str:
         return f"lag: {event.lag_s:.1f} s {'behind' if event.behind else 'now: caught up'}"
     by = ""
     if speaker := event.speaker:
-        verified = "" if speaker.verified else ", not verified"
-        by = f" by {speaker.name} ({speaker.score:.2f}{verified})"
+        by = f" by {_who(speaker)} ({speaker.score:.2f})"
+        by += _resembles(speaker) if details else ""
     kind = "wake"
     if isinstance(event, Rejected):
         kind = f"rejected ({event.reason.replace('_', ' ')})"
@@ -94,11 +97,24 @@ def channel_levels(levels_dbfs: Sequence[float]) -> str:
     return ", ".join(f"channel {n}: {level:.0f} dBFS" for n, level in enumerate(levels_dbfs))
 
 
+def _who(speaker: SpeakerMatch) -> str:
+    return speaker.name or "a stranger"
+
+
+def _resembles(speaker: SpeakerMatch) -> str:
+    """Return the names that only details have."""
+    near = f", nearest {speaker.nearest.name}" if speaker.nearest and not speaker.verified else ""
+    then = speaker.runner_up
+    return f"{near}, then {then.name} ({then.score:.2f})" if then else near
+
+
 def clip_sentence(clip: ClipInfo) -> str:
     """Return a clip for people."""
-    by = f" by {clip.speaker.name}" if clip.speaker else ""
+    by = f" by {_who(clip.speaker)}" if clip.speaker else ""
     label = f", labeled {clip.label}" if clip.label else ""
     score = f"score {clip.score:.3f} of {clip.threshold:.3f}"
+    if clip.peak is not None and clip.peak > clip.score:
+        score += f", peak {clip.peak:.3f}"
     return f"{clip.id}: {clip.kind.replace('_', ' ')}, {score}{by}{label}"
 
 

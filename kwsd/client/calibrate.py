@@ -162,7 +162,7 @@ def from_recordings(
             meter.add(step.trace)
         peaks = meter.take()
         for name in names:
-            at = [Peak(sample / SAMPLE_RATE, score, False) for sample, score in peaks.get(name, ())]
+            at = [Peak(one.at / SAMPLE_RATE, one.peak, False) for one in peaks.get(name, ())]
             found[name].append(WordPeaks("", meter.end / SAMPLE_RATE, at))
     return {name: evidence(stretches, nobody_spoke=True) for name, stretches in found.items()}
 

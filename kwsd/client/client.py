@@ -186,21 +186,34 @@ class Client:
 
     @overload
     def events(
-        self, types: Sequence[Literal["wake"]], words: Sequence[str] | None = None
+        self,
+        types: Sequence[Literal["wake"]],
+        words: Sequence[str] | None = None,
+        *,
+        details: bool = False,
     ) -> Iterator[Wake]: ...
     @overload
     def events(
-        self, types: Sequence[EventType] | None = None, words: Sequence[str] | None = None
+        self,
+        types: Sequence[EventType] | None = None,
+        words: Sequence[str] | None = None,
+        *,
+        details: bool = False,
     ) -> Iterator[Event]: ...
     def events(
-        self, types: Sequence[EventType] | None = None, words: Sequence[str] | None = None
+        self,
+        types: Sequence[EventType] | None = None,
+        words: Sequence[str] | None = None,
+        *,
+        details: bool = False,
     ) -> Iterator[Event]:
         """Subscribe now, and return the events as they come, until the daemon ends.
 
-        Only events of these types, and of these words. Raises DaemonError, also during the
-        iteration, where the daemon sends what cannot be read.
+        Only events of these types, and of these words; with `details`, which is for privileged
+        users, they name the nearest speaker and the runner-up too. Raises DaemonError, also during
+        the iteration, where the daemon sends what cannot be read.
         """
-        self.request(_subscription(types, words))
+        self.request(_subscription(types, words, details))
         return self._events()
 
     def _events(self) -> Iterator[Event]:
@@ -273,21 +286,34 @@ class AsyncClient:
 
     @overload
     def events(
-        self, types: Sequence[Literal["wake"]], words: Sequence[str] | None = None
+        self,
+        types: Sequence[Literal["wake"]],
+        words: Sequence[str] | None = None,
+        *,
+        details: bool = False,
     ) -> AsyncIterator[Wake]: ...
     @overload
     def events(
-        self, types: Sequence[EventType] | None = None, words: Sequence[str] | None = None
+        self,
+        types: Sequence[EventType] | None = None,
+        words: Sequence[str] | None = None,
+        *,
+        details: bool = False,
     ) -> AsyncIterator[Event]: ...
     async def events(
-        self, types: Sequence[EventType] | None = None, words: Sequence[str] | None = None
+        self,
+        types: Sequence[EventType] | None = None,
+        words: Sequence[str] | None = None,
+        *,
+        details: bool = False,
     ) -> AsyncIterator[Event]:
         """Subscribe, and yield the events as they come, until the daemon ends.
 
-        Only events of these types, and of these words. Raises DaemonError, also during the
-        iteration, where the daemon sends what cannot be read.
+        Only events of these types, and of these words; with `details`, which is for privileged
+        users, they name the nearest speaker and the runner-up too. Raises DaemonError, also during
+        the iteration, where the daemon sends what cannot be read.
         """
-        await self.request(_subscription(types, words))
+        await self.request(_subscription(types, words, details))
         while True:
             while self._exchange.events:
                 yield self._exchange.events.popleft()
@@ -328,8 +354,11 @@ async def connect_async(path: Path | str | None = None) -> AsyncClient:
     return AsyncClient(reader, writer, exchange, greeting)
 
 
-def _subscription(types: Sequence[EventType] | None, words: Sequence[str] | None) -> Subscribe:
+def _subscription(
+    types: Sequence[EventType] | None, words: Sequence[str] | None, details: bool
+) -> Subscribe:
     return Subscribe(
         types=None if types is None else list(types),
         words=None if words is None else list(words),
+        details=details,
     )

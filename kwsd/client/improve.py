@@ -42,7 +42,7 @@ class _LabeledClips:
 
     ids: list[str]
     right: list[tuple[float, WordTake]]
-    """Clips of the word, with the score they had."""
+    """Clips of the word, with the highest score they had."""
     wrong: list[np.ndarray]
     """Frames of clips that are not the word."""
 
@@ -110,7 +110,8 @@ def _labeled_clips(requester: Requester, trainer: WordTrainer, word: AddedWord) 
         found.ids.append(info.id)
         if info.label == "right":
             take = trainer.encoder.clip_take(samples, info.start, info.end)
-            found.right.append((info.score, take))
+            peak = info.score if info.peak is None else info.peak
+            found.right.append((peak, take))
         else:
             found.wrong.append(trainer.encoder.wrong_clip(samples, info.end))
     if not found.ids:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from kwsd.audio.format import CHUNK_SAMPLES
 from kwsd.detect.detector import Trace
@@ -12,33 +15,50 @@ FLOOR = 0.02
 """Peaks below it are not reported."""
 
 
+class FoundPeak(NamedTuple):
+    """The highest score of an excursion."""
+
+    at: int
+    """Sample index after its chunk."""
+    peak: float
+    decided: float | None
+    """The first score of the excursion that reached the threshold; None where none did."""
+
+
 @dataclass
 class PeakMeter:
     """Finds peaks in traces, none within about a second of a higher one."""
 
     end: int = 0
     """Sample index after the last chunk."""
-    _open: dict[str, tuple[float, int]] = field(default_factory=dict)
-    _found: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    _open: dict[str, FoundPeak] = field(default_factory=dict)
+    _found: dict[str, list[FoundPeak]] = field(default_factory=dict)
 
-    def add(self, trace: Trace) -> None:
-        """Process consecutive chunks; a stream may jump ahead."""
+    def add(self, trace: Trace, thresholds: Mapping[str, float] | None = None) -> None:
+        """Process consecutive chunks; a stream may jump ahead.
+
+        `thresholds` are those in force by word; none decides where they are missing.
+        """
         if not len(trace.end):
             return
         self.end = int(trace.end[-1])
         if not self._open and trace.scores.max(initial=0.0) < FLOOR:
             return
+        known = thresholds or {}
         for at, row in zip(trace.end.tolist(), trace.scores.tolist(), strict=True):
             for word, score in zip(trace.words, row, strict=True):
                 best = self._open.get(word)
-                if best and at - best[1] > MERGE_CHUNKS * CHUNK_SAMPLES:
+                if best and at - best.at > MERGE_CHUNKS * CHUNK_SAMPLES:
                     self._close(word)
                     best = None
-                if score >= FLOOR and (best is None or score > best[0]):
-                    self._open[word] = score, at
+                if score >= FLOOR and (best is None or score > best.peak):
+                    decided = best.decided if best else None
+                    if decided is None and score >= known.get(word, math.inf):
+                        decided = score
+                    self._open[word] = FoundPeak(at, score, decided)
 
-    def take(self) -> dict[str, list[tuple[int, float]]]:
-        """Return the peaks since the last call, by word: sample and score."""
+    def take(self) -> dict[str, list[FoundPeak]]:
+        """Return the peaks since the last call, by word."""
         for word in list(self._open):
             self._close(word)
         found = self._found
@@ -46,5 +66,4 @@ class PeakMeter:
         return found
 
     def _close(self, word: str) -> None:
-        score, at = self._open.pop(word)
-        self._found.setdefault(word, []).append((at, score))
+        self._found.setdefault(word, []).append(self._open.pop(word))

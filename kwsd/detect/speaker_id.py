@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from kwsd.events import SpeakerMatch
+from kwsd.events import SpeakerMatch, SpeakerScore
 from kwsd.metrics import Scorer, as_norm
 from kwsd.model.bundle import COHORT, Bundle
 from kwsd.state.voiceprints import Voiceprint
@@ -40,15 +40,20 @@ def best_match(
     threshold: float,
     scorer: Scorer,
 ) -> SpeakerMatch:
-    """Return the voiceprint with the highest score for `embedding [dim]`."""
+    """Return whose voice `embedding [dim]` is, with the nearest speaker and the runner-up."""
     references = list(voiceprints.values())
     scores = scorer(embedding[None], np.stack([one.mean for one in references]))[0]
-    best = int(scores.argmax())
+    nearest, *others = (
+        SpeakerScore(references[n].name, round(float(scores[n]), 4))
+        for n in np.argsort(-scores, kind="stable")[:2]
+    )
     return SpeakerMatch(
-        name=references[best].name,
-        score=round(float(scores[best]), 4),
+        name=nearest.name,
+        score=nearest.score,
         threshold=threshold,
-        verified=bool(scores[best] >= threshold),
+        verified=bool(scores.max() >= threshold),
+        nearest=nearest,
+        runner_up=others[0] if others else None,
     )
 
 

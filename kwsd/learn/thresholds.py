@@ -60,11 +60,11 @@ def evidence(
                 label.right for label in labels if abs(label.time - peak.time) <= LABEL_WITHIN_S
             ]
             if near:
-                counted += [] if any(near) else [peak.score]
+                counted += [] if any(near) else [peak.peak]
             elif peak.woke and not nobody_spoke:
                 unlabeled += 1
             else:
-                counted.append(peak.score)
+                counted.append(peak.peak)
     hours = sum(stretch.seconds for stretch in stretches) / 3600
     return Evidence(np.sort(np.array(counted, np.float64))[::-1], hours, unlabeled)
 

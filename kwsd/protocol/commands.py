@@ -71,6 +71,9 @@ class Subscribe(Request[Done], frozen=True, tag="subscribe"):
     """Only these types of events."""
     words: list[Name] | None = None
     """Only events of these words."""
+    details: bool = False
+    """Name the nearest speaker and the runner-up, also of a voice that is not verified: for
+    privileged users only."""
 
 
 class Status(Request[StatusReply], frozen=True, tag="status"):

@@ -127,13 +127,17 @@ class CalibratedSpeakers(Data, frozen=True):
 
 
 class Peak(Data, frozen=True, array_like=True):
-    """A peak of a word's score: `[time, score, woke]`."""
+    """A peak of a word's score: `[time, peak, woke, score]`."""
 
     time: float
     """Seconds of the stream, or since the epoch."""
-    score: float
+    peak: float
+    """The highest score of the excursion."""
     woke: bool
     """Whether it reached the threshold of that time."""
+    score: float | None = None
+    """The score that decided, which is the `score` of the event: the first that reached the
+    threshold. Null where none did, and in logs of 0.1.0."""
 
 
 class WordPeaks(Data, frozen=True, array_like=True):
@@ -167,6 +171,9 @@ class ClipInfo(Data, frozen=True, kw_only=True):
     time: float
     """End of the word, seconds since the epoch."""
     score: float
+    """The score that decided, which is the `score` of the event."""
+    peak: float | None = None
+    """The highest score of the excursion, as far as the clip reaches. Null in clips of 0.1.0."""
     threshold: float
     start: int
     """First sample of the word in the clip."""

@@ -279,9 +279,9 @@ def encode_level(level_dbfs: float) -> bytes:
     return _encoder.encode(Level(level_dbfs)) + b"\n"
 
 
-def encode_event(event: Event) -> bytes:
-    """Return an event as a line that is not numbered yet."""
-    return _encoder.encode(to_dict(event)) + b"\n"
+def encode_event(event: Event, *, details: bool = False) -> bytes:
+    """Return an event as a line that is not numbered yet; see `to_dict` for `details`."""
+    return _encoder.encode(to_dict(event, details=details)) + b"\n"
 
 
 def with_seq(event: bytes, seq: int) -> bytes:

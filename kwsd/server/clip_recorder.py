@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,16 @@ LONGEST_CLIP_S = 8.0
 """Seconds of scores that are kept for clips."""
 
 
+class _Waiting(NamedTuple):
+    """An event whose clip is not complete yet."""
+
+    wake: Detection
+    model: str
+    """Id of the model of its word."""
+    decided_after: int
+    """Sample index before the block that decided: the score rises from there to its peak."""
+
+
 class ClipRecorder(Consumer):
     """Gives each clip to `keep`, once the half second after its word was heard."""
 
@@ -27,7 +38,7 @@ class ClipRecorder(Consumer):
         """Whether the configuration asks for clips."""
         self._keep = keep
         self._traces: deque[Trace] = deque(maxlen=int(LONGEST_CLIP_S / BLOCK_S))
-        self._waiting: list[tuple[Detection, str]] = []
+        self._waiting: list[_Waiting] = []
         self._audio: Ring | None = None
 
     def consume(self, heard: Heard) -> None:
@@ -37,7 +48,10 @@ class ClipRecorder(Consumer):
             self._traces.append(heard.trace)
             for wake in heard.wakes:
                 word = heard.words.get(wake.word)
-                self._waiting.append((wake, word.model.id if word else ""))
+                model = word.model.id if word else ""
+                self._waiting.append(
+                    _Waiting(wake, model, heard.audio.end - len(heard.block.samples))
+                )
         if self._waiting:
             self._cut(heard.audio.end)
 
@@ -53,19 +67,21 @@ class ClipRecorder(Consumer):
         """Cut the clips of which everything was heard; all of them for None."""
         waiting = self._waiting
         self._waiting = []
-        for wake, model in waiting:
+        for one in waiting:
+            wake = one.wake
             complete = wake.end + AFTER_S * SAMPLE_RATE
             if heard_until is not None and heard_until < complete:
-                self._waiting.append((wake, model))
+                self._waiting.append(one)
                 continue
             assert self._audio is not None
             begin = max(wake.start - int(BEFORE_S * SAMPLE_RATE), self._audio.begin)
             end = min(wake.end + int(AFTER_S * SAMPLE_RATE), self._audio.end)
             if begin < wake.end <= end:
                 samples = np.asarray(self._audio.read(begin, end), np.int16)
-                self._keep(self._clip(wake, model, begin, end), samples)
+                self._keep(self._clip(one, begin, end), samples)
 
-    def _clip(self, wake: Detection, model: str, begin: int, end: int) -> Clip:
+    def _clip(self, one: _Waiting, begin: int, end: int) -> Clip:
+        wake = one.wake
         scores = [
             (int(at) - begin, round(float(row[trace.words.index(wake.word)]), 4))
             for trace in self._traces
@@ -73,16 +89,19 @@ class ClipRecorder(Consumer):
             for at, row in zip(trace.end, trace.scores, strict=True)
             if begin < at <= end
         ]
+        after = [score for at, score in scores if begin + at > one.decided_after]
+        near_miss = isinstance(wake, Rejected) and wake.reason == "near_miss"
         return Clip(
             id="",
             word=wake.word,
-            model=model,
+            model=one.model,
             kind=wake.reason if isinstance(wake, Rejected) else "wake",
             time=wake.time or 0.0,
             score=wake.score,
+            peak=wake.score if near_miss else max([wake.score, *after]),
             threshold=wake.threshold,
             start=max(wake.start - begin, 0),
             end=wake.end - begin,
             scores=scores,
-            speaker=wake.speaker,
+            speaker=wake.speaker and wake.speaker.without_details(),
         )

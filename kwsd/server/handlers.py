@@ -86,27 +86,31 @@ class Handlers:
 
     async def dispatch(self, session: ClientSession, command: Command) -> Reply:
         """Answer a request. Raises RequestError."""
-        self._check_privilege(session, command)
+        if command.privileged:
+            self._check_privilege(session, type_of(command))
         reply = await self._handlers[type(command)](session, command)
         if command.changes_state:
             await self._parts.apply()
         return reply
 
-    def _check_privilege(self, session: ClientSession, command: Command) -> None:
+    def _check_privilege(self, session: ClientSession, what: str) -> None:
         group = self._parts.config().socket.admin_group
-        if not command.privileged or session.peer.privileged(group):
+        if session.peer.privileged(group):
             return
         who = "root and the daemon's user (socket.admin_group may name a group)"
         if group:
             who = f"root, the daemon's user and the group {group}"
-        raise RequestError("permission_denied", f"{type_of(command)} is for {who}")
+        raise RequestError("permission_denied", f"{what} is for {who}")
 
     async def _subscribe(self, session: ClientSession, command: commands.Subscribe) -> replies.Done:
+        if command.details:
+            self._check_privilege(session, "subscribe with details")
         for word in command.words or ():
             self._check_word(word)
         session.subscriber.filter = Filter(
             types=None if command.types is None else frozenset(command.types),
             words=None if command.words is None else frozenset(command.words),
+            details=command.details,
         )
         self._parts.hub.subscribed.set()
         return replies.Done()

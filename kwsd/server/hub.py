@@ -1,8 +1,8 @@
 """The hub: every event to every subscriber, none waiting for another.
 
-An event is encoded once. Writing never blocks: what a socket does not take at once waits in that
-client's backlog, and a client whose backlog exceeds its bound is dropped. Runs on the event loop
-only.
+An event is encoded once, and once more where somebody wants its details. Writing never blocks: what
+a socket does not take at once waits in that client's backlog, and a client whose backlog exceeds
+its bound is dropped. Runs on the event loop only.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ class Filter:
 
     types: frozenset[str] | None = None
     words: frozenset[str] | None = None
+    details: bool = False
+    """Whether it may see, and wants, whom an unverified voice resembles."""
 
     def passes(self, event: Event) -> bool:
         """Return whether the subscriber wants `event`."""
@@ -128,10 +130,14 @@ class Hub:
 
     def publish(self, event: Event) -> None:
         """Send `event` to every subscriber that wants it."""
-        line = encode_event(event)
+        lines: dict[bool, bytes] = {}
         for subscriber in list(self.subscribers):
-            if subscriber.filter is not None and subscriber.filter.passes(event):
-                subscriber.send_event(line)
+            wanted = subscriber.filter
+            if wanted is None or not wanted.passes(event):
+                continue
+            if wanted.details not in lines:
+                lines[wanted.details] = encode_event(event, details=wanted.details)
+            subscriber.send_event(lines[wanted.details])
 
     async def drain(self, timeout_s: float) -> None:
         """Wait until every backlog is written, or the time is up."""

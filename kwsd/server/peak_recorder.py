@@ -23,11 +23,14 @@ class PeakRecorder(Consumer):
         self._meter = PeakMeter()
         self._samples = 0
         self._words: Mapping[str, ActiveWord] = {}
+        self._thresholds: dict[str, float] = {}
 
     def consume(self, heard: Heard) -> None:
         """Process a block; end the stretch after ten minutes."""
-        self._words = heard.words
-        self._meter.add(heard.trace)
+        if heard.words is not self._words:
+            self._words = heard.words
+            self._thresholds = {name: word.threshold for name, word in heard.words.items()}
+        self._meter.add(heard.trace, self._thresholds)
         self._samples += len(heard.block.samples)
         if self._samples >= PEAKS_EVERY_S * SAMPLE_RATE:
             self.flush()
@@ -50,8 +53,8 @@ class PeakRecorder(Consumer):
         words = {}
         for name, word in self._words.items():
             peaks = [
-                Peak(self._clock.wall(at), score, score >= word.threshold)
-                for at, score in found.get(name, ())
+                Peak(self._clock.wall(one.at), one.peak, one.decided is not None, one.decided)
+                for one in found.get(name, ())
             ]
             words[name] = WordPeaks(word.model.id, samples / SAMPLE_RATE, peaks)
         self._keep(words)

@@ -71,15 +71,23 @@ class PeakLog:
 
 
 def _rounded(stretch: WordPeaks) -> WordPeaks:
-    peaks = [Peak(round(p.time, 1), round(p.score, 4), p.woke) for p in stretch.peaks]
+    peaks = [
+        Peak(
+            round(p.time, 1),
+            round(p.peak, 4),
+            p.woke,
+            None if p.score is None else round(p.score, 4),
+        )
+        for p in stretch.peaks
+    ]
     return WordPeaks(stretch.model, round(stretch.seconds, 1), peaks)
 
 
 def highest(stretches: list[WordPeaks], most: int) -> list[WordPeaks]:
     """Return stretches with only the `most` highest of all their peaks."""
-    scores = np.sort([peak.score for stretch in stretches for peak in stretch.peaks])[::-1]
+    scores = np.sort([peak.peak for stretch in stretches for peak in stretch.peaks])[::-1]
     floor = float(scores[most]) if len(scores) > most else 0.0
     return [
-        WordPeaks(s.model, s.seconds, [peak for peak in s.peaks if peak.score > floor])
+        WordPeaks(s.model, s.seconds, [peak for peak in s.peaks if peak.peak > floor])
         for s in stretches
     ]
