@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -93,6 +94,24 @@ def test_the_same_holds_for_speakers(bundle: Bundle) -> None:
     configured = Config(speaker=SpeakerConfig(threshold=0.9))
     speakers = resolve(configured, bundle, library).speakers
     assert (speakers.threshold, speakers.origin) == (0.9, "configured")
+
+
+def test_who_cannot_wake_it_though_the_configuration_means_it(bundle: Bundle) -> None:
+    def warnings(require: Literal["anyone", "enrolled"] | list[str], *enrolled: str) -> list[str]:
+        takes = np.eye(3, 192, dtype=np.float32)
+        people = {name: Voiceprint(name, bundle.encoder_id, takes, 0.0) for name in enrolled}
+        config = Config(speaker=SpeakerConfig(require=require))
+        return resolve(config, bundle, Library(voiceprints=people)).speakers.warnings
+
+    assert warnings("anyone") == warnings("enrolled", "ann") == warnings(["ann"], "ann") == []
+    for require in ("enrolled", ["ann"]):
+        (nobody,) = warnings(require)
+        assert "none is enrolled: every wake will be rejected; run `kwsd enroll NAME`" in nobody
+    (one,) = warnings(["ann", "bob"], "ann")
+    assert "names 'bob', who is not enrolled (enrolled: ann): that voice cannot wake it" in one
+    assert "run `kwsd enroll bob`, or correct the name" in one
+    both = warnings(["Ann", "bob"], "ann")
+    assert [("every wake will be rejected" in text) for text in both] == [True, True]
 
 
 def test_a_word_in_the_configuration_must_be_there(

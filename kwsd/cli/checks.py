@@ -7,7 +7,7 @@ import grp
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from kwsd.model import bundle as bundles
 from kwsd.model.bundle import Bundle, BundleError
 from kwsd.protocol.commands import Status
 from kwsd.protocol.errors import DaemonError
+from kwsd.protocol.replies import StatusReply
 from kwsd.state.library import Library
 from kwsd.state.voiceprints import VoiceprintStore
 
@@ -54,14 +55,14 @@ def examine(config_path: Path | None, socket: Path | None) -> Iterator[Finding]:
         fix = "correct the line, then run kwsd doctor again"
         yield Finding("configuration", False, str(error), fix)
         config = Config()
-    yield from _models(config)
-    running = _daemon(socket or (config.socket_path() if config.socket.path else None))
+    running, status = _daemon(socket or (config.socket_path() if config.socket.path else None))
+    yield from _models(config, status)
     yield running
     yield from _service_unit()
     yield from _audio(config, daemon_runs=running.ok)
 
 
-def _models(config: Config) -> Iterator[Finding]:
+def _models(config: Config, status: StatusReply | None) -> Iterator[Finding]:
     try:
         bundle = bundles.load(config.models_path())
     except BundleError as error:
@@ -70,21 +71,25 @@ def _models(config: Config) -> Iterator[Finding]:
     words = f"{len(bundle.words)} words"
     yield Finding("models", True, f"{bundle.path}, encoder {bundle.encoder_id}, {words}")
     folder = config.state_directory()
-    yield from _words(config, bundle, folder)
+    warnings = yield from _words(config, bundle, folder)
     yield from _voiceprints(bundle, folder)
+    for warning in warnings if status is None else status.warnings:
+        yield Finding("speakers", False, warning, "kwsd enroll NAME, or change speaker.require")
 
 
-def _words(config: Config, bundle: Bundle, folder: Path) -> Iterator[Finding]:
+def _words(config: Config, bundle: Bundle, folder: Path) -> Generator[Finding, None, Sequence[str]]:
+    """Yield what is wrong with the words; return the warnings about who may wake it."""
     if folder.exists() and not os.access(folder, os.R_OK | os.X_OK):
-        return  # only the daemon knows the added words
+        return ()  # only the daemon knows the added words and the speakers
     library, _ = Library.load(folder, bundle.encoder_id)
     try:
-        resolve(config, bundle, library)
+        return resolve(config, bundle, library).speakers.warnings
     except ConfigError as error:
         fix = "correct the configuration, then run kwsd doctor again"
         yield Finding("words", False, str(error), fix)
     except BundleError as error:
         yield Finding("models", False, str(error), REINSTALL)
+    return ()
 
 
 def _voiceprints(bundle: Bundle, folder: Path) -> Iterator[Finding]:
@@ -98,17 +103,20 @@ def _voiceprints(bundle: Bundle, folder: Path) -> Iterator[Finding]:
         yield Finding("voiceprints", True, f"{len(good)} in {folder}")
 
 
-def _daemon(socket: Path | None) -> Finding:
+def _daemon(socket: Path | None) -> tuple[Finding, StatusReply | None]:
+    """Return the finding about the daemon, and its status where it answers."""
     try:
         with connect(socket) as client:
             status = client.request(Status())
     except DaemonError as error:
-        return Finding("daemon", False, str(error), "systemctl start kwsd   (or: kwsd run)")
+        fix = "systemctl start kwsd   (or: kwsd run)"
+        return Finding("daemon", False, str(error), fix), None
     if status.microphone.state == "lost":
         text = f"has run for {status.uptime_s:.0f} s, but has no microphone"
-        return Finding("daemon", False, text, "see the finding about the microphone below")
+        fix = "see the finding about the microphone below"
+        return Finding("daemon", False, text, fix), status
     heard = f"has listened to {status.microphone.name} for {status.audio_s:.0f} s"
-    return Finding("daemon", True, f"{heard}, {status.clients} client(s)")
+    return Finding("daemon", True, f"{heard}, {status.clients} client(s)"), status
 
 
 def _service_unit() -> Iterator[Finding]:

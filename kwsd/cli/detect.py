@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kwsd.cli import options
 from kwsd.cli.endpoint import Endpoint
-from kwsd.cli.output import NO_INPUT, Bar, fail, print_json
+from kwsd.cli.output import NO_INPUT, Bar, fail, print_json, show
 from kwsd.events import to_dict
 
 HELP = "run the detector over recordings and print a JSON line per event"
@@ -35,6 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     endpoint = Endpoint(arguments)
     config = endpoint.config
     setup = resolve(config, endpoint.bundle, endpoint.state.library())
+    for warning in setup.speakers.warnings:
+        show(f"warning: {warning}")
     recordings = Recordings(endpoint.bundle, setup, config.microphone.channel)
     trace = TraceFile(setup.words)
     status = 0

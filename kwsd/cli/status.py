@@ -50,4 +50,4 @@ def _sentences(status: StatusReply) -> list[str]:
         cost = f"{status.real_time_factor:.4f} CPU seconds per second of audio"
         awake = 100 * (status.encoded_share or 0.0)
         lines.append(f"{cost}; the encoder was awake for {awake:.0f} % of it")
-    return lines
+    return lines + [f"warning: {warning}" for warning in status.warnings]

@@ -45,6 +45,26 @@ class SpeakerSetup:
     scorer: SpeakerScorer | None
     """None where nobody is enrolled."""
 
+    @property
+    def warnings(self) -> list[str]:
+        """Why `speaker.require` keeps out people whom it is meant to let in, with the remedy."""
+        if self.require == "anyone":
+            return []
+        enrolled = ", ".join(self.voiceprints)
+        nobody = "every wake will be rejected"
+        if not enrolled:
+            asks = "speaker.require asks for an enrolled speaker, and none is enrolled"
+            return [f"{asks}: {nobody}; run `kwsd enroll NAME`"]
+        if self.require == "enrolled":
+            return []
+        missing = [name for name in self.require if name not in self.voiceprints]
+        effect = nobody if len(missing) == len(self.require) else "that voice cannot wake it"
+        return [
+            f"speaker.require names {name!r}, who is not enrolled (enrolled: {enrolled}): "
+            f"{effect}; run `kwsd enroll {name}`, or correct the name"
+            for name in missing
+        ]
+
 
 @dataclass(frozen=True)
 class DetectorSetup:

@@ -50,6 +50,8 @@ class StatusReply(Reply, frozen=True):
     """Seconds for which sound had been there when it was heard last."""
     look_back: LookBack
     encoder_id: str
+    warnings: list[str]
+    """What keeps it from doing what the configuration means, with the remedy."""
 
 
 class AudioReply(Reply, frozen=True, omit_defaults=True):

@@ -141,12 +141,7 @@ class Daemon:
         Raises ConfigError where the socket cannot be bound.
         """
         options = self._options
-        speakers = self.setup.speakers
-        if speakers.require != "anyone" and not speakers.voiceprints:
-            log.warning(
-                "speaker.require asks for an enrolled speaker, and none is enrolled: "
-                "every wake will be rejected; run `kwsd enroll NAME`"
-            )
+        _warn(self.setup)
         path = self.config.socket_path()
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(self._disk)
@@ -238,6 +233,7 @@ class Daemon:
         await asyncio.wrap_future(configured)
         self.config = config
         self.setup = setup
+        _warn(setup)
 
     def _configure(self, config: Config, setup: DetectorSetup) -> None:
         """Configure the listener, on its thread."""
@@ -367,6 +363,11 @@ def _frugal_heap() -> None:
         c = ctypes.CDLL(None)
         for option, value in ((M_ARENA_MAX, 1), (M_TRIM_THRESHOLD, 1 << 16)):
             c.mallopt(option, value)
+
+
+def _warn(setup: DetectorSetup) -> None:
+    for warning in setup.speakers.warnings:
+        log.warning("%s", warning)
 
 
 async def _ignoring_refusal(reload: Callable[[], Awaitable[None]]) -> None:

@@ -139,6 +139,7 @@ class Handlers:
             lag_s=None if stats.lag_s is None else round(stats.lag_s, 3),
             look_back=LookBack(listener.audio.begin, listener.audio.end),
             encoder_id=detector.bundle.encoder_id,
+            warnings=detector.setup.speakers.warnings,
         )
 
     async def _audio(self, session: ClientSession, command: commands.Audio) -> replies.AudioReply:
