@@ -332,10 +332,18 @@ def test_a_trace_has_columns_for_added_words(
     state = ["--state", tmp_path / "state"]
     assert run(capsys, "word", "add", PHRASE, *state, "--yes", "--wav", *recordings)[0] == 0
     trace = tmp_path / "t.npz"
-    assert run(capsys, "detect", *state, "--trace", trace, recordings[0])[0] == 0
+    status, out, _ = run(capsys, "detect", *state, "--trace", trace, *recordings[:2])
+    assert status == 0
+    wakes = [json.loads(line) for line in out.splitlines()]
     with np.load(trace) as kept:
         assert kept["words"].tolist() == ["computer", "hey_banana"]
-        assert kept["scores_0"].shape[1] == 2
+        for n, recording in enumerate(recordings[:2]):
+            scores = kept[f"scores_{n}"]
+            assert scores.shape == (len(kept[f"end_{n}"]), 2)
+            (wake,) = [one for one in wakes if one["file"] == str(recording)]
+            assert wake["word"] == "hey_banana"
+            assert np.abs(scores[:, 1] - wake["score"]).min() < 1e-6
+            assert scores[:, 0].max() < wake["score"]
 
 
 def test_embed_reports_what_it_wrote(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

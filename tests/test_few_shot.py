@@ -17,7 +17,7 @@ from kwsd.learn.few_shot import WordTrainer
 from kwsd.learn.negatives import Negatives
 from kwsd.learn.regression import logistic_regression
 from kwsd.learn.takes import TakeRejected
-from kwsd.learn.word_takes import FIRING_CHUNKS
+from kwsd.learn.word_takes import FIRING_CHUNKS, TakeStream
 from kwsd.metrics import tail_threshold
 from kwsd.model.bundle import Bundle
 from kwsd.model.runtime import Runtime
@@ -189,8 +189,33 @@ def test_another_word_among_the_takes_is_reported(trainer: WordTrainer) -> None:
     of_computer = [take(say("computer", voice)) for voice in VOICES[:3]]
     _, quality = trainer.make("dear computer", of_computer)
     assert "computer" in quality.also_wakes
-    with pytest.raises(WordError, match=r"2 take\(s\) can be used; at least 3"):
-        trainer.make(PHRASE, takes[:2])
+
+
+@pytest.mark.usefixtures("quick_fits")
+def test_another_word_wakes_only_where_its_trigger_would(
+    trainer: WordTrainer, deaf_banana: AddedWord
+) -> None:
+    threshold = trainer.bundle.words["computer"].threshold
+    smoothing = trainer.bundle.smoothing_chunks
+    assert 1 / smoothing < threshold, "one chunk alone must not reach it"
+    column = list(trainer.bundle.words).index("computer")
+    takes = [trainer.encoder.take(say(PHRASE, voice)) for voice in VOICES[:3]]
+    stream = takes[0].stream
+    assert stream is not None
+    assert len(stream.embedding) == len(stream.logits) >= 6 + smoothing
+    weights = np.zeros_like(deaf_banana.weights)
+    weights[0, 0] = 40.0  # it fires at frames whose first value is 1
+    other = replace(deaf_banana, weights=weights)
+    for chunks in (1, smoothing):
+        loud = slice(6, 6 + chunks)
+        embedding = np.zeros_like(stream.embedding)
+        embedding[loud, 0] = 1
+        logits = np.full_like(stream.logits, -20)
+        logits[loud, column] = 20
+        changed = [replace(takes[0], stream=TakeStream(embedding, logits)), *takes[1:]]
+        _, quality = trainer.make("some phrase", changed, [other])
+        fired = {} if chunks == 1 else {"hey_banana": 1 / 3, "computer": 1 / 3}
+        assert quality.also_wakes == pytest.approx(fired)
 
 
 def test_stored_and_read_again(tmp_path: Path, banana: AddedWord) -> None:

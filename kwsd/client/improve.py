@@ -61,7 +61,7 @@ def improve(
         raise WordError(f"{text}; {fix}")
     old = get(requester, trainer.bundle, name)
     clips = _labeled_clips(requester, trainer, old)
-    takes = [WordTake(frames, old.length_s, {}) for frames in old.takes.astype(np.float32)]
+    takes = [WordTake(frames, old.length_s) for frames in old.takes.astype(np.float32)]
     hardest = sorted(clips.right, key=lambda scored: scored[0])
     taught = [take for _, take in hardest[: max(MAX_STORED - len(takes), MAX_STORED // 4)]]
     part = f" (it learns from the {len(taught)} hardest)" if len(taught) < len(hardest) else ""

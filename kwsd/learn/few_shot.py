@@ -174,7 +174,7 @@ class WordTrainer:
 
     def rate(self, word: AddedWord, threshold: float) -> float:
         """Return the expected false accepts per hour of continuous speech at `threshold`."""
-        takes = [WordTake(frames, word.length_s, {}) for frames in word.takes.astype(np.float32)]
+        takes = [WordTake(frames, word.length_s) for frames in word.takes.astype(np.float32)]
         usable = self.negatives.usable(word.name)
         peaks = self._judged_peaks(word, takes, usable)
         return tail_rate(peaks, self._hours(usable), threshold)
@@ -245,16 +245,24 @@ class WordTrainer:
     def _also_wakes(
         self, name: str, takes: Sequence[WordTake], others: Sequence[AddedWord]
     ) -> dict[str, float]:
-        """Return the share of the takes at which other words of this device fire."""
-        shares = {}
-        for other in others:
-            if other.name != name:
-                fired = [self.score(other, take.frames[0]) >= other.threshold for take in takes]
-                shares[other.name] = float(np.mean(fired))
-        for word, model in self.bundle.words.items():
-            fired = [take.bundle_scores.get(word, 0.0) >= model.threshold for take in takes]
-            shares[word] = float(np.mean(fired))
-        return {word: share for word, share in shares.items() if share > 0}
+        """Return the share of the takes at which other words of this device fire.
+
+        The scores are those that a trigger would compare.
+        """
+        streams = [take.stream for take in takes if take.stream]
+        fired = {
+            other.name: [
+                self.smoothed(self.logits(other, stream.embedding)).max() >= other.threshold
+                for stream in streams
+            ]
+            for other in others
+            if other.name != name
+        }
+        for n, (word, model) in enumerate(self.bundle.words.items()):
+            fired[word] = [
+                self.smoothed(stream.logits[:, n]).max() >= model.threshold for stream in streams
+            ]
+        return {word: float(np.mean(hits)) for word, hits in fired.items() if any(hits)}
 
     def _hours(self, usable: np.ndarray) -> float:
         return float(usable.sum() * self.bundle.chunk_samples / SAMPLE_RATE / 3600)

@@ -63,6 +63,15 @@ VERSIONS = (
 """The first is the take as it is, the second the take in noise."""
 
 
+class TakeStream(NamedTuple):
+    """A recording as it is, and silence after it: what a detector that is fed it sees."""
+
+    embedding: np.ndarray
+    """float32 `[chunk, dim]`."""
+    logits: np.ndarray
+    """float32 `[chunk, word]`, of the bundle's words."""
+
+
 @dataclass(frozen=True)
 class WordTake:
     """One recording of a word, encoded."""
@@ -71,8 +80,8 @@ class WordTake:
     """float32 `[version, CONTEXT_FRAMES + FIRING_CHUNKS, dim]`: frames before the end of the word,
     and `FIRING_CHUNKS` from there on."""
     length_s: float
-    bundle_scores: dict[str, float]
-    """The highest posterior that each word of the bundle has near it."""
+    stream: TakeStream | None = None
+    """None for a take that was read from a word's file."""
     voice: np.ndarray | None = None
     """Speaker embedding `[dim]`, where it was asked for."""
     speech_dbfs: float = SILENCE_DBFS
@@ -160,17 +169,14 @@ class TakeEncoder:
         first = max(begin - MARGIN_SAMPLES, 0)
         spoken = samples[first : end + MARGIN_SAMPLES].astype(np.float64)
         frames = []
-        logits: np.ndarray | None = None
         for version in VERSIONS:
             varied, ends = _varied(spoken, end - first, version, rng)
-            encoded = self._encode(varied)
-            logits = encoded.logits if logits is None else logits
             chunk = -(-ends // self.bundle.chunk_samples) - 1
-            frames.append(encoded.embedding[chunk - CONTEXT_FRAMES : chunk + FIRING_CHUNKS])
-        assert logits is not None
-        highest = 1 / (1 + np.exp(-logits.max(axis=0).astype(np.float64)))
-        scores = dict(zip(self.bundle.words, highest.tolist(), strict=True))
-        return WordTake(np.stack(frames), length_s, scores)
+            embedding = self._encode(varied).embedding
+            frames.append(embedding[chunk - CONTEXT_FRAMES : chunk + FIRING_CHUNKS])
+        heard = self._encode(np.pad(samples, (0, int(AFTER_S * SAMPLE_RATE))))
+        stream = TakeStream(heard.embedding, heard.logits)
+        return WordTake(np.stack(frames), length_s, stream)
 
 
 def _varied(
