@@ -42,7 +42,8 @@ class MicrophoneConfig(_Section, frozen=True):
     """An input device (`kwsd devices`): the name of its sound card, which survives a reboot
     (`hw:CARD=Device`), words of its name, or its number. Null is the default."""
     channel: Annotated[int, Meta(ge=0)] | Literal["mix"] = 0
-    """Channel of a device with several, from 0; or `mix`, the mean of those that carry sound."""
+    """Channel of a device or a recording with several, from 0; or `mix`, the mean of those that
+    carry sound."""
     retry_s: Annotated[float, Meta(gt=0, le=15)] = 1.0
     """Seconds before a lost device is tried again; the pause doubles up to 15 s."""
     stall_s: Annotated[float, Meta(ge=0.5, le=60)] = 3.0

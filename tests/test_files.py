@@ -12,9 +12,10 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kwsd.audio.files import AudioFileError, MonoConverter, read_all, read_blocks
+from kwsd.audio.files import AudioFileError, MonoConverter, dead_channel, read_all, read_blocks
 from kwsd.audio.raw_pcm import RawFormat, raw_blocks
 
+RATE = 16000
 TONE = (8000 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)).astype(np.int16)
 
 
@@ -47,8 +48,23 @@ def test_a_channel_can_be_chosen_or_all_mixed(tmp_path: Path) -> None:
         blocks = list(read_blocks(tmp_path / "x.wav", channel=channel))
         means.append(float(np.mean(np.concatenate(blocks))))
     assert means == pytest.approx([1000, 3000, 2000], abs=1)
+    soundfile.write(tmp_path / "mono.wav", tone(RATE), RATE)
+    only = np.concatenate(list(read_blocks(tmp_path / "mono.wav", channel=1)))
+    assert np.array_equal(only, read_all(tmp_path / "mono.wav"))
     with pytest.raises(AudioFileError, match=r"2 channel\(s\), so no channel 2"):
         list(read_blocks(tmp_path / "x.wav", channel=2))
+
+
+def test_a_channel_that_is_dead_while_another_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "x.wav"
+    offset = 0.02  # of a cheap sound card: no sound
+    sound = tone(RATE)[:, 0]
+    soundfile.write(path, np.stack([np.full(RATE, offset), sound, 0.1 * sound], axis=1), RATE)
+    expected = "channel 0 is silent, channels 1, 2 are not; set microphone.channel to 1, or to mix"
+    assert dead_channel(path, 0) == expected
+    assert [dead_channel(path, channel) for channel in (1, 2, 3, "mix")] == [None] * 4
+    soundfile.write(path, np.zeros((RATE, 2)), RATE)
+    assert dead_channel(path, 0) is None
 
 
 @given(size=st.floats(0.001, 0.4))

@@ -15,6 +15,8 @@ import numpy as np
 from kwsd.audio.channels import ChannelMeter
 from kwsd.audio.format import SAMPLE_RATE
 
+DEAD_DBFS = -60.0
+"""A channel that is nowhere louder is silent."""
 NOISE_FOLDER = "_background_noise_"
 """Folder of noise in Speech Commands and in corpora of the same layout."""
 
@@ -75,8 +77,12 @@ def _resampler(rate: int) -> Any:
 def read_blocks(
     path: Path | str, block_s: float = 1.0, channel: int | str = 0
 ) -> Iterator[np.ndarray]:
-    """Yield blocks of int16 `[sample]` at 16 kHz of the recording `path`. Raises AudioFileError."""
+    """Yield blocks of int16 `[sample]` at 16 kHz of the recording `path`.
+
+    `channel` of one with several, or `mix`; of one channel that is it. Raises AudioFileError.
+    """
     with open_file(path) as source:
+        channel = 0 if source.channels == 1 else channel
         mono = MonoConverter(source.samplerate, source.channels, channel, str(path))
         # Integer PCM of up to 16 bits is read as it is. Anything else goes through float32, which
         # loses nothing audible of 24 bits.
@@ -133,6 +139,25 @@ def read_all(path: Path | str, limit_s: float = 600.0, channel: int | str = 0) -
         if samples > limit_s * SAMPLE_RATE:
             raise AudioFileError(f"{path}: longer than {limit_s / 60:.0f} minutes; cut it")
     return np.concatenate(blocks) if blocks else np.zeros(0, np.int16)
+
+
+def dead_channel(path: Path | str, channel: int | str) -> str | None:
+    """Return that `channel` of a recording is silent and which one is not, with the remedy.
+
+    None where that is not so. Raises AudioFileError.
+    """
+    with open_file(path) as source:
+        if channel == "mix" or int(channel) >= source.channels:
+            return None
+        loudest = np.zeros(source.channels)
+        while len(block := source.read(source.samplerate // 10, dtype="float32", always_2d=True)):
+            loudest = np.maximum(loudest, block.std(axis=0))
+    alive = np.flatnonzero(loudest > 10 ** (DEAD_DBFS / 20))
+    if channel in alive or not len(alive):
+        return None
+    names = ", ".join(map(str, alive))
+    others = f"channel {names} is not" if len(alive) == 1 else f"channels {names} are not"
+    return f"channel {channel} is silent, {others}; set microphone.channel to {alive[0]}, or to mix"
 
 
 def total_seconds(path: Path) -> float:

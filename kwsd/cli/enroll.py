@@ -42,7 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         with connect_daemon(arguments) as client:
             if arguments.wav:
-                takes, refused = enroll.from_recordings(client, name, arguments.wav)
+                channel = load_config(arguments).microphone.channel
+                takes, refused = enroll.from_recordings(client, name, arguments.wav, channel)
             else:
                 guide = Terminal(as_json=arguments.json)
                 takes = enroll.from_microphone(client, name, arguments.word, guide)

@@ -12,7 +12,6 @@ from kwsd.cli.endpoint import Endpoint, open_endpoint
 from kwsd.cli.output import USAGE, Terminal, confirmed, fail, print_json, show
 
 if TYPE_CHECKING:
-    from kwsd.client.client import Client
     from kwsd.client.words import Takes
     from kwsd.learn.few_shot import WordTrainer
 
@@ -97,7 +96,7 @@ def _add(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
         endpoint.requester,
         trainer,
         arguments.word,
-        lambda: _takes(arguments, trainer, client),
+        lambda: _takes(arguments, trainer, endpoint),
         "text" if arguments.text_only else "recordings",
         show,
         lambda: confirmed(yes=arguments.yes),
@@ -118,17 +117,18 @@ def _add(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
     return 0
 
 
-def _takes(arguments: argparse.Namespace, trainer: WordTrainer, client: Client | None) -> Takes:
+def _takes(arguments: argparse.Namespace, trainer: WordTrainer, endpoint: Endpoint) -> Takes:
     """Return the takes that the arguments name, with synthetic ones where they are wanted."""
     from kwsd.client import words
 
     if arguments.text_only:
         takes = words.Takes([], [])
-    elif client and arguments.record:
+    elif (client := endpoint.client) and arguments.record:
         guide = Terminal(as_json=arguments.json)
         takes = words.from_microphone(trainer, client, arguments.word, arguments.record, guide)
     else:
-        takes = words.from_recordings(trainer, arguments.wav)
+        channel = endpoint.config.microphone.channel
+        takes = words.from_recordings(trainer, arguments.wav, channel)
     if arguments.text_only or arguments.synthesis:
         takes.usable.extend(trainer.encoder.synthetic(arguments.word.replace("_", " ")))
     return takes
@@ -210,7 +210,10 @@ def _import(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
 def _test(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
     from kwsd.client import words
 
-    trials = words.test(endpoint.requester, endpoint.bundle, arguments.word, arguments.files)
+    channel = endpoint.config.microphone.channel
+    trials = words.test(
+        endpoint.requester, endpoint.bundle, arguments.word, arguments.files, channel
+    )
     for trial in trials:
         if arguments.json:
             print_json({"file": trial.path, "score": trial.score, "wakes": trial.wakes})

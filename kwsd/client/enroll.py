@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from kwsd.audio import pcm
-from kwsd.audio.files import AudioFileError, read_all
+from kwsd.audio.files import AudioFileError, dead_channel, read_all
 from kwsd.client.client import Client
 from kwsd.config import Config
 from kwsd.detect.embedder import Embedder
@@ -82,8 +82,17 @@ def from_microphone(client: Client, name: str, word: str | None, guide: Guide) -
         raise
 
 
-def from_recordings(client: Client, name: str, paths: Sequence[Path]) -> tuple[int, list[str]]:
-    """Enroll `name` from recordings through the daemon.
+def refusal(path: Path, channel: int | str, error: TakeRejected | DaemonError) -> str:
+    """Return why `channel` of a recording is no take: its sound may be in another channel."""
+    reason = error.reason if isinstance(error, TakeRejected) else error.code
+    dead = dead_channel(path, channel) if reason == "silent" else None
+    return f"{path}: {dead or error}"
+
+
+def from_recordings(
+    client: Client, name: str, paths: Sequence[Path], channel: int | str = 0
+) -> tuple[int, list[str]]:
+    """Enroll `name` from `channel` of recordings through the daemon.
 
     Return the number of takes, and why others were left out. Raises DaemonError (for too few good
     takes among them, say), and then nothing is stored.
@@ -93,13 +102,14 @@ def from_recordings(client: Client, name: str, paths: Sequence[Path]) -> tuple[i
     try:
         for path in paths:
             try:
-                client.request(EnrollNext(audio=pcm.to_bytes(read_all(path))))
+                samples = read_all(path, channel=channel)
+                client.request(EnrollNext(audio=pcm.to_bytes(samples)))
             except AudioFileError as error:
                 refused.append(str(error))
             except DaemonError as error:
                 if error.code in FATAL:
                     raise
-                refused.append(f"{path}: {error}")
+                refused.append(refusal(path, channel, error))
         try:
             return client.request(EnrollCommit()).takes, refused
         except DaemonError as error:
@@ -121,15 +131,16 @@ def without_daemon(config: Config, name: str, paths: Sequence[Path]) -> tuple[in
     or BundleError, and then nothing is stored.
     """
     bundle = bundles.load(config.models_path())
+    channel = config.microphone.channel
     enrollment = Enrollment(name, Embedder(bundle))
     refused = []
     for path in paths:
         try:
-            enrollment.add(read_all(path))
+            enrollment.add(read_all(path, channel=channel))
         except AudioFileError as error:
             refused.append(str(error))
         except TakeRejected as error:
-            refused.append(f"{path}: {error}")
+            refused.append(refusal(path, channel, error))
     try:
         voiceprint = enrollment.finish()
     except TakeRejected as error:

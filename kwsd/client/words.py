@@ -14,7 +14,7 @@ from kwsd.audio import pcm
 from kwsd.audio.files import AudioFileError, read_all
 from kwsd.audio.format import SAMPLE_RATE
 from kwsd.client.client import Client
-from kwsd.client.enroll import MAX_RETRIES, TAKE_TIMEOUT_S, Guide
+from kwsd.client.enroll import MAX_RETRIES, TAKE_TIMEOUT_S, Guide, refusal
 from kwsd.config import Config, WordConfig
 from kwsd.detect.offline import Recordings
 from kwsd.detect.setup import resolve
@@ -76,16 +76,16 @@ class Takes:
     """Why others cannot be used."""
 
 
-def from_recordings(trainer: WordTrainer, paths: Sequence[Path]) -> Takes:
-    """Return the takes in recordings."""
+def from_recordings(trainer: WordTrainer, paths: Sequence[Path], channel: int | str = 0) -> Takes:
+    """Return the takes in `channel` of recordings."""
     takes = Takes([], [])
     for path in paths:
         try:
-            takes.usable.append(trainer.encoder.take(read_all(path)))
+            takes.usable.append(trainer.encoder.take(read_all(path, channel=channel)))
         except AudioFileError as error:
             takes.refused.append(str(error))
         except TakeRejected as error:
-            takes.refused.append(f"{path}: {error}")
+            takes.refused.append(refusal(path, channel, error))
     return takes
 
 
@@ -210,14 +210,23 @@ class Trial:
     wakes: bool
 
 
-def test(requester: Requester, bundle: Bundle, name: str, paths: Sequence[Path]) -> list[Trial]:
-    """Try the word `name` on recordings. Raises AudioFileError, WordError or RequestError."""
+def test(
+    requester: Requester,
+    bundle: Bundle,
+    name: str,
+    paths: Sequence[Path],
+    channel: int | str,
+) -> list[Trial]:
+    """Try the word `name` on `channel` of recordings.
+
+    Raises AudioFileError, WordError or RequestError.
+    """
     word = get(requester, bundle, name)
     in_force = requester.request(commands.GetCalibration()).words.get(word.name)
     threshold = in_force.threshold if in_force else word.threshold
     config = Config(words={word.name: WordConfig(threshold=threshold)}, added_words=False)
     setup = resolve(config, bundle, Library(words={word.name: word}))
-    recordings = Recordings(bundle, setup)
+    recordings = Recordings(bundle, setup, channel)
     trials = []
     for path in paths:
         highest = 0.0
