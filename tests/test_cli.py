@@ -17,7 +17,6 @@ from conftest import PHRASE, RATE, VOICES, Start, say
 from kwsd import config_file
 from kwsd.cli import main as cli
 from kwsd.config import Config
-from kwsd.protocol.commands import Reload, Status
 
 
 @pytest.fixture(autouse=True)
@@ -193,51 +192,6 @@ def test_doctor_checks_words_as_the_daemon_does(
     assert '"words"' not in run(capsys, "doctor", *where)[1]
 
 
-def test_whom_the_configuration_shuts_out_is_reported_everywhere(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, start: Start, endless: Path, scene_wav: Path
-) -> None:
-    config = tmp_path / "c.yaml"
-    config.write_text("speaker: {require: enrolled}\n")
-    state = tmp_path / "state"
-    where = ["--config", config, "--socket", tmp_path / "k.sock"]
-
-    def examined() -> list[str]:
-        _, out, _ = run(capsys, "doctor", *where, "--json")
-        findings = [json.loads(line) for line in out.splitlines()]
-        return [f["detail"] for f in findings if f["check"] == "speakers" and not f["ok"]]
-
-    nobody = "and none is enrolled: every wake will be rejected; run `kwsd enroll NAME`"
-    config.write_text(f"state: {state}\nspeaker: {{require: enrolled}}\n")
-    (detail,) = examined()  # no daemon runs yet
-    assert nobody in detail
-    assert nobody in run(capsys, "detect", "--config", config, scene_wav)[2]
-    daemon = start("--config", str(config), "--source", str(endless), "--realtime")
-    with daemon.connect() as client:
-        assert nobody in client.request(Status()).warnings[0]
-        (detail,) = examined()
-        assert nobody in detail
-        assert nobody in run(capsys, "status", "--socket", daemon.socket)[1]
-        assert daemon.log.read_text().count(nobody) == 1
-        config.write_text(f"state: {state}\nspeaker: {{require: [bob]}}\n")
-        client.request(Reload())
-        assert daemon.log.read_text().count(nobody) == 2
-        takes = [tmp_path / f"{n}.wav" for n in range(3)]
-        for take, text in zip(takes, ("computer", "the weather today", "the light"), strict=True):
-            soundfile.write(take, say(text), RATE)
-        run(capsys, "enroll", "ann", "--socket", daemon.socket, "--wav", *takes)
-        (warning,) = client.request(Status()).warnings
-        assert (
-            "names 'bob', who is not enrolled (enrolled: ann): every wake will be rejected"
-            in warning
-        )
-        assert warning in daemon.log.read_text()
-        config.write_text(f"state: {state}\nspeaker: {{require: [ann]}}\n")
-        client.request(Reload())
-        assert client.request(Status()).warnings == []
-        assert examined() == []
-        assert daemon.log.read_text().count("speaker.require") == 3
-
-
 def test_the_schema_of_the_configuration(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capsys, "config", "schema")
     schema = json.loads(out)
@@ -322,43 +276,6 @@ def test_json_over_a_state_directory(capsys: pytest.CaptureFixture[str], tmp_pat
 
 
 @pytest.mark.usefixtures("quick_fits")
-def test_takes_come_from_the_configured_channel(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, start: Start, endless: Path
-) -> None:
-    def recorded(name: str, samples: np.ndarray) -> list[Path]:
-        """Return two recordings: in the right of two channels, and in one channel alone."""
-        paths = [tmp_path / f"{name}-right.wav", tmp_path / f"{name}-mono.wav"]
-        silence = np.zeros_like(samples)
-        soundfile.write(paths[0], np.stack([silence, samples], axis=1), RATE)
-        soundfile.write(paths[1], samples, RATE)
-        return paths
-
-    takes = [recorded(voice, say(PHRASE, voice)) for voice in VOICES[:3]]
-    sentences = ("computer", "the weather is nice today", "turn on the light please")
-    voices = [recorded(text, say(text)) for text in sentences]
-    config = tmp_path / "c.yaml"
-    config.write_text("microphone: {channel: 1}\n")
-    second = ["--config", config]
-    state = ["--state", tmp_path / "s"]
-    daemon = start("--source", str(endless), "--realtime")
-    daemon.connect().close()
-    dead = "channel 0 is silent, channel 1 is not; set microphone.channel to 1, or to mix"
-    for verb, files, refused in (
-        (["word", "add", PHRASE, "--yes", *state], takes, cli.DATA),
-        (["enroll", "ann", *state], voices, cli.DATA),
-        (["enroll", "ann", "--socket", daemon.socket], voices, cli.UNAVAILABLE),
-    ):
-        right = [pair[0] for pair in files]
-        status, _, err = run(capsys, *verb, "--wav", *right)
-        assert (status, err.count(dead)) == (refused, 3)
-        assert run(capsys, *verb, *second, "--wav", *right[:2], files[2][1])[0] == 0
-    stereo, mono = takes[0]
-    tried = ([stereo], [*second, stereo], [*second, mono], [mono])
-    tests = [run(capsys, "word", "test", PHRASE, *state, "--json", *one)[1] for one in tried]
-    scores = [json.loads(line)["score"] for line in tests]
-    assert scores[0] < 0.01 < scores[1] == scores[2] == scores[3]
-
-
 def test_a_trace_has_columns_for_added_words(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
