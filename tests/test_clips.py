@@ -17,6 +17,7 @@ from kwsd.config import ClipsConfig, Config, SocketConfig
 from kwsd.model.bundle import Bundle
 from kwsd.protocol.data import Clip
 from kwsd.server.daemon import Daemon, RunOptions
+from kwsd.state.clip_ages import Moment
 from kwsd.state.clips import ClipError, ClipStore
 from kwsd.state.words import AddedWord, WordStore, to_bytes
 
@@ -40,9 +41,15 @@ def clip(time: float) -> Clip:
     )
 
 
+def pass_time(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Let all clocks of the machine stand `seconds` after NOW."""
+    moment = Moment("boot", 1000.0 + seconds, NOW + seconds)
+    monkeypatch.setattr("kwsd.state.clip_ages.present", lambda: moment)
+
+
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ClipStore:
-    monkeypatch.setattr("kwsd.state.clips.time.time", lambda: NOW)
+    pass_time(monkeypatch, 0)
     return ClipStore(tmp_path, lambda: LIMITS)
 
 
@@ -113,7 +120,7 @@ def test_what_is_too_old_goes_though_nothing_new_comes(
     store.add(clip(NOW - 86400), silence)
     store.make_room()
     assert len(store.listed()) == 1
-    monkeypatch.setattr("kwsd.state.clips.time.time", lambda: NOW + 10 * 86400)
+    pass_time(monkeypatch, 10 * 86400)
     socket = SocketConfig(path=str(tmp_path / "k.sock"))
     config = Config(state=str(tmp_path), socket=socket, clips=ClipsConfig(max_age_days=10))
 

@@ -2,7 +2,7 @@
 old.
 
 A clip is a WAV and a JSON file beside it, mode 0600. The WAV is written first, so that a clip that
-is listed is whole.
+is listed is whole. Their ages and their order do not depend on a wall clock that jumps.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import numpy as np
 from kwsd.audio import pcm
 from kwsd.config import ClipsConfig
 from kwsd.protocol.data import Clip, ClipLabel, LabeledTime
+from kwsd.state.clip_ages import ClipAges
+from kwsd.state.folder import CLIPS
 from kwsd.state.store import StateError, write_atomically
 
 BEFORE_S = 1.5
@@ -35,8 +37,9 @@ class ClipStore:
     """The folder `clips` of a state directory; `limits` are read again for every clip."""
 
     def __init__(self, state: Path, limits: Callable[[], ClipsConfig]) -> None:
-        self.folder = state / "clips"
+        self.folder = state / CLIPS
         self._limits = limits
+        self._ages = ClipAges(self.folder / "ages")
 
     def add(self, clip: Clip, samples: np.ndarray) -> Clip:
         """Store int16 `[sample]` under an id made of its time and word, and make room.
@@ -57,7 +60,7 @@ class ClipStore:
             self._file(id, ".wav").unlink(missing_ok=True)
             text = f"{self.folder}: the clip {id} could not be kept ({error.strerror})"
             raise ClipError(f"{text}; make room, or lower clips.max_mib") from error
-        self.make_room()
+        self.make_room(new=id)
         return clip
 
     def listed(self) -> list[Clip]:
@@ -68,7 +71,8 @@ class ClipStore:
                 clip = msgspec.json.decode(path.read_bytes(), type=Clip)
                 if clip.id == path.stem:
                     clips.append(clip)
-        return sorted(clips, key=lambda clip: (clip.time, clip.id))
+        recorded = self._ages.recorded()
+        return sorted(clips, key=lambda clip: (recorded.get(clip.id, clip.time), clip.id))
 
     def find(self, ids: Iterable[str]) -> list[Clip]:
         """Return the clips with these ids. Raises ClipError where one is missing."""
@@ -115,7 +119,7 @@ class ClipStore:
             for clip in clips:
                 self._delete(clip)
             if ids is None:  # also what is damaged or half there
-                for pattern in ("*.json", "*.wav", ".*.partial"):
+                for pattern in ("*.json", "*.wav", ".*.partial", "ages"):
                     for path in self.folder.glob(pattern):
                         path.unlink(missing_ok=True)
         except OSError as error:
@@ -123,8 +127,11 @@ class ClipStore:
             raise ClipError(text) from error
         return len(clips)
 
-    def make_room(self) -> None:
-        """Delete what is too old, and the oldest of what is too many or too large."""
+    def make_room(self, new: str = "") -> None:
+        """Delete what is too old, and the oldest of what is too many or too large.
+
+        `new` is the id of a clip that was recorded just now.
+        """
         limits = self._limits()
         clips = self.listed()
         sizes = {}
@@ -134,14 +141,17 @@ class ClipStore:
                 sizes[clip.id] = sum(file.stat().st_size for file in files)
         count = len(clips)
         total = sum(sizes.values())
-        now = time.time()
-        for clip in sorted(clips, key=lambda clip: (clip.label is not None, clip.time)):
-            too_old = now - clip.time > limits.max_age_days * 86400
+        ages = self._ages.update(clips, new)
+        for clip in sorted(clips, key=lambda clip: (clip.label is not None, -ages[clip.id])):
+            too_old = ages[clip.id] > limits.max_age_days * 86400
             if count > limits.max_count or total > limits.max_mib * 2**20 or too_old:
                 with suppress(OSError):
                     self._delete(clip)
+                    clips.remove(clip)
                 count -= 1
                 total -= sizes.get(clip.id, 0)
+        if not clips:
+            self._ages.update(clips)
 
     def _delete(self, clip: Clip) -> None:
         self._file(clip.id, ".json").unlink(missing_ok=True)

@@ -37,7 +37,7 @@ class PeakLog:
         line = msgspec.json.encode(_Line(round(time.time(), 1), rounded)) + b"\n"
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._shrink()
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         with open(os.open(self.path, flags, 0o600), "r+b") as out:
             size = out.seek(0, os.SEEK_END)
             if size:  # a line that was cut off is ended, and is skipped by `read`
