@@ -7,6 +7,8 @@ and makes the JSON Schema of `kwsd.yaml` from them.
 from __future__ import annotations
 
 import os
+import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +17,14 @@ from msgspec import Meta, Struct, field
 
 class ConfigError(ValueError):
     """The configuration is wrong; the message names file, line and key, and what is expected."""
+
+
+class UnknownWords(ConfigError):
+    """There is no model of some words that are to be listened for."""
+
+    def __init__(self, message: str, names: Sequence[str]) -> None:
+        super().__init__(message)
+        self.names = tuple(names)
 
 
 OperatingPointName = Literal["strict", "balanced", "lenient"]
@@ -161,6 +171,36 @@ def runtime_directory() -> Path:
         return Path(under_systemd.split(":")[0])
     if os.geteuid() == 0:
         return Path("/run/kwsd")
+    return user_directory()
+
+
+def user_directory() -> Path:
+    """Return the folder in which a daemon of this user, started by hand, keeps its socket."""
     if base := os.environ.get("XDG_RUNTIME_DIR"):
         return Path(base) / "kwsd"
     return Path(f"/tmp/kwsd-{os.geteuid()}")
+
+
+def why_unsafe(folder: Path) -> str | None:
+    """Return why somebody else could put a socket into `folder`; None where nobody could.
+
+    Below `/tmp` anybody may make the folder first.
+    """
+    try:
+        status = folder.lstat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return f"{folder} cannot be examined ({error.strerror})"
+    if not stat.S_ISDIR(status.st_mode):
+        return f"{folder} is not a folder"
+    if status.st_uid != os.geteuid():
+        return f"{folder} belongs to another user (uid {status.st_uid})"
+    if status.st_mode & 0o022:
+        return f"others may write into {folder} (mode {stat.S_IMODE(status.st_mode):o})"
+    return None
+
+
+def word_name(text: str) -> str:
+    """Return the name of a word as it is stored: `hey_banana` for `hey banana`."""
+    return "_".join(text.split())

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from kwsd.config import Config, ConfigError
+from kwsd.config import Config, ConfigError, word_name
 
 SWITCHES = ("vad", "clips")
 """Sections for which `on` and `off` stand for `enabled: true` and `false`."""
@@ -18,20 +19,39 @@ def default_paths() -> list[Path]:
     return [home / "kwsd" / "kwsd.yaml", Path("/etc/kwsd/kwsd.yaml")]
 
 
+class Loaded(NamedTuple):
+    """A configuration, and where it came from."""
+
+    config: Config
+    path: Path | None = None
+    """The file; None where there is none, and defaults are in force."""
+    origins: Mapping[str, str] = {}
+    """Where each key that the file sets is set, as `FILE, line N`, by its path."""
+
+
 def load(path: Path | None = None) -> Config:
     """Return the configuration in `path`, else in the first default path that exists, else
     defaults.
 
     Raises ConfigError.
     """
+    return read(path).config
+
+
+def read(path: Path | None = None) -> Loaded:
+    """Return what `load` returns, and where it came from. Raises ConfigError."""
     path = path or find()
     if path is None:
-        return Config()
+        return Loaded(Config())
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {error}") from error
-    return parse(text, str(path))
+    config = parse(text, str(path))
+    from kwsd import yaml_structs
+
+    origins = {_stored(key): where for key, where in yaml_structs.lines(text, str(path)).items()}
+    return Loaded(config, path, origins)
 
 
 def find() -> Path | None:
@@ -51,14 +71,7 @@ def parse(text: str, name: str = "<config>") -> Config:
     from kwsd.yaml_structs import parse_as
 
     abbreviated = dict.fromkeys(SWITCHES, "on, off or a mapping of keys to values")
-    return parse_as(Config, text, name, _fill_in, abbreviated)
-
-
-def dump(config: Config) -> str:
-    """Return the effective configuration as YAML that `parse` reads back."""
-    from kwsd import yaml_structs
-
-    return yaml_structs.dump(config)
+    return parse_as(Config, text, name, lambda value: _fill_in(value, name), abbreviated)
 
 
 def schema() -> dict[str, Any]:
@@ -77,8 +90,18 @@ def schema() -> dict[str, Any]:
     return {**head, **root, "$defs": definitions}
 
 
-def _fill_in(value: Any) -> Any:
-    """Write out what the configuration lets people abbreviate: `vad: off`, `words: {alexa: }`."""
+def _stored(path: tuple[str, ...]) -> str:
+    """Return the path of a key, with words under the names that they are stored by."""
+    if path[0] == "words" and len(path) > 1:
+        path = ("words", word_name(path[1]), *path[2:])
+    return ".".join(path)
+
+
+def _fill_in(value: Any, name: str) -> Any:
+    """Write out what the configuration lets people abbreviate: `vad: off`, `words: {alexa: }`.
+
+    A word may be written with spaces; errors call the file `name`. Raises ConfigError.
+    """
     if not isinstance(value, dict):
         return value
     full = dict(value)
@@ -86,5 +109,10 @@ def _fill_in(value: Any) -> Any:
         if isinstance(full.get(key), bool):
             full[key] = {"enabled": full[key]}
     if isinstance(full.get("words"), dict):
-        full["words"] = {word: {} if own is None else own for word, own in full["words"].items()}
+        words: dict[str, Any] = {}
+        for word, own in full["words"].items():
+            if word_name(word) in words:
+                raise ConfigError(f"{name}: words: {word!r} appears twice, as {word_name(word)!r}")
+            words[word_name(word)] = {} if own is None else own
+        full["words"] = words
     return full

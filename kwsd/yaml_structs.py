@@ -68,9 +68,18 @@ def parse_as(
         raise _config_error(fault, value, node, name) from None
 
 
-def dump(value: object) -> str:
-    """Return a struct as YAML that `parse_as` reads back."""
-    return yaml.safe_dump(msgspec.to_builtins(value), sort_keys=False, allow_unicode=True)
+def lines(text: str, name: str) -> dict[tuple[str, ...], str]:
+    """Return where each key of a YAML `text` that `parse_as` accepts is set, by its path."""
+    found: dict[tuple[str, ...], str] = {}
+
+    def visit(node: yaml.Node | None, path: tuple[str, ...]) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                found[(*path, key.value)] = _line(name, key)
+                visit(value, (*path, key.value))
+
+    visit(yaml.compose(text, Loader=yaml.SafeLoader), ())
+    return found
 
 
 def _plain(node: yaml.Node) -> Any:

@@ -183,7 +183,12 @@ def test_off_by_default_and_on_when_asked(
     (result,) = json.loads(capsys.readouterr().out)["words"]
     assert result["assumed_right"] == 1
     assert result["before"]["seen"] == 1
-    assert cli.main(["clips", "clear", "--all", *at_state]) == 0
+    clear = ["clips", "clear", *at_state]
+    assert cli.main([*clear, "--all"]) == cli.DATA
+    assert cli.main([*clear, first["id"]]) == cli.DATA
+    assert "1 labeled clip(s)" in capsys.readouterr().err
+    assert len(list((state / "clips").glob("*.wav"))) == 2
+    assert cli.main([*clear, "--all", "--yes"]) == 0
     assert "2 clip(s) deleted" in capsys.readouterr().out
 
 

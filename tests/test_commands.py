@@ -13,7 +13,7 @@ from kwsd.protocol.parsing import InvalidRequest, parse_request
 from kwsd.protocol.replies import Reply
 from kwsd.validation import dotted
 
-EVERYBODY = {"subscribe", "status", "speakers", "words", "calibration"}
+EVERYBODY = {"config", "subscribe", "status", "speakers", "words", "calibration"}
 """What everybody may ask for, who can connect."""
 CHANGES_STATE = {
     "enroll.commit",

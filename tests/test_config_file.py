@@ -109,7 +109,7 @@ def test_a_file_that_is_not_yaml_is_named() -> None:
         config_file.parse("a: [", "kwsd.yaml")
 
 
-def test_defaults_and_the_round_trip() -> None:
+def test_defaults_and_what_is_given() -> None:
     assert config_file.parse("") == Config()
     assert list(Config().words) == ["computer"]
     full = config_file.parse(
@@ -120,7 +120,6 @@ def test_defaults_and_the_round_trip() -> None:
     assert full.vad == VadConfig(enabled=False)
     assert (full.microphone.channel, full.microphone.device) == ("mix", 3)
     assert full.speaker.require == ["ann"]
-    assert config_file.parse(config_file.dump(full)) == full
 
 
 def test_keys_are_text_as_it_is_written() -> None:

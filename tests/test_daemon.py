@@ -196,7 +196,7 @@ def test_the_socket_is_never_taken_from_a_live_daemon_and_a_stale_one_is_replace
     one.connect().close()
     assert one.socket.stat().st_mode & 0o777 == 0o660
     two = start("--source", str(endless), "--realtime")
-    assert two.wait() == 78
+    assert two.wait() == 69  # it may be free a moment later, unlike a configuration
     assert "already served by a running kwsd" in two.log.read_text()
     one.process.kill()
     one.wait()

@@ -66,7 +66,8 @@ def test_three_good_takes_make_a_voiceprint_that_knows_its_speaker(
     for sentence in SENTENCES:
         take = enrollment.add(say(sentence))
         assert take.speech_s > 0.5
-    voiceprint = enrollment.finish()
+    voiceprint, left_out = enrollment.finish()
+    assert left_out == []
     assert (voiceprint.name, voiceprint.encoder_id) == ("ann", bundle.encoder_id)
     assert voiceprint.takes.shape == (3, embedder.dim)
     same = embedder.embed([say("good evening to you all", "en-us")])

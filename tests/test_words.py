@@ -62,7 +62,7 @@ def test_the_verbs_on_a_state_directory(
     assert "no word is called" in capsys.readouterr().err
     assert cli.main(["word", "import", *state, exported]) == 0
     assert cli.main(["word", "import", *state, recordings[0]]) == cli.DATA
-    assert "no word of kwsd" in capsys.readouterr().err
+    assert "not a kwsd word file" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("quick_fits")
@@ -112,7 +112,10 @@ def test_the_running_daemon_applies_it(
     assert cli.main(["word", "remove", PHRASE, *socket]) == 0
     capsys.readouterr()
     assert cli.main(["word", "list", *socket]) == 0
-    assert capsys.readouterr().out == "no words were added; `kwsd word add` makes one\n"
+    lines = capsys.readouterr().out.splitlines()
+    assert "alexa: comes with kwsd, not listened for" in lines
+    assert any(line.startswith("computer: comes with kwsd, listened for, thr") for line in lines)
+    assert lines[-1] == "no words were added; `kwsd word add` makes one"
     with daemon.connect() as client:
         assert "hey_banana" not in client.request(Status()).words
 

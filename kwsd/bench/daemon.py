@@ -182,7 +182,7 @@ def _enroll(state: Path) -> None:
     length = 2 * SAMPLE_RATE
     for n in range(3):
         enrollment.add(talk[n * length : (n + 1) * length])
-    VoiceprintStore(state, models.encoder_id).save(enrollment.finish())
+    VoiceprintStore(state, models.encoder_id).save(enrollment.finish()[0])
 
 
 class Collector:

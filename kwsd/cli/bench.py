@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from kwsd.bench.engines import ENGINES, installed
-from kwsd.cli.output import UNAVAILABLE, fail
+from kwsd.cli.output import UNAVAILABLE, check_writable, fail
 
 if TYPE_CHECKING:
     from kwsd.bench.accuracy import AccuracyReport
@@ -90,6 +90,9 @@ def run(arguments: argparse.Namespace) -> int:
     if missing:
         text = f"not installed: {', '.join(missing)}; pip install 'kwsd[bench]'"
         return fail(UNAVAILABLE, text)
+    for path in (arguments.json, arguments.markdown):
+        if path:
+            check_writable(path)
     found, text = _measure(arguments, engines)
     if arguments.json:
         body = json.dumps(found, indent=1, ensure_ascii=False) + "\n"

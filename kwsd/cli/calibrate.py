@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,8 +13,20 @@ from typing import TYPE_CHECKING
 
 from kwsd.cli import options
 from kwsd.cli.endpoint import Endpoint, open_endpoint
-from kwsd.cli.output import USAGE, Bar, Terminal, confirmed, fail, print_json, show
+from kwsd.cli.output import (
+    CANNOT_CREATE,
+    USAGE,
+    Bar,
+    Terminal,
+    check_answerable,
+    check_writable,
+    confirmed,
+    fail,
+    print_json,
+    show,
+)
 from kwsd.protocol.commands import CalibrationUndo
+from kwsd.protocol.errors import DaemonError
 
 if TYPE_CHECKING:
     from kwsd.client.calibrate import EvidenceByWord, Result
@@ -103,38 +116,57 @@ def _add_evidence(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Find thresholds, show what they would do, and put them in force once confirmed."""
     from kwsd.client import calibrate
+    from kwsd.client.enroll import check_rights
 
     rate = calibrate.parse_rate(arguments.rate)
     if arguments.listen is not None and arguments.state:
         text = "--listen needs the daemon, which listens to the microphone"
         return fail(USAGE, f"{text}; with --state, use --wav or --log")
+    if arguments.plot and (arguments.speakers or arguments.undo):
+        return fail(USAGE, "--plot draws the trade-off of words; leave it out here")
     if arguments.plot:
         _check_plot(arguments.plot)
     # Which words are active is up to the daemon; --words only chooses among them.
     only = arguments.words
     arguments.words = None
+    undrawn = None
     with open_endpoint(arguments) as endpoint:
+        if endpoint.client:
+            check_rights(endpoint.client, "calibrating")
         if arguments.undo:
             return _undo(arguments, endpoint)
         if arguments.speakers:
             found = _speakers(arguments, endpoint)
         else:
+            calibrate.check_words(endpoint.requester, only)
+            check_answerable(yes=arguments.yes)
+            if arguments.listen is not None:
+                calibrate.check_listening(endpoint.requester)
             found = _words(arguments, endpoint, rate, only)
         if arguments.json:
             print_json(found.report)
         for line in [] if arguments.json else found.lines:
             print(line)
         if arguments.plot and found.results:
-            from kwsd.bench.plots import draw_calibration
-
-            draw_calibration(found.results, arguments.plot)
+            undrawn = _draw(found.results, arguments.plot)
         kept = confirmed(yes=arguments.yes)
         if kept:
             calibrate.keep(endpoint.requester, found.results, found.speaker)
     if not arguments.json:
         undo = "In force now; `kwsd calibrate --undo` goes back."
         print(undo if kept else "Nothing has changed.")
-    return 0
+    return fail(CANNOT_CREATE, undrawn) if undrawn else 0
+
+
+def _draw(results: Sequence[Result], path: Path) -> str | None:
+    """Draw the picture, or return why it could not be drawn: hours of listening outlast it."""
+    from kwsd.bench.plots import draw_calibration
+
+    try:
+        draw_calibration(results, path)
+    except Exception as error:  # whatever matplotlib or the disk may raise
+        return f"--plot {path}: the picture could not be drawn ({error})"
+    return None
 
 
 def _undo(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
@@ -184,12 +216,22 @@ def _evidence(arguments: argparse.Namespace, endpoint: Endpoint) -> EvidenceByWo
         return calibrate.from_log(requester, since, nobody_spoke=arguments.nobody_spoke)
     length = calibration_text.hours(arguments.listen / 3600)
     show(f"Listening for {length}: nobody should say the words now. ^C ends it early.")
-    return calibrate.from_listening(requester, arguments.listen, Terminal().waiting)
+    began = time.monotonic()
+    try:
+        return calibrate.from_listening(requester, arguments.listen, Terminal().waiting)
+    except DaemonError as error:
+        minutes = math.ceil((time.monotonic() - began) / 60)
+        again = f"`kwsd calibrate --log {minutes}m --nobody-spoke` takes what it has logged"
+        raise DaemonError(error.code, f"{error}; once it runs again, {again}") from error
 
 
 def _check_plot(path: Path) -> None:
     """Raise ValueError or OSError where no picture can be drawn, before the hours of listening."""
     if path.suffix not in (".png", ".svg"):
         raise ValueError(f"--plot {path}: the picture's name must end in .png or .svg")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise OSError("--plot needs matplotlib: pip install 'kwsd[plots]'")
+    check_writable(path)
+    try:
+        importlib.import_module("matplotlib")
+    except ImportError as error:
+        text = f"--plot needs matplotlib ({error}): pip install 'kwsd[plots]'"
+        raise OSError(text) from error

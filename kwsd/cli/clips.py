@@ -8,8 +8,9 @@ from pathlib import Path
 
 from kwsd.cli import options
 from kwsd.cli.endpoint import Endpoint, open_endpoint
-from kwsd.cli.output import USAGE, clip_sentence, fail, print_json
+from kwsd.cli.output import USAGE, clip_sentence, confirmed_loss, fail, print_json, write_file
 from kwsd.protocol.commands import Clips, ClipsClear, ClipsGet, ClipsLabel
+from kwsd.protocol.replies import ClipsClearReply
 
 HELP = "list, play, label and delete recordings of wakes and near misses"
 
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     clear = options.add_action(actions, "clear", "delete the clips that are named, or all")
     clear.add_argument("ids", nargs="*", metavar="ID")
     clear.add_argument("--all", action="store_true", help="delete all clips")
+    options.add_yes(clear, "delete labeled clips without asking")
     for action in actions.choices.values():
         options.add_endpoint(action)
 
@@ -68,7 +70,7 @@ def _play(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
     if arguments.json:
         print_json(found.clip)
     if arguments.out:
-        arguments.out.write_bytes(pcm.wav_bytes(samples))
+        write_file(arguments.out, pcm.wav_bytes(samples))
     else:
         play(samples)
     return 0
@@ -85,8 +87,17 @@ def _label(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
 
 
 def _clear(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
+    listed = endpoint.requester.request(Clips()).clips
+    labeled = [one for one in listed if one.label and (arguments.all or one.id in arguments.ids)]
+    if labeled:
+        what = f"{len(labeled)} labeled clip(s), from which words and thresholds learn, would be deleted"
+        if not confirmed_loss(what, yes=arguments.yes):
+            return _cleared(ClipsClearReply(deleted=0), arguments)
     command = ClipsClear(all=True) if arguments.all else ClipsClear(clips=arguments.ids)
-    done = endpoint.requester.request(command)
+    return _cleared(endpoint.requester.request(command), arguments)
+
+
+def _cleared(done: ClipsClearReply, arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(done)
     else:

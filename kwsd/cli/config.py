@@ -1,15 +1,22 @@
-"""`kwsd config`: the effective configuration, and the JSON Schema of `kwsd.yaml`."""
+"""`kwsd config`: the configuration in force, and the JSON Schema of `kwsd.yaml`."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+
+import msgspec
 
 from kwsd import config_file
 from kwsd.cli import options
+from kwsd.cli.endpoint import Endpoint, connect_daemon
 from kwsd.cli.output import print_json
+from kwsd.protocol.commands import GetConfig
+from kwsd.protocol.errors import DaemonError
+from kwsd.protocol.replies import ConfigReply
 
-HELP = "show the effective configuration, or the JSON Schema of kwsd.yaml"
+HELP = "show the configuration in force, or the JSON Schema of kwsd.yaml"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,11 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "action",
         metavar="ACTION",
         choices=["show", "schema"],
-        help="show: the effective configuration, as YAML or with --json; "
+        help="show: what is in force in the daemon, or would be in one that is started now, with "
+        "the source of each key, as YAML or with --json; "
         "schema: the JSON Schema, with which editors complete kwsd.yaml",
     )
-    options.add_config(parser)
-    options.add_json(parser)
+    options.add_endpoint(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -30,9 +37,28 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.action == "schema":
         print(json.dumps(config_file.schema(), indent=2, ensure_ascii=False))
         return 0
-    config = config_file.load(arguments.config)
+    where, reply = _in_force(arguments)
     if arguments.json:
-        print_json(config)
-    else:
-        print(config_file.dump(config), end="")
+        config = config_file.parse(reply.text)
+        print_json({**msgspec.to_builtins(config), "sources": reply.sources, "daemon": where})
+        return 0
+    print(f"# in force in the daemon at {where}" if where else "# in a daemon that is started now")
+    print(reply.text, end="")
     return 0
+
+
+def _in_force(arguments: argparse.Namespace) -> tuple[str | None, ConfigReply]:
+    """Return the socket of the daemon that answers, and its configuration.
+
+    The files answer where they are named, or where no daemon runs. Raises DaemonError for a socket
+    that is named, and ConfigError.
+    """
+    named = arguments.socket is not None or "KWSD_SOCKET" in os.environ
+    if named or not (arguments.config or arguments.state):
+        try:
+            with connect_daemon(arguments) as client:
+                return str(client.path), client.request(GetConfig())
+        except DaemonError:
+            if named:
+                raise
+    return None, Endpoint(arguments).requester.request(GetConfig())

@@ -8,6 +8,7 @@ from kwsd.audio.devices import MicrophoneError, devices
 
 RECORDING = Path(__file__).with_name("demo.flac")
 """Synthetic voices that say wake words amid other words."""
+NEXT = "Plug a microphone in and run it again, or give it a recording of yours: --source FILE"
 
 
 def source() -> str:

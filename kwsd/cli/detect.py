@@ -7,7 +7,15 @@ from pathlib import Path
 
 from kwsd.cli import options
 from kwsd.cli.endpoint import Endpoint
-from kwsd.cli.output import NO_INPUT, Bar, fail, print_json, show
+from kwsd.cli.output import (
+    NO_INPUT,
+    Bar,
+    check_writable,
+    fail,
+    print_json,
+    show,
+    writing,
+)
 from kwsd.events import to_dict
 
 HELP = "run the detector over recordings and print a JSON line per event"
@@ -32,6 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     from kwsd.detect.offline import Recordings, TraceFile
     from kwsd.detect.setup import resolve
 
+    if arguments.trace:
+        check_writable(arguments.trace)
     endpoint = Endpoint(arguments)
     config = endpoint.config
     setup = resolve(config, endpoint.bundle, endpoint.state.library())
@@ -53,5 +63,6 @@ def run(arguments: argparse.Namespace) -> int:
             except AudioFileError as error:
                 status = fail(NO_INPUT, error)
     if arguments.trace:
-        trace.save(arguments.trace)
+        with writing(arguments.trace):
+            trace.save(arguments.trace)
     return status

@@ -7,7 +7,15 @@ from pathlib import Path
 
 from kwsd.cli import options
 from kwsd.cli.endpoint import Endpoint
-from kwsd.cli.output import DATA, NO_INPUT, Bar, fail, print_json
+from kwsd.cli.output import (
+    DATA,
+    NO_INPUT,
+    Bar,
+    check_writable,
+    fail,
+    print_json,
+    writing,
+)
 
 HELP = "compute speaker embeddings of recordings"
 
@@ -34,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     from kwsd.detect.offline import Recordings
     from kwsd.detect.setup import resolve
 
+    check_writable(arguments.out)
     endpoint = Endpoint(arguments)
     setup = resolve(endpoint.config, endpoint.bundle, endpoint.state.library())
     recordings = Recordings(endpoint.bundle, setup, endpoint.config.microphone.channel)
@@ -56,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
                 embeddings.append(embedding)
                 files.append(str(path))
     if embeddings:
-        with arguments.out.open("wb") as out:
+        with writing(arguments.out), arguments.out.open("wb") as out:
             np.savez(out, embeddings=np.stack(embeddings), files=np.array(files, np.str_))
     if arguments.json:
         written = arguments.out if embeddings else None

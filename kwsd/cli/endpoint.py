@@ -32,9 +32,14 @@ class Endpoint:
         self._arguments = arguments
 
     @cached_property
+    def loaded(self) -> config_file.Loaded:
+        """The configuration as it is written. Raises ConfigError."""
+        return config_file.read(self._arguments.config)
+
+    @cached_property
     def config(self) -> Config:
         """The configuration, with what the command line changes in it. Raises ConfigError."""
-        return load_config(self._arguments)
+        return overrides(self._arguments)(self.loaded.config)
 
     @cached_property
     def bundle(self) -> Bundle:
@@ -49,7 +54,13 @@ class Endpoint:
         from kwsd.server.state_handlers import StateHandlers
 
         folder = self.config.state_directory()
-        return StateHandlers(folder, self.bundle, lambda: self.config)
+        return StateHandlers(folder, self.bundle, lambda: self.config, self._origins)
+
+    def _origins(self) -> dict[str, str]:
+        from kwsd.detect.in_force import overridden
+
+        by = overridden(self.loaded.config, self.config, "command line")
+        return {**self.loaded.origins, **by}
 
     @property
     def requester(self) -> Requester:

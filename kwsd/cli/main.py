@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -17,10 +18,11 @@ from kwsd.cli.output import (
     NO_PERMISSION,
     UNAVAILABLE,
     USAGE,
+    CannotCreate,
     fail,
 )
 from kwsd.cli.verbs import build_parser, load, verb_of
-from kwsd.config import ConfigError
+from kwsd.config import ConfigError, UnknownWords
 from kwsd.protocol.errors import RequestError
 
 __all__ = [
@@ -37,15 +39,18 @@ __all__ = [
 REQUEST_CODES = {
     "permission_denied": NO_PERMISSION,
     "not_saved": CANNOT_CREATE,
+    "not_written": CANNOT_CREATE,
     "bad_config": CONFIGURATION,
-    "bad_word": DATA,
-    "unknown_word": DATA,
-    "no_speaker": DATA,
-    "no_clip": DATA,
-    "bad_calibration": DATA,
-    "in_use": DATA,
+    **dict.fromkeys(("bad_word", "unknown_word", "in_use", "bad_name", "no_speaker"), DATA),
+    **dict.fromkeys(("no_clip", "bad_calibration", "bad_request", "gone"), DATA),
+    **dict.fromkeys(("silent", "clipped", "too_short", "take_too_long", "repeated"), DATA),
+    **dict.fromkeys(("inconsistent", "several_people", "too_few"), DATA),
 }
 """The exit code of each code of a RequestError; any other is UNAVAILABLE."""
+
+
+UNREADABLE = (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
+"""Errors of a file that was to be read."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,17 +74,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except (RequestError, OSError, ValueError) as error:
-        return fail(_exit_code(error), error)
+        return fail(_exit_code(error, getattr(arguments, "words", None) or ()), error)
 
 
-def _exit_code(error: Exception) -> int:
+def _exit_code(error: Exception, words: Sequence[str]) -> int:
+    """Return the exit code of an error; `words` are those that the command line names."""
+    if isinstance(error, UnknownWords):
+        return DATA if set(error.names) <= set(words) else CONFIGURATION
     if isinstance(error, ConfigError):
         return CONFIGURATION
+    if isinstance(error, CannotCreate):
+        return CANNOT_CREATE
     if isinstance(error, RequestError):
         return REQUEST_CODES.get(error.code, UNAVAILABLE)
     from kwsd.audio.files import AudioFileError
 
-    if isinstance(error, AudioFileError | FileNotFoundError):
+    unreadable = isinstance(error, OSError) and error.errno in UNREADABLE
+    if unreadable or isinstance(error, AudioFileError):
         return NO_INPUT
     return DATA if isinstance(error, ValueError) else UNAVAILABLE
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kwsd.cli.parser import sentence
+from kwsd.config import word_name
 
 if TYPE_CHECKING:
     Actions = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -66,9 +67,9 @@ def add_endpoint(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
-def add_yes(parser: argparse.ArgumentParser) -> None:
-    """Add `--yes`."""
-    parser.add_argument("--yes", action="store_true", help="keep it without asking")
+def add_yes(parser: argparse.ArgumentParser, text: str = "keep it without asking") -> None:
+    """Add `--yes`, described by `text`."""
+    parser.add_argument("--yes", action="store_true", help=text)
 
 
 def add_actions(parser: argparse.ArgumentParser) -> Actions:
@@ -83,7 +84,7 @@ def add_action(actions: Actions, name: str, text: str) -> argparse.ArgumentParse
 
 def word_list(text: str) -> list[str]:
     """Return names of words, given with commas between them; a space counts as an underscore."""
-    return [word.strip().replace(" ", "_") for word in text.split(",") if word.strip()]
+    return [word_name(word) for word in text.split(",") if word.strip()]
 
 
 def duration(text: str) -> float:

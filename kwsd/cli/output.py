@@ -6,8 +6,10 @@ output, everything else to standard error.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,11 +125,66 @@ def confirmed(*, yes: bool) -> bool:
 
     Raises ValueError where nobody can answer.
     """
-    if yes:
-        return True
-    if not sys.stdin.isatty():
+    check_answerable(yes=yes)
+    return yes or _answer("Keep it? [Y/n]") in ("", "y", "yes")
+
+
+def check_answerable(*, yes: bool) -> None:
+    """Raise ValueError where `confirmed` will: before hours of work, not after them."""
+    if not yes and not sys.stdin.isatty():
         raise ValueError("nobody is at the terminal to confirm; --yes keeps it without asking")
-    return input("Keep it? [Y/n] ").strip().lower() in ("", "y", "yes")
+
+
+def confirmed_loss(what: str, *, yes: bool) -> bool:
+    """Ask whether to go on though `what`, a sentence, cannot be undone; `yes` answers for them.
+
+    Raises ValueError where nobody can answer.
+    """
+    if not yes and not sys.stdin.isatty():
+        raise ValueError(f"{what}; --yes goes on without asking")
+    return yes or _answer(f"{what}. Go on? [y/N]") in ("y", "yes")
+
+
+def _answer(question: str) -> str:
+    """Ask on standard error, so that standard output holds the result alone; ^D is a no."""
+    print(question, end=" ", file=sys.stderr, flush=True)
+    try:
+        return input("").strip().lower()
+    except EOFError:
+        return "no"
+
+
+class CannotCreate(OSError):
+    """A file of results cannot be written; the message names it."""
+
+
+def check_writable(path: Path) -> None:
+    """Raise CannotCreate where a file cannot be written: before long work, not after it."""
+    folder = path.parent
+    why = ""
+    if path.is_dir():
+        why = "it is a folder"
+    elif not folder.is_dir():
+        why = f"there is no folder {folder}"
+    elif not os.access(path if path.exists() else folder, os.W_OK):
+        why = "permission denied"
+    if why:
+        raise CannotCreate(f"{path}: cannot be written ({why})")
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise CannotCreate instead of the OSError of writing `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise CannotCreate(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file of results. Raises CannotCreate."""
+    with writing(path):
+        path.write_bytes(data)
 
 
 class Terminal:

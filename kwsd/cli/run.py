@@ -51,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the daemon until it is stopped, or until its recording has ended."""
     from kwsd.audio.raw_pcm import RawFormat
     from kwsd.cli import demo
+    from kwsd.detect.in_force import overridden
     from kwsd.server import daemon
 
     source = arguments.source
@@ -62,10 +63,14 @@ def run(arguments: argparse.Namespace) -> int:
             text = "This machine has no microphone. Listening to the bundled recording instead"
             print(f"{text}: {source}", flush=True)
     change = overrides(arguments)
-    return daemon.run(
+    loaded = config_file.read(arguments.config)
+    config = change(loaded.config)
+    status = daemon.run(
         daemon.RunOptions(
-            config=change(config_file.load(arguments.config)),
+            config=config,
             config_path=arguments.config,
+            found=loaded.path,
+            origins={**loaded.origins, **overridden(loaded.config, config, daemon.COMMAND_LINE)},
             source=source,
             realtime=arguments.realtime,
             wait_for_client=arguments.wait_for_client,
@@ -76,3 +81,6 @@ def run(arguments: argparse.Namespace) -> int:
             else None,
         )
     )
+    if arguments.source == "auto" and source != "mic" and not status:
+        print(f"The recording has ended, and so has the demo. {demo.NEXT}", flush=True)
+    return status

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 
 from kwsd.cli import options
 from kwsd.cli.endpoint import Endpoint, open_endpoint
-from kwsd.cli.output import USAGE, Terminal, confirmed, fail, print_json, show
+from kwsd.cli.output import (
+    USAGE,
+    Terminal,
+    check_answerable,
+    confirmed,
+    fail,
+    print_json,
+    show,
+    write_file,
+)
 
 if TYPE_CHECKING:
     from kwsd.client.words import Takes
@@ -27,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     improve.add_argument("word", metavar="WORD")
     for action in (add, improve):
         options.add_yes(action)
-    options.add_action(actions, "list", "list the added words")
+    options.add_action(
+        actions, "list", "list the words, those that come with kwsd and the added ones"
+    )
     remove = options.add_action(actions, "remove", "delete a word")
     remove.add_argument("word", metavar="WORD")
     export = options.add_action(actions, "export", "write a word to a file")
@@ -54,7 +65,10 @@ def _add_origin(add: argparse.ArgumentParser) -> None:
         help="recordings, each of the word alone; three suffice, ten are better",
     )
     origin.add_argument(
-        "--record", type=int, metavar="N", help="record N takes through the daemon's microphone"
+        "--record",
+        type=_takes_wanted,
+        metavar="N",
+        help="record N takes through the daemon's microphone; three at least",
     )
     origin.add_argument(
         "--text-only",
@@ -74,6 +88,12 @@ def _add_origin(add: argparse.ArgumentParser) -> None:
     )
 
 
+def _takes_wanted(text: str) -> int:
+    if not text.isdecimal() or int(text) < 3:
+        raise argparse.ArgumentTypeError(f"{text!r} is too few: a word needs three takes")
+    return int(text)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Run the action."""
     with open_endpoint(arguments) as endpoint:
@@ -84,12 +104,16 @@ def _add(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
     from dataclasses import asdict
 
     from kwsd.client import words
+    from kwsd.client.enroll import check_rights
     from kwsd.learn.few_shot import WordTrainer
 
     client = endpoint.client
     if client is None and (arguments.record or arguments.room):
         text = "--record and --room need the daemon, which listens to the microphone"
         return fail(USAGE, f"{text}; with --state, use --wav")
+    check_answerable(yes=arguments.yes)
+    if client:
+        check_rights(client, "adding a word")
     trainer = WordTrainer(endpoint.bundle)
     room = words.look_back(client) if client and arguments.room else None
     added = words.add(
@@ -140,6 +164,7 @@ def _improve(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
     from kwsd.client import improve, words
     from kwsd.learn.few_shot import WordTrainer
 
+    check_answerable(yes=arguments.yes)
     trainer = WordTrainer(endpoint.bundle)
     word, improvement = improve.improve(endpoint.requester, trainer, arguments.word, show)
     if arguments.json:
@@ -156,15 +181,22 @@ def _improve(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
 
 
 def _list(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
-    from kwsd.protocol.commands import Words
+    from kwsd.protocol.commands import GetCalibration, Words
 
     found = endpoint.requester.request(Words())
     if arguments.json:
         print_json(found)
         return 0
+    in_force = endpoint.requester.request(GetCalibration()).words
+    origins = dict.fromkeys(found.bundled, "comes with kwsd")
     for word in found.words:
         takes = f"{word.made.takes or '?'} takes of {word.length_s:.1f} s"
-        print(f"{word.name}: threshold {word.threshold:.2f}, made from {takes}")
+        origins[word.name] = f"added, made from {takes}"
+    for name, origin in origins.items():
+        active = "not listened for"
+        if name in in_force:
+            active = f"listened for, threshold {in_force[name].threshold:.2f}"
+        print(f"{name}: {origin}, {active}")
     if not found.words:
         print("no words were added; `kwsd word add` makes one")
     for why in found.unusable:
@@ -188,7 +220,7 @@ def _export(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
     from kwsd.state.words import to_bytes
 
     word = words.get(endpoint.requester, endpoint.bundle, arguments.word)
-    arguments.file.write_bytes(to_bytes(word))
+    write_file(arguments.file, to_bytes(word))
     if arguments.json:
         print_json({"word": word.name, "file": arguments.file})
     else:

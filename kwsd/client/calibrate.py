@@ -121,6 +121,26 @@ def from_log(requester: Requester, since: float, *, nobody_spoke: bool) -> Evide
     return found
 
 
+def check_words(requester: Requester, only: Sequence[str] | None) -> None:
+    """Raise CalibrationError for a word in `only` that is not listened for."""
+    in_force = requester.request(commands.GetCalibration()).words
+    for name in only or ():
+        if name not in in_force:
+            known = ", ".join(in_force)
+            raise CalibrationError(f"{name!r} is not listened for; the words are {known}")
+
+
+def check_listening(requester: Requester) -> None:
+    """Raise CalibrationError where nothing would come of listening."""
+    status = requester.request(commands.Status())
+    if not status.log_peaks:
+        text = "the configuration has log_peaks: false, so nothing that is heard would be kept"
+        raise CalibrationError(f"{text}; remove it, then `kwsd reload`")
+    if status.microphone.state == "lost":
+        text = f"the daemon has no microphone ({status.microphone.name or 'none was found'})"
+        raise CalibrationError(f"{text}; `kwsd doctor` says more")
+
+
 def from_listening(
     requester: Requester, seconds: float, wait: Callable[[float, float], None]
 ) -> EvidenceByWord:
@@ -178,11 +198,8 @@ def calibrate(
 
     Raises CalibrationError or RequestError.
     """
+    check_words(requester, only)
     in_force = requester.request(commands.GetCalibration()).words
-    for name in only or ():
-        if name not in in_force:
-            known = ", ".join(in_force)
-            raise CalibrationError(f"{name!r} is not listened for; the words are {known}")
     results = []
     for name in only or in_force:
         if name not in found:

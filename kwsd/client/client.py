@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, cast, overload
 
+from kwsd.config import user_directory, why_unsafe
 from kwsd.events import Event, Wake
 from kwsd.protocol.commands import EventType, Request, Subscribe, type_of
 from kwsd.protocol.errors import DaemonError, RequestError
@@ -40,10 +41,10 @@ def find_socket() -> Path:
     """
     if named := os.environ.get("KWSD_SOCKET"):
         return Path(named)
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    user_folder = Path(runtime) / "kwsd" if runtime else Path(f"/tmp/kwsd-{os.geteuid()}")
-    own = user_folder / "kwsd.sock"
-    return own if own.exists() else Path("/run/kwsd/kwsd.sock")
+    folder = user_directory()
+    own = folder / "kwsd.sock"
+    # In a folder of somebody else's, something else than the user's daemon may answer.
+    return own if not why_unsafe(folder) and own.exists() else Path("/run/kwsd/kwsd.sock")
 
 
 def _unreachable(path: Path, error: OSError) -> DaemonError:

@@ -6,25 +6,30 @@ There is no terminal here; a `Guide` shows it to a person.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from kwsd.audio import pcm
 from kwsd.audio.files import AudioFileError, dead_channel, read_all
 from kwsd.client.client import Client
-from kwsd.config import Config
+from kwsd.config import Config, word_name
 from kwsd.detect.embedder import Embedder
-from kwsd.learn.enrollment import FREE_TAKES, WORD_TAKES, Enrollment
+from kwsd.detect.setup import resolve
+from kwsd.learn.enrollment import FREE_TAKES, WORD_TAKES, Enrollment, known_as
 from kwsd.learn.takes import TakeRejected
 from kwsd.model import bundle as bundles
-from kwsd.protocol.commands import EnrollAbort, EnrollBegin, EnrollCommit, EnrollNext
-from kwsd.protocol.errors import DaemonError
-from kwsd.state.voiceprints import VoiceprintStore
+from kwsd.protocol.commands import EnrollAbort, EnrollBegin, EnrollCommit, EnrollNext, Status
+from kwsd.protocol.errors import DaemonError, RequestError
+from kwsd.state.folder import check as check_folder
+from kwsd.state.library import Library
+from kwsd.state.voiceprints import VoiceprintError, VoiceprintStore
 
 MAX_RETRIES = 6
 """Rejected takes after which a guided recording gives up."""
 TAKE_TIMEOUT_S = 20.0
+SOMEBODY_ELSE = "sounds like somebody else than most of the takes"
 FATAL = ("closed", "timeout", "permission_denied", "unknown_word", "internal", "busy")
 """Codes of errors that another take does not fix."""
 
@@ -45,18 +50,49 @@ class Guide(Protocol):
         """Show why a take was not accepted."""
 
 
-def from_microphone(client: Client, name: str, word: str | None, guide: Guide) -> int:
-    """Enroll `name` from the daemon's microphone and return the number of takes.
+@dataclass(frozen=True)
+class Enrolled:
+    """A voiceprint that was stored, or was not because a person said no."""
+
+    takes: int
+    refused: list[str]
+    """Why other takes were left out."""
+    known_as: list[str]
+    """Other names under which this voice is enrolled."""
+    kept: bool = True
+
+
+NOT_KEPT = Enrolled(0, [], [], kept=False)
+Confirm = Callable[[], bool]
+"""Asks whether an enrolled speaker is to be replaced."""
+
+
+def check_rights(client: Client, what: str) -> None:
+    """Raise DaemonError where this client may not make privileged requests, for instance `what`.
+
+    It is for verbs that would else find out after minutes or hours.
+    """
+    if why := client.request(Status()).refused:
+        raise DaemonError("permission_denied", f"{what} is {why}")
+
+
+def from_microphone(
+    client: Client, name: str, word: str | None, guide: Guide, confirm: Confirm
+) -> Enrolled:
+    """Enroll `name` from the daemon's microphone.
 
     `word` is the wake word to say. Raises DaemonError, and then nothing is stored.
     """
     begun = client.request(EnrollBegin(name=name))
-    word = word or begun.words[0]
+    word = word_name(word or begun.words[0])
     if word not in begun.words:
         _abort(client)
         known = ", ".join(begun.words)
         text = f"{word!r} is not listened for; the words are {known}"
         raise DaemonError("unknown_word", text)
+    if begun.replaces and not confirm():
+        _abort(client)
+        return NOT_KEPT
     free = "say what you like, for about five seconds (what you did today, a poem, the news)"
     spoken = EnrollNext(kind="word", word=word, timeout_s=TAKE_TIMEOUT_S)
     steps = [(spoken, f"say “{word.replace('_', ' ')}”")] * WORD_TAKES
@@ -76,10 +112,12 @@ def from_microphone(client: Client, name: str, word: str | None, guide: Guide) -
                     continue
                 guide.accepted(take.speech_dbfs, take.speech_s)
                 break
-        return client.request(EnrollCommit()).takes
+        done = client.request(EnrollCommit())
     except BaseException:
         _abort(client)
         raise
+    refused = [f"take {number}: {SOMEBODY_ELSE}" for number in done.left_out]
+    return Enrolled(done.takes, refused, done.known_as)
 
 
 def refusal(path: Path, channel: int | str, error: TakeRejected | DaemonError) -> str:
@@ -90,20 +128,23 @@ def refusal(path: Path, channel: int | str, error: TakeRejected | DaemonError) -
 
 
 def from_recordings(
-    client: Client, name: str, paths: Sequence[Path], channel: int | str = 0
-) -> tuple[int, list[str]]:
+    client: Client, name: str, paths: Sequence[Path], confirm: Confirm, channel: int | str = 0
+) -> Enrolled:
     """Enroll `name` from `channel` of recordings through the daemon.
 
-    Return the number of takes, and why others were left out. Raises DaemonError (for too few good
-    takes among them, say), and then nothing is stored.
+    Raises DaemonError (for too few good takes among them, say), and then nothing is stored.
     """
-    client.request(EnrollBegin(name=name))
+    if client.request(EnrollBegin(name=name)).replaces and not confirm():
+        _abort(client)
+        return NOT_KEPT
+    accepted: list[Path] = []
     refused = []
     try:
         for path in paths:
             try:
                 samples = read_all(path, channel=channel)
                 client.request(EnrollNext(audio=pcm.to_bytes(samples)))
+                accepted.append(path)
             except AudioFileError as error:
                 refused.append(str(error))
             except DaemonError as error:
@@ -111,12 +152,14 @@ def from_recordings(
                     raise
                 refused.append(refusal(path, channel, error))
         try:
-            return client.request(EnrollCommit()).takes, refused
+            done = client.request(EnrollCommit())
         except DaemonError as error:
             raise DaemonError(error.code, "\n".join([*refused, str(error)])) from error
     except BaseException:
         _abort(client)
         raise
+    refused += [f"{accepted[number - 1]}: {SOMEBODY_ELSE}" for number in done.left_out]
+    return Enrolled(done.takes, refused, done.known_as)
 
 
 def _abort(client: Client) -> None:
@@ -124,26 +167,42 @@ def _abort(client: Client) -> None:
         client.request(EnrollAbort())
 
 
-def without_daemon(config: Config, name: str, paths: Sequence[Path]) -> tuple[int, list[str]]:
+def without_daemon(config: Config, name: str, paths: Sequence[Path], confirm: Confirm) -> Enrolled:
     """Enroll `name` from recordings straight into the state directory of `config`.
 
-    Return the number of takes, and why others were left out. Raises TakeRejected, VoiceprintError
-    or BundleError, and then nothing is stored.
+    Raises TakeRejected, VoiceprintError, RequestError, ConfigError or BundleError, and then nothing
+    is stored.
     """
     bundle = bundles.load(config.models_path())
     channel = config.microphone.channel
+    folder = config.state_directory()
+    check_folder(folder)
+    store = VoiceprintStore(folder, bundle.encoder_id)
     enrollment = Enrollment(name, Embedder(bundle))
+    if store.path(name).exists() and not confirm():
+        return NOT_KEPT
+    accepted: list[Path] = []
     refused = []
     for path in paths:
         try:
-            enrollment.add(read_all(path, channel=channel))
+            enrollment.add(read_all(path, channel=channel), judged_now=False)
+            accepted.append(path)
         except AudioFileError as error:
             refused.append(str(error))
         except TakeRejected as error:
             refused.append(refusal(path, channel, error))
     try:
-        voiceprint = enrollment.finish()
+        voiceprint, left_out = enrollment.finish()
     except TakeRejected as error:
         raise TakeRejected(error.reason, "\n".join([*refused, str(error)])) from error
-    VoiceprintStore(config.state_directory(), bundle.encoder_id).save(voiceprint)
-    return len(voiceprint.takes), refused
+    refused += [f"{accepted[number - 1]}: {SOMEBODY_ELSE}" for number in left_out]
+    library, _ = Library.load(folder, bundle.encoder_id)
+    speakers = resolve(config, bundle, library).speakers
+    known: list[str] = []
+    if speakers.scorer:
+        known = known_as(voiceprint, speakers.voiceprints, speakers.scorer, speakers.threshold)
+    try:
+        store.save(voiceprint)
+    except VoiceprintError as error:
+        raise RequestError("not_saved", str(error)) from error
+    return Enrolled(len(voiceprint.takes), refused, known)

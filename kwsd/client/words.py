@@ -20,7 +20,7 @@ from kwsd.detect.offline import Recordings
 from kwsd.detect.setup import resolve
 from kwsd.events import Wake
 from kwsd.learn.few_shot import Quality, WordTrainer
-from kwsd.learn.takes import TakeRejected
+from kwsd.learn.takes import TakeRejected, recording_id
 from kwsd.learn.word_takes import WordTake
 from kwsd.model.bundle import Bundle
 from kwsd.protocol import commands
@@ -79,9 +79,15 @@ class Takes:
 def from_recordings(trainer: WordTrainer, paths: Sequence[Path], channel: int | str = 0) -> Takes:
     """Return the takes in `channel` of recordings."""
     takes = Takes([], [])
+    seen: dict[bytes, Path] = {}
     for path in paths:
         try:
-            takes.usable.append(trainer.encoder.take(read_all(path, channel=channel)))
+            samples = read_all(path, channel=channel)
+            first = seen.setdefault(recording_id(samples), path)
+            if first is not path:
+                takes.refused.append(f"{path}: the same recording as {first}; it is one take")
+                continue
+            takes.usable.append(trainer.encoder.take(samples))
         except AudioFileError as error:
             takes.refused.append(str(error))
         except TakeRejected as error:

@@ -13,7 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from kwsd.config import Config, ConfigError, OperatingPointName, VadConfig, WordConfig
+from kwsd.config import (
+    Config,
+    ConfigError,
+    OperatingPointName,
+    UnknownWords,
+    VadConfig,
+    WordConfig,
+)
 from kwsd.detect.speaker_id import SpeakerScorer
 from kwsd.model.bundle import Bundle, WordModel
 from kwsd.protocol.data import ThresholdOrigin
@@ -99,7 +106,7 @@ def _active_words(config: Config, bundle: Bundle, library: Library) -> dict[str,
         name for name in config.words if name not in bundle.words and name not in library.words
     ]
     if unknown:
-        raise ConfigError(_unknown_words(unknown, bundle, library))
+        raise UnknownWords(_unknown_words(unknown, bundle, library), unknown)
     names = list(config.words)
     if config.added_words:
         names += [name for name in library.words if name not in config.words]

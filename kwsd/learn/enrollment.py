@@ -1,9 +1,13 @@
 """Enrollment: takes of a voice in, checked one by one, a voiceprint out. Pure: no microphone, no
-disk."""
+disk.
+
+Whose voice it is, the majority of the takes says, not the first one.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -13,7 +17,8 @@ from kwsd.audio.format import SAMPLE_RATE
 from kwsd.audio.pcm import SILENCE_DBFS, level_dbfs
 from kwsd.audio.ring import Ring
 from kwsd.detect.embedder import Embedder
-from kwsd.learn.takes import TakeRejected, check_take
+from kwsd.learn.takes import TakeRejected, check_take, recording_id
+from kwsd.metrics import Scorer
 from kwsd.state.voiceprints import Voiceprint, check_speaker_name
 
 MIN_TAKES = 3
@@ -60,34 +65,95 @@ class Enrollment:
         """Raises VoiceprintError where the name is not allowed."""
         self.name = check_speaker_name(name)
         self.takes: list[EnrollmentTake] = []
+        """Those that were accepted."""
+        self._others: list[EnrollmentTake] = []
+        """Those that sounded like somebody else; they count for the majority."""
+        self._recordings: set[bytes] = set()
         self._embedder = embedder
 
-    def add(self, samples: np.ndarray) -> EnrollmentTake:
+    def add(self, samples: np.ndarray, *, judged_now: bool = True) -> EnrollmentTake:
         """Check and keep one take, int16 `[sample]`.
 
-        Raises TakeRejected, and then nothing is kept."""
+        `judged_now`: a take that sounds like somebody else is refused at once, because it can be
+        said again, and not by `finish`. Raises TakeRejected.
+        """
         speech_dbfs, speech_s = check_take(samples, MIN_SPEECH_S)
+        recording = recording_id(samples)
+        if recording in self._recordings:
+            text = "the take is a recording that was given already; one recording is one take"
+            raise TakeRejected("repeated", text)
         embedding = self._embedder.embed([samples])
         if embedding is None:
             raise TakeRejected("too_short", "the take contains too little speech")
-        if self.takes:
-            others = np.mean([take.embedding for take in self.takes], axis=0)
-            cosine = float(embedding @ others / np.linalg.norm(others))
-            if cosine < CONSISTENT:
-                found = f"cosine {cosine:.2f}, at least {CONSISTENT} is expected"
-                text = f"the take sounds like somebody else ({found}); say it again alone"
-                raise TakeRejected("inconsistent", f"{text}, without noise")
+        self._recordings.add(recording)
         take = EnrollmentTake(embedding, speech_dbfs, speech_s)
+        heard = [*self.takes, *self._others, take]
+        one_voice = majority(np.stack([each.embedding for each in heard]))
+        if judged_now and not one_voice[-1] and one_voice.sum() > len(heard) / 2:
+            self._others.append(take)
+            text = "the take sounds like somebody else than most of them"
+            raise TakeRejected("inconsistent", f"{text}; say it again alone, without noise")
         self.takes.append(take)
         return take
 
-    def finish(self) -> Voiceprint:
-        """Return the voiceprint of the takes. Raises TakeRejected where there are too few."""
-        if len(self.takes) < MIN_TAKES:
-            text = f"{len(self.takes)} take(s) of {self.name!r}; at least {MIN_TAKES} are needed"
-            raise TakeRejected("too_few", text)
-        takes = np.stack([take.embedding for take in self.takes])
-        return Voiceprint(self.name, self._embedder.bundle.encoder_id, takes, time.time())
+    def finish(self) -> tuple[Voiceprint, list[int]]:
+        """Return the voiceprint, and the numbers of accepted takes that are left out, from 1.
+
+        These sound like somebody else than the majority of the takes. Raises TakeRejected where
+        there is no such majority, or where its takes are too few.
+        """
+        heard = [*self.takes, *self._others]
+        if len(heard) < MIN_TAKES:
+            raise self._too_few(len(heard))
+        embeddings = np.stack([take.embedding for take in heard])
+        one_voice = majority(embeddings)
+        if one_voice.sum() <= len(heard) / 2:
+            text = f"the takes of {self.name!r} sound like several people, and none is in most"
+            raise TakeRejected("several_people", f"{text}; enroll each person under their own name")
+        if one_voice.sum() < MIN_TAKES:
+            raise self._too_few(int(one_voice.sum()))
+        left_out = np.flatnonzero(~one_voice[: len(self.takes)]) + 1
+        encoder_id = self._embedder.bundle.encoder_id
+        voiceprint = Voiceprint(self.name, encoder_id, embeddings[one_voice], time.time())
+        return voiceprint, left_out.tolist()
+
+    def _too_few(self, takes: int) -> TakeRejected:
+        text = f"{takes} take(s) of {self.name!r}; at least {MIN_TAKES} are needed"
+        return TakeRejected("too_few", text)
+
+
+def majority(embeddings: np.ndarray) -> np.ndarray:
+    """Return which of the takes `[take, dim]` are of the voice that most of them have, `[take]`.
+
+    It begins with the takes that resemble one of them, the one that most resemble, and goes on with
+    those that resemble the mean of the others, until that changes nothing.
+    """
+    cosines = embeddings @ embeddings.T
+    resembling = cosines >= CONSISTENT
+    center = np.lexsort((cosines.sum(axis=1), resembling.sum(axis=1)))[-1]
+    members = resembling[center]
+    for _ in range(len(embeddings)):
+        others = members @ embeddings - members[:, None] * embeddings
+        lengths = np.maximum(np.linalg.norm(others, axis=1), 1e-9)
+        found = (embeddings * others).sum(axis=1) / lengths >= CONSISTENT
+        if found.sum() < members.sum() or (found == members).all():
+            break
+        members = found
+    return np.asarray(members)
+
+
+def known_as(
+    voiceprint: Voiceprint,
+    enrolled: Mapping[str, Voiceprint],
+    scorer: Scorer,
+    threshold: float,
+) -> list[str]:
+    """Return the other names under which the voice would be verified: it is enrolled already."""
+    others = [other for name, other in enrolled.items() if name != voiceprint.name]
+    if not others:
+        return []
+    scores = scorer(voiceprint.mean[None], np.stack([other.mean for other in others]))[0]
+    return [o.name for o, score in zip(others, scores, strict=True) if score >= threshold]
 
 
 class TakeCutter:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 
 from kwsd.audio.format import SAMPLE_RATE
@@ -18,12 +20,21 @@ CLIPPED_AT = 32700
 class TakeRejected(ValueError):
     """A take cannot be used: `reason` for programs, the message for people.
 
-    Reasons are silent, clipped, too_short, take_too_long, inconsistent and too_few.
+    Reasons are silent, clipped, too_short, take_too_long, repeated, inconsistent, several_people
+    and too_few.
     """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+def recording_id(samples: np.ndarray) -> bytes:
+    """Return what identifies a recording, int16 `[sample]`, by its content.
+
+    Digital silence around it does not count.
+    """
+    return hashlib.sha256(np.trim_zeros(samples).astype("<i2").tobytes()).digest()
 
 
 def check_take(

@@ -25,6 +25,7 @@ from kwsd.protocol.replies import (
     ClipsGetReply,
     ClipsLabelReply,
     ClipsReply,
+    ConfigReply,
     DeletedReply,
     Done,
     EnrollBeginReply,
@@ -78,6 +79,12 @@ class Subscribe(Request[Done], frozen=True, tag="subscribe"):
 
 class Status(Request[StatusReply], frozen=True, tag="status"):
     """Ask how the daemon is doing."""
+
+    privileged: ClassVar[bool] = False
+
+
+class GetConfig(Request[ConfigReply], frozen=True, tag="config"):
+    """Ask for the configuration in force, calibrated thresholds included."""
 
     privileged: ClassVar[bool] = False
 
@@ -227,6 +234,7 @@ class Reload(Request[Done], frozen=True, tag="reload"):
 Command = (
     Subscribe
     | Status
+    | GetConfig
     | Audio
     | RecordTake
     | EnrollBegin

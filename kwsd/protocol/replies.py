@@ -50,8 +50,28 @@ class StatusReply(Reply, frozen=True):
     """Seconds for which sound had been there when it was heard last."""
     look_back: LookBack
     encoder_id: str
+    user: str
+    """The user that the daemon runs as."""
+    config: str | None
+    """Path of the configuration; null where there is none, and defaults are in force."""
+    state: str
+    """Path of the state directory."""
+    log_peaks: bool
+    """Whether peaks are logged, without which nothing is to be calibrated from."""
+    refused: str | None
+    """Why this client's privileged requests are refused, and the fix; null where they are not."""
     warnings: list[str]
     """What keeps it from doing what the configuration means, with the remedy."""
+
+
+class ConfigReply(Reply, frozen=True):
+    """The configuration in force."""
+
+    text: str
+    """YAML, with the source of each key as a comment."""
+    sources: dict[str, str]
+    """The source of each key, by its path: a file and line, `command line`, `calibrated`, `model`
+    (of the word, or of the bundle), `added word` or `default`."""
 
 
 class AudioReply(Reply, frozen=True, omit_defaults=True):
@@ -98,8 +118,10 @@ class SpeakersTrialsReply(Reply, frozen=True):
 
 
 class WordsReply(Reply, frozen=True):
-    """The added words."""
+    """The words that came with kwsd, and the added ones."""
 
+    bundled: list[str]
+    """Names of the words that came with kwsd, listened for or not."""
     words: list[AddedWordInfo]
     unusable: list[str]
     """Why other added words cannot be used."""
@@ -195,3 +217,7 @@ class EnrollCommitReply(Reply, frozen=True):
 
     name: str
     takes: int
+    left_out: list[int]
+    """Numbers of the accepted takes, from 1, that sound like somebody else than most of them."""
+    known_as: list[str]
+    """Other names under which this voice is enrolled."""

@@ -27,6 +27,7 @@ from kwsd.audio.raw_pcm import RawFormat
 from kwsd.config import Config, ConfigError
 from kwsd.detect.detector import Detector
 from kwsd.detect.embedder import Embedder
+from kwsd.detect.in_force import Origins, overridden
 from kwsd.detect.setup import DetectorSetup, resolve
 from kwsd.events import Event, MicrophoneChange
 from kwsd.model import bundle as bundles
@@ -49,7 +50,8 @@ from kwsd.server.sources import (
 )
 from kwsd.server.state_handlers import StateHandlers
 from kwsd.server.systemd import Notifier
-from kwsd.server.unix_socket import serving
+from kwsd.server.unix_socket import missing_group, serving
+from kwsd.state.folder import tidy
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -61,6 +63,8 @@ WATCH_S = 0.5
 """Longest time between two looks at the listener."""
 FAILURE = 70
 """Exit status after an internal error (sysexits.h)."""
+COMMAND_LINE = "command line"
+"""Source of what the command line sets in the configuration."""
 AT_NEXT_START = ("models", "state", "socket", "lookback_s")
 """Keys of the configuration that a reload leaves as they are."""
 
@@ -71,6 +75,7 @@ class RunOptions:
 
     config: Config
     config_path: Path | None = None
+    """The file to read again on a reload; None for the first default one that exists."""
     source: str = "mic"
     """`mic`, a recording, or `-` for raw PCM on standard input."""
     realtime: bool = False
@@ -79,6 +84,10 @@ class RunOptions:
     """Format of raw PCM."""
     overrides: Callable[[Config], Config] = lambda config: config
     """What the command line changes in any configuration, also a reloaded one."""
+    found: Path | None = None
+    """The file that `config` was read from."""
+    origins: Origins = field(default_factory=dict)
+    """Where the keys of `config` were set."""
     on_event: Callable[[Event], None] | None = None
     """Called with every event, on the event loop."""
 
@@ -93,6 +102,8 @@ class Daemon:
         """
         self.config = options.config
         self._options = options
+        self._config_path = options.found
+        self._origins = options.origins
         self._notifier = Notifier()
         self._hub = Hub()
         self._disk = Disk()
@@ -102,7 +113,9 @@ class Daemon:
         self._failure: BaseException | None = None
         self._bundle = bundles.load(self.config.models_path())
         folder = self.config.state_directory()
-        self._state = StateHandlers(folder, self._bundle, lambda: self.config)
+        self._state = StateHandlers(
+            folder, self._bundle, lambda: self.config, lambda: self._origins
+        )
         self.setup = self._resolve(self.config)
         channel = self.config.microphone.channel
         source: RecordingSource | LiveInput | None = None
@@ -132,29 +145,34 @@ class Daemon:
             peaks=self._peaks,
             apply=self._apply_state,
             reload=self.reload,
+            config_path=lambda: self._config_path,
         )
         self._handlers = Handlers(parts)
 
     async def start(self) -> int:
         """Start, and run until `stop` is called or the recording has ended; return the exit status.
 
-        Raises ConfigError where the socket cannot be bound.
+        Raises ConfigError or OSError where the socket cannot be bound.
         """
         options = self._options
         _warn(self.setup)
+        _warn_of_groups(self.config)
         path = self.config.socket_path()
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(self._disk)
+            self._disk.write("what a crash has left behind", self._tidy)
             self._disk.write("the age of clips", self._state.clips.make_room)
-            await stack.enter_async_context(
-                serving(
-                    path,
-                    self.config.socket,
-                    self._hub,
-                    self._handlers.greeting,
-                    self._handlers.dispatch,
-                )
+            socket = serving(
+                path,
+                self.config.socket,
+                self._hub,
+                self._handlers.greeting,
+                self._handlers.dispatch,
             )
+            try:
+                await stack.enter_async_context(socket)
+            except ConfigError as error:
+                raise self._located(error) from error
             stack.enter_context(self._signals())
             stack.enter_context(self._listener.running())
             watching = [self._watch()]
@@ -204,10 +222,15 @@ class Daemon:
         try:
             async with self._applying:
                 try:
-                    config = self._options.overrides(config_file.load(self._options.config_path))
+                    loaded = config_file.read(self._options.config_path)
                 except ConfigError as error:
                     raise self._refused(error) from error
+                config = self._options.overrides(loaded.config)
                 await self._apply(self._without_later_keys(config))
+                self._config_path = loaded.path
+                by = overridden(loaded.config, config, COMMAND_LINE)
+                self._origins = {**loaded.origins, **by}
+                _warn_of_groups(self.config)
         finally:
             stats = self._listener.stats
             self._notifier.send(READY=1, STATUS=self._status(stats.microphone, stats.source))
@@ -251,10 +274,19 @@ class Daemon:
                 config = msgspec.structs.replace(config, **{key: present})
         return config
 
+    def _located(self, error: ConfigError) -> ConfigError:
+        """Return an error about a key with the file and line that set the key."""
+        where = self._origins.get(str(error).partition(":")[0])
+        return ConfigError(f"{where}: {error}") if where else error
+
     @staticmethod
     def _refused(error: Exception) -> RequestError:
         log.error("reload refused, everything stays as it was: %s", error)
         return RequestError("bad_config", str(error))
+
+    def _tidy(self) -> None:
+        for path in tidy(self._state.folder):
+            log.warning("%s was left behind by a crash, and is deleted", path)
 
     def _keep_clip(self, clip: Clip, samples: np.ndarray) -> None:
         self._disk.write("a clip", lambda: self._state.clips.add(clip, samples))
@@ -352,6 +384,15 @@ def run(options: RunOptions) -> int:
         return await Daemon(options).start()
 
     return asyncio.run(live())
+
+
+def _warn_of_groups(config: Config) -> None:
+    """Say that the admin group does not exist: until it does, nobody is in it."""
+    group = config.socket.admin_group
+    if group and (why := missing_group(group)):
+        log.warning(
+            "socket.admin_group: %r: %s; until then it opens nothing to anybody", group, why
+        )
 
 
 def _frugal_heap() -> None:

@@ -9,15 +9,16 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
 from kwsd.audio import pcm
 from kwsd.audio.format import SAMPLE_RATE
-from kwsd.config import Config
+from kwsd.config import Config, word_name
 from kwsd.detect.embedder import Embedder
-from kwsd.learn.enrollment import STRETCHES, Enrollment, TakeCutter, TakeKind
+from kwsd.learn.enrollment import STRETCHES, Enrollment, TakeCutter, TakeKind, known_as
 from kwsd.learn.takes import TakeRejected
 from kwsd.protocol import commands, replies
 from kwsd.protocol.commands import MAX_AUDIO_S, Command, type_of
@@ -31,7 +32,7 @@ from kwsd.server.listener import Listener
 from kwsd.server.peak_recorder import PeakRecorder
 from kwsd.server.state_handlers import StateHandlers
 from kwsd.server.take_recorder import TakeRecorder
-from kwsd.server.unix_socket import ClientSession
+from kwsd.server.unix_socket import ClientSession, user_name
 from kwsd.state.voiceprints import VoiceprintError
 from kwsd.version import __version__
 
@@ -55,6 +56,8 @@ class Parts:
     """Configures the detector after a change of the state directory. Raises RequestError."""
     reload: Callable[[], Awaitable[None]]
     """Raises RequestError."""
+    config_path: Callable[[], Path | None]
+    """Returns the path of the configuration in force."""
 
 
 class Handlers:
@@ -94,22 +97,16 @@ class Handlers:
         return reply
 
     def _check_privilege(self, session: ClientSession, what: str) -> None:
-        group = self._parts.config().socket.admin_group
-        if session.peer.privileged(group):
-            return
-        who = "root and the daemon's user (socket.admin_group may name a group)"
-        if group:
-            who = f"root, the daemon's user and the group {group}"
-        raise RequestError("permission_denied", f"{what} is for {who}")
+        if why := session.peer.refusal(self._parts.config().socket.admin_group):
+            raise RequestError("permission_denied", f"{what} is {why}")
 
     async def _subscribe(self, session: ClientSession, command: commands.Subscribe) -> replies.Done:
         if command.details:
             self._check_privilege(session, "subscribe with details")
-        for word in command.words or ():
-            self._check_word(word)
+        words = None if command.words is None else frozenset(map(self._check_word, command.words))
         session.subscriber.filter = Filter(
             types=None if command.types is None else frozenset(command.types),
-            words=None if command.words is None else frozenset(command.words),
+            words=words,
             details=command.details,
         )
         self._parts.hub.subscribed.set()
@@ -121,6 +118,8 @@ class Handlers:
         listener = self._parts.listener
         stats = listener.stats
         detector = listener.detector
+        config = self._parts.config()
+        path = self._parts.config_path()
         audio_s = stats.samples / SAMPLE_RATE
         encoded = detector.encoded_chunks * detector.chunk_samples
         return replies.StatusReply(
@@ -139,6 +138,11 @@ class Handlers:
             lag_s=None if stats.lag_s is None else round(stats.lag_s, 3),
             look_back=LookBack(listener.audio.begin, listener.audio.end),
             encoder_id=detector.bundle.encoder_id,
+            user=user_name(os.geteuid()),
+            config=str(path.absolute()) if path else None,
+            state=str(self._parts.state.folder.absolute()),
+            log_peaks=config.log_peaks,
+            refused=session.peer.refusal(config.socket.admin_group),
             warnings=detector.setup.speakers.warnings,
         )
 
@@ -210,7 +214,9 @@ class Handlers:
         else:
             samples = await self._record(session, command.kind, command.word, command.timeout_s)
         try:
-            take = await asyncio.to_thread(enrollment.add, samples)
+            # A take from the microphone can be said again.
+            again = command.audio is None
+            take = await asyncio.to_thread(enrollment.add, samples, judged_now=again)
         except TakeRejected as error:
             raise RequestError(error.reason, str(error)) from error
         return replies.EnrollNextReply(
@@ -223,15 +229,25 @@ class Handlers:
         self, session: ClientSession, command: commands.EnrollCommit
     ) -> replies.EnrollCommitReply:
         enrollment = _enrollment(session)
+        speakers = self._parts.listener.detector.setup.speakers
+        known: list[str] = []
         try:
-            voiceprint = enrollment.finish()
+            voiceprint, left_out = enrollment.finish()
+            if speakers.scorer:
+                enrolled = speakers.voiceprints
+                known = known_as(voiceprint, enrolled, speakers.scorer, speakers.threshold)
             await self._on_disk(lambda: self._parts.state.voiceprints.save(voiceprint))
         except TakeRejected as error:
             raise RequestError(error.reason, str(error)) from error
         except VoiceprintError as error:
             raise RequestError("not_saved", str(error)) from error
         session.enrollment = None
-        return replies.EnrollCommitReply(name=voiceprint.name, takes=len(voiceprint.takes))
+        return replies.EnrollCommitReply(
+            name=voiceprint.name,
+            takes=len(voiceprint.takes),
+            left_out=left_out,
+            known_as=known,
+        )
 
     async def _enroll_abort(
         self, session: ClientSession, command: commands.EnrollAbort
@@ -243,8 +259,7 @@ class Handlers:
         self, session: ClientSession, kind: TakeKind, word: str | None, timeout_s: float
     ) -> np.ndarray:
         """Return one take from the microphone; the client gets levels while it waits."""
-        if word is not None:
-            self._check_word(word)
+        word = self._check_word(word) if word is not None else None
         if self._recording:
             text = "another client is recording a take; try again when it has finished"
             raise RequestError("busy", text)
@@ -277,11 +292,14 @@ class Handlers:
     def _words(self) -> list[str]:
         return list(self._parts.listener.detector.setup.words)
 
-    def _check_word(self, word: str) -> None:
+    def _check_word(self, word: str) -> str:
+        """Return the name of a word that is listened for. Raises RequestError."""
         words = self._words()
-        if word not in words:
+        name = word_name(word)
+        if name not in words:
             text = f"{word!r} is not listened for; the words are {', '.join(words)}"
             raise RequestError("unknown_word", text)
+        return name
 
     async def _on_disk(self, do: Callable[[], T]) -> T:
         return await asyncio.wrap_future(self._parts.disk.run(do))

@@ -16,7 +16,9 @@ import numpy as np
 from kwsd.audio import pcm
 from kwsd.audio.format import SAMPLE_RATE
 from kwsd.config import Config, ConfigError
-from kwsd.detect.setup import resolve
+from kwsd.detect import in_force
+from kwsd.detect.in_force import Origins
+from kwsd.detect.setup import DetectorSetup, resolve
 from kwsd.detect.speaker_id import SpeakerScorer, read_cohort
 from kwsd.learn.thresholds import speaker_trials
 from kwsd.model.bundle import Bundle
@@ -25,6 +27,7 @@ from kwsd.protocol.commands import Command, Request
 from kwsd.protocol.data import CalibratedSpeakers, CalibratedWord, ClipInfo, SpeakerInfo
 from kwsd.protocol.errors import RequestError
 from kwsd.protocol.replies import Reply
+from kwsd.state import folder as state_folder
 from kwsd.state import words
 from kwsd.state.calibration import Calibration, CalibrationError, CalibrationStore
 from kwsd.state.clips import ClipError, ClipStore
@@ -44,9 +47,20 @@ MAX_IMPOSTORS = 100_000
 
 
 class StateHandlers:
-    """The handlers over the state directory `folder`; `config` returns the one in force."""
+    """The handlers over the state directory `folder`.
 
-    def __init__(self, folder: Path, bundle: Bundle, config: Callable[[], Config]) -> None:
+    `config` returns the configuration in force, and `origins` where its keys were set.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        bundle: Bundle,
+        config: Callable[[], Config],
+        origins: Callable[[], Origins] = dict,
+    ) -> None:
+        """Raises ConfigError where the folder is a symbolic link."""
+        state_folder.check(folder)
         self.bundle = bundle
         self.folder = folder
         self.voiceprints = VoiceprintStore(folder, bundle.encoder_id)
@@ -55,6 +69,7 @@ class StateHandlers:
         self.peaks = PeakLog(folder)
         self.clips = ClipStore(folder, lambda: config().clips)
         self._config = config
+        self._origins = origins
         self._handlers: dict[type[Command], Callable[[Any], Reply]] = {
             commands.Speakers: self._list_speakers,
             commands.SpeakersDelete: self._delete_speaker,
@@ -63,6 +78,7 @@ class StateHandlers:
             commands.WordsGet: self._get_word,
             commands.WordsPut: self._put_word,
             commands.WordsDelete: self._delete_word,
+            commands.GetConfig: self._get_config,
             commands.GetCalibration: self._get_calibration,
             commands.CalibrationPut: self._put_calibration,
             commands.CalibrationUndo: self._undo_calibration,
@@ -116,7 +132,11 @@ class StateHandlers:
     def _list_words(self, command: commands.Words) -> replies.WordsReply:
         good, bad = self.words.load_all()
         listed = [word.info() for word in good.values()]
-        return replies.WordsReply(words=listed, unusable=[str(error) for error in bad])
+        return replies.WordsReply(
+            bundled=list(self.bundle.words),
+            words=listed,
+            unusable=[str(error) for error in bad],
+        )
 
     def _get_word(self, command: commands.WordsGet) -> replies.WordsGetReply:
         try:
@@ -148,15 +168,24 @@ class StateHandlers:
             raise RequestError("unknown_word", str(error)) from error
         return replies.DeletedReply(deleted=name)
 
+    def _setup(self) -> DetectorSetup:
+        """Return what the configuration asks for now. Raises RequestError."""
+        try:
+            return resolve(self._config(), self.bundle, self.library())
+        except ConfigError as error:
+            raise RequestError("bad_config", str(error)) from error
+
+    def _get_config(self, command: commands.GetConfig) -> replies.ConfigReply:
+        config = self._config()
+        text, sources = in_force.describe(config, self._setup(), self.bundle, self._origins())
+        return replies.ConfigReply(text=text, sources=sources)
+
     def _get_calibration(self, command: commands.GetCalibration) -> replies.CalibrationReply:
         try:
             calibration = self.calibrations.current()
-            library = self.library()
-            setup = resolve(self._config(), self.bundle, library)
         except CalibrationError as error:
             raise RequestError("bad_calibration", str(error)) from error
-        except ConfigError as error:
-            raise RequestError("bad_config", str(error)) from error
+        setup = self._setup()
         in_force = {
             name: CalibratedWord(word.threshold, word.model.id, word.origin)
             for name, word in setup.words.items()

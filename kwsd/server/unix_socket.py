@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kwsd.config import ConfigError, SocketConfig
+from kwsd.config import ConfigError, SocketConfig, user_directory, why_unsafe
 from kwsd.learn.enrollment import Enrollment
 from kwsd.protocol.commands import Audio, Command, type_of
 from kwsd.protocol.errors import RequestError
@@ -72,6 +72,28 @@ class Peer:
             return False
         return group.gr_gid in (self.gid, user.pw_gid) or user.pw_name in group.gr_mem
 
+    def refusal(self, admin_group: str | None) -> str | None:
+        """Return why privileged requests are refused, and the fix; None where they are not."""
+        if self.privileged(admin_group):
+            return None
+        if admin_group is None:
+            fix = "set socket.admin_group in the daemon's configuration to a group of yours"
+            return f"for root and the daemon's user alone; {fix}, or use sudo"
+        who = f"for root, the daemon's user and the members of the group {admin_group}"
+        add = f"`sudo usermod -aG {admin_group} {user_name(self.uid)}`"
+        if no_group := missing_group(admin_group):
+            return f"{who}, but {no_group}; then {add}, and log in again"
+        return f"{who}; {add}, then log in again"
+
+
+def missing_group(group: str) -> str | None:
+    """Return that a group does not exist, and the command that creates it, or None."""
+    try:
+        grp.getgrnam(group)
+    except KeyError:
+        return f"there is no such group: `sudo groupadd --system {group}`"
+    return None
+
 
 @dataclass(eq=False)
 class ClientSession:
@@ -96,7 +118,7 @@ Dispatch = Callable[[ClientSession, Command], Awaitable[Reply]]
 def bound(path: Path, config: SocketConfig) -> Iterator[socket.socket]:
     """Listen at `path`, mode 0660; a stale socket is replaced, a live one never.
 
-    Raises ConfigError.
+    Raises ConfigError, and OSError where the path is in use, or cannot be used for the moment.
     """
     length = len(os.fsencode(path))
     if length > PATH_MAX_BYTES:
@@ -112,40 +134,73 @@ def bound(path: Path, config: SocketConfig) -> Iterator[socket.socket]:
             sock.bind(str(path))
         except OSError as error:
             text = f"socket.path: {path} cannot be bound ({error.strerror})"
-            raise ConfigError(text) from error
+            raise _refusal(error)(text) from error
         finally:
             os.umask(mask)
         stack.callback(path.unlink, missing_ok=True)
         if config.group is not None:
-            try:
-                os.chown(path, -1, grp.getgrnam(config.group).gr_gid)
-            except (KeyError, OSError) as error:
-                text = f"{path} cannot be given to the group {config.group!r} ({error})"
-                raise ConfigError(f"socket.group: {text}") from error
+            _give(path, config.group)
         sock.listen(64)
         yield sock
 
 
+def _refusal(error: OSError) -> type[ConfigError | OSError]:
+    """Return the type of error for a path that cannot be used.
+
+    It is OSError where the same path may be usable soon, as on a disk that is full.
+    """
+    soon = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
+    return OSError if error.errno in soon else ConfigError
+
+
+def _give(path: Path, group: str) -> None:
+    """Give a socket to a group. Raises ConfigError."""
+    try:
+        os.chown(path, -1, grp.getgrnam(group).gr_gid)
+    except KeyError:
+        raise ConfigError(f"socket.group: {group!r}: {missing_group(group)}") from None
+    except OSError as error:
+        user = user_name(os.geteuid())
+        text = f"socket.group: {path} cannot be given to the group {group!r} ({error.strerror})"
+        fix = f"`sudo usermod -aG {group} {user}` makes the daemon's user a member"
+        raise ConfigError(f"{text}; {fix}") from error
+
+
+def user_name(uid: int) -> str:
+    """Return the name of a user, or the number of one without a name."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
 def _locked(path: Path) -> int:
-    """Return the descriptor of a lock file that says the socket is served. Raises ConfigError."""
+    """Return the descriptor of a lock file that says the socket is served.
+
+    Raises ConfigError or OSError.
+    """
     lock_path = path.with_name(path.name + ".lock")
     try:
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        if path.parent == user_directory() and (why := why_unsafe(path.parent)):
+            fix = "remove it, or set XDG_RUNTIME_DIR or socket.path"
+            raise ConfigError(f"socket.path: {why}; {fix}")
         lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         text = f"socket.path: {path.parent} cannot be used ({error.strerror})"
-        raise ConfigError(f"{text}; set socket.path, or --socket, to a folder of yours") from error
+        fix = "set socket.path, or --socket, to a folder of yours"
+        raise _refusal(error)(f"{text}; {fix}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(lock)
         text = f"{path} is already served by a running kwsd"
-        raise ConfigError(f"{text}; stop that one, or choose another --socket") from None
+        raise OSError(f"{text}; stop that one, or choose another --socket") from None
     return lock
 
 
 def _clear(path: Path) -> None:
-    """Remove a socket that nobody serves. Raises ConfigError for anything else."""
+    """Remove a socket that nobody serves. Raises ConfigError or OSError for anything else."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             text = f"{path} exists and is no socket; remove it, or choose another --socket"
@@ -164,7 +219,7 @@ def _clear(path: Path) -> None:
             raise ConfigError(f"{text}; remove it, or choose another --socket") from error
         else:
             text = f"{path} is already served by another program"
-            raise ConfigError(f"{text}; stop that one, or choose another --socket")
+            raise OSError(f"{text}; stop that one, or choose another --socket")
 
 
 @asynccontextmanager
@@ -175,7 +230,7 @@ async def serving(
     greeting: Callable[[], bytes],
     dispatch: Dispatch,
 ) -> AsyncIterator[None]:
-    """Accept clients for as long as the context lasts. Raises ConfigError."""
+    """Accept clients for as long as the context lasts. Raises ConfigError or OSError."""
     loop = asyncio.get_running_loop()
     clients: set[asyncio.Task[None]] = set()
     with bound(path, config) as sock:

@@ -17,11 +17,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from kwsd.config import word_name
 from kwsd.protocol.data import AddedWordInfo, MadeFrom, OperatingPoint
 from kwsd.state import store
 from kwsd.state.store import StateError, Store
 
 FORMAT = 2
+ZIP = b"PK\x03\x04"
+"""What every file of `numpy.savez` begins with."""
 MAX_STORED = 32
 """Takes, and wrong clips, whose frames a word's file stores."""
 CONTEXT_FRAMES = 15
@@ -97,7 +100,7 @@ class AddedWord:
 
 def check_word_name(name: str) -> str:
     """Return a word's name as it is stored, underscores for spaces. Raises WordError."""
-    return store.check_name(name.strip().replace(" ", "_"), "word", WordError)
+    return store.check_name(word_name(name), "word", WordError)
 
 
 def to_bytes(word: AddedWord) -> bytes:
@@ -138,6 +141,8 @@ def from_bytes(data: bytes, encoder_id: str, origin: str) -> AddedWord:
 
     Raises WordError where it is damaged or of another encoder.
     """
+    if not data.startswith(ZIP):
+        raise WordError(f"{origin}: not a kwsd word file; `kwsd word export` writes them")
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             head = json.loads(str(arrays["head"]))
@@ -148,7 +153,7 @@ def from_bytes(data: bytes, encoder_id: str, origin: str) -> AddedWord:
     except WordError:
         raise
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        text = f"damaged, or no word of kwsd ({error}); add the word again, or restore it"
+        text = f"not a kwsd word file, or damaged ({error}); export it again, or add the word"
         raise WordError(f"{origin}: {text}") from error
     if word.encoder_id != encoder_id:
         text = f"made for the encoder {word.encoder_id}, this model is {encoder_id}"
