@@ -24,6 +24,7 @@ from kwsd.model.bundle import Bundle, BundleError
 from kwsd.protocol.commands import Status
 from kwsd.protocol.errors import DaemonError
 from kwsd.protocol.replies import StatusReply
+from kwsd.state.folder import check as check_folder
 from kwsd.state.library import Library
 from kwsd.state.voiceprints import VoiceprintStore
 
@@ -46,23 +47,47 @@ class Finding:
 
 
 def examine(config_path: Path | None, socket: Path | None) -> Iterator[Finding]:
-    """Yield the findings of all checks; checks that need what is broken are left out."""
+    """Yield the findings of all checks; checks that need what is broken are left out.
+
+    They judge the daemon that runs for the user who asks, by its own configuration and folders.
+    """
+    own, finding = _configuration(config_path or config_file.find())
+    at = socket or (own.socket_path() if own.socket.path else None)
+    status, reached = _daemon(at)
+    config = own
+    if status and not config_path:
+        used = Path(status.config) if status.config else None
+        config, finding = _configuration(used, status.user)
+    yield finding
+    folder = Path(status.state) if status else config.state_directory()
+    yield from _models(config, folder, status)
+    yield reached
+    if status:
+        yield _rights(status)
+    yield from _groups(config)
+    yield from _services(status)
+    yield from _audio(config, daemon_runs=reached.ok)
+
+
+def _configuration(path: Path | None, user: str | None = None) -> tuple[Config, Finding]:
+    """Return the configuration in a file, that of a daemon of `user`, and a finding about it."""
+    check = "configuration"
+    if path is None:
+        return Config(), Finding(check, True, "none; the defaults are used")
+    if user and not os.access(path, os.R_OK):
+        return Config(), Finding(check, True, f"{path}, which you may not read")
+    own = config_file.find()
+    detail = str(path)
+    if user and own and own.absolute() != path:
+        detail += f", for the daemon runs as {user}; it does not read {own}"
     try:
-        config = config_file.load(config_path)
-        used = config_path or config_file.find()
-        yield Finding("configuration", True, str(used or "none; the defaults are used"))
+        return config_file.load(path), Finding(check, True, detail)
     except ConfigError as error:
         fix = "correct the line, then run kwsd doctor again"
-        yield Finding("configuration", False, str(error), fix)
-        config = Config()
-    running, status = _daemon(socket or (config.socket_path() if config.socket.path else None))
-    yield from _models(config, status)
-    yield running
-    yield from _service_unit()
-    yield from _audio(config, daemon_runs=running.ok)
+        return Config(), Finding(check, False, str(error), fix)
 
 
-def _models(config: Config, status: StatusReply | None) -> Iterator[Finding]:
+def _models(config: Config, folder: Path, status: StatusReply | None) -> Iterator[Finding]:
     try:
         bundle = bundles.load(config.models_path())
     except BundleError as error:
@@ -70,7 +95,11 @@ def _models(config: Config, status: StatusReply | None) -> Iterator[Finding]:
         return
     words = f"{len(bundle.words)} words"
     yield Finding("models", True, f"{bundle.path}, encoder {bundle.encoder_id}, {words}")
-    folder = config.state_directory()
+    try:
+        check_folder(folder)
+    except ConfigError as error:
+        yield Finding("state", False, str(error), "correct the configuration, or the folder")
+        return
     warnings = yield from _words(config, bundle, folder)
     yield from _voiceprints(bundle, folder)
     for warning in warnings if status is None else status.warnings:
@@ -103,32 +132,70 @@ def _voiceprints(bundle: Bundle, folder: Path) -> Iterator[Finding]:
         yield Finding("voiceprints", True, f"{len(good)} in {folder}")
 
 
-def _daemon(socket: Path | None) -> tuple[Finding, StatusReply | None]:
-    """Return the finding about the daemon, and its status where it answers."""
+def _daemon(socket: Path | None) -> tuple[StatusReply | None, Finding]:
+    """Return the status of the daemon that answers this user, and a finding about it."""
     try:
         with connect(socket) as client:
             status = client.request(Status())
+            path = client.path
     except DaemonError as error:
-        fix = "systemctl start kwsd   (or: kwsd run)"
-        return Finding("daemon", False, str(error), fix), None
+        fix = "systemctl start kwsd   (or: systemctl --user start kwsd, or: kwsd run)"
+        if isinstance(error.__cause__, PermissionError):
+            fix = "sudo usermod -aG kwsd $USER   (then log in again)"
+        return None, Finding("daemon", False, str(error), fix)
+    at = f"kwsd {status.version} of user {status.user} at {path}"
     if status.microphone.state == "lost":
-        text = f"has run for {status.uptime_s:.0f} s, but has no microphone"
+        text = f"{at} has run for {status.uptime_s:.0f} s, but has no microphone"
         fix = "see the finding about the microphone below"
-        return Finding("daemon", False, text, fix), status
+        return status, Finding("daemon", False, text, fix)
     heard = f"has listened to {status.microphone.name} for {status.audio_s:.0f} s"
-    return Finding("daemon", True, f"{heard}, {status.clients} client(s)"), status
+    return status, Finding("daemon", True, f"{at} {heard}, {status.clients} client(s)")
 
 
-def _service_unit() -> Iterator[Finding]:
+def _rights(status: StatusReply) -> Finding:
+    if status.refused:
+        return Finding(
+            "rights", True, f"you may hear events; enrolling and the like is {status.refused}"
+        )
+    return Finding("rights", True, "you may make every request")
+
+
+def _groups(config: Config) -> Iterator[Finding]:
+    for key in ("group", "admin_group"):
+        name = getattr(config.socket, key)
+        try:
+            if name:
+                grp.getgrnam(name)
+        except KeyError:
+            text = f"socket.{key}: there is no group {name!r}"
+            yield Finding("groups", False, text, f"sudo groupadd --system {name}")
+
+
+def _services(status: StatusReply | None) -> Iterator[Finding]:
+    """Yield what systemd says of the machine's unit and of the user's, where it knows of them."""
     if not Path("/run/systemd/system").is_dir() or shutil.which("systemctl") is None:
         return
-    command = ["systemctl", "is-active", "kwsd.service"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    state = done.stdout.strip()
-    if state == "failed":
-        yield Finding("service", False, "kwsd.service has failed", "journalctl -u kwsd -n 50")
-    else:
-        yield Finding("service", True, f"kwsd.service is {state or 'not installed'}")
+    active = []
+    for options, whose in ([], "the machine's"), (["--user"], "your"):
+        asked = [*options, "kwsd.service"]
+        state = _systemctl("is-active", *asked)
+        if not state or (state == "inactive" and _systemctl("is-enabled", *asked) != "enabled"):
+            continue
+        active += [whose] if state == "active" else []
+        ok = state == "active" or (state != "failed" and status is not None)
+        unit = " ".join(["journalctl", *options, "-u", "kwsd", "-n", "50"])
+        start = " ".join(["systemctl", *options, "start", "kwsd"])
+        fix = "" if ok else unit if state == "failed" else start
+        yield Finding("service", ok, f"{whose} kwsd.service is {state}", fix)
+    if len(active) > 1:
+        text = "the machine's service and your own compete for the microphone"
+        fix = "systemctl --user disable --now kwsd   (or: sudo systemctl disable --now kwsd)"
+        yield Finding("service", False, text, fix)
+
+
+def _systemctl(*arguments: str) -> str:
+    command = ["systemctl", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _audio(config: Config, *, daemon_runs: bool) -> Iterator[Finding]:

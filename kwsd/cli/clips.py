@@ -90,7 +90,8 @@ def _clear(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
     listed = endpoint.requester.request(Clips()).clips
     labeled = [one for one in listed if one.label and (arguments.all or one.id in arguments.ids)]
     if labeled:
-        what = f"{len(labeled)} labeled clip(s), from which words and thresholds learn, would be deleted"
+        which = f"{len(labeled)} labeled clip(s), from which words and thresholds learn,"
+        what = f"{which} would be deleted"
         if not confirmed_loss(what, yes=arguments.yes):
             return _cleared(ClipsClearReply(deleted=0), arguments)
     command = ClipsClear(all=True) if arguments.all else ClipsClear(clips=arguments.ids)
