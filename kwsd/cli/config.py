@@ -11,7 +11,7 @@ import msgspec
 from kwsd import config_file
 from kwsd.cli import options
 from kwsd.cli.endpoint import Endpoint, connect_daemon
-from kwsd.cli.output import print_json
+from kwsd.cli.output import print_json, show
 from kwsd.protocol.commands import GetConfig
 from kwsd.protocol.errors import DaemonError
 from kwsd.protocol.replies import ConfigReply
@@ -58,7 +58,8 @@ def _in_force(arguments: argparse.Namespace) -> tuple[str | None, ConfigReply]:
         try:
             with connect_daemon(arguments) as client:
                 return str(client.path), client.request(GetConfig())
-        except DaemonError:
+        except DaemonError as error:
             if named:
                 raise
+            show(f"no daemon answers: {error}")
     return None, Endpoint(arguments).requester.request(GetConfig())

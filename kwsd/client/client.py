@@ -54,12 +54,13 @@ def _unreachable(path: Path, error: OSError) -> DaemonError:
         ),
         ConnectionRefusedError: (
             "the daemon that made it is gone; start it again"
-            if path.is_socket()
+            if isinstance(error, ConnectionRefusedError) and path.is_socket()
             else "is not a socket; name the daemon's socket"
         ),
         TimeoutError: "something holds it, and does not answer; restart the daemon",
         PermissionError: (
-            "you may not connect; join the group that the socket belongs to, then log in again"
+            "you may not connect; join the socket's group (`sudo usermod -aG kwsd $USER`), "
+            "then log in again"
         ),
     }.get(type(error), str(error))
     return DaemonError("unreachable", f"{path}: {why}")

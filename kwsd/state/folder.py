@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def check(folder: Path) -> None:
         text = f"state: {folder} is a symbolic link to {folder.readlink()}"
         raise ConfigError(f"{text}; name the folder itself: `state: {folder.resolve()}`")
     clips = folder / CLIPS
-    if clips.is_symlink():
+    if os.access(folder, os.X_OK) and clips.is_symlink():
         text = f"state: {clips} is a symbolic link to {clips.readlink()}"
         raise ConfigError(f"{text}; remove it, or set `state` to a folder with room for clips")
 
