@@ -1,0 +1,198 @@
+"""`./dev install` and `uninstall`, on a folder that stands for the machine and with stand-ins for its
+commands."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+STAND_INS = {
+    "systemctl": 'echo "systemctl $*" >>"$CALLS"',
+    "systemd-sysusers": 'echo "systemd-sysusers $*" >>"$CALLS"',
+    "systemd-tmpfiles": 'echo "systemd-tmpfiles $*" >>"$CALLS"',
+    "dpkg-query": "echo install ok installed",
+    "userdel": 'echo "userdel $*" >>"$CALLS"',
+    "groupdel": 'echo "groupdel $*" >>"$CALLS"',
+    "id": 'echo "$AS"',
+    "sudo": 'AS=0 "$@"',
+    # A virtual environment whose python only notes what it is asked for.
+    "python3": (
+        'if [ "$1" = -m ]; then mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; fi\n'
+        'echo "python $*" >>"$CALLS"'
+    ),
+}
+
+
+class Machine:
+    """A machine below a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "root"
+        self.home = folder / "home"
+        self.calls = folder / "calls"
+        self.calls.touch()
+        self.home.mkdir()
+        checkout = folder / "checkout"
+        checkout.mkdir()
+        shutil.copy(ROOT / "dev", checkout)
+        shutil.copytree(ROOT / "systemd", checkout / "systemd")
+        self._dev = checkout / "dev"
+        bin = folder / "bin"
+        bin.mkdir()
+        self._bin = bin
+        for name, body in STAND_INS.items():
+            self.stand_in(name, body)
+
+    def stand_in(self, name: str, body: str) -> None:
+        """Replace a command."""
+        path = self._bin / name
+        path.write_text(f"#!/bin/sh\n{body}\n")
+        path.chmod(0o755)
+
+    def dev(self, *arguments: str, uid: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run `./dev` as a user."""
+        env = {
+            "AS": str(uid),
+            "PATH": f"{self._bin}:/usr/bin:/bin",
+            "DESTDIR": str(self.root),
+            "HOME": str(self.home),
+            "CALLS": str(self.calls),
+            "USER": "ann",
+        }
+        command = [str(self._dev), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=env, timeout=60)
+
+    def files(self) -> list[str]:
+        """Return the paths of all files and links of the machine and the home folder."""
+        return sorted(
+            str(path.relative_to(self.root.parent))
+            for top in (self.root, self.home)
+            for path in top.rglob("*")
+            if not path.is_dir() or path.is_symlink()
+        )
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def next_steps(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return the commands that an installation ends with."""
+    assert done.returncode == 0, done.stderr
+    assert "Next:" in done.stderr.splitlines()[-1]
+    return [line.strip() for line in done.stdout.splitlines()]
+
+
+def test_the_machines_service_comes_and_goes(machine: Machine) -> None:
+    steps = next_steps(machine.dev("install"))
+    assert len(steps) == 3
+    assert steps[0].startswith("sudo usermod -aG kwsd,kwsd-admin ")
+    assert steps[1].startswith("kwsd doctor")
+    config = machine.root / "etc/kwsd/kwsd.yaml"
+    assert "\n  admin_group: kwsd-admin\n" in config.read_text()
+    assert "g kwsd-admin -" in (machine.root / "etc/sysusers.d/kwsd.conf").read_text()
+    assert (machine.root / "usr/local/bin/kwsd").readlink() == Path("/opt/kwsd/bin/kwsd")
+    assert not (machine.root / "etc/systemd/user").exists()
+    calls = machine.calls.read_text()
+    assert "systemd-sysusers kwsd.conf" in calls
+    assert "systemctl restart kwsd.service" in calls
+    voiceprint = machine.root / "var/lib/kwsd/ann.voiceprint"
+    voiceprint.parent.mkdir(parents=True)
+    voiceprint.touch()
+    done = machine.dev("uninstall")
+    assert done.returncode == 0
+    assert machine.files() == ["root/var/lib/kwsd/ann.voiceprint"]
+    assert f"kept {voiceprint.parent}" in done.stderr
+    assert "systemctl disable --now kwsd.service" in machine.calls.read_text()
+    assert "userdel" not in machine.calls.read_text()
+    assert machine.dev("uninstall", "--purge").returncode == 0
+    assert machine.files() == []
+    assert "groupdel kwsd-admin" in machine.calls.read_text()
+
+
+def test_a_configuration_of_the_users_is_neither_overwritten_nor_removed(machine: Machine) -> None:
+    config = machine.root / "etc/kwsd/kwsd.yaml"
+    config.parent.mkdir(parents=True)
+    config.write_text("words: {alexa: }\n# admin_group: none\n")
+    done = machine.dev("install")
+    assert "`socket: {admin_group: kwsd-admin}`" in done.stderr
+    config.write_text("socket: {admin_group: people}\n")
+    done = machine.dev("install")  # also the upgrade
+    assert "admin_group" not in done.stderr
+    machine.dev("uninstall")
+    assert config.read_text() == "socket: {admin_group: people}\n"
+    machine.dev("uninstall", "--purge")
+    assert machine.files() == []
+
+
+def test_a_users_service_leaves_none_of_the_machine(machine: Machine) -> None:
+    machine.dev("install")
+    old = machine.home / ".config/kwsd"
+    (old / "clips").mkdir(parents=True)
+    for name in ("ann.voiceprint", "room.calibration", "kwsd.yaml", "clips/a.wav"):
+        (old / name).touch()
+    steps = next_steps(machine.dev("install", "--user", uid=1000))
+    assert len(steps) == 3
+    assert steps[0].startswith(f"{machine.home}/.local/bin/kwsd doctor")
+    assert steps[2].endswith("enroll ann")
+    assert [file for file in machine.files() if file.startswith("root/")] == []
+    state = machine.home / ".local/state/kwsd"
+    moved = sorted(str(path.relative_to(state)) for path in state.rglob("*") if path.is_file())
+    assert moved == ["ann.voiceprint", "clips/a.wav", "room.calibration"]
+    assert state.stat().st_mode & 0o777 == 0o700
+    assert [path.name for path in old.iterdir()] == ["kwsd.yaml"]
+    assert "systemctl --user restart kwsd.service" in machine.calls.read_text()
+    done = machine.dev("uninstall", "--user", uid=1000)
+    assert done.returncode == 0
+    assert {Path(file).name for file in machine.files()} == {
+        *map(os.path.basename, moved),
+        "kwsd.yaml",
+    }
+    assert machine.dev("uninstall", "--user", "--purge", uid=1000).returncode == 0
+    assert machine.files() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "uid", "status", "message"),
+    [
+        (["install"], 1000, 77, "sudo ./dev install"),
+        (["uninstall"], 1000, 77, "sudo ./dev uninstall"),
+        (["install", "--user"], 0, 64, "not by root"),
+        (["install", "--purge"], 0, 64, "install takes --user or nothing, not --purge"),
+        (["uninstall", "--everything"], 0, 64, "uninstall takes --user and --purge"),
+    ],
+)
+def test_what_is_refused(
+    machine: Machine, arguments: list[str], uid: int, status: int, message: str
+) -> None:
+    done = machine.dev(*arguments, uid=uid)
+    assert done.returncode == status
+    assert message in done.stderr
+    assert machine.files() == []
+
+
+def test_a_step_is_one_line_and_its_output_is_shown_if_it_fails(machine: Machine) -> None:
+    machine.stand_in("dpkg-query", "exit 1")
+    machine.stand_in("apt-get", 'echo "Reading package lists"; echo "apt-get $*" >>"$CALLS"')
+    done = machine.dev("install")
+    assert done.returncode == 0
+    assert "Reading" not in done.stdout + done.stderr
+    assert done.stderr.count("installing") == 2
+    assert all(line.startswith("./dev: ") for line in done.stderr.splitlines())
+    machine.stand_in("apt-get", 'echo "E: no network"; exit 100')
+    done = machine.dev("install")
+    assert done.returncode == 100
+    assert "E: no network" in done.stderr
+
+
+def test_a_service_that_does_not_start_is_an_error(machine: Machine) -> None:
+    machine.stand_in("systemctl", '[ "$1" != restart ]')
+    done = machine.dev("install")
+    assert done.returncode == 69
+    assert "`kwsd doctor` says what is wrong" in done.stderr
