@@ -1,4 +1,4 @@
-"""`./dev install` and `uninstall`, on a folder that stands for the machine and with stand-ins for its
+"""`./dev install` and `uninstall`, in a folder that stands for the machine, with stand-ins for its
 commands."""
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ from conftest import RATE, hiss, say
 from kwsd.audio.ring import Ring
 from kwsd.audio.synthesis import read_wav
 from kwsd.detect.embedder import Embedder
-from kwsd.learn.enrollment import Enrollment, TakeCutter
+from kwsd.detect.speaker_id import SpeakerScorer
+from kwsd.learn.enrollment import Enrollment, TakeCutter, known_as
 from kwsd.learn.takes import TakeRejected
 from kwsd.model.bundle import Bundle
 from kwsd.model.runtime import Runtime
@@ -83,6 +84,72 @@ def test_a_take_of_somebody_else_is_inconsistent(embedder: Embedder) -> None:
         enrollment.add(flite(sentence, "awb"))
     with pytest.raises(TakeRejected, match="sounds like somebody else"):
         enrollment.add(say("good evening to you all", "en-us+f4"))
+
+
+MORE = (*SENTENCES, "good evening to all of you", "it is raining again today")
+
+
+@pytest.mark.parametrize("at", [0, 1, 4])
+def test_somebody_elses_take_is_noticed_wherever_it_comes(embedder: Embedder, at: int) -> None:
+    enrollment = Enrollment("ann", embedder)
+    for n, sentence in enumerate(MORE):
+        enrollment.add(flite(sentence, "slt" if n == at else "awb"), judged_now=False)
+    voiceprint, left_out = enrollment.finish()
+    assert left_out == [at + 1]
+    assert len(voiceprint.takes) == 4
+    other = embedder.embed([flite(MORE[at], "slt")])
+    assert other is not None
+    assert float(voiceprint.mean @ other) < 0.2
+
+
+def test_the_first_take_does_not_decide_at_the_microphone_either(embedder: Embedder) -> None:
+    enrollment = Enrollment("ann", embedder)
+    for sentence, voice in zip(MORE[:4], ("slt", "awb", "awb", "awb"), strict=True):
+        enrollment.add(flite(sentence, voice))
+    with pytest.raises(TakeRejected, match="sounds like somebody else") as caught:
+        enrollment.add(flite(MORE[4], "slt"))
+    assert caught.value.reason == "inconsistent"
+    voiceprint, left_out = enrollment.finish()
+    assert (len(voiceprint.takes), left_out) == (3, [1])
+
+
+def test_several_people_are_no_speaker(embedder: Embedder) -> None:
+    enrollment = Enrollment("ann", embedder)
+    for sentence in SENTENCES:
+        for voice in ("slt", "awb"):
+            enrollment.add(flite(sentence, voice), judged_now=False)
+    with pytest.raises(TakeRejected, match="several people") as caught:
+        enrollment.finish()
+    assert caught.value.reason == "several_people"
+
+
+def test_one_recording_is_one_take_whatever_its_name_and_silence(embedder: Embedder) -> None:
+    enrollment = Enrollment("ann", embedder)
+    take = say(SENTENCES[0])
+    enrollment.add(take)
+    for again in (take.copy(), np.pad(take, (RATE, 100))):
+        with pytest.raises(TakeRejected, match="one recording is one take") as caught:
+            enrollment.add(again)
+        assert caught.value.reason == "repeated"
+    assert len(enrollment.takes) == 1
+
+
+def test_a_voice_that_has_another_name_already(embedder: Embedder, bundle: Bundle) -> None:
+    enrolled = {}
+    for name, voice, sentences in (
+        ("ann", "slt", MORE[:3]),
+        ("bob", "rms", MORE[:3]),
+        ("anna", "slt", MORE[2:]),
+    ):
+        enrollment = Enrollment(name, embedder)
+        for sentence in sentences:
+            enrollment.add(flite(sentence, voice))
+        enrolled[name], _ = enrollment.finish()
+    scorer = SpeakerScorer(bundle)
+    anna = enrolled.pop("anna")
+    assert known_as(anna, enrolled, scorer, bundle.speaker_threshold) == ["ann"]
+    assert known_as(enrolled["bob"], enrolled, scorer, bundle.speaker_threshold) == []
+    assert known_as(anna, {"anna": anna}, scorer, bundle.speaker_threshold) == []
 
 
 def test_too_few(embedder: Embedder) -> None:
