@@ -172,7 +172,7 @@ def banana(trainer: WordTrainer) -> AddedWord:
     return word
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def deaf_banana(bundle: Bundle, runtime: Runtime) -> AddedWord:
     """The word `PHRASE`, fitted to nothing: for tests that need its name alone."""
     dim = runtime.encoder.embedding_dim

@@ -19,6 +19,7 @@ from kwsd.cli.output import (
     show,
     write_file,
 )
+from kwsd.config import word_name
 
 if TYPE_CHECKING:
     from kwsd.client.words import Takes
@@ -256,7 +257,7 @@ def _test(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
 
 def _plain(name: str) -> str:
     """Return the name of a word as it is said, with spaces for underscores."""
-    return name.strip().replace("_", " ")
+    return word_name(name).replace("_", " ")
 
 
 ACTIONS: dict[str, Callable[[argparse.Namespace, Endpoint], int]] = {

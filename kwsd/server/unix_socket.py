@@ -140,7 +140,7 @@ def bound(path: Path, config: SocketConfig) -> Iterator[socket.socket]:
         stack.callback(path.unlink, missing_ok=True)
         if config.group is not None:
             _give(path, config.group)
-        sock.listen(64)
+        sock.listen(max(64, config.max_clients))
         yield sock
 
 
