@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -140,3 +142,64 @@ def test_enrolled_voices(
     stored = CalibrationStore(tmp_path / "state", bundle.encoder_id).current()
     assert stored.speaker is not None
     assert stored.speaker.threshold == found["threshold"]
+
+
+@pytest.fixture
+def no_listening(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail where a verb begins to listen."""
+
+    def listen(*arguments: object) -> None:
+        raise AssertionError("it listens already")
+
+    monkeypatch.setattr("kwsd.client.calibrate.from_listening", listen)
+
+
+@pytest.mark.usefixtures("no_listening")
+def test_what_can_be_known_is_checked_before_the_listening(
+    start: Start,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    endless: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = tmp_path / "kwsd.yaml"
+    config.write_text("log_peaks: false")
+    daemon = start("--source", str(endless), "--realtime", "--config", str(config))
+    daemon.connect().close()
+    listen = ["calibrate", "--listen", "8h", "--socket", str(daemon.socket)]
+    (tmp_path / "folder.png").mkdir()
+    for more, status, message in (
+        (["--plot", "x.jpg"], cli.DATA, "must end in .png or .svg"),
+        (["--plot", str(tmp_path / "none" / "x.png")], cli.CANNOT_CREATE, "there is no folder"),
+        (["--plot", str(tmp_path / "folder.png")], cli.CANNOT_CREATE, "it is a folder"),
+        (["--words", "nope"], cli.DATA, "'nope' is not listened for"),
+        ([], cli.DATA, "--yes keeps it without asking"),
+        (["--yes"], cli.DATA, "log_peaks: false, so nothing that is heard would be kept"),
+    ):
+        assert cli.main([*listen, *more]) == status
+        assert message in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert cli.main([*listen, "--yes", "--plot", str(tmp_path / "x.png")]) == cli.UNAVAILABLE
+    assert "--plot needs matplotlib" in capsys.readouterr().err
+
+
+def test_a_picture_that_fails_loses_nothing(
+    tmp_path: Path,
+    bundle: Bundle,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr("kwsd.bench.plots.draw_calibration", fail)
+    monkeypatch.setitem(sys.modules, "matplotlib", ModuleType("matplotlib"))
+    soundfile.write(tmp_path / "room.wav", np.concatenate([hiss(2), say(SENTENCES[0])]), RATE)
+    state = tmp_path / "state"
+    options = ["--state", str(state), "--wav", str(tmp_path / "room.wav"), "--yes"]
+    picture = ["--plot", str(tmp_path / "x.svg")]
+    assert cli.main(["calibrate", *options, *picture]) == cli.CANNOT_CREATE
+    captured = capsys.readouterr()
+    assert "the picture could not be drawn (no fonts)" in captured.err
+    assert "In force now" in captured.out
+    assert list(thresholds(state, bundle)) == ["computer"]

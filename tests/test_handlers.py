@@ -29,6 +29,7 @@ from kwsd.protocol.commands import (
     EnrollBegin,
     EnrollCommit,
     EnrollNext,
+    Reload,
     Speakers,
     SpeakersDelete,
     Status,
@@ -322,3 +323,50 @@ for kind, more in (
         "reload permission_denied",
         "speakers.delete permission_denied",
     ]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_rights_are_named_with_the_command_that_grants_them(
+    start: Start, tmp_path: Path, endless: Path
+) -> None:
+    config = tmp_path / "kwsd.yaml"
+    config.write_text("socket: {admin_group: daemon}")
+    daemon = start("--source", str(endless), "--realtime", "--config", str(config))
+    daemon.connect().close()
+    for folder in [tmp_path, *tmp_path.parents[:3]]:
+        folder.chmod(0o755)
+    daemon.socket.chmod(0o666)
+
+    def verb(*argv: str) -> tuple[int, str]:
+        """Run a verb as the user nobody; return the exit code, and what it prints."""
+        program = (
+            "import os, sys; from kwsd.cli import main as cli; from kwsd.client import enroll; "
+            "import kwsd.client.calibrate, kwsd.client.words; "
+            "import kwsd.learn.few_shot, kwsd.model.bundle, kwsd.cli.word, kwsd.cli.calibrate; "
+            f"os.setgid(65534); os.setuid(65534); sys.exit(cli.main({[*argv]!r}))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    socket = ["--socket", str(daemon.socket)]
+    for argv in (
+        ["enroll", "ann"],
+        ["word", "add", "hey banana", "--record", "3", "--yes"],
+        ["word", "add", "hey banana", "--wav", "none.wav", "--yes"],
+        ["word", "improve", "hey banana", "--yes"],
+        ["calibrate", "--listen", "8h", "--yes"],
+        ["calibrate", "--wav", "none.wav", "--yes"],
+        ["clips", "clear", "--all"],
+    ):
+        status, printed = verb(*argv, *socket)
+        assert status == 77, printed
+        assert "`sudo usermod -aG daemon nobody`, then log in again" in printed
+        assert "Please say" not in printed
+    config.write_text("socket: {admin_group: nobody-is-in-it}")
+    with daemon.connect() as client:
+        client.request(Reload())
+        assert client.request(Status()).refused is None
+    status, printed = verb("enroll", "ann", *socket)  # a socket's keys wait for the next start
+    assert (status, "-aG daemon nobody" in printed) == (77, True)

@@ -173,7 +173,7 @@ def _groups(config: Config) -> Iterator[Finding]:
 
 def _services(status: StatusReply | None) -> Iterator[Finding]:
     """Yield what systemd says of the machine's unit and of the user's, where it knows of them."""
-    if not Path("/run/systemd/system").is_dir() or shutil.which("systemctl") is None:
+    if not _has_systemd():
         return
     active = []
     for options, whose in ([], "the machine's"), (["--user"], "your"):
@@ -191,6 +191,10 @@ def _services(status: StatusReply | None) -> Iterator[Finding]:
         text = "the machine's service and your own compete for the microphone"
         fix = "systemctl --user disable --now kwsd   (or: sudo systemctl disable --now kwsd)"
         yield Finding("service", False, text, fix)
+
+
+def _has_systemd() -> bool:
+    return Path("/run/systemd/system").is_dir() and shutil.which("systemctl") is not None
 
 
 def _systemctl(*arguments: str) -> str:

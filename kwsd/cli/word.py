@@ -163,9 +163,12 @@ def _improve(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
     from dataclasses import asdict
 
     from kwsd.client import improve, words
+    from kwsd.client.enroll import check_rights
     from kwsd.learn.few_shot import WordTrainer
 
     check_answerable(yes=arguments.yes)
+    if endpoint.client:
+        check_rights(endpoint.client, "improving a word")
     trainer = WordTrainer(endpoint.bundle)
     word, improvement = improve.improve(endpoint.requester, trainer, arguments.word, show)
     if arguments.json:
