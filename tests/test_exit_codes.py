@@ -111,7 +111,7 @@ CASES = [
 def test_with_a_daemon_and_without(
     run: Run, daemon: Daemon, tmp_path: Path, line: str, status: int, message: str, where: str
 ) -> None:
-    places = {
+    places: list[list[object]] = {
         "daemon": [["--socket", daemon.socket]],
         "state": [["--state", tmp_path / "state"]],
         "both": [["--socket", daemon.socket], ["--state", tmp_path / "state"]],

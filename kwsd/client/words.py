@@ -83,10 +83,11 @@ def from_recordings(trainer: WordTrainer, paths: Sequence[Path], channel: int | 
     for path in paths:
         try:
             samples = read_all(path, channel=channel)
-            first = seen.setdefault(recording_id(samples), path)
-            if first is not path:
+            recording = recording_id(samples)
+            if first := seen.get(recording):
                 takes.refused.append(f"{path}: the same recording as {first}; it is one take")
                 continue
+            seen[recording] = path
             takes.usable.append(trainer.encoder.take(samples))
         except AudioFileError as error:
             takes.refused.append(str(error))
