@@ -111,13 +111,12 @@ CASES = [
 def test_with_a_daemon_and_without(
     run: Run, daemon: Daemon, tmp_path: Path, line: str, status: int, message: str, where: str
 ) -> None:
-    places: list[list[object]] = {
-        "daemon": [["--socket", daemon.socket]],
-        "state": [["--state", tmp_path / "state"]],
-        "both": [["--socket", daemon.socket], ["--state", tmp_path / "state"]],
-        "": [[]],
-    }[where]
-    for place in places:
+    at: dict[str, list[object]] = {
+        "daemon": ["--socket", daemon.socket],
+        "state": ["--state", tmp_path / "state"],
+        "": [],
+    }
+    for place in [at["daemon"], at["state"]] if where == "both" else [at[where]]:
         got, printed = run(line, *place)
         assert (got, place) == (status, place), printed
         assert message in printed

@@ -142,7 +142,8 @@ def from_bytes(data: bytes, encoder_id: str, origin: str) -> AddedWord:
     Raises WordError where it is damaged or of another encoder.
     """
     if not data.startswith(ZIP):
-        raise WordError(f"{origin}: not a kwsd word file; `kwsd word export` writes them")
+        text = "damaged, or not a kwsd word file; `kwsd word export` writes them"
+        raise WordError(f"{origin}: {text}")
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             head = json.loads(str(arrays["head"]))
@@ -153,7 +154,7 @@ def from_bytes(data: bytes, encoder_id: str, origin: str) -> AddedWord:
     except WordError:
         raise
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        text = f"not a kwsd word file, or damaged ({error}); export it again, or add the word"
+        text = f"damaged, or not a kwsd word file ({error}); add the word again, or restore it"
         raise WordError(f"{origin}: {text}") from error
     if word.encoder_id != encoder_id:
         text = f"made for the encoder {word.encoder_id}, this model is {encoder_id}"
