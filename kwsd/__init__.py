@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from kwsd.version import __version__
 
 if TYPE_CHECKING:
-    from kwsd.client.client import AsyncClient, Client, connect, connect_async
+    from kwsd.client.client import AsyncClient, Client, Gap, connect, connect_async
     from kwsd.events import (
         Event,
         Lag,
@@ -34,6 +34,7 @@ __all__ = [
     "Client",
     "DaemonError",
     "Event",
+    "Gap",
     "Lag",
     "MicrophoneChange",
     "Rejected",
@@ -51,6 +52,7 @@ _HOMES = {
     "Client": "kwsd.client.client",
     "DaemonError": "kwsd.protocol.errors",
     "Event": "kwsd.events",
+    "Gap": "kwsd.client.client",
     "Lag": "kwsd.events",
     "MicrophoneChange": "kwsd.events",
     "Rejected": "kwsd.events",

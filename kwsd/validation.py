@@ -51,7 +51,7 @@ def explain(error: msgspec.ValidationError, kind: object, value: object) -> Faul
         )
     if "base64" in text:
         return Fault(path, "is not base64")
-    if expected is None or not text.startswith(("Expected", "Invalid")):
+    if expected is None or not text.startswith(("Expected", "Invalid", "Number")):
         return Fault(path, text, own_words=True)
     return Fault(path, f"is not {describe(expected)}")
 

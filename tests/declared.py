@@ -157,6 +157,8 @@ def _out_of_bounds(kind: types.Type) -> Iterator[object]:
             yield from (bound + 1 for bound in (kind.le,) if bound is not None)
         case types.StrType() if kind.max_length is not None:
             yield string.ascii_letters[0] * (kind.max_length + 1)
+        case types.ListType() if kind.max_length is not None:
+            yield [example(kind.item_type)] * (kind.max_length + 1)
 
 
 def changed(body: object, path: Path, value: object) -> Any:

@@ -67,7 +67,8 @@ def test_the_fields_of_a_wake_on_the_wire(
     client = raw_client(daemon.socket)
     client.sendall(b'{"type":"subscribe","id":"s"}\n')
     with client.makefile("rb") as lines:
-        bodies = [json.loads(line) for line in lines]
+        *bodies, last = [json.loads(line) for line in lines]
+    assert last == {"type": "end"}
     assert bodies[0] == {"type": "reply", "id": "s", "ok": True}
     assert [body["seq"] for body in bodies[1:]] == list(range(1, len(bodies)))
     assert bodies[1]["type"] == "microphone"
@@ -99,14 +100,14 @@ def test_a_subscriber_that_never_reads_is_dropped_and_slows_nobody(
     start: Start, tmp_path: Path, raw_client: RawClient
 ) -> None:
     config = tmp_path / "small.yaml"
-    config.write_text("socket: {backlog_bytes: 65536}\nwords: {computer: {refractory_s: 0}}\n")
+    config.write_text("socket: {backlog_bytes: 4096}\nwords: {computer: {refractory_s: 0}}\n")
     wav = tmp_path / "many.wav"
     soundfile.write(wav, np.tile(np.concatenate([say("computer"), hiss(0.8)]), 150), RATE)
     daemon = start("--config", str(config), "--source", str(wav), "--wait-for-client")
     with daemon.connect() as good:
         deaf = raw_client(daemon.socket)
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-        flood = b'{"type":"status","id":1}\n' * 400
+        flood = b'{"type":"status","id":1}\n' * 600  # fills the socket; replies do not count
         good.request(Subscribe(types=["wake"]))  # the recording begins
         deaf.sendall(b'{"type":"subscribe","types":["wake","rejected"]}\n' + flood)
         events = list(good.events(types=["wake"]))

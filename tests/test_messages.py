@@ -214,7 +214,7 @@ def test_a_line_that_is_too_long_ends_the_connection_and_holds_no_memory(ending:
     received += connection.receive(ending)
     bad = [(m.code, m.fatal) for m in received if isinstance(m, InvalidRequest)]
     assert bad == [("line_too_long", True)]
-    assert len(connection._lines._rest) == 0
+    assert len(connection.lines._rest) == 0
     again = Connection.server().receive(b"x" * (MAX_LINE + 5) + ending + b"{}")
     assert again[0] == received[0]
 

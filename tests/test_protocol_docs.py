@@ -13,8 +13,12 @@ from msgspec.inspect import StructType, type_info
 
 from kwsd.events import Event
 from kwsd.protocol import schema
-from kwsd.protocol.commands import COMMANDS, PROTOCOL, reply_type
-from kwsd.protocol.messages import MAX_LINE, MAX_REPLY_LINE, Greeting
+from kwsd.protocol.commands import COMMANDS, MAX_IDS, PROTOCOL, reply_type
+from kwsd.protocol.messages import MAX_LINE, MAX_REPLY_LINE, MAX_SHORT_LINE, Greeting
+from kwsd.protocol.paging import PAGE_BYTES
+from kwsd.protocol.parsing import MAX_DEPTH, MAX_VALUES
+from kwsd.server.clients import LONG_LINE_S, MAX_LONG_LINES
+from kwsd.server.hub import MAX_BACKLOG_BYTES
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "protocol.md").read_text()
@@ -151,8 +155,16 @@ def test_the_fields_of_events() -> None:
 def test_the_greeting_and_the_numbers() -> None:
     assert f"This is protocol {PROTOCOL} of kwsd" in PAGE
     assert f'"protocol":{PROTOCOL},' in PAGE
-    assert f"at most {MAX_LINE:,} bytes" in PAGE
-    assert f"({MAX_REPLY_LINE:,} bytes from the daemon)" in PAGE
+    bounds = section("Bounds")
+    assert f"| {MAX_LINE:,} bytes from those" in bounds
+    assert f"and {MAX_SHORT_LINE:,} bytes from others" in bounds
+    assert f"| {MAX_REPLY_LINE:,} bytes |" in bounds
+    assert f"its commas and brackets | {MAX_VALUES:,} |" in bounds
+    assert f"objects in a line | {MAX_DEPTH} |" in bounds
+    assert f"{MAX_IDS:,} |" in bounds
+    assert f"| {MAX_BACKLOG_BYTES >> 20} MiB; then" in bounds
+    assert f"| {LONG_LINE_S:g} s from its begin to its end, and {MAX_LONG_LINES} of" in bounds
+    assert f"pages of at most {PAGE_BYTES:,} bytes" in section("Pages")
     first = section("The greeting").split("\n\n")[0]
     expected = {field.encode_name for field in fields(Greeting).fields}
     assert set(named(first)) - {"hello"} == expected

@@ -32,6 +32,7 @@ from kwsd.events import Wake
 from kwsd.learn.enrollment import Enrollment
 from kwsd.model import bundle
 from kwsd.protocol import commands
+from kwsd.protocol.errors import DaemonError
 from kwsd.protocol.replies import StatusReply
 from kwsd.state.voiceprints import VoiceprintStore
 
@@ -205,6 +206,7 @@ class Collector:
         self._thread.join(timeout=5)
 
     def _read(self) -> None:
-        for event in self._events:
-            if isinstance(event, Wake):
-                self.arrived.append((time.monotonic(), event))
+        with contextlib.suppress(DaemonError):  # the daemon has ended
+            for event in self._events:
+                if isinstance(event, Wake):
+                    self.arrived.append((time.monotonic(), event))

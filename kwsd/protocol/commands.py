@@ -3,7 +3,8 @@
 A request is declared here once, as a struct. Decoding, validation, the JSON Schema in `docs/` and
 the types of client and server follow from the declaration. Beside its fields, a request says who
 may make it (`privileged`, the default) and whether it changes what the detector must know
-(`changes_state`). Unknown fields are ignored. Bytes travel as base64.
+(`changes_state`). Unknown fields are ignored. Bytes travel as base64. Every text, list and number
+has a bound. A request with a field `after` is answered in pages (`kwsd.protocol.paging`).
 """
 
 from __future__ import annotations
@@ -48,8 +49,16 @@ MAX_AUDIO_S = 20.0
 """Longest stretch of audio in one message, in seconds: its base64 must fit a line."""
 
 EventType = Literal["wake", "rejected", "microphone", "lag"]
+MAX_IDS = 10_000
+"""Clips that one request may name."""
+
 Name = Annotated[str, Meta(max_length=256)]
+Cursor = Annotated[str, Meta(max_length=256)]
+"""The `next` of a page, which asks for the page after it."""
+ClipIds = Annotated[list[Name], Meta(max_length=MAX_IDS)]
+Sample = Annotated[int, Meta(ge=0, le=2**53)]
 Timeout = Annotated[float, Meta(ge=1, le=60)]
+RequestId = Annotated[str, Meta(max_length=256)] | Annotated[int, Meta(ge=-(2**53), le=2**53)]
 R = TypeVar("R", bound=Reply)
 
 
@@ -60,7 +69,7 @@ class Request(Struct, Generic[R], frozen=True, kw_only=True, omit_defaults=True,
     """Whether only root, the daemon's user and the admin group may make it."""
     changes_state: ClassVar[bool] = False
     """Whether the detector must be configured again after it."""
-    id: str | int | None = None
+    id: RequestId | None = None
     """Repeated by the reply; the client sets it."""
 
 
@@ -68,9 +77,9 @@ class Subscribe(Request[Done], frozen=True, tag="subscribe"):
     """Receive events from now on."""
 
     privileged: ClassVar[bool] = False
-    types: list[EventType] | None = None
+    types: Annotated[list[EventType], Meta(max_length=16)] | None = None
     """Only these types of events."""
-    words: list[Name] | None = None
+    words: Annotated[list[Name], Meta(max_length=256)] | None = None
     """Only events of these words."""
     details: bool = False
     """Name the nearest speaker and the runner-up, also of a voice that is not verified: for
@@ -92,8 +101,8 @@ class GetConfig(Request[ConfigReply], frozen=True, tag="config"):
 class Audio(Request[AudioReply], frozen=True, tag="audio"):
     """Fetch samples of the look-back, at most 20 s; into a WAV if a descriptor is passed along."""
 
-    start: Annotated[int, Meta(ge=0)]
-    end: Annotated[int, Meta(ge=0)]
+    start: Sample
+    end: Sample
 
 
 class RecordTake(Request[TakeReply], frozen=True, tag="take"):
@@ -133,6 +142,7 @@ class Speakers(Request[SpeakersReply], frozen=True, tag="speakers"):
     """List the enrolled speakers."""
 
     privileged: ClassVar[bool] = False
+    after: Cursor | None = None
 
 
 class SpeakersDelete(Request[DeletedReply], frozen=True, tag="speakers.delete"):
@@ -150,6 +160,7 @@ class Words(Request[WordsReply], frozen=True, tag="words"):
     """List the added words."""
 
     privileged: ClassVar[bool] = False
+    after: Cursor | None = None
 
 
 class WordsGet(Request[WordsGetReply], frozen=True, tag="words.get"):
@@ -183,7 +194,7 @@ class CalibrationPut(Request[Done], frozen=True, tag="calibration.put"):
     """Put calibrated thresholds in force."""
 
     changes_state: ClassVar[bool] = True
-    words: dict[Name, WordThreshold] = {}
+    words: Annotated[dict[Name, WordThreshold], Meta(max_length=1000)] = {}
     speaker: SpeakerThreshold | None = None
 
 
@@ -196,12 +207,15 @@ class CalibrationUndo(Request[CalibrationUndoReply], frozen=True, tag="calibrati
 class Peaks(Request[PeaksReply], frozen=True, tag="peaks"):
     """Fetch the logged peaks of the words' scores."""
 
-    since: float = 0.0
+    since: Annotated[float, Meta(ge=-1e12, le=1e12)] = 0.0
     """Seconds since the epoch."""
+    after: Cursor | None = None
 
 
 class Clips(Request[ClipsReply], frozen=True, tag="clips"):
     """List the clips."""
+
+    after: Cursor | None = None
 
 
 class ClipsGet(Request[ClipsGetReply], frozen=True, tag="clips.get"):
@@ -214,7 +228,7 @@ class ClipsGet(Request[ClipsGetReply], frozen=True, tag="clips.get"):
 class ClipsLabel(Request[ClipsLabelReply], frozen=True, tag="clips.label"):
     """Label clips as the word or not; without a label, take it back."""
 
-    clips: list[Name]
+    clips: ClipIds
     """Their ids."""
     label: ClipLabel | None = None
 
@@ -222,7 +236,7 @@ class ClipsLabel(Request[ClipsLabelReply], frozen=True, tag="clips.label"):
 class ClipsClear(Request[ClipsClearReply], frozen=True, tag="clips.clear"):
     """Delete clips: those that are named, or all."""
 
-    clips: list[Name] | None = None
+    clips: ClipIds | None = None
     """Their ids."""
     all: bool = False
 

@@ -2,8 +2,10 @@
 spec.
 
 Rules:
-- A message is one JSON object on one line of UTF-8, at most `MAX_LINE` bytes with its newline.
-- A client sends requests; the server sends a greeting, then replies, errors, levels and events.
+- A message is one JSON object on one line of UTF-8, at most `MAX_LINE` bytes with its newline
+  (`MAX_SHORT_LINE` from a client that is not privileged).
+- A client sends requests; the server sends a greeting, then replies, errors, levels and events,
+  and an end where there is one.
 - Unknown fields are ignored. An unknown type and a missing or ill-typed field are answered with an
   error, and the connection goes on.
 - A line that is no JSON object is malformed. After `MAX_MALFORMED` of them, or after one line that
@@ -29,10 +31,12 @@ from kwsd.protocol.commands import (
 )
 from kwsd.protocol.errors import DaemonError, RequestError
 from kwsd.protocol.parsing import Id, InvalidRequest, parse_request
-from kwsd.protocol.replies import Reply
+from kwsd.protocol.replies import EncodedReply, Reply
 
 MAX_LINE = 1 << 20
-"""Longest line that a server accepts, in bytes with its newline."""
+"""Longest line that a server accepts, in bytes with its newline: a take of `MAX_AUDIO_S`."""
+MAX_SHORT_LINE = 1 << 14
+"""Longest line that a server accepts of a client that is not privileged, which sends no takes."""
 MAX_REPLY_LINE = 1 << 22
 """Longest line that a client accepts, in bytes with its newline."""
 MAX_MALFORMED = 5
@@ -64,6 +68,10 @@ class Level(Struct, frozen=True, tag="level"):
     level_dbfs: float
 
 
+class End(Struct, frozen=True, tag="end"):
+    """The recording that the daemon listens to has ended: no event follows."""
+
+
 class Received(Struct, frozen=True):
     """A reply that a client has received."""
 
@@ -85,7 +93,7 @@ class _Error(Struct, frozen=True):
 
 FromClient = Command | InvalidRequest
 """What a server receives."""
-FromServer = Greeting | Received | Level | Event
+FromServer = Greeting | Received | Level | End | Event
 """What a client receives."""
 
 _encoder = msgspec.json.Encoder()
@@ -98,37 +106,70 @@ def _event_decoder() -> msgspec.json.Decoder[Event]:
 
 
 class Lines:
-    """Cuts a byte stream into lines and holds at most one incomplete line."""
+    """Cuts a byte stream into lines, one when it is asked for."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
+        """Longest line with its newline."""
         self._rest = bytearray()
+        self._end: int | None = None
+        """Where the first line in `_rest` ends; None where it is not complete."""
+        self._searched = 0
 
-    def feed(self, data: bytes) -> list[bytes | None]:
-        """Return the lines that `data` completes, without newlines; None for one that is too long.
-
-        Nothing follows a None: the stream cannot be resumed.
-        """
-        lines: list[bytes | None] = []
+    def feed(self, data: bytes) -> None:
+        """Add what has arrived."""
         self._rest += data
-        while (at := self._rest.find(b"\n")) >= 0:
-            line = bytes(self._rest[:at])
-            del self._rest[: at + 1]
-            if at >= self._max_bytes:
-                self._rest.clear()
-                return [*lines, None]
-            lines.append(line)
-        if len(self._rest) >= self._max_bytes:
-            self._rest.clear()
-            lines.append(None)
-        return lines
+        if self._end is None:
+            self._search()
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that have arrived and are not taken."""
+        return len(self._rest)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the next line is there to its end."""
+        return self._end is not None
+
+    @property
+    def length(self) -> int:
+        """Length of the next line, with its newline, as far as it is known."""
+        return len(self._rest) if self._end is None else self._end + 1
+
+    @property
+    def too_long(self) -> bool:
+        """Whether the next line is too long; the stream cannot be resumed then."""
+        return self.length > self.max_bytes or (self._end is None and self.length == self.max_bytes)
+
+    def take(self) -> bytes | None:
+        """Return the next line without its newline, or None where none is complete."""
+        if self._end is None:
+            return None
+        line = bytes(self._rest[: self._end])
+        del self._rest[: self._end + 1]
+        self._searched = 0
+        self._search()
+        return line
+
+    def drop(self) -> None:
+        """Drop what has arrived."""
+        self._rest.clear()
+        self._end = None
+        self._searched = 0
+
+    def _search(self) -> None:
+        found = self._rest.find(b"\n", self._searched)
+        self._end = found if found >= 0 else None
+        self._searched = len(self._rest)
 
 
 class Connection(Generic[M]):
     """One side of a connection, of either role; `client()` and `server()` make one.
 
     A client sends requests and receives the greeting, replies, levels and events. A server
-    receives requests and numbers the events of its subscriber.
+    receives requests and numbers the events of its subscriber. What has arrived is read by
+    `receive`, all of it at once, or by `feed` and `next`, a message at a time.
     """
 
     def __init__(self, role: Role) -> None:
@@ -137,7 +178,7 @@ class Connection(Generic[M]):
         """Whether the peer broke the rules; nothing more is read from it."""
         self.error: DaemonError | None = None
         """For a client, what ended it."""
-        self._lines = Lines(MAX_LINE if role == "server" else MAX_REPLY_LINE)
+        self.lines = Lines(MAX_LINE if role == "server" else MAX_REPLY_LINE)
         self._malformed = 0
         self._seq = 0
         self._ids = itertools.count(1)
@@ -159,22 +200,40 @@ class Connection(Generic[M]):
         A server gets an InvalidRequest for what is wrong; after a fatal one, everything is ignored.
         A client gets `error` raised where no message comes before it.
         """
+        self.feed(data)
         received: list[M] = []
-        for line in self._lines.feed(data) if not self.ended else ():
-            parse = self._from_client if self.role == "server" else self._from_server
+        while (message := self.next()) is not None:
+            received.append(message)
+        if self.error is not None and not received:
+            raise self.error
+        return received
+
+    def feed(self, data: bytes) -> None:
+        """Add what has arrived; after the end it is dropped."""
+        if not self.ended:
+            self.lines.feed(data)
+
+    def next(self) -> M | None:
+        """Return the next message that has arrived, or None.
+
+        What ends the connection sets `ended`, and a client's `error`.
+        """
+        parse = self._from_client if self.role == "server" else self._from_server
+        while not self.ended:
+            line = None if self.lines.too_long else self.lines.take()
+            if line is None and not self.lines.too_long:
+                return None
             try:
                 message = cast("M | None", parse(line))
             except DaemonError as error:
                 self.ended = True
                 self.error = error
-                break
-            if message is not None:
-                received.append(message)
+                message = None
             if self.ended:
-                break
-        if self.error is not None and not received:
-            raise self.error
-        return received
+                self.lines.drop()
+            if message is not None:
+                return message
+        return None
 
     def request(self, command: Request[R]) -> tuple[int, bytes]:
         """Return the new id and the line of a request that a client makes.
@@ -197,7 +256,7 @@ class Connection(Generic[M]):
     def _from_client(self, line: bytes | None) -> FromClient | None:
         if line is None:
             self.ended = True
-            text = f"a line may have at most {MAX_LINE} bytes; the connection ends"
+            text = f"a line may have at most {self.lines.max_bytes} bytes; the connection ends"
             return InvalidRequest("line_too_long", text, fatal=True)
         if not line.strip():
             return None
@@ -226,6 +285,8 @@ class Connection(Generic[M]):
                 return _greeting(line)
             case "level":
                 return msgspec.json.decode(line, type=Level)
+            case "end":
+                return End()
             case "reply":
                 kind = self._waiting.pop(envelope.id, None)
                 if kind is None:
@@ -262,21 +323,31 @@ def encode_greeting(version: str, words: list[str], sample_rate: int) -> bytes:
 
 
 def encode_reply(id: Id, reply: Reply) -> bytes:
-    """Return a reply as a line."""
+    """Return a reply as a line. Raises RequestError where it is too long for one."""
     head = _encoder.encode({"type": "reply", "id": id, "ok": True})
-    body = _encoder.encode(reply)
-    return (head if body == b"{}" else head[:-1] + b"," + body[1:]) + b"\n"
+    body = reply.json if isinstance(reply, EncodedReply) else _encoder.encode(reply)
+    line = (head if body == b"{}" else head[:-1] + b"," + body[1:]) + b"\n"
+    if len(line) > MAX_REPLY_LINE:
+        text = f"the reply has {len(line)} bytes, and at most {MAX_REPLY_LINE} fit a line"
+        raise RequestError("reply_too_long", text)
+    return line
 
 
 def encode_error(code: str, message: str, id: Id = None) -> bytes:
     """Return an error as a line."""
-    body = {"type": "error", "id": id, "ok": False, "code": code, "message": message}
+    readable = message.encode(errors="backslashreplace").decode()  # a lone surrogate is not
+    body = {"type": "error", "id": id, "ok": False, "code": code, "message": readable}
     return _encoder.encode(body) + b"\n"
 
 
 def encode_level(level_dbfs: float) -> bytes:
     """Return a level as a line."""
     return _encoder.encode(Level(level_dbfs)) + b"\n"
+
+
+def encode_end() -> bytes:
+    """Return the line that ends the events of a recording."""
+    return _encoder.encode(End()) + b"\n"
 
 
 def encode_event(event: Event, *, details: bool = False) -> bytes:

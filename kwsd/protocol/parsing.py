@@ -1,18 +1,29 @@
-"""One line of a client as a request, or what is wrong with it."""
+"""One line of a client as a request, or what is wrong with it.
+
+What a line may cost is bounded before it is decoded: how deep it nests, and how many values it has.
+A megabyte of audio is one value; a megabyte of brackets would hold everything up.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
+import re
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from kwsd.protocol.commands import COMMANDS, Command
+from kwsd.protocol.commands import COMMANDS, Command, RequestId
 
 Id = str | int | None
 NOT_JSON = "not a line of JSON in UTF-8"
+MAX_DEPTH = 32
+"""Levels of lists and objects in a line."""
+MAX_VALUES = 1 << 14
+"""Values in a line, counted by the commas and brackets in it."""
+_TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 class InvalidRequest(Struct, frozen=True):
@@ -38,6 +49,8 @@ def parse_request(line: bytes) -> Command | InvalidRequest:
 
     A field that is null counts as missing.
     """
+    if excess := _excess(line):
+        return InvalidRequest("malformed", excess)
     try:
         # Decoded first: msgspec skips unknown fields, whatever bytes are in them.
         return _command_decoder().decode(line.decode())
@@ -47,7 +60,7 @@ def parse_request(line: bytes) -> Command | InvalidRequest:
         return InvalidRequest("malformed", NOT_JSON)
     try:
         body = json.loads(line)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):  # also for a number of thousands of digits
         return InvalidRequest("malformed", NOT_JSON)
     if not isinstance(body, dict):
         return InvalidRequest("malformed", "not a JSON object")
@@ -70,8 +83,11 @@ def _explained(body: dict[str, Any], error: msgspec.ValidationError) -> InvalidR
     from kwsd import validation
 
     id = body.get("id")
-    if id is not None and (isinstance(id, bool) or not isinstance(id, str | int)):
-        return InvalidRequest("bad_request", "id must be text or a whole number")
+    try:
+        msgspec.convert(id, RequestId | None)
+    except msgspec.ValidationError:
+        text = "id must be text or a whole number, of at most 256 characters or 53 bits"
+        return InvalidRequest("bad_request", text)
     if isinstance(id, str) and not _is_text(id):
         return InvalidRequest("bad_request", "id must be text that UTF-8 can encode")
     name = body.get("type")
@@ -91,6 +107,30 @@ def _explained(body: dict[str, Any], error: msgspec.ValidationError) -> InvalidR
     found = found if len(found) <= 60 else found[:57] + "…"
     text = f"{name}: {where}: {found} {fault.problem}"
     return InvalidRequest("bad_request", text, id, type=name)
+
+
+def _excess(line: bytes) -> str:
+    """Return what `line` has too much of, or nothing.
+
+    Commas and brackets inside texts count as values, too: no text of a request has many.
+    """
+    openings = line.count(b"[") + line.count(b"{")
+    if openings + line.count(b",") > MAX_VALUES:
+        return f"a line of JSON may have at most {MAX_VALUES} values"
+    if openings > MAX_DEPTH and _too_deep(line):
+        return f"a line of JSON may nest at most {MAX_DEPTH} levels"
+    return ""
+
+
+def _too_deep(line: bytes) -> bool:
+    """Return whether `line` nests more than `MAX_DEPTH` levels; the innermost are taken off first.
+
+    Brackets that do not match count as too deep: that is no JSON either.
+    """
+    brackets = _TEXT.sub(b"", line).translate(None, _NO_BRACKETS)
+    for _ in range(MAX_DEPTH):
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+    return bool(brackets)
 
 
 def _is_text(text: str) -> bool:

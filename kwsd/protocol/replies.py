@@ -27,6 +27,19 @@ class Reply(Struct, frozen=True, kw_only=True):
     """The fields of a reply."""
 
 
+class EncodedReply(Reply, frozen=True):
+    """A reply whose fields are JSON already, on the server's side alone."""
+
+    json: bytes
+
+
+class Page(Reply, frozen=True, kw_only=True):
+    """A page of a longer reply: the lists of all pages, joined, are the whole."""
+
+    next: str | None = None
+    """What the request for the next page has as `after`; None on the last."""
+
+
 class Done(Reply, frozen=True):
     """The reply of a request that has nothing to return."""
 
@@ -93,7 +106,7 @@ class TakeReply(Reply, frozen=True):
     """Little-endian int16."""
 
 
-class SpeakersReply(Reply, frozen=True):
+class SpeakersReply(Page, frozen=True, kw_only=True):
     """The enrolled speakers."""
 
     speakers: list[SpeakerInfo]
@@ -117,7 +130,7 @@ class SpeakersTrialsReply(Reply, frozen=True):
     """Of other people's voices against each voiceprint."""
 
 
-class WordsReply(Reply, frozen=True):
+class WordsReply(Page, frozen=True, kw_only=True):
     """The words that came with kwsd, and the added ones."""
 
     bundled: list[str]
@@ -157,15 +170,15 @@ class CalibrationUndoReply(Reply, frozen=True):
     speaker: SpeakerThreshold | None
 
 
-class PeaksReply(Reply, frozen=True):
+class PeaksReply(Page, frozen=True, kw_only=True):
     """The logged peaks of each word, and the labels of clips."""
 
     words: dict[str, list[WordPeaks]]
     labels: list[LabeledTime]
 
 
-class ClipsReply(Reply, frozen=True):
-    """The clips that are kept, the oldest first."""
+class ClipsReply(Page, frozen=True, kw_only=True):
+    """The clips that are kept, by id: the oldest first."""
 
     clips: list[ClipInfo]
     enabled: bool

@@ -14,6 +14,7 @@ import ctypes
 import logging
 import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,7 @@ from kwsd.model import bundle as bundles
 from kwsd.model.runtime import Runtime
 from kwsd.protocol.data import Clip, WordPeaks
 from kwsd.protocol.errors import RequestError
+from kwsd.server.clients import serving
 from kwsd.server.clip_recorder import ClipRecorder
 from kwsd.server.disk import Disk
 from kwsd.server.handlers import Handlers, Parts
@@ -50,7 +52,7 @@ from kwsd.server.sources import (
 )
 from kwsd.server.state_handlers import StateHandlers
 from kwsd.server.systemd import Notifier
-from kwsd.server.unix_socket import missing_group, serving
+from kwsd.server.unix_socket import missing_group
 from kwsd.state.folder import tidy
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,8 @@ M_ARENA_MAX = -8
 """Option of mallopt(3)."""
 WATCH_S = 0.5
 """Longest time between two looks at the listener."""
+SWITCH_INTERVAL_S = 0.001
+"""How long a thread waits for another that runs Python: the listener must not wait for clients."""
 FAILURE = 70
 """Exit status after an internal error (sysexits.h)."""
 COMMAND_LINE = "command line"
@@ -111,6 +115,7 @@ class Daemon:
         self._applying = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._failure: BaseException | None = None
+        self._recording_ended = False
         self._bundle = bundles.load(self.config.models_path())
         folder = self.config.state_directory()
         self._state = StateHandlers(
@@ -190,8 +195,9 @@ class Daemon:
             await self._stop.wait()
             # Events that crossed over with the end are published before the backlogs are checked.
             await asyncio.sleep(0)
-            from_recording = options.source != "mic" and self._failure is None
-            await self._hub.drain(5.0 if from_recording else 0.2)
+            if self._recording_ended:
+                self._hub.end()
+            await self._hub.drain(5.0 if self._recording_ended else 0.2)
         return FAILURE if self._failure else 0
 
     def stop(self) -> None:
@@ -308,6 +314,7 @@ class Daemon:
 
     def _ended(self, error: BaseException | None) -> None:
         self._failure = error
+        self._recording_ended = error is None and not self._stop.is_set()
         self.stop()
 
     def _cross(self, do: Callable[[T], None], value: T) -> None:
@@ -379,6 +386,7 @@ def run(options: RunOptions) -> int:
     Raises ConfigError, BundleError or AudioFileError before anything has started.
     """
     _frugal_heap()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
 
     async def live() -> int:
         return await Daemon(options).start()

@@ -1,5 +1,7 @@
 """The handlers of requests. Everything that touches the detector goes through the listener's
-`call`, and everything that touches the disk through the disk's thread.
+`call`, and everything that touches the disk through the disk's thread. Little is worked on at the
+same time: whoever asks for much waits for those who asked before. A listener that hangs is reported
+to whoever needs it.
 """
 
 from __future__ import annotations
@@ -7,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
+import msgspec
 import numpy as np
 
 from kwsd.audio import pcm
@@ -26,17 +29,24 @@ from kwsd.protocol.data import ActiveWordInfo, LookBack, MicrophoneInfo
 from kwsd.protocol.errors import RequestError
 from kwsd.protocol.messages import encode_greeting, encode_level
 from kwsd.protocol.replies import Reply
+from kwsd.server.clients import ClientSession
+from kwsd.server.consumer import Consumer
 from kwsd.server.disk import Disk
 from kwsd.server.hub import Filter, Hub
 from kwsd.server.listener import Listener
+from kwsd.server.passed import PassedFiles
 from kwsd.server.peak_recorder import PeakRecorder
 from kwsd.server.state_handlers import StateHandlers
 from kwsd.server.take_recorder import TakeRecorder
-from kwsd.server.unix_socket import ClientSession, user_name
+from kwsd.server.unix_socket import user_name
 from kwsd.state.voiceprints import VoiceprintError
 from kwsd.version import __version__
 
 T = TypeVar("T")
+MAX_CALLS = 4
+"""Calls of the listener that requests make at the same time."""
+STALLED_S = 10.0
+"""Longest time that a request waits for the listener."""
 Handler = Callable[[ClientSession, Any], Awaitable[Reply]]
 
 
@@ -52,9 +62,9 @@ class Parts:
     disk: Disk
     embedder: Embedder
     peaks: PeakRecorder
-    apply: Callable[[], Awaitable[None]]
+    apply: Callable[[], Coroutine[Any, Any, None]]
     """Configures the detector after a change of the state directory. Raises RequestError."""
-    reload: Callable[[], Awaitable[None]]
+    reload: Callable[[], Coroutine[Any, Any, None]]
     """Raises RequestError."""
     config_path: Callable[[], Path | None]
     """Returns the path of the configuration in force."""
@@ -67,6 +77,10 @@ class Handlers:
         self._parts = parts
         self._started = time.monotonic()
         self._recording = False
+        self._calling = asyncio.Semaphore(MAX_CALLS)
+        self._embedding = asyncio.Lock()
+        self._passed = PassedFiles()
+        self._applying: set[asyncio.Task[None]] = set()
         self._handlers: dict[type[Command], Handler] = {
             commands.Subscribe: self._subscribe,
             commands.Status: self._status,
@@ -93,8 +107,26 @@ class Handlers:
             self._check_privilege(session, type_of(command))
         reply = await self._handlers[type(command)](session, command)
         if command.changes_state:
-            await self._parts.apply()
+            await self._finish(self._parts.apply(), "the change is kept, and takes effect")
         return reply
+
+    async def _finish(self, change: Coroutine[Any, Any, None], what: str) -> None:
+        """Wait until `change` is in force; it goes on where the client hangs up meanwhile.
+
+        Raises RequestError.
+        """
+        task = asyncio.get_running_loop().create_task(change)
+        self._applying.add(task)
+        task.add_done_callback(self._applied)
+        done, _ = await asyncio.wait({task}, timeout=STALLED_S)
+        if not done:
+            raise _stalled(f"{what} as soon as it is back")
+        task.result()
+
+    def _applied(self, task: asyncio.Task[None]) -> None:
+        self._applying.discard(task)
+        if not task.cancelled():
+            task.exception()  # it is logged, and raised to the client where there is one
 
     def _check_privilege(self, session: ClientSession, what: str) -> None:
         if why := session.peer.refusal(self._parts.config().socket.admin_group):
@@ -159,16 +191,12 @@ class Handlers:
             except LookupError as error:
                 text = f"audio: {error}; lookback_s in the configuration sets how much is kept"
                 raise RequestError("gone", text) from error
-            written: Literal["wav"] | None = None
-            data: bytes | None = None
-            if fd is not None:
-                await asyncio.to_thread(_write, os.dup(fd), pcm.wav_bytes(samples))
-                written = "wav"
-            else:
-                data = pcm.to_bytes(samples)
-            return replies.AudioReply(
-                start=start, end=end, sample_rate=SAMPLE_RATE, pcm=data, written=written
-            )
+            reply = replies.AudioReply(start=start, end=end, sample_rate=SAMPLE_RATE)
+            if fd is None:
+                return msgspec.structs.replace(reply, pcm=pcm.to_bytes(samples))
+            passed, fd = fd, None  # the writer closes it
+            await self._passed.write(passed, pcm.wav_bytes(samples))
+            return msgspec.structs.replace(reply, written="wav")
         finally:
             if fd is not None:
                 os.close(fd)
@@ -187,11 +215,12 @@ class Handlers:
         return await self._on_disk(lambda: self._parts.state.answer(command))
 
     async def _peaks(self, session: ClientSession, command: commands.Peaks) -> Reply:
-        await self._on_listener(self._parts.peaks.flush)
+        if command.after is None:
+            await self._on_listener(self._parts.peaks.flush)
         return await self._state(session, command)
 
     async def _reload(self, session: ClientSession, command: commands.Reload) -> replies.Done:
-        await self._parts.reload()
+        await self._finish(self._parts.reload(), "the configuration takes effect")
         return replies.Done()
 
     async def _enroll_begin(
@@ -216,7 +245,8 @@ class Handlers:
         try:
             # A take from the microphone can be said again.
             again = command.audio is None
-            take = await asyncio.to_thread(enrollment.add, samples, judged_now=again)
+            async with self._embedding:
+                take = await asyncio.to_thread(enrollment.add, samples, judged_now=again)
         except TakeRejected as error:
             raise RequestError(error.reason, str(error)) from error
         return replies.EnrollNextReply(
@@ -271,15 +301,15 @@ class Handlers:
 
         recorder = TakeRecorder(TakeCutter(kind, word, listener.audio.end), send_level)
         self._recording = True
-        listener.call(lambda: listener.consumers.append(recorder))
         try:
+            await self._on_listener(lambda: listener.consumers.append(recorder))
             return await asyncio.wait_for(asyncio.wrap_future(recorder.taken), timeout_s)
         except TimeoutError:
             text = self._not_heard(kind, word, timeout_s)
             raise RequestError("no_speech", text) from None
         finally:
             self._recording = False
-            listener.call(lambda: listener.consumers.remove(recorder))
+            listener.call(lambda: _remove(listener.consumers, recorder))
 
     def _not_heard(self, kind: TakeKind, word: str | None, timeout_s: float) -> str:
         expected = f"the word {word or ' or '.join(self._words())}"
@@ -305,7 +335,23 @@ class Handlers:
         return await asyncio.wrap_future(self._parts.disk.run(do))
 
     async def _on_listener(self, do: Callable[[], T]) -> T:
-        return await asyncio.wait_for(asyncio.wrap_future(self._parts.listener.call(do)), 10)
+        """Return what `do` gives on the listener's thread. Raises RequestError where it hangs."""
+        try:
+            async with asyncio.timeout(STALLED_S), self._calling:
+                return await asyncio.wrap_future(self._parts.listener.call(do))
+        except TimeoutError:
+            raise _stalled("nothing was done; try again when it is back") from None
+
+
+def _remove(consumers: list[Consumer], one: Consumer) -> None:
+    """Remove a consumer that may never have been added."""
+    if one in consumers:
+        consumers.remove(one)
+
+
+def _stalled(effect: str) -> RequestError:
+    text = f"the source of the audio has stalled for {STALLED_S:g} s"
+    return RequestError("stalled", f"{text}; {effect}")
 
 
 def _enrollment(session: ClientSession) -> Enrollment:
@@ -320,12 +366,3 @@ def _decoded(audio: bytes) -> np.ndarray:
     except ValueError as error:
         text = "enroll.next: audio must be whole int16 samples at 16 kHz"
         raise RequestError("bad_request", text) from error
-
-
-def _write(fd: int, data: bytes) -> None:
-    try:
-        with os.fdopen(fd, "wb") as out:
-            out.write(data)
-    except OSError as error:
-        text = f"audio: the passed descriptor could not be written ({error.strerror})"
-        raise RequestError("not_written", text) from error

@@ -26,7 +26,8 @@ from kwsd.protocol import commands, replies
 from kwsd.protocol.commands import Command, Request
 from kwsd.protocol.data import CalibratedSpeakers, CalibratedWord, ClipInfo, SpeakerInfo
 from kwsd.protocol.errors import RequestError
-from kwsd.protocol.replies import Reply
+from kwsd.protocol.paging import Pages
+from kwsd.protocol.replies import Page, Reply
 from kwsd.state import folder as state_folder
 from kwsd.state import words
 from kwsd.state.calibration import Calibration, CalibrationError, CalibrationStore
@@ -70,6 +71,7 @@ class StateHandlers:
         self.clips = ClipStore(folder, lambda: config().clips)
         self._config = config
         self._origins = origins
+        self._pages = Pages()
         self._handlers: dict[type[Command], Callable[[Any], Reply]] = {
             commands.Speakers: self._list_speakers,
             commands.SpeakersDelete: self._delete_speaker,
@@ -92,12 +94,15 @@ class StateHandlers:
         """The types of the requests that are answered here."""
 
     def request(self, command: Request[R]) -> R:
-        """Answer a request. Raises RequestError."""
-        return cast(R, self.answer(command))
+        """Answer a request, whole. Raises RequestError."""
+        return cast(R, self._handlers[cast("type[Command]", type(command))](command))
 
     def answer(self, command: Request[Any] | Command) -> Reply:
-        """Answer a request of any type in `handled`. Raises RequestError."""
-        return self._handlers[cast("type[Command]", type(command))](command)
+        """Answer a request of any type in `handled`, a page at a time. Raises RequestError."""
+        if cursor := getattr(command, "after", None):
+            return self._pages.after(command, cursor)
+        reply = self._handlers[cast("type[Command]", type(command))](command)
+        return self._pages.first(command, reply) if isinstance(reply, Page) else reply
 
     def library(self) -> Library:
         """Return what the detector must know; what cannot be used is logged."""

@@ -1,13 +1,21 @@
-"""Notifications to systemd (sd_notify(3))."""
+"""Notifications to systemd (sd_notify(3)). Sending never blocks."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
 import time
+from collections import deque
+
+from kwsd.server.seldom import Seldom
 
 log = logging.getLogger(__name__)
+_failing = Seldom(log)
+MAX_UNSENT = 16
+"""Messages that wait while systemd reads none; the oldest are dropped."""
+RETRY_S = 0.5
 
 
 class Notifier:
@@ -20,21 +28,48 @@ class Notifier:
         interval_us = os.environ.get("WATCHDOG_USEC", "")
         self.watchdog_s = int(interval_us) / 1e6 if interval_us.isdigit() and ours else None
         """Longest time between two WATCHDOG=1, in seconds, or None."""
+        self._unsent: deque[bytes] = deque(maxlen=MAX_UNSENT)
+        self._retrying = False
 
     def send(self, **fields: str | int) -> None:
-        """Send `fields`, a line each."""
+        """Send `fields`, a line each; later, while the queue of the socket is full.
+
+        A WATCHDOG=1 that is late would not be true, and is dropped.
+        """
         if not self._address:
             return
-        address = self._address
-        if address.startswith("@"):
-            address = "\0" + address[1:]
-        message = "\n".join(f"{key}={value}" for key, value in fields.items()).encode()
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
-                out.sendto(message, address)
-        except OSError as error:
-            log.warning("systemd could not be notified: %s", error)
+        self._unsent.append("\n".join(f"{key}={value}" for key, value in fields.items()).encode())
+        self._send_unsent()
+        if self._unsent and "WATCHDOG" in fields:
+            self._unsent.pop()
 
     def reloading(self) -> None:
         """Announce a reload."""
         self.send(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
+
+    def _send_unsent(self) -> None:
+        address = self._address
+        if address.startswith("@"):
+            address = "\0" + address[1:]
+        kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        try:
+            with socket.socket(socket.AF_UNIX, kind) as out:
+                while self._unsent:
+                    out.sendto(self._unsent[0], address)
+                    self._unsent.popleft()
+        except BlockingIOError:
+            _failing("systemd reads no notifications; %d wait", len(self._unsent))
+            self._retry_later()
+        except OSError as error:
+            _failing("systemd could not be notified: %s", error)
+            self._unsent.clear()
+
+    def _retry_later(self) -> None:
+        if self._retrying:
+            return
+        self._retrying = True
+        asyncio.get_running_loop().call_later(RETRY_S, self._retry)
+
+    def _retry(self) -> None:
+        self._retrying = False
+        self._send_unsent()

@@ -1,12 +1,7 @@
-"""The Unix socket: who may bind it, who has connected, what they ask. Runs on the event loop only.
-
-A client's requests are answered in turn by `dispatch`; clients do not wait for each other.
-"""
+"""The Unix socket: who may bind it, and who is at its other end."""
 
 from __future__ import annotations
 
-import array
-import asyncio
 import contextlib
 import errno
 import fcntl
@@ -17,30 +12,16 @@ import pwd
 import socket
 import stat
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 from kwsd.config import ConfigError, SocketConfig, user_directory, why_unsafe
-from kwsd.learn.enrollment import Enrollment
-from kwsd.protocol.commands import Audio, Command, type_of
-from kwsd.protocol.errors import RequestError
-from kwsd.protocol.messages import FromClient, encode_error, encode_reply
-from kwsd.protocol.parsing import InvalidRequest
-from kwsd.protocol.replies import Reply
-from kwsd.server.hub import Hub, Subscriber
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 PATH_MAX_BYTES = 107
 """Longest path of a socket that Linux accepts."""
-READ_BYTES = 1 << 16
-MAX_FDS = 4
-"""Descriptors that a client may pass without using them."""
-MAX_WAITING = 32
-"""Requests of one client that may wait for their replies; nothing more is read from it then."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +40,13 @@ class Peer:
             *struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
         )
 
+    def is_own(self) -> bool:
+        """Return whether it is root or the daemon's own user."""
+        return self.uid in (0, os.geteuid())
+
     def privileged(self, admin_group: str | None) -> bool:
         """Return whether it is root, the daemon's own user, or a member of the group."""
-        if self.uid in (0, os.geteuid()):
+        if self.is_own():
             return True
         if admin_group is None:
             return False
@@ -93,25 +78,6 @@ def missing_group(group: str) -> str | None:
     except KeyError:
         return f"there is no such group: `sudo groupadd --system {group}`"
     return None
-
-
-@dataclass(eq=False)
-class ClientSession:
-    """One connected client."""
-
-    subscriber: Subscriber
-    peer: Peer
-    fds: list[int] = field(default_factory=list)
-    """Descriptors that the client has passed and no request has used yet."""
-    enrollment: Enrollment | None = None
-    """The enrollment that this client has begun."""
-
-    def take_fd(self) -> int | None:
-        """Return the oldest passed descriptor, which the caller closes."""
-        return self.fds.pop(0) if self.fds else None
-
-
-Dispatch = Callable[[ClientSession, Command], Awaitable[Reply]]
 
 
 @contextmanager
@@ -220,147 +186,3 @@ def _clear(path: Path) -> None:
         else:
             text = f"{path} is already served by another program"
             raise OSError(f"{text}; stop that one, or choose another --socket")
-
-
-@asynccontextmanager
-async def serving(
-    path: Path,
-    config: SocketConfig,
-    hub: Hub,
-    greeting: Callable[[], bytes],
-    dispatch: Dispatch,
-) -> AsyncIterator[None]:
-    """Accept clients for as long as the context lasts. Raises ConfigError or OSError."""
-    loop = asyncio.get_running_loop()
-    clients: set[asyncio.Task[None]] = set()
-    with bound(path, config) as sock:
-
-        def accept() -> None:
-            try:
-                client, _ = sock.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE):
-                    log.error("out of file descriptors; a client has to wait")
-                    loop.remove_reader(sock)
-                    loop.call_later(0.5, loop.add_reader, sock, accept)
-                return
-            if len(clients) >= config.max_clients:
-                _refuse(client, len(clients))
-                return
-            session = _serve(client, config, hub, greeting, dispatch)
-            task = loop.create_task(session)
-            clients.add(task)
-            task.add_done_callback(clients.discard)
-
-        loop.add_reader(sock, accept)
-        try:
-            yield
-        finally:
-            loop.remove_reader(sock)
-            for task in clients:
-                task.cancel()
-            await asyncio.gather(*clients, return_exceptions=True)
-
-
-def _refuse(client: socket.socket, clients: int) -> None:
-    client.setblocking(False)
-    with contextlib.suppress(OSError):
-        text = f"{clients} clients are connected, and no more may be"
-        client.send(encode_error("busy", text))
-    client.close()
-
-
-async def _serve(
-    client: socket.socket,
-    config: SocketConfig,
-    hub: Hub,
-    greeting: Callable[[], bytes],
-    dispatch: Dispatch,
-) -> None:
-    client.setblocking(False)
-    loop = asyncio.get_running_loop()
-    closed = asyncio.Event()
-    peer = Peer.of(client)
-    name = f"client pid {peer.pid} uid {peer.uid}"
-    subscriber = Subscriber(client, name, config.backlog_bytes, closed.set)
-    session = ClientSession(subscriber, peer)
-    waiting: asyncio.Queue[FromClient] = asyncio.Queue()
-
-    def read() -> None:
-        try:
-            data, fds = _receive(client)
-        except BlockingIOError:
-            return
-        except OSError:
-            subscriber.close()
-            return
-        session.fds += fds
-        while len(session.fds) > MAX_FDS:
-            os.close(session.fds.pop())
-        if not data:
-            subscriber.close()
-            return
-        for message in subscriber.connection.receive(data):
-            waiting.put_nowait(message)
-        if waiting.qsize() >= MAX_WAITING:
-            loop.remove_reader(client)
-
-    hub.subscribers.add(subscriber)
-    subscriber.send(greeting())
-    try:
-        loop.add_reader(client, read)
-        while message := await _unless(closed, waiting.get()):
-            if isinstance(message, InvalidRequest):
-                if message.type == type_of(Audio) and (fd := session.take_fd()) is not None:
-                    os.close(fd)  # it came with this request, not with the next one
-                subscriber.send(encode_error(message.code, message.message, message.id))
-                if message.fatal:
-                    subscriber.finish()
-                    break
-            elif line := await _unless(closed, _answer(session, message, dispatch)):
-                subscriber.send(line)
-            if waiting.empty() and not closed.is_set():
-                loop.add_reader(client, read)
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(closed.wait(), 2.0)
-    finally:
-        hub.subscribers.discard(subscriber)
-        subscriber.close()
-        for fd in session.fds:
-            os.close(fd)
-
-
-async def _unless(closed: asyncio.Event, wanted: Coroutine[Any, Any, T]) -> T | None:
-    """Return what `wanted` gives, or None once the client is gone; `wanted` is then cancelled."""
-    task = asyncio.ensure_future(wanted)
-    end = asyncio.ensure_future(closed.wait())
-    try:
-        await asyncio.wait({task, end}, return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
-    finally:
-        task.cancel()
-        end.cancel()
-
-
-async def _answer(session: ClientSession, command: Command, dispatch: Dispatch) -> bytes:
-    try:
-        return encode_reply(command.id, await dispatch(session, command))
-    except RequestError as error:
-        return encode_error(error.code, str(error), command.id)
-    except Exception:
-        log.exception("the request %s failed", type_of(command))
-        text = f"{type_of(command)} failed in the daemon; its log says why"
-        return encode_error("internal", text, command.id)
-
-
-def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
-    """Return data and passed descriptors, which are closed on exec."""
-    fds = array.array("i")
-    space = socket.CMSG_SPACE(MAX_FDS * fds.itemsize)
-    data, ancillary, _, _ = sock.recvmsg(READ_BYTES, space, socket.MSG_CMSG_CLOEXEC)
-    for level, kind, payload in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(payload[: len(payload) // fds.itemsize * fds.itemsize])
-    return data, list(fds)
