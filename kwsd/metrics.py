@@ -5,6 +5,7 @@ Pure functions of scores; nothing here knows where they came from.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -135,9 +136,15 @@ def _poisson_cdf(count: int, mean: float) -> float:
     """Return P(X <= count) of a Poisson variable."""
     if mean <= 0:
         return 1.0
-    terms = [k * math.log(mean) - math.lgamma(k + 1) for k in range(count + 1)]
-    top = max(terms)
-    return min(math.exp(top - mean) * math.fsum(math.exp(t - top) for t in terms), 1.0)
+    terms = np.arange(count + 1) * math.log(mean) - _log_factorials(count)
+    top = float(terms.max())
+    return min(math.exp(top - mean) * float(np.exp(terms - top).sum()), 1.0)
+
+
+@functools.lru_cache(maxsize=4)
+def _log_factorials(count: int) -> np.ndarray:
+    """Return log(k!) of k from 0 to `count`."""
+    return np.concatenate([np.zeros(1), np.cumsum(np.log(np.arange(1, count + 1)))])
 
 
 def _solve(rising: Callable[[float], float], most: float) -> float:

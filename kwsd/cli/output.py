@@ -11,13 +11,16 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from kwsd.audio.format import SAMPLE_RATE
 from kwsd.events import Event, Lag, MicrophoneChange, Rejected, SpeakerMatch, to_dict
 from kwsd.protocol.data import ClipInfo
+
+if TYPE_CHECKING:
+    from kwsd.client.client import Gap
 
 USAGE = 64
 """The arguments cannot be understood. This and the other exit codes are those of sysexits.h."""
@@ -67,6 +70,16 @@ def print_event(event: Event, *, as_json: bool, details: bool = False) -> None:
         print_json(to_dict(event, details=details))
     else:
         print(event_sentence(event, details=details), flush=True)
+
+
+def print_gap(gap: Gap, *, as_json: bool) -> None:
+    """Print that events were missed, as JSON of the type `gap` or as a sentence."""
+    if as_json:
+        print_json(gap)
+        return
+    after = f"after event {gap.last_seq}" if gap.last_seq else "before the first event"
+    text = f"gap: the daemon was away for {gap.seconds:.1f} s, {after}; events may be missing"
+    print(text, flush=True)
 
 
 def event_sentence(event: Event, *, details: bool = False) -> str:

@@ -7,6 +7,7 @@ evidence: a threshold is never lowered without peaks that support it.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,11 +55,13 @@ def evidence(
     """
     counted = []
     unlabeled = 0
+    by_time = sorted(labels, key=lambda label: label.time)
+    times = [label.time for label in by_time]
     for stretch in stretches:
         for peak in stretch.peaks:
-            near = [
-                label.right for label in labels if abs(label.time - peak.time) <= LABEL_WITHIN_S
-            ]
+            first = bisect.bisect_left(times, peak.time - LABEL_WITHIN_S)
+            last = bisect.bisect_right(times, peak.time + LABEL_WITHIN_S)
+            near = [label.right for label in by_time[first:last]]
             if near:
                 counted += [] if any(near) else [peak.peak]
             elif peak.woke and not nobody_spoke:
