@@ -26,6 +26,7 @@ from kwsd.server import clients, hub, passed
 from kwsd.server.clients import MAX_FDS, ClientSession, serving
 from kwsd.server.hub import Filter, Hub
 from kwsd.server.passed import PassedFiles
+from kwsd.server.seldom import Seldom
 from kwsd.server.unix_socket import Peer
 
 STATUS = replies.StatusReply(
@@ -212,8 +213,10 @@ def test_a_client_that_has_sent_all_it_has_to_say_is_still_answered(tmp_path: Pa
 
 
 def test_a_request_that_fails_is_logged_once_a_minute(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(clients, "_failing", Seldom(clients.log, logging.ERROR))
+
     async def run() -> None:
         async with served(tmp_path) as server:
             client = await RawClient.of(server)
@@ -286,7 +289,7 @@ def test_little_is_read_ahead_of_the_answers(tmp_path: Path) -> None:
             (subscriber,) = server.hub.subscribers
             assert subscriber.connection.lines.waiting <= MAX_SHORT_LINE
             answering.set()
-            for _ in range(2000):
+            for _ in range(500):
                 assert (await client.line())["ok"]
             client.close()
 
@@ -507,3 +510,17 @@ def test_a_pipe_that_nobody_reads_blocks_nobody(
 def _read_all(fd: int) -> bytes:
     with os.fdopen(fd, "rb") as pipe:
         return pipe.read()
+
+
+def test_short_lines_behind_a_long_one_wait_their_turn(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with served(tmp_path) as server:
+            client = await RawClient.of(server)
+            long = b'{"type":"status","id":0,"x":"' + b"x" * (MAX_SHORT_LINE + 1) + b'"}\n'
+            for round in range(3):
+                client.send(long + b'{"type":"status","id":1}\n' * 5000)
+                assert (await client.line())["id"] == 0, round
+                for _ in range(5000):
+                    assert (await client.line())["id"] == 1
+
+    asyncio.run(run())

@@ -239,7 +239,8 @@ class Client:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
         try:
             sent = self._socket.sendmsg([line], rights)
-            self._socket.sendall(line[sent:])
+            if sent < len(line):  # else the daemon may have answered, and gone
+                self._socket.sendall(line[sent:])
             while (reply := self._exchange.reply(id)) is None:
                 self._receive()
                 while self._exchange.levels:

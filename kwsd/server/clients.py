@@ -273,18 +273,18 @@ class _Client:
                 return
             if there:
                 await self._answer()
-            self._lines.max_bytes = MAX_SHORT_LINE
 
     async def _answer(self) -> None:
         """Answer the next line."""
         message = self.subscriber.connection.next()
+        self._lines.max_bytes = MAX_SHORT_LINE
+        self._read_on()  # to notice that it hangs up
         if isinstance(message, InvalidRequest):
             if message.type == type_of(Audio) and (fd := self._session.take_fd()) is not None:
                 os.close(fd)  # it came with this request, not with the next one
             self._send(encode_error(message.code, message.message, message.id))
         elif message is not None:
             self.silent_since = float("inf")
-            self._read_on()  # to notice that it hangs up
             self._send(await self._reply(message))
         if not self._lines.waiting:
             self._session.close_fds()

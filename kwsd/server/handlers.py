@@ -45,6 +45,8 @@ from kwsd.version import __version__
 T = TypeVar("T")
 MAX_CALLS = 4
 """Calls of the listener that requests make at the same time."""
+MAX_TAKES = 100
+"""Takes of an enrollment."""
 STALLED_S = 10.0
 """Longest time that a request waits for the listener."""
 Handler = Callable[[ClientSession, Any], Awaitable[Reply]]
@@ -238,6 +240,9 @@ class Handlers:
         self, session: ClientSession, command: commands.EnrollNext
     ) -> replies.EnrollNextReply:
         enrollment = _enrollment(session)
+        if len(enrollment.takes) >= MAX_TAKES:
+            text = f"enroll.next: an enrollment has at most {MAX_TAKES} takes"
+            raise RequestError("bad_request", f"{text}; enroll.commit keeps them")
         if command.audio is not None:
             samples = _decoded(command.audio)
         else:

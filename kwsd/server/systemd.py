@@ -12,7 +12,6 @@ from collections import deque
 from kwsd.server.seldom import Seldom
 
 log = logging.getLogger(__name__)
-_failing = Seldom(log)
 MAX_UNSENT = 16
 """Messages that wait while systemd reads none; the oldest are dropped."""
 RETRY_S = 0.5
@@ -30,6 +29,7 @@ class Notifier:
         """Longest time between two WATCHDOG=1, in seconds, or None."""
         self._unsent: deque[bytes] = deque(maxlen=MAX_UNSENT)
         self._retrying = False
+        self._failing = Seldom(log)
 
     def send(self, **fields: str | int) -> None:
         """Send `fields`, a line each; later, while the queue of the socket is full.
@@ -58,10 +58,10 @@ class Notifier:
                     out.sendto(self._unsent[0], address)
                     self._unsent.popleft()
         except BlockingIOError:
-            _failing("systemd reads no notifications; %d wait", len(self._unsent))
+            self._failing("systemd reads no notifications; %d wait", len(self._unsent))
             self._retry_later()
         except OSError as error:
-            _failing("systemd could not be notified: %s", error)
+            self._failing("systemd could not be notified: %s", error)
             self._unsent.clear()
 
     def _retry_later(self) -> None:
