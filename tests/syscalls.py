@@ -24,6 +24,10 @@ KERNEL = ("/dev/null", "/proc/self/")
 """Beginnings of paths that are no files on a disk."""
 
 
+NSCD = "/var/run/nscd/socket"
+"""Where the C library asks for the names of users and groups, on this machine."""
+
+
 class Observed(NamedTuple):
     """What a program did that others could find afterwards, or see on the network."""
 
@@ -40,7 +44,9 @@ class Observed(NamedTuple):
         """Return the files and Unix sockets that are in none of `folders`."""
         within = tuple(f"{folder}/" for folder in folders)
         touched = self.written | self.connected
-        return {path for path in touched if not (path + "/").startswith((*within, *KERNEL))}
+        return {path for path in touched if not (path + "/").startswith((*within, *KERNEL))} - {
+            NSCD
+        }
 
 
 def command(log: Path) -> list[str]:

@@ -81,7 +81,7 @@ def test_asyncio(start: Start, scene_wav: Path) -> None:
         async with await kwsd.connect_async(daemon.socket) as client:
             assert (await client.request(commands.Status())).speakers == []
             nonsense = commands.Subscribe(types=["nonsense"])  # type: ignore[list-item]
-            with pytest.raises(kwsd.DaemonError, match=r"types\[0\]: 'nonsense' is not 'micro"):
+            with pytest.raises(kwsd.DaemonError, match=r"types\[0\]: 'nonsense' is not 'lag'"):
                 await client.request(nonsense)
             events = client.events(types=["wake"])
             return [event.word async for event in events if isinstance(event, kwsd.Wake)]

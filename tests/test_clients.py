@@ -39,8 +39,15 @@ STATUS = replies.StatusReply(
     speakers=[],
     clients=1,
     microphone=MicrophoneInfo("ok", "mic"),
+    lag_s=None,
     look_back=LookBack(0, 0),
     encoder_id="x",
+    user="x",
+    config=None,
+    state="x",
+    log_peaks=True,
+    refused=None,
+    warnings=[],
 )
 Answer = Callable[[ClientSession, Command], Awaitable[Reply]]
 

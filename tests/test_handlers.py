@@ -224,6 +224,8 @@ def test_bad_requests_are_answered_and_the_daemon_lives_on(
             good.request(Subscribe(words=["hal"]))
         with pytest.raises(DaemonError, match=r"at least 3 are needed"):
             good.request(EnrollCommit())
+        while good.request(Status()).audio_s == 0:
+            time.sleep(0.02)
         assert good.request(Status()).microphone.state == "ok"
 
 

@@ -29,7 +29,9 @@ def test_one_hostile_client_of_each_kind(start: Start, endless: Path) -> None:
     with daemon.connect() as client, daemon.connect() as asking:
         client.request(Subscribe(types=["wake"]))
         with flooding(daemon.socket, len(LINES), 3.0) as process:
-            heard = asking.request(Status()).audio_s
+            while (status := asking.request(Status())).microphone.state != "ok":
+                time.sleep(0.05)  # nothing has been heard yet
+            heard = status.audio_s
             while process.poll() is None:
                 assert asking.request(Status()).microphone.state == "ok"
                 time.sleep(0.05)

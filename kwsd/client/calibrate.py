@@ -51,6 +51,8 @@ PERIODS_H = {
     "week": 168.0,
     "month": 730.5,
 }
+OPENING_S = 5.0
+"""A microphone may still be opening for this long."""
 SHOWN = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 """Thresholds of the table."""
 
@@ -136,6 +138,10 @@ def check_listening(requester: Requester) -> None:
     if not status.log_peaks:
         text = "the configuration has log_peaks: false, so nothing that is heard would be kept"
         raise CalibrationError(f"{text}; remove it, then `kwsd reload`")
+    until = time.monotonic() + OPENING_S
+    while status.microphone.state == "lost" and time.monotonic() < until:
+        time.sleep(0.1)
+        status = requester.request(commands.Status())
     if status.microphone.state == "lost":
         text = f"the daemon has no microphone ({status.microphone.name or 'none was found'})"
         raise CalibrationError(f"{text}; `kwsd doctor` says more")

@@ -87,8 +87,8 @@ def from_recordings(trainer: WordTrainer, paths: Sequence[Path], channel: int | 
             if first := seen.get(recording):
                 takes.refused.append(f"{path}: the same recording as {first}; it is one take")
                 continue
-            seen[recording] = path
             takes.usable.append(trainer.encoder.take(samples))
+            seen[recording] = path
         except AudioFileError as error:
             takes.refused.append(str(error))
         except TakeRejected as error:
