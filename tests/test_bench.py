@@ -40,7 +40,7 @@ def test_cost_measures_every_stage_and_column(
     for row in rows.values():
         columns = ("audio_s", "cpu_per_audio_s", "startup_cpu_s", "startup_s", "peak_mib")
         assert min(row[column] for column in columns) > 0
-    names = ("vad", "features", "encoder", "wake_head", "trigger_and_rings", "all")
+    names = ("high_pass", "vad", "features", "encoder", "wake_head", "trigger_and_rings", "all")
     assert set(found["stages"]) == {
         *(f"{n}_us_per_chunk" for n in names),
         "verification_ms_per_wake",

@@ -21,6 +21,7 @@ import soundfile
 from conftest import RATE, RawClient, Start, hiss, say
 
 from kwsd.audio import pcm
+from kwsd.audio.high_pass import HighPass
 from kwsd.cli import main as cli
 from kwsd.events import Event, SpeakerMatch, Wake
 from kwsd.protocol.commands import (
@@ -57,7 +58,7 @@ def test_look_back_as_pcm_and_into_a_passed_descriptor(
         reply = client.request(Audio(start=wake.start, end=wake.end))
         assert reply.pcm is not None
         samples = pcm.from_bytes(reply.pcm)
-        assert np.array_equal(samples, scene[wake.start : wake.end])
+        assert np.array_equal(samples, HighPass().step(scene)[wake.start : wake.end])
         with (tmp_path / "wake.wav").open("wb") as out:
             reply = client.request(Audio(start=wake.start, end=wake.end), fd=out.fileno())
             assert (reply.pcm, reply.written) == (None, "wav")

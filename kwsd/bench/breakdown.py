@@ -44,6 +44,7 @@ def stages(seconds: float) -> dict[str, float]:
     detector = engine.detector
     spent: dict[str, float] = {}
     with (
+        _timed(engine.high_pass, "step", "high_pass", spent),
         _timed(detector._gate, "step", "vad", spent),
         _timed(detector, "_features", "features", spent),
         _timed(detector._encoder, "step", "graph", spent),
@@ -55,6 +56,7 @@ def stages(seconds: float) -> dict[str, float]:
     cost = {name: 1e6 * cpu_s / chunks for name, cpu_s in spent.items()}
     share = head_share()
     return {
+        "high_pass_us_per_chunk": cost["high_pass"],
         "vad_us_per_chunk": cost["vad"],
         "features_us_per_chunk": cost["features"],
         "encoder_us_per_chunk": cost["graph"] * (1 - share),
@@ -62,7 +64,7 @@ def stages(seconds: float) -> dict[str, float]:
         "trigger_and_rings_us_per_chunk": (
             cost["all"] - cost["vad"] - cost["features"] - cost["graph"]
         ),
-        "all_us_per_chunk": cost["all"],
+        "all_us_per_chunk": cost["high_pass"] + cost["all"],
         "verification_ms_per_wake": verification_ms(),
         "hub_us_per_event": hub_us(),
     }

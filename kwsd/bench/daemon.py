@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kwsd.audio.format import CHUNK_SAMPLES, SAMPLE_RATE
+from kwsd.audio.high_pass import HighPass
 from kwsd.audio.pcm import to_bytes
 from kwsd.bench import scenes
 from kwsd.bench.engines import KWSD_WORDS
@@ -182,7 +183,7 @@ def _enroll(state: Path) -> None:
     talk = scenes.television()
     length = 2 * SAMPLE_RATE
     for n in range(3):
-        enrollment.add(talk[n * length : (n + 1) * length])
+        enrollment.add(HighPass().step(talk[n * length : (n + 1) * length]))
     VoiceprintStore(state, models.encoder_id).save(enrollment.finish()[0])
 
 

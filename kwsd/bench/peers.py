@@ -51,9 +51,10 @@ def shipped() -> tuple[Bundle, Runtime]:
 
 
 class Kwsd:
-    """The daemon's detector with its gate, for several words."""
+    """The daemon's high-pass and its detector with the gate, for several words."""
 
     def __init__(self, words: Sequence[str]) -> None:
+        from kwsd.audio.high_pass import HighPass
         from kwsd.config import Config, WordConfig
         from kwsd.detect.detector import Detector
         from kwsd.detect.setup import resolve
@@ -61,11 +62,12 @@ class Kwsd:
         bundle, runtime = shipped()
         config = Config(words={word: WordConfig() for word in words})
         self.threshold = bundle.words[words[0]].threshold
+        self.high_pass = HighPass()
         self.detector = Detector(bundle, resolve(config, bundle), runtime)
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
         """Return float32 `[chunk, word]`; a chunk has 80 ms."""
-        return self.detector.feed(samples).trace.scores
+        return self.detector.feed(self.high_pass.step(samples)).trace.scores
 
 
 class MicroWakeWord:

@@ -26,13 +26,14 @@ Embed = Callable[[np.ndarray], np.ndarray]
 
 
 def _kwsd() -> Embed:
+    from kwsd.audio.high_pass import HighPass
     from kwsd.detect.embedder import Embedder
     from kwsd.model import bundle
 
     embedder = Embedder(bundle.load())
 
     def embed(samples: np.ndarray) -> np.ndarray:
-        vector = embedder.embed([samples])
+        vector = embedder.embed([HighPass().step(samples)])
         return np.zeros(embedder.dim, np.float32) if vector is None else vector
 
     return embed

@@ -17,6 +17,7 @@ from typing import NotRequired, TypedDict
 import numpy as np
 
 from kwsd.audio.files import AudioFileError, read_all
+from kwsd.audio.high_pass import HighPass
 from kwsd.bench.circumstances import Circumstances
 from kwsd.bench.corpus import LabeledRecording, check_words, labeled
 from kwsd.bench.scenes import between_silence
@@ -73,7 +74,7 @@ class _EncodedRecordings:
         self._chosen = chosen
         self._trainer = trainer
         self._frames = [
-            trainer.encoder.frames(between_silence(read_all(one.path)).astype(np.float32))
+            trainer.encoder.frames(HighPass().step(between_silence(read_all(one.path))))
             for one in chosen
         ]
         self._takes: dict[int, WordTake | None] = {}
@@ -105,7 +106,8 @@ class _EncodedRecordings:
         """Return recording `n` as a take, or None where it cannot be used."""
         if n not in self._takes:
             try:
-                self._takes[n] = self._trainer.encoder.take(read_all(self._chosen[n].path))
+                samples = HighPass().step(read_all(self._chosen[n].path))
+                self._takes[n] = self._trainer.encoder.take(samples)
             except TakeRejected:
                 self._takes[n] = None
         return self._takes[n]

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from kwsd.audio import pcm
 from kwsd.audio.files import AudioFileError, dead_channel, read_all
+from kwsd.audio.high_pass import HighPass
 from kwsd.client.client import Client
 from kwsd.config import Config, word_name
 from kwsd.detect.embedder import Embedder
@@ -185,7 +186,8 @@ def without_daemon(config: Config, name: str, paths: Sequence[Path], confirm: Co
     refused = []
     for path in paths:
         try:
-            enrollment.add(read_all(path, channel=channel), judged_now=False)
+            samples = HighPass().step(read_all(path, channel=channel))
+            enrollment.add(samples, judged_now=False)
             accepted.append(path)
         except AudioFileError as error:
             refused.append(str(error))

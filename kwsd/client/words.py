@@ -13,6 +13,7 @@ import numpy as np
 from kwsd.audio import pcm
 from kwsd.audio.files import AudioFileError, read_all
 from kwsd.audio.format import SAMPLE_RATE
+from kwsd.audio.high_pass import HighPass
 from kwsd.client.client import Client
 from kwsd.client.enroll import MAX_RETRIES, TAKE_TIMEOUT_S, Guide, refusal
 from kwsd.config import Config, WordConfig
@@ -82,7 +83,7 @@ def from_recordings(trainer: WordTrainer, paths: Sequence[Path], channel: int | 
     seen: dict[bytes, Path] = {}
     for path in paths:
         try:
-            samples = read_all(path, channel=channel)
+            samples = HighPass().step(read_all(path, channel=channel))
             recording = recording_id(samples)
             if first := seen.get(recording):
                 takes.refused.append(f"{path}: the same recording as {first}; it is one take")

@@ -10,6 +10,7 @@ import numpy as np
 
 from kwsd.audio.files import read_blocks
 from kwsd.audio.format import SAMPLE_RATE
+from kwsd.audio.high_pass import high_passed
 from kwsd.detect.detector import Detector, Step, Trace
 from kwsd.detect.embedder import Embedder
 from kwsd.detect.setup import DetectorSetup
@@ -26,9 +27,12 @@ Progress = Callable[[float], None]
 
 
 def with_tail(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield `blocks`, then half a second of silence."""
-    yield from blocks
-    yield np.zeros(TAIL_SAMPLES, np.int16)
+    """Yield `blocks`, then half a second of silence: the last sample, which may have an offset."""
+    last = np.zeros(1, np.int16)
+    for block in blocks:
+        yield block
+        last = block[-1:] if len(block) else last
+    yield np.repeat(last, TAIL_SAMPLES)
 
 
 class Recordings:
@@ -50,7 +54,7 @@ class Recordings:
     def detect(self, path: Path, progress: Progress | None = None) -> Iterator[Step]:
         """Yield the steps of one recording as they are computed. Raises AudioFileError."""
         detector = Detector(self._bundle, self._setup, self._runtime)
-        for block in with_tail(self._blocks(path, progress)):
+        for block in high_passed(with_tail(self._blocks(path, progress))):
             yield detector.feed(block)
 
     def embed(self, path: Path, progress: Progress | None = None) -> np.ndarray | None:
@@ -58,7 +62,8 @@ class Recordings:
 
         None where it contains no voice. Raises AudioFileError.
         """
-        return Embedder(self._bundle, self._runtime).embed(self._blocks(path, progress))
+        blocks = high_passed(self._blocks(path, progress))
+        return Embedder(self._bundle, self._runtime).embed(blocks)
 
     def _blocks(self, path: Path, progress: Progress | None) -> Iterator[np.ndarray]:
         for block in read_blocks(path, READ_S, self._channel):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kwsd.audio.format import SAMPLE_RATE
+from kwsd.audio.high_pass import HighPass
 from kwsd.audio.pcm import SILENCE_DBFS
 from kwsd.audio.speech_span import speech_span
 from kwsd.audio.synthesis import espeak_takes, has_kokoro, kokoro_takes
@@ -138,7 +139,7 @@ class TakeEncoder:
         takes = []
         for samples in spoken:
             with contextlib.suppress(TakeRejected):  # some voices whisper, some shout
-                takes.append(self.take(samples))
+                takes.append(self.take(HighPass().step(samples)))
         return takes
 
     def _encode(self, samples: np.ndarray) -> Frames:

@@ -19,6 +19,7 @@ import numpy as np
 
 from kwsd.audio import pcm
 from kwsd.audio.format import SAMPLE_RATE
+from kwsd.audio.high_pass import HighPass
 from kwsd.config import Config, word_name
 from kwsd.detect.embedder import Embedder
 from kwsd.learn.enrollment import STRETCHES, Enrollment, TakeCutter, TakeKind, known_as
@@ -244,7 +245,7 @@ class Handlers:
             text = f"enroll.next: an enrollment has at most {MAX_TAKES} takes"
             raise RequestError("bad_request", f"{text}; enroll.commit keeps them")
         if command.audio is not None:
-            samples = _decoded(command.audio)
+            samples = HighPass().step(_decoded(command.audio))
         else:
             samples = await self._record(session, command.kind, command.word, command.timeout_s)
         try:

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -31,6 +31,7 @@ from kwsd.audio.capture import Block, Microphone
 from kwsd.audio.devices import MicrophoneError
 from kwsd.audio.files import AudioFileError
 from kwsd.audio.format import SAMPLE_RATE
+from kwsd.audio.high_pass import HighPass
 from kwsd.audio.ring import Ring
 from kwsd.config import Config
 from kwsd.detect.detector import Detector
@@ -108,6 +109,7 @@ class Listener:
         self._interrupted = True  # nothing has come from the source since it was opened
         self._heard_until = 0.0
         self._lag = LagWatch()
+        self._high_pass = HighPass()
         self._thread = threading.Thread(target=self._main, name="listener", daemon=True)
 
     @contextmanager
@@ -257,6 +259,7 @@ class Listener:
 
     def _hear(self, block: Block) -> None:
         began = time.thread_time()
+        block = replace(block, samples=self._high_pass.step(block.samples))
         self.audio.append(block.samples)
         self.clock.advance(self.audio.end, block.arrived)
         step = self.detector.feed(block.samples)
@@ -305,6 +308,7 @@ class Listener:
     def _gap(self, samples: int) -> None:
         """Skip `samples` that were lost: the index moves on, the detector starts again."""
         self.detector.discontinuity(samples)
+        self._high_pass = HighPass()
         self.audio.restart(self.detector.end)
 
     def _idle(self, seconds: float) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kwsd.audio.high_pass import HighPass
 from kwsd.config import Config, VadConfig, WordConfig
 from kwsd.detect.detector import Detector
 from kwsd.detect.embedder import Embedder
@@ -35,16 +36,17 @@ class BundleRuntime:
 
     def scores(self, samples: np.ndarray) -> np.ndarray:
         """Return the scores `[chunk, word]` of int16 `samples`, from the start of a stream."""
-        return Detector(self.bundle, self._setup, self._runtime).feed(samples).trace.scores
+        detector = Detector(self.bundle, self._setup, self._runtime)
+        return detector.feed(HighPass().step(samples)).trace.scores
 
     def embed(self, samples: np.ndarray) -> np.ndarray | None:
         """Return the speaker embedding `[dim]` of int16 `samples`; None where nobody speaks."""
-        return self._embedder.embed([samples])
+        return self._embedder.embed([HighPass().step(samples)])
 
     def embeddings(self, samples: np.ndarray) -> np.ndarray:
         """Return the encoder's embeddings `[chunk, 96]` of `samples` in whole chunks, int16 scale,
         from the start of a stream."""
-        mel = mel_of(self.bundle.front_end, samples)
+        mel = mel_of(self.bundle.front_end, HighPass().step(samples))
         encoder = self._runtime.encoder
         frames, _ = encoder.step(mel, encoder.zero_state())
         return frames.embedding
