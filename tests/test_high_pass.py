@@ -23,7 +23,7 @@ from kwsd.detect.offline import Recordings
 from kwsd.detect.setup import DetectorSetup, resolve
 from kwsd.events import Wake
 from kwsd.learn.few_shot import WordTrainer
-from kwsd.learn.takes import TakeRejected
+from kwsd.learn.takes import TakeRejected, check_take
 from kwsd.model.bundle import Bundle
 from kwsd.model.runtime import Runtime
 
@@ -62,7 +62,7 @@ def test_the_impulse_response_says_the_same_and_looks_into_no_future() -> None:
     assert db[hz <= 60].max() <= -20
     assert db[hz >= 120].min() >= -0.5
     assert db[hz >= 120].max() <= 0.05
-    assert np.abs(heard[2000:]).max() <= 1 / 30000  # it has settled after 60 ms
+    assert np.abs(heard[1000 + RATE // 5 :]).max() <= 1 / 30000  # it has settled after 0.2 s
 
 
 def test_it_is_the_filter_of_its_zeros_and_poles() -> None:
@@ -144,12 +144,12 @@ def test_a_stream_that_begins_with_an_offset_begins_with_silence() -> None:
 
 
 def test_a_device_that_switches_its_offset_on_opens_nothing() -> None:
-    """The offset comes when the gate knows the room: one thump, over within 60 ms."""
+    """The offset comes when the gate knows the room: one thump, over within 0.1 s."""
     room = hiss(14.0, 20)
     jumps = 10 * RATE
     heard = HighPass().step(np.concatenate([room[:jumps], OFFSET + room[jumps:]]))
-    assert np.abs(heard[jumps : jumps + 960]).max() > OFFSET / 2
-    assert np.abs(heard[jumps + 960 :]).max() < 120
+    assert np.abs(heard[jumps : jumps + 1600]).max() > OFFSET / 2
+    assert np.abs(heard[jumps + 1600 :]).max() < 120
     assert not any(opened(heard)[30:])
 
 
@@ -217,6 +217,20 @@ def test_takes_with_an_offset_are_takes(trainer: WordTrainer, percent: float) ->
     if percent >= 2:
         with pytest.raises(TakeRejected, match="s of speech"):
             trainer.encoder.take(disturbed)
+
+
+@pytest.mark.parametrize("voice", VOICES[:3])
+def test_clipped_takes_are_still_noticed(voice: str) -> None:
+    """It moves half of the clipped samples away from full scale."""
+    said = say("good evening to all of you, and welcome", voice).astype(float)
+
+    def heard(share: float) -> np.ndarray:
+        limit = np.quantile(np.abs(said), 1 - share)
+        return HighPass().step(np.clip(said * 32767 / limit, -32767, 32767).astype(np.int16))
+
+    with pytest.raises(TakeRejected, match="clipped"):
+        check_take(heard(0.003), 0.4)
+    check_take(HighPass().step(to_int16(said * 24000 / np.abs(said).max())), 0.4)
 
 
 @pytest.mark.timing

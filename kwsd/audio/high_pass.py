@@ -1,7 +1,7 @@
 """The high-pass at the door: no offset and no hum reach the ring, the gate, the features or a take.
 
-Below 60 Hz it is at least 21 dB down, at 0 Hz (an offset) and at the two frequencies of the mains
-without end; from 120 Hz on it is at most 0.1 dB down. It is causal and delays nothing.
+Up to 60 Hz it is at least 24 dB down, at 0 Hz (an offset) and at the two frequencies of the mains
+without end; from 75 Hz on it is at most 0.1 dB down. It is causal and delays nothing.
 
 The output does not depend on how the samples are cut into blocks, to the last bit. Everything that
 is added up is a multiple of one power of two and less than 2**53 times it, so doubles hold each sum
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from kwsd.audio.format import CHUNK_SAMPLES, SAMPLE_RATE
 
 MAINS_HZ = (50.0, 60.0)
-STOP_DB = 21.0
-"""Least attenuation below the mains' frequencies."""
+PASS_HZ = 75.0
+"""From here on the filter changes nothing but for the ripple."""
+RIPPLE_DB = 0.1
 ROW_SAMPLES = 64
 """A chunk is filtered in rows of so many samples, all rows at once."""
 ROWS = CHUNK_SAMPLES // ROW_SAMPLES
@@ -44,7 +45,7 @@ class HighPass:
     def __init__(self) -> None:
         self._state: FloatArray | None = None
         """At the start of the present chunk; None before the first sample."""
-        self._held = np.zeros(0, np.int16)
+        self._held: FloatArray = np.zeros(0)
         """The samples of the present chunk so far."""
 
     def step(self, samples: np.ndarray) -> np.ndarray:
@@ -58,34 +59,36 @@ class HighPass:
             self._state = np.rint(_STEADY * float(samples[0]))
         held = len(self._held)
         end = held + len(samples)
-        chunks = np.zeros((-(-end // CHUNK_SAMPLES), CHUNK_SAMPLES))
-        flat = chunks.reshape(-1)
-        flat[:held] = self._held
-        flat[held:end] = samples
-        both = chunks.reshape(-1, ROW_SAMPLES) @ _FROM_ROW
-        states = self._states(np.rint(both[:, ROW_SAMPLES:]), end)
-        out = both[:, :ROW_SAMPLES] + states @ _FROM_STATE
+        over = end % CHUNK_SAMPLES
+        if held or over:
+            joined = np.zeros(-(-end // CHUNK_SAMPLES) * CHUNK_SAMPLES)
+            joined[:held] = self._held
+            joined[held:end] = samples
+            self._held = joined[end - over : end]
+        else:
+            joined = samples.astype(np.float64)
+        both = joined.reshape(-1, ROW_SAMPLES) @ _FROM_ROW
+        out = self._states(np.rint(both[:, ROW_SAMPLES:]), end // CHUNK_SAMPLES) @ _FROM_STATE
+        out += both[:, :ROW_SAMPLES]
         np.rint(out, out=out)
         out.clip(-32768.0, 32767.0, out=out)
-        self._held = flat[end // CHUNK_SAMPLES * CHUNK_SAMPLES : end].astype(np.int16)
         return out.reshape(-1)[held:end].astype(np.int16)
 
-    def _states(self, inputs: FloatArray, end: int) -> FloatArray:
-        """Return the state before each row, `[row, order]`; keep the one after whole chunks.
+    def _states(self, inputs: FloatArray, whole: int) -> FloatArray:
+        """Return the state before each row, `[row, order]`; keep the one after `whole` chunks.
 
-        `inputs [row, order]` is what each row adds to the state; the samples end at `end`.
+        `inputs [row, order]` is what each row adds to the state.
         """
-        assert self._state is not None
         chunks = inputs.reshape(-1, ROWS * ORDER)
-        states = np.empty((len(chunks), ROWS * ORDER))
+        states = np.empty((len(chunks), (ROWS + 1) * ORDER))
         state = self._state
+        assert state is not None
         for n, chunk in enumerate(chunks):
-            after = np.rint(np.concatenate([state, chunk]) @ _STATES)
-            states[n] = after[:-ORDER]
-            state = after[-ORDER:]
-            if (n + 1) * CHUNK_SAMPLES <= end:
-                self._state = state
-        return states.reshape(-1, ORDER)
+            np.rint(np.concatenate([state, chunk]) @ _STATES, out=states[n])
+            state = states[n, -ORDER:]
+        if whole:
+            self._state = states[whole - 1, -ORDER:]
+        return states[:, :-ORDER].reshape(-1, ORDER)
 
 
 def high_passed(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -98,23 +101,27 @@ def high_passed(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 def _design() -> tuple[NDArray[np.complex128], NDArray[np.complex128], float]:
     """Return the filter's zeros, poles and gain.
 
-    Of all filters with these zeros it has the flattest pass band: in analog terms its power gain is
-    F / (F + e) with F = w**2 times the squares of (w**2 - m**2) for the mains' frequencies m, and e
-    from `STOP_DB`. (An inverse Chebyshev filter is the same with other zeros.) The bilinear
-    transform makes it digital; frequencies are relative to 100 Hz until then.
+    It is a generalized Chebyshev filter: its zeros are given, and from `PASS_HZ` on it ripples by
+    `RIPPLE_DB`, so that between the two it is as steep as can be. In the low-pass prototype, whose
+    frequency w is inverse to the high-pass's, the power gain is 1 / (1 + e C(w)**2) with
+    C = cos(the sum of acos((w - 1/z) / (1 - w/z)) over the zeros z), a polynomial over the product
+    of the (1 - w/z) (Cameron, Kudsia, Mansour, Microwave Filters for Communication Systems, 6.3).
+    The bilinear transform makes it digital.
     """
-    unit = np.tan(np.pi * 100.0 / SAMPLE_RATE)
-    mains = np.tan(np.pi * np.array(MAINS_HZ) / SAMPLE_RATE) / unit
-    power = np.poly1d([1.0, 0.0])  # in w**2
-    for one in mains:
-        power = power * np.poly1d([1.0, -(one**2)]) ** 2
-    highest = power(np.linspace(0.0, mains.min() ** 2, 10001)).max()
-    e = highest * (10 ** (STOP_DB / 10) - 1)
-    roots = np.sqrt(-(power + e).roots + 0j)  # of both signs; those on the left are stable
-    poles = np.where(roots.real < 0, roots, -roots) * unit
-    zeros = np.concatenate([[0.0], 1j * mains, -1j * mains]) * unit
+    edge = np.tan(np.pi * PASS_HZ / SAMPLE_RATE)
+    mains = np.tan(np.pi * np.array([*MAINS_HZ, *(-hz for hz in MAINS_HZ)]) / SAMPLE_RATE)
+    zeros = edge / mains  # of the prototype, beside one at infinity for an offset
+    order = len(zeros) + 1
+    w = np.cos(np.pi * (np.arange(order + 1) + 0.5) / (order + 1))
+    below = 1 - w[:, None] / zeros
+    angle = np.arccos(w) + np.arccos((w[:, None] - 1 / zeros) / below).sum(axis=1)
+    above = np.poly1d(np.polyfit(w, np.cos(angle) * below.prod(axis=1), order))
+    product = np.poly1d(np.poly(zeros) / np.prod(-zeros))
+    ripple = 10 ** (RIPPLE_DB / 10) - 1
+    poles = edge / (1j * (product * product + ripple * above * above).roots)
+    poles = poles[poles.real < 0]
     digital_poles = (1 + poles) / (1 - poles)
-    digital_zeros = (1 + zeros) / (1 - zeros)
+    digital_zeros = (1 + 1j * np.append(mains, 0.0)) / (1 - 1j * np.append(mains, 0.0))
     gain = np.real(np.prod(1 + digital_poles) / np.prod(1 + digital_zeros))
     return digital_zeros, digital_poles, float(gain)
 

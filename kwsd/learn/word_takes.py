@@ -28,8 +28,9 @@ SYNTHETIC_TAKES = 16
 MIN_SPEECH_S = 0.25
 MAX_WORD_S = 1.6
 MAX_TAKE_S = 6.0
-MAX_CLIPPED = 0.02
-"""A clipped word is still the word; a clipped voice is not."""
+MAX_CLIPPED = 0.01
+"""Share of samples at full scale behind the high-pass, half of those before it. A clipped word is
+still the word; a clipped voice is not."""
 FIRING_CHUNKS = 4
 """Chunks, from the one that contains the end of the word on, at which it should fire."""
 WRONG_CHUNKS = 8
