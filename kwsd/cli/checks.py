@@ -11,11 +11,13 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from kwsd import config_file
 from kwsd.audio.capture import open_microphone
 from kwsd.audio.devices import MicrophoneError, devices
+from kwsd.audio.diagnosis import Diagnosis, diagnose
 from kwsd.audio.format import BLOCK_S
-from kwsd.audio.pcm import SILENCE_DBFS, level_dbfs
 from kwsd.client.client import connect
 from kwsd.config import Config, ConfigError
 from kwsd.detect.setup import resolve
@@ -28,9 +30,13 @@ from kwsd.state.folder import check as check_folder
 from kwsd.state.library import Library
 from kwsd.state.voiceprints import VoiceprintStore
 
-SILENT_DBFS = -90.0
-"""A microphone whose loudest block is no louder is muted."""
-LISTEN_S = 1.0
+LISTEN_S = 3.0
+CLIPPED = 0.001
+"""Share of clipped samples from which a microphone is too loud."""
+OFFSET = 0.005
+"""Offset, as a share of full scale, that is worth naming."""
+HARMFUL_OFFSET = 0.2
+"""Offset that leaves loud voices no room."""
 REINSTALL = "pip install --force-reinstall kwsd"
 PORTAUDIO_FIX = "sudo apt-get install libportaudio2"
 
@@ -217,7 +223,7 @@ def _audio(config: Config, *, daemon_runs: bool) -> Iterator[Finding]:
     listed = ", ".join(f"{device.index}: {device.name}" for device in found)
     yield Finding("input devices", True, listed)
     if not daemon_runs:  # it has the microphone; opening it twice would show nothing
-        yield _microphone(config)
+        yield from _microphone(config)
 
 
 def _no_device() -> Finding:
@@ -232,22 +238,45 @@ def _no_device() -> Finding:
     return Finding("microphone", False, text, fix)
 
 
-def _microphone(config: Config) -> Finding:
-    """Listen for a second."""
-    level = SILENCE_DBFS
+def _microphone(config: Config) -> Iterator[Finding]:
+    """Listen for some seconds."""
     try:
         with open_microphone(config.microphone) as microphone:
-            for _ in range(int(LISTEN_S / BLOCK_S)):
-                if block := microphone.read():
-                    level = max(level, level_dbfs(block.samples))
+            read = (microphone.read() for _ in range(int(LISTEN_S / BLOCK_S)))
+            blocks = [block.samples for block in read if block]
     except MicrophoneError as error:
         fix = "kwsd devices; then set microphone.device"
         if "in use" in str(error):
             fix = "stop the program that uses it: fuser -v /dev/snd/*"
-        return Finding("microphone", False, str(error), fix)
-    if level <= SILENT_DBFS:
-        text = f"{microphone.name} delivers silence ({level:.0f} dBFS)"
+        yield Finding("microphone", False, str(error), fix)
+        return
+    found = diagnose(np.concatenate(blocks))
+    yield from _heard(f"{microphone.name}, {microphone.rate} Hz", found)
+
+
+def _heard(microphone: str, found: Diagnosis) -> Iterator[Finding]:
+    """Yield what a recording of `microphone` shows."""
+    if found.silent:
+        text = f"{microphone}, delivers silence ({found.level_dbfs:.0f} dBFS)"
         fix = "unmute it: alsamixer, or pactl set-source-mute @DEFAULT_SOURCE@ 0"
-        return Finding("microphone", False, text, fix)
-    text = f"{microphone.name}, {microphone.rate} Hz, peaks at {level:.0f} dBFS"
-    return Finding("microphone", True, text)
+        yield Finding("microphone", False, text, fix)
+        return
+    text = f"{microphone}, peaks at {found.level_dbfs:.0f} dBFS"
+    if found.band == "unknown":
+        text += "; too quiet to tell its band (speak while doctor listens)"
+    yield Finding("microphone", True, text)
+    if found.clipped >= CLIPPED:
+        text = f"{100 * found.clipped:.1f} % of the samples are clipped"
+        fix = "lower its gain: alsamixer, or pactl set-source-volume @DEFAULT_SOURCE@ -6dB"
+        yield Finding("microphone", False, text, fix)
+    if abs(found.offset) >= HARMFUL_OFFSET:
+        text = f"a constant offset of {100 * found.offset:.0f} % of full scale leaves little room"
+        fix = "try another input (kwsd devices, then microphone.device): this one is faulty"
+        yield Finding("microphone", False, text, fix)
+    elif abs(found.offset) >= OFFSET:
+        text = f"a constant offset of {100 * found.offset:.1f} % of full scale, which kwsd removes"
+        yield Finding("microphone", True, text)
+    if found.band == "telephone":
+        text = "it carries nothing above 4 kHz, as a telephone or a Bluetooth headset in a call"
+        fix = "choose the headset's profile with mSBC (pactl list cards), or another microphone"
+        yield Finding("microphone", False, text, f"{fix}: kwsd devices")
