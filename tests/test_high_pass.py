@@ -104,8 +104,8 @@ def test_single_samples_and_more_than_one_run() -> None:
     samples = np.random.default_rng(3).integers(-9000, 9000, 3000).astype(np.int16)
     one_by_one = list(high_passed(samples.reshape(-1, 1)))
     assert np.array_equal(np.concatenate(one_by_one), HighPass().step(samples))
-    long = np.resize(samples, high_pass.LONGEST_RUN + 5000)
-    halves = list(high_passed(np.split(long, [30001])))
+    long = np.resize(samples, 90001)
+    halves = list(high_passed(np.split(long, [30001, 30001, 85000])))
     assert np.array_equal(np.concatenate(halves), HighPass().step(long))
     assert HighPass().step(samples[:0]).dtype == np.int16
 

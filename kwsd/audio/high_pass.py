@@ -25,8 +25,8 @@ RIPPLE_DB = 0.1
 ROW_SAMPLES = 64
 """A chunk is filtered in rows of so many samples, all rows at once."""
 ROWS = CHUNK_SAMPLES // ROW_SAMPLES
-LONGEST_RUN = 64 * CHUNK_SAMPLES
-"""Samples that are filtered at once, which bounds the memory."""
+MOST_CHUNKS = 5
+"""Chunks that are filtered at once: the four that the daemon reads in a quiet room, and a rest."""
 STATE_BITS = 10
 """Bits of the state below one step of int16: the state is whole numbers of 2**-10."""
 GAIN_BITS = 22
@@ -43,52 +43,59 @@ class HighPass:
     """
 
     def __init__(self) -> None:
-        self._state: FloatArray | None = None
-        """At the start of the present chunk; None before the first sample."""
-        self._held: FloatArray = np.zeros(0)
-        """The samples of the present chunk so far."""
+        rows = MOST_CHUNKS * ROWS
+        self._held = 0  # samples of the present chunk so far, at the beginning of _samples
+        self._samples = np.zeros(rows * ROW_SAMPLES)
+        self._rows = self._samples.reshape(rows, ROW_SAMPLES)
+        self._from_row = np.zeros((rows, ROW_SAMPLES + ORDER))
+        self._out = np.zeros((rows, ROW_SAMPLES))
+        self._started = False
+        # The state at the start of a chunk, and what its rows add.
+        self._joined = np.zeros(ORDER + ROWS * ORDER)
+        self._state = self._joined[:ORDER]
+        self._inputs = self._joined[ORDER:].reshape(ROWS, ORDER)
+        self._states = np.zeros((rows + 1) * ORDER)  # before each row, and after the last
 
     def step(self, samples: np.ndarray) -> np.ndarray:
         """Return int16 `[sample]` filtered, as many as there are, int16 `[sample]`."""
-        if len(samples) > LONGEST_RUN:
-            starts = range(0, len(samples), LONGEST_RUN)
-            return np.concatenate([self.step(samples[at : at + LONGEST_RUN]) for at in starts])
+        most = (MOST_CHUNKS - 1) * CHUNK_SAMPLES
+        if len(samples) > most:
+            starts = range(0, len(samples), most)
+            return np.concatenate([self.step(samples[at : at + most]) for at in starts])
         if not len(samples):
             return np.zeros(0, np.int16)
-        if self._state is None:
-            self._state = np.rint(_STEADY * float(samples[0]))
-        held = len(self._held)
-        end = held + len(samples)
-        over = end % CHUNK_SAMPLES
-        if held or over:
-            joined = np.zeros(-(-end // CHUNK_SAMPLES) * CHUNK_SAMPLES)
-            joined[:held] = self._held
-            joined[held:end] = samples
-            self._held = joined[end - over : end]
-        else:
-            joined = samples.astype(np.float64)
-        both = joined.reshape(-1, ROW_SAMPLES) @ _FROM_ROW
-        out = self._states(np.rint(both[:, ROW_SAMPLES:]), end // CHUNK_SAMPLES) @ _FROM_STATE
-        out += both[:, :ROW_SAMPLES]
+        if not self._started:
+            self._state[:] = np.rint(_STEADY * float(samples[0]))
+            self._started = True
+        begin = self._held
+        end = begin + len(samples)
+        # What is left behind `end` of earlier calls reaches no output and no state that is kept.
+        self._samples[begin:end] = samples
+        rows = -(-end // CHUNK_SAMPLES) * ROWS
+        from_row = np.matmul(self._rows[:rows], _FROM_ROW, out=self._from_row[:rows])
+        states = self._advance(from_row[:, ROW_SAMPLES:], end // CHUNK_SAMPLES)
+        out = np.matmul(states, _FROM_STATE, out=self._out[:rows])
+        out += from_row[:, :ROW_SAMPLES]
         np.rint(out, out=out)
         out.clip(-32768.0, 32767.0, out=out)
-        return out.reshape(-1)[held:end].astype(np.int16)
+        self._held = end % CHUNK_SAMPLES
+        self._samples[: self._held] = self._samples[end - self._held : end]
+        return out.reshape(-1)[begin:end].astype(np.int16)
 
-    def _states(self, inputs: FloatArray, whole: int) -> FloatArray:
+    def _advance(self, inputs: FloatArray, whole: int) -> FloatArray:
         """Return the state before each row, `[row, order]`; keep the one after `whole` chunks.
 
-        `inputs [row, order]` is what each row adds to the state.
+        `inputs [row, order]` is what each row adds to the state, before it is rounded.
         """
-        chunks = inputs.reshape(-1, ROWS * ORDER)
-        states = np.empty((len(chunks), (ROWS + 1) * ORDER))
-        state = self._state
-        assert state is not None
-        for n, chunk in enumerate(chunks):
-            np.rint(np.concatenate([state, chunk]) @ _STATES, out=states[n])
-            state = states[n, -ORDER:]
-        if whole:
-            self._state = states[whole - 1, -ORDER:]
-        return states[:, :-ORDER].reshape(-1, ORDER)
+        size = ROWS * ORDER
+        for n in range(len(inputs) // ROWS):
+            np.rint(inputs[n * ROWS : (n + 1) * ROWS], out=self._inputs)
+            after = self._states[n * size : n * size + len(self._joined)]
+            np.matmul(self._joined, _STATES, out=after)
+            np.rint(after, out=after)
+            self._state[:] = after[size:]
+        self._state[:] = self._states[whole * size : whole * size + ORDER]
+        return self._states[: len(inputs) * ORDER].reshape(-1, ORDER)
 
 
 def high_passed(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
