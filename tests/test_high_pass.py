@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from kwsd.audio import high_pass
 from kwsd.audio.high_pass import HighPass, high_passed
 from kwsd.audio.pcm import level_dbfs, to_int16
 from kwsd.audio.vad import VoiceGate
+from kwsd.cli import main as cli
+from kwsd.client import words
 from kwsd.config import Config, WordConfig
 from kwsd.detect.detector import Detector
 from kwsd.detect.offline import Recordings
@@ -217,6 +220,39 @@ def test_takes_with_an_offset_are_takes(trainer: WordTrainer, percent: float) ->
     if percent >= 2:
         with pytest.raises(TakeRejected, match="s of speech"):
             trainer.encoder.take(disturbed)
+
+
+def test_recordings_with_an_offset_give_what_they_give_without(
+    tmp_path: Path, trainer: WordTrainer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """2 % of full scale, in recordings 10 dB quieter than usual."""
+    texts = (PHRASE, "good evening to you", "it is nice today", "turn on the light", "computer")
+    quiet = hiss(0.5)
+    said = [np.concatenate([quiet, say(text) // 3, quiet]) for text in texts]
+    found = []
+    for offset in (0, 655):
+        folder = tmp_path / str(offset)
+        folder.mkdir()
+        files = [folder / f"{n}.wav" for n in range(len(said))]
+        for path, samples in zip(files, said, strict=True):
+            soundfile.write(path, (samples + offset).astype(np.int16), RATE)
+        names = [str(path) for path in files]
+        state = ["--state", str(folder / "state")]
+        (take,) = words.from_recordings(trainer, files[:1]).usable
+        assert cli.main(["enroll", "ann", "--wav", *names[1:4], *state]) == 0
+        capsys.readouterr()
+        assert cli.main(["detect", names[-1], "--words", "computer", *state]) == 0
+        wake = json.loads(capsys.readouterr().out)
+        assert cli.main(["embed", "--out", str(folder / "voices.npz"), *names]) == 0
+        with np.load(folder / "voices.npz") as saved:
+            found.append((take, wake, saved["embeddings"]))
+    (take, wake, voices), (other_take, other_wake, other_voices) = found
+    assert take.length_s == pytest.approx(other_take.length_s, abs=0.03)
+    assert np.corrcoef(take.frames[0].ravel(), other_take.frames[0].ravel())[0, 1] > 0.99
+    assert (wake["type"], wake["speaker"]["name"]) == ("wake", other_wake["speaker"]["name"])
+    assert wake["end"] == pytest.approx(other_wake["end"], abs=160)
+    assert wake["score"] == pytest.approx(other_wake["score"], abs=0.02)
+    assert (np.sum(voices * other_voices, axis=1) > 0.99).all()
 
 
 @pytest.mark.parametrize("voice", VOICES[:3])

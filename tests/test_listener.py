@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from fake_portaudio import FakePortAudio
+from conftest import hiss
+from fake_portaudio import FakePortAudio, FakeStream
 
 from kwsd.audio.channels import ChannelMeter
 from kwsd.audio.files import AudioFileError
+from kwsd.audio.high_pass import HighPass
 from kwsd.config import Config, MicrophoneConfig
 from kwsd.detect.detector import Detector, Step
 from kwsd.detect.setup import resolve
@@ -20,6 +22,7 @@ from kwsd.events import Event, Lag, MicrophoneChange
 from kwsd.model.bundle import Bundle
 from kwsd.model.runtime import Runtime
 from kwsd.server import source_health
+from kwsd.server.consumer import Consumer, Heard
 from kwsd.server.listener import Listener
 from kwsd.server.sources import RecordingSource
 
@@ -172,3 +175,55 @@ def test_an_error_of_ours_is_not_a_lost_microphone(
         listener.go()
         wait_for(lambda: ends)
     assert isinstance(ends[0], ZeroDivisionError)
+
+
+class Collector(Consumer):
+    """Keeps the blocks that were heard."""
+
+    def __init__(self) -> None:
+        self.blocks: list[np.ndarray] = []
+
+    def consume(self, heard: Heard) -> None:
+        self.blocks.append(heard.block.samples)
+
+
+def test_everything_behind_the_source_hears_filtered_samples(
+    portaudio: FakePortAudio,
+    bundle: Bundle,
+    runtime: Runtime,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A device with an offset, and an overflow after which the stream begins anew."""
+    room = hiss(60.0, 20) + 2300
+    at = 0
+
+    def read(stream: FakeStream, frames: int) -> tuple[bytes, bool]:
+        nonlocal at
+        time.sleep(0.001)
+        overflowed = portaudio.overflowed
+        portaudio.overflowed = False
+        at += frames
+        return np.take(room, np.arange(at - frames, at), mode="wrap").tobytes(), overflowed
+
+    monkeypatch.setattr(FakeStream, "read", read)
+    config = Config()
+    events: list[Event] = []
+    detector = Detector(bundle, resolve(config, bundle), runtime)
+    listener = Listener(config, detector, events.append, lambda _: None)
+    collector = Collector()
+    listener.consumers.append(collector)
+    with listener.running():
+        listener.go()
+        wait_for(lambda: len(collector.blocks) >= 5)
+        begun = listener.call(lambda: listener.audio.read(0, 3000)).result(5)
+        portaudio.overflowed = True
+        wait_for(lambda: len(events) == 2)
+        heard = len(collector.blocks)
+        wait_for(lambda: len(collector.blocks) > heard + 3)
+        kept = listener.call(
+            lambda: listener.audio.read(listener.audio.begin, listener.audio.end)
+        ).result(5)
+    assert np.array_equal(begun, HighPass().step(room[:3000]))
+    assert np.abs(np.concatenate(collector.blocks)).max() < 200  # no thump, at the gap either
+    assert len(kept) >= 1280
+    assert np.abs(kept).max() < 200
