@@ -280,6 +280,19 @@ def test_a_full_disk_is_an_answer_and_the_voiceprint_before_it_stays(
         assert client.request(Status()).speakers == ["ann"]
 
 
+def test_takes_from_a_client_may_have_an_offset(start: Start, endless: Path) -> None:
+    daemon = start("--source", str(endless), "--realtime")
+    take = np.concatenate([say("turn on the light") // 4, np.zeros(RATE, np.int16)])
+    with daemon.connect() as client:
+        client.request(EnrollBegin(name="ann"))
+        plain, offset = (
+            client.request(EnrollNext(audio=pcm.to_bytes(samples)))
+            for samples in (take, take + 2300)
+        )
+    assert offset.speech_s == pytest.approx(plain.speech_s, abs=0.05)
+    assert offset.speech_dbfs == pytest.approx(plain.speech_dbfs, abs=0.2)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_others_may_subscribe_but_not_enroll(start: Start, tmp_path: Path, endless: Path) -> None:
     daemon = start("--source", str(endless), "--realtime")
