@@ -104,6 +104,7 @@ class PipeInput:
         self._stop: Callable[[], bool] = lambda: False
         self._stall_s = 0.0
         self._ended = False
+        self._last = np.zeros(0, np.int16)  # the sample that was read last
 
     @property
     def meter(self) -> ChannelMeter:
@@ -138,18 +139,22 @@ class PipeInput:
                 continue
             data = os.read(self._fd, min(wanted, MAX_READ_BYTES))
             self._ended = not data
-            parts.append(self._converter.step(data) if data else self._end())
+            parts.append(self._converter.step(data) if data else self._end(parts))
             wanted -= len(data)
             deadline = time.monotonic() + self._stall_s
         samples = np.concatenate(parts) if parts else np.zeros(0, np.int16)
         if len(samples):
+            self._last = samples[-1:]
             return Block(samples, self._arrival(len(samples)))
         if self._ended:
             return None
         raise MicrophoneError(f"{self.name} has delivered nothing for {self._stall_s:g} s")
 
-    def _end(self) -> np.ndarray:
-        return np.concatenate(list(with_tail([self._converter.finish()])))
+    def _end(self, parts: list[np.ndarray]) -> np.ndarray:
+        """Return the end of the stream, which goes on from `parts`, with a tail."""
+        before = [self._last, *parts]
+        ended = list(with_tail([*before, self._converter.finish()]))
+        return np.concatenate(ended[len(before) :])
 
     def _arrival(self, samples: int) -> float:
         """Return when the last of `samples` was there.
