@@ -170,10 +170,12 @@ def test_guided_enrollment_from_the_stream(start: Start, tmp_path: Path) -> None
     enrolling = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    time.sleep(1.0)
+    assert enrolling.stdout is not None
+    printed = enrolling.stdout.readline()  # it asks for the first take, and begins to wait
+    time.sleep(0.3)
     with daemon.connect() as client:
         client.request(Subscribe())
-        printed, _ = enrolling.communicate(timeout=90)
+        printed += enrolling.communicate(timeout=90)[0]
     assert enrolling.returncode == 0, printed
     assert "[1/7] Please say “computer”." in printed
     assert printed.count("good:") == 7
