@@ -14,8 +14,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+from kwsd.bounded.file import FileError
 
-class ConfigError(ValueError):
+
+class ConfigError(FileError):
     """The configuration is wrong; the message names file, line and key, and what is expected."""
 
 
@@ -48,7 +50,7 @@ class WordConfig(_Section, frozen=True):
 class MicrophoneConfig(_Section, frozen=True):
     """The input device."""
 
-    device: str | int | None = None
+    device: str | Annotated[int, Meta(ge=0, le=1000)] | None = None
     """An input device (`kwsd devices`): the name of its sound card, which survives a reboot
     (`hw:CARD=Device`), words of its name, or its number. Null is the default."""
     channel: Annotated[int, Meta(ge=0)] | Literal["mix"] = 0

@@ -77,10 +77,10 @@ def test_unreadable_as_a_user(store: VoiceprintStore) -> None:
 def test_unreadable(store: VoiceprintStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.save(voiceprint())
 
-    def refuse(self: Path) -> bytes:
+    def refuse(path: Path, flags: int) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr("kwsd.bounded.file.os.open", refuse)
     with pytest.raises(VoiceprintError, match=r"may not be read .*0600"):
         store.load("ann")
 

@@ -45,3 +45,15 @@ def wav_bytes(samples: np.ndarray) -> bytes:
         wav.setframerate(SAMPLE_RATE)
         wav.writeframes(to_bytes(samples))
     return buffer.getvalue()
+
+
+def from_wav_bytes(data: bytes) -> np.ndarray:
+    """Return the samples of a WAV file as `wav_bytes` makes it. Raises ValueError."""
+    try:
+        with wave.open(io.BytesIO(data), "rb") as wav:
+            form = (wav.getnchannels(), wav.getsampwidth(), wav.getframerate())
+            if form != (1, 2, SAMPLE_RATE):
+                raise ValueError("it is not mono int16 at 16 kHz")
+            return from_bytes(wav.readframes(wav.getnframes()))
+    except (wave.Error, EOFError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"it is no WAV file ({error or 'cut off'})") from error

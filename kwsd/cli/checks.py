@@ -26,9 +26,11 @@ from kwsd.model.bundle import Bundle, BundleError
 from kwsd.protocol.commands import Status
 from kwsd.protocol.errors import DaemonError
 from kwsd.protocol.replies import StatusReply
+from kwsd.state.calibration import CalibrationError
 from kwsd.state.folder import check as check_folder
 from kwsd.state.library import Library
 from kwsd.state.voiceprints import VoiceprintStore
+from kwsd.state.words import WordError
 
 LISTEN_S = 3.0
 CLIPPED = 0.001
@@ -116,7 +118,12 @@ def _words(config: Config, bundle: Bundle, folder: Path) -> Generator[Finding, N
     """Yield what is wrong with the words; return the warnings about who may wake it."""
     if folder.exists() and not os.access(folder, os.R_OK | os.X_OK):
         return ()  # only the daemon knows the added words and the speakers
-    library, _ = Library.load(folder, bundle.encoder_id)
+    library, faults = Library.load(folder, bundle.encoder_id, bundle.voice_dim, bundle.frame_dim)
+    for fault in faults:
+        if isinstance(fault, WordError):
+            yield Finding("words", False, str(fault), "kwsd word remove WORD, then add it again")
+        elif isinstance(fault, CalibrationError):
+            yield Finding("calibration", False, str(fault), "kwsd calibrate")
     try:
         return resolve(config, bundle, library).speakers.warnings
     except ConfigError as error:
@@ -128,7 +135,7 @@ def _words(config: Config, bundle: Bundle, folder: Path) -> Generator[Finding, N
 
 
 def _voiceprints(bundle: Bundle, folder: Path) -> Iterator[Finding]:
-    good, bad = VoiceprintStore(folder, bundle.encoder_id).load_all()
+    good, bad = VoiceprintStore(folder, bundle.encoder_id, bundle.voice_dim).load_all()
     for damaged in bad:
         yield Finding("voiceprints", False, str(damaged), "kwsd enroll NAME")
     if folder.exists() and not os.access(folder, os.R_OK | os.X_OK):

@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         check_writable(arguments.trace)
     endpoint = Endpoint(arguments)
     config = endpoint.config
-    setup = resolve(config, endpoint.bundle, endpoint.state.library())
+    setup = resolve(config, endpoint.bundle, endpoint.state.library(), arguments.words or ())
     for warning in setup.speakers.warnings:
         show(f"warning: {warning}")
     recordings = Recordings(endpoint.bundle, setup, config.microphone.channel)

@@ -75,6 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
             realtime=arguments.realtime,
             wait_for_client=arguments.wait_for_client,
             raw_format=RawFormat(arguments.format, arguments.rate, arguments.channels),
+            required_words=arguments.words or (),
             overrides=change,
             on_event=(lambda event: print_event(event, as_json=arguments.json))
             if printed

@@ -43,11 +43,12 @@ def _sentences(status: StatusReply) -> list[str]:
         speakers = f"knows {', '.join(status.speakers)}"
     lines = [
         f"up for {status.uptime_s:.0f} s, {microphone}",
-        f"listens for {', '.join(words)}",
+        f"listens for {', '.join(words) or 'no word'}",
         f"{speakers}; {status.clients} client(s)",
     ]
     if status.real_time_factor is not None:
         cost = f"{status.real_time_factor:.4f} CPU seconds per second of audio"
         awake = 100 * (status.encoded_share or 0.0)
         lines.append(f"{cost}; the encoder was awake for {awake:.0f} % of it")
-    return lines + [f"warning: {warning}" for warning in status.warnings]
+    lines += [f"warning: {warning}" for warning in status.warnings]
+    return lines + [f"cannot be used: {why}" for why in status.unusable]

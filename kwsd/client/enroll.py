@@ -85,6 +85,10 @@ def from_microphone(
     `word` is the wake word to say. Raises DaemonError, and then nothing is stored.
     """
     begun = client.request(EnrollBegin(name=name))
+    if not begun.words:
+        _abort(client)
+        text = "the daemon listens for no word; `kwsd status` says why"
+        raise DaemonError("unknown_word", text)
     word = word_name(word or begun.words[0])
     if word not in begun.words:
         _abort(client)
@@ -178,7 +182,7 @@ def without_daemon(config: Config, name: str, paths: Sequence[Path], confirm: Co
     channel = config.microphone.channel
     folder = config.state_directory()
     check_folder(folder)
-    store = VoiceprintStore(folder, bundle.encoder_id)
+    store = VoiceprintStore(folder, bundle.encoder_id, bundle.voice_dim)
     enrollment = Enrollment(name, Embedder(bundle))
     if store.path(name).exists() and not confirm():
         return NOT_KEPT
@@ -198,7 +202,7 @@ def without_daemon(config: Config, name: str, paths: Sequence[Path], confirm: Co
     except TakeRejected as error:
         raise TakeRejected(error.reason, "\n".join([*refused, str(error)])) from error
     refused += [f"{accepted[number - 1]}: {SOMEBODY_ELSE}" for number in left_out]
-    library, _ = Library.load(folder, bundle.encoder_id)
+    library, _ = Library.load(folder, bundle.encoder_id, bundle.voice_dim, bundle.frame_dim)
     speakers = resolve(config, bundle, library).speakers
     known: list[str] = []
     if speakers.scorer:

@@ -60,7 +60,7 @@ def improve(
         text = f"{name!r} comes with kwsd and cannot be made again on the device"
         raise WordError(f"{text}; {fix}")
     old = get(requester, trainer.bundle, name)
-    clips = _labeled_clips(requester, trainer, old)
+    clips = _labeled_clips(requester, trainer, old, show)
     takes = [WordTake(frames, old.length_s) for frames in old.takes.astype(np.float32)]
     hardest = sorted(clips.right, key=lambda scored: scored[0])
     taught = [take for _, take in hardest[: max(MAX_STORED - len(takes), MAX_STORED // 4)]]
@@ -100,13 +100,18 @@ def improve(
     return replace(word, made=made), improvement
 
 
-def _labeled_clips(requester: Requester, trainer: WordTrainer, word: AddedWord) -> _LabeledClips:
+def _labeled_clips(
+    requester: Requester, trainer: WordTrainer, word: AddedWord, show: Callable[[str], None]
+) -> _LabeledClips:
     """Return the labeled clips that `word` has not learned from. Raises WordError without any."""
     found = _LabeledClips([], [], [])
     for info in requester.request(commands.Clips()).clips:
         if info.word != word.name or not info.label or info.id in word.made.clips:
             continue
         samples = pcm.from_bytes(requester.request(commands.ClipsGet(clip=info.id)).pcm)
+        if not 0 < info.end <= len(samples):
+            show(f"left out: the clip {info.id} ends before its word does")
+            continue
         found.ids.append(info.id)
         if info.label == "right":
             take = trainer.encoder.clip_take(samples, info.start, info.end)

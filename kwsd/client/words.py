@@ -14,6 +14,7 @@ from kwsd.audio import pcm
 from kwsd.audio.files import AudioFileError, read_all
 from kwsd.audio.format import SAMPLE_RATE
 from kwsd.audio.high_pass import HighPass
+from kwsd.bounded.file import Damaged, read
 from kwsd.client.client import Client
 from kwsd.client.enroll import MAX_RETRIES, TAKE_TIMEOUT_S, Guide, refusal
 from kwsd.config import Config, WordConfig
@@ -29,7 +30,15 @@ from kwsd.protocol.errors import DaemonError
 from kwsd.protocol.messages import Requester
 from kwsd.protocol.replies import WordsReply
 from kwsd.state.library import Library
-from kwsd.state.words import MAX_STORED, AddedWord, WordError, check_word_name, from_bytes, to_bytes
+from kwsd.state.words import (
+    MAX_BYTES,
+    MAX_STORED,
+    AddedWord,
+    WordError,
+    check_word_name,
+    from_bytes,
+    to_bytes,
+)
 from kwsd.version import __version__
 
 TEXT_ONLY = (
@@ -49,7 +58,7 @@ def listed(requester: Requester) -> WordsReply:
 def get(requester: Requester, bundle: Bundle, name: str) -> AddedWord:
     """Return an added word. Raises RequestError or WordError."""
     file = requester.request(commands.WordsGet(name=check_word_name(name))).file
-    return from_bytes(file, bundle.encoder_id, name)
+    return from_bytes(file, bundle.encoder_id, name, bundle.frame_dim)
 
 
 def put(requester: Requester, word: AddedWord) -> None:
@@ -60,9 +69,19 @@ def put(requester: Requester, word: AddedWord) -> None:
 def import_file(requester: Requester, bundle: Bundle, path: Path) -> str:
     """Keep the word in the file `path` and return its name.
 
-    Raises WordError, RequestError or OSError.
+    Raises WordError, RequestError or FileNotFoundError.
     """
-    word = from_bytes(path.read_bytes(), bundle.encoder_id, str(path))
+    try:
+        data = read(path, MAX_BYTES)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise WordError(f"{path}: cannot be read ({error.strerror})") from error
+    except Damaged as error:
+        raise WordError(
+            f"{path}: no word of kwsd ({error}); `kwsd word export` makes one"
+        ) from error
+    word = from_bytes(data, bundle.encoder_id, str(path), bundle.frame_dim)
     free_name([one.name for one in listed(requester).words], bundle, word.name)
     put(requester, word)
     return word.name

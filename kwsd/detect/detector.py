@@ -205,7 +205,7 @@ class Detector:
             logits = np.concatenate([logits, self._added_logits(start, end)], axis=1)
         with np.errstate(over="ignore"):
             posteriors = 1 / (1 + np.exp(-logits[:, self._columns]))
-        self._full_rate = bool(posteriors[-1].max() > FULL_RATE_ABOVE)
+        self._full_rate = bool((posteriors[-1] > FULL_RATE_ABOVE).any())
         wakes: list[Detection] = []
         primed_from = begin - (self.bundle.smoothing_chunks - 1)
         for chunk in range(max(start, primed_from, self._withhold_until), end):

@@ -9,7 +9,7 @@ for this very model, else the model's own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -84,30 +84,41 @@ class DetectorSetup:
     speakers: SpeakerSetup
 
 
-def resolve(config: Config, bundle: Bundle, library: Library | None = None) -> DetectorSetup:
+def resolve(
+    config: Config,
+    bundle: Bundle,
+    library: Library | None = None,
+    required: Collection[str] = (),
+) -> DetectorSetup:
     """Return the setup that `config` asks for, with what the `library` holds.
 
-    Raises ConfigError for a word that neither the bundle has nor the user has added, and for an
-    operating point that was not measured; BundleError where the bundle's cohort is damaged.
+    A word whose file cannot be used is left out, unless it is `required`. Raises ConfigError for
+    such a word, for one that neither the bundle has nor the user has added, and for an operating
+    point that was not measured; BundleError where the bundle's cohort is damaged.
     """
     library = library or Library()
     return DetectorSetup(
-        words=_active_words(config, bundle, library),
+        words=_active_words(config, bundle, library, required),
         vad=config.vad,
         near_miss=config.near_miss,
         speakers=_speakers(config, bundle, library),
     )
 
 
-def _active_words(config: Config, bundle: Bundle, library: Library) -> dict[str, ActiveWord]:
+def _active_words(
+    config: Config, bundle: Bundle, library: Library, required: Collection[str]
+) -> dict[str, ActiveWord]:
     if not config.words:
         raise ConfigError("words: at least one wake word is needed")
-    unknown = [
-        name for name in config.words if name not in bundle.words and name not in library.words
-    ]
+    names = [name for name in config.words if name in bundle.words or name in library.words]
+    missing = [name for name in config.words if name not in names]
+    unusable = library.unusable_words
+    for name in missing:
+        if name in unusable and name in required:
+            raise ConfigError(f"words: {name!r} cannot be used: {unusable[name]}")
+    unknown = [name for name in missing if name not in unusable]
     if unknown:
         raise UnknownWords(_unknown_words(unknown, bundle, library), unknown)
-    names = list(config.words)
     if config.added_words:
         names += [name for name in library.words if name not in config.words]
     return {name: _active_word(name, config, bundle, library) for name in names}

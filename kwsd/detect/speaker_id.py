@@ -7,9 +7,10 @@ from typing import Literal
 
 import numpy as np
 
+from kwsd.bounded.npz import Kinds
 from kwsd.events import SpeakerMatch, SpeakerScore
 from kwsd.metrics import Scorer, as_norm
-from kwsd.model.bundle import COHORT, Bundle
+from kwsd.model.bundle import COHORT, COHORT_ARRAYS, RESTORE, Bundle, BundleError
 from kwsd.state.voiceprints import Voiceprint
 
 
@@ -63,6 +64,9 @@ def read_cohort(bundle: Bundle, which: Literal["cohort", "strangers"]) -> np.nda
     `cohort` is what scores are normalized by. `strangers` are people whom neither the speaker head
     nor the cohort has seen. Raises BundleError.
     """
-    with np.load(bundle.file(COHORT), allow_pickle=False) as arrays:
-        voices = arrays[which].astype(np.float32)
-    return np.asarray(voices / np.linalg.norm(voices, axis=1, keepdims=True))
+    kinds: Kinds = {which: COHORT_ARRAYS[which]}
+    voices = bundle.arrays(COHORT, kinds)[which].astype(np.float32)
+    lengths = np.linalg.norm(voices, axis=1, keepdims=True)
+    if not voices.size or not lengths.all():
+        raise BundleError(f"{bundle.path / COHORT}: damaged (it holds no voices); {RESTORE}")
+    return np.asarray(voices / lengths)

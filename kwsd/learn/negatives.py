@@ -7,7 +7,14 @@ from functools import cached_property
 
 import numpy as np
 
-from kwsd.model.bundle import NEGATIVES, Bundle
+from kwsd.model.bundle import (
+    NEGATIVES,
+    NEGATIVES_ARRAYS,
+    NEGATIVES_TEXTS,
+    RESTORE,
+    Bundle,
+    BundleError,
+)
 from kwsd.state.words import CONTEXT_FRAMES
 
 
@@ -49,6 +56,12 @@ class Negatives:
 
 def read_negatives(bundle: Bundle) -> Negatives:
     """Return the bundle's bank. Raises BundleError."""
-    with np.load(bundle.file(NEGATIVES), allow_pickle=False) as arrays:
-        frames = arrays["high"].astype(np.float32) * arrays["scale"]
-        return Negatives(frames, arrays["starts"], tuple(arrays["texts"].tolist()))
+    arrays = bundle.arrays(NEGATIVES, {**NEGATIVES_ARRAYS, "texts": NEGATIVES_TEXTS})
+    high = arrays["high"]
+    starts = arrays["starts"]
+    fits = high.size and high.shape[1] == len(arrays["scale"]) and len(starts)
+    if not fits or starts[0] or (np.diff(starts, append=len(high)) <= 0).any():
+        text = f"{bundle.path / NEGATIVES}: damaged (its frames and segments do not fit together)"
+        raise BundleError(f"{text}; {RESTORE}")
+    frames = high.astype(np.float32) * arrays["scale"]
+    return Negatives(frames, starts, tuple(arrays["texts"]))

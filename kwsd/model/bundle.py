@@ -7,15 +7,21 @@ say. Nothing of a bundle is used before all of it has been checked.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta, Struct
 
 from kwsd.audio.log_mel import LogMel
-from kwsd.protocol.data import OperatingPoint
+from kwsd.bounded import file as bounded
+from kwsd.bounded import json as bounded_json
+from kwsd.bounded import npz
+from kwsd.bounded.file import Damaged, FileError
+from kwsd.bounded.npz import Kinds, Numbers, Text
+from kwsd.protocol.data import OperatingPoint, Threshold
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -29,10 +35,31 @@ NEGATIVES = "negatives.npz"
 """Frames that contain no added word; read only when a word is made."""
 COHORT = "cohort.npz"
 """Voices that speaker scores are normalized by, and voices of strangers for calibration."""
+MAX_MANIFEST = 4 << 20
+"""Bytes of the manifest."""
+FRONT_END_ARRAYS: Kinds = {
+    "window": Numbers("<f4", (1 << 16,)),
+    "filters": Numbers("<f4", (1 << 16, 1024)),
+    "hop_samples": Numbers("<i8"),
+    "fft_samples": Numbers("<i8"),
+    "floor_db": Numbers("<f8"),
+    "scale": Numbers("<f8"),
+    "offset": Numbers("<f8"),
+}
+COHORT_ARRAYS = {
+    "cohort": Numbers("|i1", (1 << 17, 1024)),
+    "strangers": Numbers("|i1", (1 << 17, 1024)),
+}
+NEGATIVES_ARRAYS = {
+    "high": Numbers("|i1", (1 << 22, 1024)),
+    "scale": Numbers("<f4", (1024,)),
+    "starts": Numbers("<i8", (1 << 20,)),
+}
+NEGATIVES_TEXTS = Text(4096, (1 << 20,))
 RESTORE = "restore the bundle, or reinstall kwsd"
 
 
-class BundleError(ValueError):
+class BundleError(FileError):
     """A model bundle cannot be used; the message names the file and the fix."""
 
 
@@ -92,6 +119,28 @@ class Bundle:
         _check(self.path / name, self.hashes[name])
         return self.path / name
 
+    def arrays(self, name: str, kinds: Kinds) -> dict[str, Any]:
+        """Return the arrays `kinds` of the file `name`, its hash checked. Raises BundleError."""
+        return _arrays(self.file(name), kinds)
+
+    @cached_property
+    def voice_dim(self) -> int | None:
+        """Length of a speaker embedding; None where the bundle has no cohort of them."""
+        return self._last_axis(COHORT, "cohort", COHORT_ARRAYS["cohort"])
+
+    @cached_property
+    def frame_dim(self) -> int | None:
+        """Length of a frame's embedding; None where the bundle has no negatives."""
+        return self._last_axis(NEGATIVES, "scale", NEGATIVES_ARRAYS["scale"])
+
+    def _last_axis(self, name: str, array: str, kind: Numbers) -> int | None:
+        """Return the last axis of an array, of which only the header is read."""
+        try:
+            with bounded.open_regular(self.path / name) as file:
+                return npz.shape(file, array, kind)[-1]
+        except (OSError, Damaged):
+            return None  # who reads the whole file is told
+
 
 def default_path() -> Path:
     """Return the bundle that came with kwsd: in the wheel, or in the source tree."""
@@ -102,57 +151,110 @@ def default_path() -> Path:
 def load(path: Path | None = None) -> Bundle:
     """Return the bundle in folder `path`, checked; the default one without. Raises BundleError."""
     path = path or default_path()
-    raw = _manifest(path)
-    try:
-        hashes = {name: str(file["sha256"]) for name, file in raw["files"].items()}
-        for name in (ENCODER, SPEAKER, FRONT_END, VOICE_FRONT_END):
-            _check(path / name, hashes[name])
-        smoothing = int(raw["smoothing_chunks"])
-        id = hashlib.sha256(f"{hashes[ENCODER]} {smoothing}".encode()).hexdigest()[:16]
-        speaker = raw["speaker"]
-        return Bundle(
-            path=path,
-            encoder_id=str(raw["encoder_id"]),
-            words={name: _word(body, id) for name, body in raw["words"].items()},
-            chunk_samples=int(raw["chunk_samples"]),
-            receptive_chunks=int(raw["receptive_chunks"]),
-            smoothing_chunks=smoothing,
-            speaker_threshold=float(speaker["threshold"]),
-            speaker_calibration=(float(speaker["slope"]), float(speaker["offset"])),
-            front_end=read_front_end(path / FRONT_END),
-            voice_front_end=read_front_end(path / VOICE_FRONT_END),
-            hashes=hashes,
-        )
-    except BundleError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        text = f"{path / MANIFEST}: incomplete or malformed ({error!r}); {RESTORE}"
-        raise BundleError(text) from error
+    manifest = _manifest(path)
+    hashes = {name: file.sha256 for name, file in manifest.files.items()}
+    for name in (ENCODER, SPEAKER, FRONT_END, VOICE_FRONT_END):
+        if name not in hashes:
+            text = f"{path / MANIFEST}: incomplete or malformed (it has no {name}); {RESTORE}"
+            raise BundleError(text)
+        _check(path / name, hashes[name])
+    smoothing = manifest.smoothing_chunks
+    id = hashlib.sha256(f"{hashes[ENCODER]} {smoothing}".encode()).hexdigest()[:16]
+    speaker = manifest.speaker
+    return Bundle(
+        path=path,
+        encoder_id=manifest.encoder_id,
+        words={name: word.model(id) for name, word in manifest.words.items()},
+        chunk_samples=manifest.chunk_samples,
+        receptive_chunks=manifest.receptive_chunks,
+        smoothing_chunks=smoothing,
+        speaker_threshold=speaker.threshold,
+        speaker_calibration=(speaker.slope, speaker.offset),
+        front_end=read_front_end(path / FRONT_END),
+        voice_front_end=read_front_end(path / VOICE_FRONT_END),
+        hashes=hashes,
+    )
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+class _Kind(Struct, frozen=True):
+    """What every format of the manifest has."""
+
+    kind: str = ""
+    format: int = 0
+
+
+class _File(Struct, frozen=True):
+    sha256: str
+
+
+class _Word(Struct, frozen=True):
+    threshold: Threshold
+    operating_points: tuple[OperatingPoint, ...]
+    scores: tuple[float, ...] = ()
+    scores_10db: tuple[float, ...] = ()
+
+    def model(self, id: str) -> WordModel:
+        scores = (self.scores, self.scores_10db)
+        return WordModel(self.threshold, self.operating_points, id, scores)
+
+
+class _Speaker(Struct, frozen=True):
+    threshold: float
+    slope: float
+    offset: float
+
+
+class _Manifest(Struct, frozen=True):
+    encoder_id: str
+    words: dict[str, _Word]
+    chunk_samples: Annotated[int, Meta(ge=160, le=16000)]
+    receptive_chunks: Annotated[int, Meta(ge=1, le=1000)]
+    smoothing_chunks: Annotated[int, Meta(ge=1, le=100)]
+    speaker: _Speaker
+    files: dict[str, _File]
+
+
+def _manifest(path: Path) -> _Manifest:
+    file = path / MANIFEST
     try:
-        raw = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        data = bounded.read(file, MAX_MANIFEST)
+        kind = bounded_json.decode(data, _Kind)
     except FileNotFoundError:
         text = f"{path}: no model bundle there ({MANIFEST} is missing)"
         raise BundleError(f"{text}; set `models` to a bundle's folder, or reinstall kwsd") from None
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{path / MANIFEST}: cannot be read ({error}); {RESTORE}") from error
-    if not isinstance(raw, dict) or raw.get("kind") != "kwsd-bundle":
-        raise BundleError(f"{path / MANIFEST}: is not the manifest of a kwsd model bundle")
-    if raw.get("format") != FORMAT:
-        text = f"{path}: bundle format {raw.get('format')!r}, this kwsd reads {FORMAT}"
+    except (OSError, Damaged) as error:
+        raise BundleError(f"{file}: cannot be read ({error}); {RESTORE}") from error
+    if kind.kind != "kwsd-bundle":
+        raise BundleError(f"{file}: is not the manifest of a kwsd model bundle")
+    if kind.format != FORMAT:
+        text = f"{path}: bundle format {kind.format}, this kwsd reads {FORMAT}"
         raise BundleError(f"{text}; use the bundle and the kwsd of one release")
-    return raw
+    try:
+        return bounded_json.decode(data, _Manifest)
+    except Damaged as error:
+        raise BundleError(f"{file}: incomplete or malformed ({error}); {RESTORE}") from error
+
+
+def _arrays(path: Path, kinds: Kinds) -> dict[str, Any]:
+    """Return the arrays of a file. Raises BundleError."""
+    try:
+        with bounded.open_regular(path) as file:
+            return npz.decode(file, kinds)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror}); {RESTORE}") from error
+    except Damaged as error:
+        raise BundleError(f"{path}: damaged ({error}); {RESTORE}") from error
 
 
 def _check(file: Path, expected: str) -> None:
     try:
-        with file.open("rb") as opened:
+        with bounded.open_regular(file) as opened:
             found = hashlib.file_digest(opened, "sha256").hexdigest()
             size = opened.tell()
     except OSError as error:
         raise BundleError(f"{file}: cannot be read ({error.strerror}); {RESTORE}") from error
+    except Damaged as error:
+        raise BundleError(f"{file}: cannot be read ({error}); {RESTORE}") from error
     if found != expected:
         raise BundleError(
             f"{file}: {size} bytes with sha256 {found[:12]}…, "
@@ -161,27 +263,24 @@ def _check(file: Path, expected: str) -> None:
         )
 
 
-def _word(body: dict[str, Any], id: str) -> WordModel:
-    points = tuple(
-        OperatingPoint(**{key: float(value) for key, value in point.items()})
-        for point in body["operating_points"]
-    )
-    clean, noisy = (tuple(map(float, body.get(key, ()))) for key in ("scores", "scores_10db"))
-    return WordModel(float(body["threshold"]), points, id, (clean, noisy))
-
-
 def read_front_end(path: Path) -> LogMel:
-    """Return the front end in an `.npz` file."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return LogMel(
-            window=arrays["window"],
-            filters=arrays["filters"],
-            hop_samples=int(arrays["hop_samples"]),
-            fft_samples=int(arrays["fft_samples"]),
-            floor_db=float(arrays["floor_db"]),
-            scale=float(arrays["scale"]),
-            offset=float(arrays["offset"]),
-        )
+    """Return the front end in an `.npz` file. Raises BundleError."""
+    arrays = _arrays(path, FRONT_END_ARRAYS)
+    hop = int(arrays["hop_samples"])
+    fft = int(arrays["fft_samples"])
+    window = arrays["window"]
+    filters = arrays["filters"]
+    if not (0 < hop <= len(window) <= fft and filters.shape[0] == fft // 2 + 1 and filters.size):
+        raise BundleError(f"{path}: damaged (its window and filters do not fit); {RESTORE}")
+    return LogMel(
+        window=window,
+        filters=filters,
+        hop_samples=hop,
+        fft_samples=fft,
+        floor_db=float(arrays["floor_db"]),
+        scale=float(arrays["scale"]),
+        offset=float(arrays["offset"]),
+    )
 
 
 def write_front_end(path: Path, front_end: LogMel) -> None:

@@ -75,6 +75,8 @@ class StatusReply(Reply, frozen=True):
     """Why this client's privileged requests are refused, and the fix; null where they are not."""
     warnings: list[str]
     """What keeps it from doing what the configuration means, with the remedy."""
+    unusable: list[str] = []
+    """Why files of the state directory cannot be used; the daemon goes on without them."""
 
 
 class ConfigReply(Reply, frozen=True):

@@ -179,6 +179,7 @@ class Handlers:
             log_peaks=config.log_peaks,
             refused=session.peer.refusal(config.socket.admin_group),
             warnings=detector.setup.speakers.warnings,
+            unusable=self._parts.state.unusable,
         )
 
     async def _audio(self, session: ClientSession, command: commands.Audio) -> replies.AudioReply:

@@ -7,7 +7,9 @@ them without a daemon.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -24,7 +26,14 @@ from kwsd.learn.thresholds import speaker_trials
 from kwsd.model.bundle import Bundle
 from kwsd.protocol import commands, replies
 from kwsd.protocol.commands import Command, Request
-from kwsd.protocol.data import CalibratedSpeakers, CalibratedWord, ClipInfo, SpeakerInfo
+from kwsd.protocol.data import (
+    CalibratedSpeakers,
+    CalibratedWord,
+    Clip,
+    ClipInfo,
+    SpeakerInfo,
+    WordPeaks,
+)
 from kwsd.protocol.errors import RequestError
 from kwsd.protocol.paging import Pages
 from kwsd.protocol.replies import Page, Reply
@@ -33,7 +42,7 @@ from kwsd.state import words
 from kwsd.state.calibration import Calibration, CalibrationError, CalibrationStore
 from kwsd.state.clips import ClipError, ClipStore
 from kwsd.state.library import Library
-from kwsd.state.peak_log import PeakLog, highest
+from kwsd.state.peak_log import PeakLog, PeakLogError, highest
 from kwsd.state.store import Named, StateError, Store
 from kwsd.state.voiceprints import VoiceprintError, VoiceprintStore
 from kwsd.state.words import WordError, WordStore
@@ -64,14 +73,15 @@ class StateHandlers:
         state_folder.check(folder)
         self.bundle = bundle
         self.folder = folder
-        self.voiceprints = VoiceprintStore(folder, bundle.encoder_id)
-        self.words = WordStore(folder, bundle.encoder_id)
+        self.voiceprints = VoiceprintStore(folder, bundle.encoder_id, bundle.voice_dim)
+        self.words = WordStore(folder, bundle.encoder_id, bundle.frame_dim)
         self.calibrations = CalibrationStore(folder, bundle.encoder_id)
         self.peaks = PeakLog(folder)
         self.clips = ClipStore(folder, lambda: config().clips)
         self._config = config
         self._origins = origins
         self._pages = Pages()
+        self._faults: dict[str, tuple[str, ...]] = {}
         self._handlers: dict[type[Command], Callable[[Any], Reply]] = {
             commands.Speakers: self._list_speakers,
             commands.SpeakersDelete: self._delete_speaker,
@@ -105,11 +115,47 @@ class StateHandlers:
         return self._pages.first(command, reply) if isinstance(reply, Page) else reply
 
     def library(self) -> Library:
-        """Return what the detector must know; what cannot be used is logged."""
-        library, faults = Library.load(self.folder, self.bundle.encoder_id)
-        for fault in faults:
-            log.error("%s", fault)
+        """Return what the detector must know; what cannot be used is logged once."""
+        bundle = self.bundle
+        library, faults = Library.load(
+            self.folder, bundle.encoder_id, bundle.voice_dim, bundle.frame_dim
+        )
+        self._note("library", faults)
         return library
+
+    def check_records(self) -> None:
+        """Read the clips and the log of peaks; what cannot be used is logged once."""
+        self._all_clips()
+        with suppress(PeakLogError):
+            self._all_peaks(time.time())
+
+    @property
+    def unusable(self) -> list[str]:
+        """Why files of the state directory cannot be used, as they were read last."""
+        return [text for faults in list(self._faults.values()) for text in faults]
+
+    def _note(self, what: str, faults: Sequence[StateError]) -> None:
+        """Keep what is wrong with the files of one kind, and log what is new of it."""
+        before = self._faults.get(what, ())
+        self._faults[what] = tuple(str(fault) for fault in faults)
+        for text in self._faults[what]:
+            if text not in before:
+                log.error("%s", text)
+
+    def _all_clips(self) -> list[Clip]:
+        clips, faults = self.clips.load_all()
+        self._note("clips", faults)
+        return clips
+
+    def _all_peaks(self, since: float) -> dict[str, list[WordPeaks]]:
+        """Return the logged peaks. Raises PeakLogError where the file cannot be read."""
+        try:
+            found, faults = self.peaks.read_all(since)
+        except PeakLogError as error:
+            self._note("peaks", [error])
+            raise
+        self._note("peaks", faults)
+        return found
 
     def _list_speakers(self, command: commands.Speakers) -> replies.SpeakersReply:
         good, bad = self.voiceprints.load_all()
@@ -152,7 +198,9 @@ class StateHandlers:
 
     def _put_word(self, command: commands.WordsPut) -> replies.WordsPutReply:
         try:
-            word = words.from_bytes(command.file, self.bundle.encoder_id, "words.put")
+            word = words.from_bytes(
+                command.file, self.bundle.encoder_id, "words.put", self.bundle.frame_dim
+            )
         except WordError as error:
             raise RequestError("bad_word", str(error)) from error
         if word.name in self.bundle.words:
@@ -186,11 +234,11 @@ class StateHandlers:
         return replies.ConfigReply(text=text, sources=sources)
 
     def _get_calibration(self, command: commands.GetCalibration) -> replies.CalibrationReply:
+        library = self.library()
         try:
-            calibration = self.calibrations.current()
-        except CalibrationError as error:
-            raise RequestError("bad_calibration", str(error)) from error
-        setup = self._setup()
+            setup = resolve(self._config(), self.bundle, library)
+        except ConfigError as error:
+            raise RequestError("bad_config", str(error)) from error
         in_force = {
             name: CalibratedWord(word.threshold, word.model.id, word.origin)
             for name, word in setup.words.items()
@@ -198,7 +246,7 @@ class StateHandlers:
         return replies.CalibrationReply(
             words=in_force,
             speaker=CalibratedSpeakers(setup.speakers.threshold, setup.speakers.origin),
-            earlier=len(calibration.earlier),
+            earlier=len(library.calibration.earlier) if library.calibration else 0,
         )
 
     def _put_calibration(self, command: commands.CalibrationPut) -> replies.Done:
@@ -207,7 +255,7 @@ class StateHandlers:
 
     def _undo_calibration(self, command: commands.CalibrationUndo) -> replies.CalibrationUndoReply:
         try:
-            before = self._calibration().undone()
+            before = self.calibrations.current().undone()
         except CalibrationError as error:
             raise RequestError("bad_calibration", str(error)) from error
         _save(self.calibrations, before)
@@ -222,17 +270,16 @@ class StateHandlers:
 
     def _get_peaks(self, command: commands.Peaks) -> replies.PeaksReply:
         try:
-            found = self.peaks.read(command.since)
-        except OSError as error:
-            text = f"{self.peaks.path}: cannot be read ({error.strerror})"
-            raise RequestError("internal", text) from error
+            found = self._all_peaks(command.since)
+        except PeakLogError as error:
+            raise RequestError("bad_log", str(error)) from error
         peaks = {name: highest(stretches, MAX_PEAKS) for name, stretches in found.items()}
         return replies.PeaksReply(words=peaks, labels=self.clips.labels())
 
     def _list_clips(self, command: commands.Clips) -> replies.ClipsReply:
         listed = [
             ClipInfo(**{field: getattr(clip, field) for field in ClipInfo.__struct_fields__})
-            for clip in self.clips.listed()
+            for clip in self._all_clips()
         ]
         return replies.ClipsReply(clips=listed, enabled=self._config().clips.enabled)
 

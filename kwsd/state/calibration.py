@@ -3,13 +3,14 @@ them."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import msgspec
 from msgspec import Struct
 
+from kwsd.bounded import json as bounded_json
+from kwsd.bounded.file import Damaged
 from kwsd.protocol.data import SpeakerThreshold, WordThreshold
 from kwsd.state.store import StateError, Store
 
@@ -69,6 +70,10 @@ class Calibration:
         return Calibration(self.encoder_id, before.words, before.speaker, self.earlier[:-1])
 
 
+class _Format(Struct, frozen=True):
+    format: int
+
+
 class _File(Struct, frozen=True):
     """The JSON of a calibration."""
 
@@ -85,26 +90,28 @@ class CalibrationStore(Store[Calibration]):
     suffix = ".calibration"
     thing = "calibration"
     error = CalibrationError
+    max_bytes = 512 << 10
+
+    def again(self, name: str) -> str:
+        """Return what to do where the calibration is lost."""
+        return "run `kwsd calibrate` again"
 
     def parse(self, name: str, data: bytes) -> Calibration:
         """Return the calibration in a file. Raises CalibrationError."""
         path = self.path(name)
-        again = "run `kwsd calibrate` again"
         try:
-            format = json.loads(data)["format"]
+            format = bounded_json.decode(data, _Format).format
             if format != FORMAT:
                 text = f"format {format}, this kwsd reads {FORMAT}"
-                raise CalibrationError(f"{path}: {text}; {again}")
-            file = msgspec.json.decode(data, type=_File)
-        except CalibrationError:
-            raise
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            text = f"damaged ({error}); remove it and {again}, or restore it"
-            raise CalibrationError(f"{path}: {text}") from error
+                raise CalibrationError(f"{path}: {text}; {self.again(name)}")
+            file = bounded_json.decode(data, _File)
+        except Damaged as error:
+            raise self.damaged(name, error) from error
         if file.encoder_id != self.encoder_id:
             text = f"found with the encoder {file.encoder_id}, this model is {self.encoder_id}"
-            raise CalibrationError(f"{path}: {text}; {again}")
-        return Calibration(file.encoder_id, file.words, file.speaker, file.earlier)
+            raise CalibrationError(f"{path}: {text}; {self.again(name)}")
+        earlier = file.earlier[-MAX_UNDO:]
+        return Calibration(file.encoder_id, file.words, file.speaker, earlier)
 
     def to_bytes(self, thing: Calibration) -> bytes:
         """Return the file of a calibration."""
@@ -117,4 +124,8 @@ class CalibrationStore(Store[Calibration]):
 
         Raises CalibrationError where there is one that cannot be used.
         """
-        return self.load(NAME) if NAME in self.names() else Calibration(self.encoder_id)
+        try:
+            return self.load(NAME) if NAME in self.names() else Calibration(self.encoder_id)
+        except CalibrationError as error:
+            error.thing = NAME
+            raise

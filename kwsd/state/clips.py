@@ -8,7 +8,6 @@ is listed is whole. Their ages and their order do not depend on a wall clock tha
 from __future__ import annotations
 
 import time
-import wave
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -17,16 +16,27 @@ import msgspec
 import numpy as np
 
 from kwsd.audio import pcm
+from kwsd.audio.format import SAMPLE_RATE
+from kwsd.bounded import file as bounded
+from kwsd.bounded import json as bounded_json
+from kwsd.bounded.file import Damaged
 from kwsd.config import ClipsConfig
 from kwsd.protocol.data import Clip, ClipLabel, LabeledTime
 from kwsd.state.clip_ages import ClipAges
 from kwsd.state.folder import CLIPS
-from kwsd.state.store import StateError, write_atomically
+from kwsd.state.store import LATEST, StateError, write_atomically
 
 BEFORE_S = 1.5
 """Seconds of a clip before the word."""
 AFTER_S = 0.5
 """Seconds of a clip after the word."""
+MAX_JSON = 256 << 10
+"""Bytes of the JSON file of a clip."""
+MAX_SAMPLES = 60 * SAMPLE_RATE
+"""Samples of a clip: no word is nearly so long."""
+MAX_WAV = 2 * MAX_SAMPLES + 1024
+"""Bytes of the WAV file of a clip."""
+CLEAR = "remove it, or clear all clips with `kwsd clips clear --all`"
 
 
 class ClipError(StateError):
@@ -65,14 +75,23 @@ class ClipStore:
 
     def listed(self) -> list[Clip]:
         """Return all clips, the oldest first; damaged ones are skipped."""
-        clips = []
+        return self.load_all()[0]
+
+    def load_all(self) -> tuple[list[Clip], list[StateError]]:
+        """Return all clips, the oldest first, and why others cannot be used."""
+        clips: list[Clip] = []
+        bad: list[StateError] = []
         for path in sorted(self.folder.glob("*.json")):
-            with suppress(OSError, ValueError, RecursionError):
-                clip = msgspec.json.decode(path.read_bytes(), type=Clip)
-                if clip.id == path.stem:
-                    clips.append(clip)
+            try:
+                clips.append(_read(path))
+            except FileNotFoundError:
+                continue  # deleted meanwhile
+            except OSError as error:
+                bad.append(ClipError(f"{path}: cannot be read ({error.strerror}); {CLEAR}"))
+            except Damaged as error:
+                bad.append(ClipError(f"{path}: damaged ({error}); {CLEAR}"))
         recorded = self._ages.recorded()
-        return sorted(clips, key=lambda clip: (recorded.get(clip.id, clip.time), clip.id))
+        return sorted(clips, key=lambda clip: (recorded.get(clip.id, clip.time), clip.id)), bad
 
     def find(self, ids: Iterable[str]) -> list[Clip]:
         """Return the clips with these ids. Raises ClipError where one is missing."""
@@ -87,10 +106,11 @@ class ClipStore:
         """Return the audio of a clip, int16 `[sample]` at 16 kHz. Raises ClipError."""
         path = self._file(clip.id, ".wav")
         try:
-            with wave.open(str(path), "rb") as wav:
-                return pcm.from_bytes(wav.readframes(wav.getnframes()))
-        except (OSError, EOFError, wave.Error) as error:
-            raise ClipError(f"{path}: cannot be read ({error})") from error
+            return pcm.from_wav_bytes(bounded.read(path, MAX_WAV, links=False))
+        except OSError as error:
+            raise ClipError(f"{path}: cannot be read ({error.strerror}); {CLEAR}") from error
+        except ValueError as error:
+            raise ClipError(f"{path}: damaged ({error}); {CLEAR}") from error
 
     def label(self, ids: Iterable[str], label: ClipLabel | None) -> None:
         """Label clips as the word or not; None takes the label back.
@@ -162,3 +182,22 @@ class ClipStore:
 
     def _file(self, id: str, suffix: str) -> Path:
         return self.folder / (id + suffix)
+
+
+def _read(path: Path) -> Clip:
+    """Return the clip that a JSON file describes. Raises OSError or Damaged."""
+    clip = bounded_json.decode(bounded.read(path, MAX_JSON, links=False), Clip)
+    if clip.id != path.stem:
+        raise Damaged(f"it describes the clip {clip.id!r}")
+    if not 0 <= clip.time <= LATEST:
+        raise Damaged("it was recorded at no time that there is")
+    if not 0 <= clip.start <= clip.end <= MAX_SAMPLES:
+        raise Damaged(f"its word lies in samples {clip.start} to {clip.end}")
+    scores = [clip.score, clip.threshold, *(score for _, score in clip.scores)]
+    if clip.speaker:
+        scores += [clip.speaker.score, clip.speaker.threshold]
+    if not all(0 <= score <= 1 for score in scores):
+        raise Damaged("a score lies between 0 and 1")
+    if not all(0 <= at <= MAX_SAMPLES for at, _ in clip.scores):
+        raise Damaged("it has a score where it has no sample")
+    return clip

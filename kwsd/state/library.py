@@ -19,16 +19,28 @@ class Library:
     voiceprints: Mapping[str, Voiceprint] = field(default_factory=dict)
     words: Mapping[str, AddedWord] = field(default_factory=dict)
     calibration: Calibration | None = None
+    unusable_words: Mapping[str, StateError] = field(default_factory=dict)
+    """Why other added words cannot be used, by name."""
 
     @classmethod
-    def load(cls, folder: Path, encoder_id: str) -> tuple[Library, list[StateError]]:
-        """Return what can be used in a state directory, and why the rest cannot."""
-        voiceprints, faults = VoiceprintStore(folder, encoder_id).load_all()
-        words, bad_words = WordStore(folder, encoder_id).load_all()
+    def load(
+        cls,
+        folder: Path,
+        encoder_id: str,
+        voice_dim: int | None = None,
+        frame_dim: int | None = None,
+    ) -> tuple[Library, list[StateError]]:
+        """Return what can be used in a state directory, and why the rest cannot.
+
+        `voice_dim` and `frame_dim` are the lengths of the encoder's vectors; None is any.
+        """
+        voiceprints, faults = VoiceprintStore(folder, encoder_id, voice_dim).load_all()
+        words, bad_words = WordStore(folder, encoder_id, frame_dim).load_all()
         faults += bad_words
         calibration = None
         try:
             calibration = CalibrationStore(folder, encoder_id).current()
         except CalibrationError as error:
             faults.append(error)
-        return cls(voiceprints, words, calibration), faults
+        unusable = {error.thing: error for error in bad_words if error.thing}
+        return cls(voiceprints, words, calibration, unusable), faults

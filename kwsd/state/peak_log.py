@@ -5,18 +5,30 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 import numpy as np
 from msgspec import Struct
 
+from kwsd.bounded import file as bounded
+from kwsd.bounded import json as bounded_json
+from kwsd.bounded.file import Damaged
 from kwsd.protocol.data import Peak, WordPeaks
-from kwsd.state.store import write_atomically
+from kwsd.state.store import LATEST, StateError, write_atomically
 
 MAX_BYTES = 4 << 20
 """The log drops its older half above this size: months."""
+MAX_READ = 2 * MAX_BYTES
+"""Bytes above which it is no log of kwsd."""
+MAX_LINE = 1 << 20
+"""Bytes of a line."""
+MAX_PEAKS = 250_000
+"""Peaks that are read: more than fit a log of MAX_BYTES; the latest count."""
+
+
+class PeakLogError(StateError):
+    """The log of peaks cannot be read; the message says why."""
 
 
 class _Line(Struct, frozen=True):
@@ -32,12 +44,12 @@ class PeakLog:
         self.path = folder / "peaks.jsonl"
 
     def append(self, words: Mapping[str, WordPeaks]) -> None:
-        """Store a stretch of time that has just ended. Raises OSError."""
+        """Store a stretch of time that has just ended. Raises OSError or PeakLogError."""
         rounded = {name: _rounded(stretch) for name, stretch in words.items()}
         line = msgspec.json.encode(_Line(round(time.time(), 1), rounded)) + b"\n"
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._shrink()
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         with open(os.open(self.path, flags, 0o600), "r+b") as out:
             size = out.seek(0, os.SEEK_END)
             if size:  # a line that was cut off is ended, and is skipped by `read`
@@ -50,24 +62,76 @@ class PeakLog:
     def read(self, since: float = 0.0) -> dict[str, list[WordPeaks]]:
         """Return each word's stretches that were written after `since`, seconds since the epoch.
 
-        Lines that were cut off are skipped. Raises OSError.
+        Lines that are damaged or were cut off are skipped. Raises PeakLogError.
         """
+        return self.read_all(since)[0]
+
+    def read_all(self, since: float = 0.0) -> tuple[dict[str, list[WordPeaks]], list[StateError]]:
+        """Return what `read` does, and what is wrong with the lines that it skips.
+
+        Raises PeakLogError where the file as a whole cannot be read.
+        """
+        latest_first: list[_Line] = []
+        skipped = 0
+        peaks = 0
+        for data in reversed(self._data().splitlines()):
+            try:
+                line = _parsed(data)
+            except Damaged:
+                skipped += 1
+                continue
+            peaks += sum(len(stretch.peaks) for stretch in line.words.values())
+            if peaks > MAX_PEAKS:
+                break
+            if line.written > since:
+                latest_first.append(line)
         found: dict[str, list[WordPeaks]] = {}
-        if not self.path.exists():
-            return found
-        for data in self.path.read_bytes().splitlines():
-            with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                line = msgspec.json.decode(data, type=_Line, strict=False)
-                if line.written > since:
-                    for name, stretch in line.words.items():
-                        found.setdefault(name, []).append(stretch)
-        return found
+        for line in reversed(latest_first):
+            for name, stretch in line.words.items():
+                found.setdefault(name, []).append(stretch)
+        text = f"{self.path}: {skipped} of its lines are damaged, and are left out"
+        return found, [PeakLogError(f"{text}; the others count")] if skipped else []
+
+    def _data(self) -> bytes:
+        try:
+            return bounded.read(self.path, MAX_READ, links=False)
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise PeakLogError(f"{self.path}: cannot be read ({error.strerror})") from error
+        except Damaged as error:
+            text = f"{self.path}: damaged ({error}); remove it, and another is begun"
+            raise PeakLogError(text) from error
 
     def _shrink(self) -> None:
-        if not self.path.exists() or self.path.stat().st_size < MAX_BYTES:
+        try:
+            bounded.check_regular(self.path, links=False)
+        except FileNotFoundError:
             return
-        lines = self.path.read_bytes().splitlines(keepends=True)
+        except Damaged as error:
+            raise PeakLogError(f"{self.path}: {error}; remove it") from error
+        if self.path.stat().st_size < MAX_BYTES:
+            return
+        lines = self._data().splitlines(keepends=True)
         write_atomically(self.path, b"".join(lines[len(lines) // 2 :]))
+
+
+def _parsed(data: bytes) -> _Line:
+    """Return a line of the log. Raises Damaged."""
+    if len(data) > MAX_LINE:
+        raise Damaged("it is too long")
+    # 0.1.0 wrote 0 and 1 for false and true.
+    line = bounded_json.decode(data, _Line, strict=False)
+    numbers = [line.written]
+    for stretch in line.words.values():
+        numbers.append(stretch.seconds)
+        for peak in stretch.peaks:
+            numbers.append(peak.time)
+            if not (0 <= peak.peak <= 1 and 0 <= (peak.score or 0) <= 1):
+                raise Damaged("a score lies between 0 and 1")
+    if not all(0 <= number <= LATEST for number in numbers):
+        raise Damaged("there is no such time")
+    return line
 
 
 def _rounded(stretch: WordPeaks) -> WordPeaks:

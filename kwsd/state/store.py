@@ -13,23 +13,36 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
+from kwsd.bounded import file as bounded
+from kwsd.bounded.file import Damaged, FileError
+
 NAME = re.compile(r"[^\W_][\w .'-]{0,62}", re.UNICODE)
+LATEST = 253402300799
+"""The last second of the year 9999, since the epoch: no time in a file is later."""
 
 
 class Named(Protocol):
-    """Something with a name."""
+    """Something with a name, made for one encoder."""
 
     @property
     def name(self) -> str:
         """The name, which the file carries."""
         ...
 
+    @property
+    def encoder_id(self) -> str:
+        """The encoder for which it was made."""
+        ...
+
 
 T = TypeVar("T", bound=Named)
 
 
-class StateError(ValueError):
+class StateError(FileError):
     """A file of the state directory cannot be read, written or used; the message names the fix."""
+
+    thing = ""
+    """The name of the voiceprint or word, where it is known."""
 
 
 def check_name(name: str, thing: str, error: type[StateError] = StateError) -> str:
@@ -50,7 +63,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        partial.unlink(missing_ok=True)  # whatever it is, it is not written through
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         with open(os.open(partial, flags, 0o600), "wb") as out:
             out.write(data)
             out.flush()
@@ -74,20 +88,32 @@ def _sync(folder: Path) -> None:
 class Store(Generic[T]):
     """The files `NAME + suffix` of a folder, each one `thing`, made for one encoder.
 
-    Errors are of the type `error`.
+    A file is a regular file of at most `max_bytes`. Errors are of the type `error`.
     """
 
     suffix: str
     thing: str
     error: type[StateError]
+    max_bytes: int
 
-    def __init__(self, folder: Path, encoder_id: str) -> None:
+    def __init__(self, folder: Path, encoder_id: str, dim: int | None = None) -> None:
+        """`dim` is the length of the encoder's vectors that the files hold; None is any."""
         self.folder = folder
         self.encoder_id = encoder_id
+        self.dim = dim
 
     def parse(self, name: str, data: bytes) -> T:
         """Return what a file holds. Raises the error where it is damaged or of another encoder."""
         raise NotImplementedError
+
+    def again(self, name: str) -> str:
+        """Return what to do where a file is lost."""
+        raise NotImplementedError
+
+    def damaged(self, name: str, why: object) -> StateError:
+        """Return the error for a file that is damaged: `why` says how."""
+        fix = f"remove it and {self.again(name)}, or restore it"
+        return self.error(f"{self.path(name)}: damaged ({why}); {fix}")
 
     def to_bytes(self, thing: T) -> bytes:
         """Return the file of `thing`."""
@@ -110,8 +136,14 @@ class Store(Generic[T]):
             return {}, [error]
         for name in names:
             try:
+                check_name(name, self.thing, self.error)
+            except StateError as error:
+                bad.append(self.error(f"{self.folder}: {error}; rename the file"))
+                continue
+            try:
                 good[name] = self.load(name)
             except StateError as error:
+                error.thing = name
                 bad.append(error)
         return good, bad
 
@@ -131,7 +163,9 @@ class Store(Generic[T]):
         """Return the bytes of a file. Raises the error where it is missing or cannot be read."""
         path = self.path(name)
         try:
-            return path.read_bytes()
+            return bounded.read(path, self.max_bytes, links=False)
+        except Damaged as error:
+            raise self.damaged(name, error) from error
         except FileNotFoundError:
             raise self.error(self._missing(name)) from None
         except PermissionError as error:
@@ -147,14 +181,27 @@ class Store(Generic[T]):
     def save(self, thing: T) -> None:
         """Write the file of `thing`, atomically and durably.
 
-        Raises the error (for a full disk, say); the file that was there before is then unchanged.
+        Raises the error (for a full disk, or for what could not be read again, say); the file that
+        was there before is then unchanged.
         """
         path = self.path(thing.name)
+        data = self.to_bytes(thing)
+        self._check(thing, data)
         try:
-            write_atomically(path, self.to_bytes(thing))
+            write_atomically(path, data)
         except OSError as error:
             text = f"{path}: could not be saved ({error.strerror})"
             raise self.error(f"{text}; nothing was changed, make room and try again") from error
+
+    def _check(self, thing: T, data: bytes) -> None:
+        """Raise the error where the file `data` of `thing` could not be read again."""
+        try:
+            if len(data) > self.max_bytes:
+                raise Damaged(f"it would have {len(data)} bytes; at most {self.max_bytes} are read")
+            type(self)(self.folder, thing.encoder_id, self.dim).parse(thing.name, data)
+        except ValueError as error:
+            text = f"{thing.name}: could not be saved ({error}); nothing was changed"
+            raise self.error(text) from error
 
     def delete(self, name: str) -> None:
         """Delete a file. Raises the error where there is none."""

@@ -6,15 +6,29 @@ A file is an `.npz` (no pickles allowed) of the takes' embeddings and the encode
 from __future__ import annotations
 
 import io
-import zipfile
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from kwsd.bounded import npz
+from kwsd.bounded.file import Damaged
+from kwsd.bounded.npz import Kinds, Numbers, Text
 from kwsd.state import store
-from kwsd.state.store import StateError, Store
+from kwsd.state.store import LATEST, StateError, Store
 
 FORMAT = 1
+MAX_TAKES = 1000
+ARRAYS: Kinds = {
+    "format": Numbers("<i8"),
+    "takes": Numbers("<f4", (MAX_TAKES, 1024)),
+    "encoder_id": Text(64),
+    "created": Numbers("<f8"),
+}
+"""What a file holds."""
+UNIT_WITHIN = 0.01
+"""How far from 1 the length of a take may lie."""
+MIN_MEAN = 0.01
+"""Length that the mean of the takes has at least; those of one voice have 0.5 and more."""
 
 
 class VoiceprintError(StateError):
@@ -50,32 +64,31 @@ class VoiceprintStore(Store[Voiceprint]):
     suffix = ".voiceprint"
     thing = "speaker"
     error = VoiceprintError
+    max_bytes = 5 << 20
+
+    def again(self, name: str) -> str:
+        """Return what to do where a voiceprint is lost."""
+        return f"run `kwsd enroll {name}` again"
 
     def parse(self, name: str, data: bytes) -> Voiceprint:
         """Return the voiceprint in a file. Raises VoiceprintError."""
         path = self.path(name)
-        again = f"run `kwsd enroll {name}` again"
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                format = int(arrays["format"])
-                if format != FORMAT:
-                    text = f"voiceprint format {format}, this kwsd reads {FORMAT}"
-                    raise VoiceprintError(f"{path}: {text}; {again}")
-                takes = np.asarray(arrays["takes"], np.float32)
-                encoder_id = str(arrays["encoder_id"])
-                created = float(arrays["created"])
-        except VoiceprintError:
-            raise
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            fix = f"remove it and run `kwsd enroll {name}`, or restore it"
-            raise VoiceprintError(f"{path}: damaged ({error}); {fix}") from error
-        if encoder_id != self.encoder_id:
-            text = f"made by the encoder {encoder_id}, this model is {self.encoder_id}"
-            raise VoiceprintError(f"{path}: {text}; {again}")
-        if takes.ndim != 2 or not len(takes) or not np.isfinite(takes).all():
-            fix = f"remove it and run `kwsd enroll {name}`, or restore it"
-            raise VoiceprintError(f"{path}: damaged (no takes in it); {fix}")
-        return Voiceprint(name, encoder_id, takes, created)
+            format = int(npz.decode(data, {"format": ARRAYS["format"]})["format"])
+            if format != FORMAT:
+                text = f"voiceprint format {format}, this kwsd reads {FORMAT}"
+                raise VoiceprintError(f"{path}: {text}; {self.again(name)}")
+            arrays = npz.decode(data, ARRAYS, self.max_bytes)
+            encoder_id = arrays["encoder_id"]
+            if encoder_id != self.encoder_id:
+                text = f"made by the encoder {encoder_id}, this model is {self.encoder_id}"
+                raise VoiceprintError(f"{path}: {text}; {self.again(name)}")
+            _check_takes(arrays["takes"], self.dim)
+            if not 0 <= arrays["created"] <= LATEST:
+                raise Damaged("it was made at no time that there is")
+        except Damaged as error:
+            raise self.damaged(name, error) from error
+        return Voiceprint(name, encoder_id, arrays["takes"], float(arrays["created"]))
 
     def to_bytes(self, thing: Voiceprint) -> bytes:
         """Return the file of a voiceprint."""
@@ -88,3 +101,17 @@ class VoiceprintStore(Store[Voiceprint]):
             created=np.float64(thing.created),
         )
         return buffer.getvalue()
+
+
+def _check_takes(takes: np.ndarray, dim: int | None) -> None:
+    """Raise Damaged unless `takes` are vectors of unit length that have a mean."""
+    if not takes.size:
+        raise Damaged("it holds no takes")
+    if dim is not None and takes.shape[1] != dim:
+        raise Damaged(f"its takes have {takes.shape[1]} numbers, and the encoder's have {dim}")
+    # As float64, in which no square of a float32 is infinite.
+    wide = takes.astype(np.float64)
+    if (np.abs(np.linalg.norm(wide, axis=1) - 1) > UNIT_WITHIN).any():
+        raise Damaged("its takes are not of unit length")
+    if np.linalg.norm(wide.mean(axis=0)) < MIN_MEAN:
+        raise Damaged("its takes cancel each other out")

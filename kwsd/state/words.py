@@ -9,26 +9,47 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+from msgspec import Meta, Struct
 
+from kwsd.bounded import json as bounded_json
+from kwsd.bounded import npz
+from kwsd.bounded.file import Damaged
+from kwsd.bounded.npz import Kinds, Numbers, Text
 from kwsd.config import word_name
 from kwsd.protocol.data import AddedWordInfo, MadeFrom, OperatingPoint
 from kwsd.state import store
-from kwsd.state.store import StateError, Store
+from kwsd.state.store import LATEST, StateError, Store
 
 FORMAT = 2
 ZIP = b"PK\x03\x04"
 """What every file of `numpy.savez` begins with."""
+MAX_BYTES = 8 << 20
+"""Bytes of a word's file. A message carries one of three quarters of a MiB at most."""
 MAX_STORED = 32
 """Takes, and wrong clips, whose frames a word's file stores."""
 CONTEXT_FRAMES = 15
 """Frames before the present one that a word may look at."""
+MAX_WEIGHT = 1e6
+"""Greatest weight: real ones are below 1, and no sum of products with frames is infinite."""
+MAX_LENGTH_S = 10.0
+"""Longest word."""
+MAX_SCALE = 500.0
+"""Greatest scale of frames: 127 times it is still a float16."""
+MAX_COUNT = 1 << 31
+ARRAYS: Kinds = {
+    "head": Text(1 << 18),
+    "weights": Numbers("<f4", (CONTEXT_FRAMES + 1, 1024)),
+    "scores": Numbers("<f4", (1024, 2)),
+    "scale": Numbers("<f4", (1024,)),
+    "takes": Numbers("|i1", (MAX_STORED, 64, 64, 1024)),
+    "wrong": Numbers("|i1", (MAX_STORED, 64, 1024)),
+}
+"""What a file holds."""
 
 
 class WordError(StateError):
@@ -136,61 +157,87 @@ def _quantized(frames: np.ndarray, scale: np.ndarray) -> np.ndarray:
     return np.clip(np.round(frames / scale), -127, 127).astype(np.int8)
 
 
-def from_bytes(data: bytes, encoder_id: str, origin: str) -> AddedWord:
+def from_bytes(data: bytes, encoder_id: str, origin: str, dim: int | None = None) -> AddedWord:
     """Return the word in a file's bytes; errors call the file `origin`.
 
-    Raises WordError where it is damaged or of another encoder.
+    `dim` is the length of the encoder's frames; None is any. Raises WordError where the word is
+    damaged or of another encoder.
     """
     if not data.startswith(ZIP):
         text = "damaged, or not a kwsd word file; `kwsd word export` writes them"
         raise WordError(f"{origin}: {text}")
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            head = json.loads(str(arrays["head"]))
-            if head["format"] != FORMAT:
-                text = f"word format {head['format']}, this kwsd reads {FORMAT}"
-                raise WordError(f"{origin}: {text}; add the word again")
-            word = _parse(head, arrays)
-    except WordError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        head = npz.decode(data, {"head": ARRAYS["head"]})["head"].encode()
+        format = bounded_json.decode(head, _Format).format
+        if format != FORMAT:
+            text = f"word format {format}, this kwsd reads {FORMAT}"
+            raise WordError(f"{origin}: {text}; add the word again")
+        about = bounded_json.decode(head, _Head)
+        name = check_word_name(about.name)
+        if about.encoder_id != encoder_id:
+            text = f"made for the encoder {about.encoder_id}, this model is {encoder_id}"
+            raise WordError(f"{origin}: {text}; add {name!r} again")
+        return _word(name, about, npz.decode(data, ARRAYS, MAX_BYTES), dim)
+    except Damaged as error:
         text = f"damaged, or not a kwsd word file ({error}); add the word again, or restore it"
         raise WordError(f"{origin}: {text}") from error
-    if word.encoder_id != encoder_id:
-        text = f"made for the encoder {word.encoder_id}, this model is {encoder_id}"
-        raise WordError(f"{origin}: {text}; add {word.name!r} again")
-    if not _consistent(word):
-        text = f"damaged (its numbers do not fit together); add {word.name!r} again, or restore it"
-        raise WordError(f"{origin}: {text}")
-    return word
 
 
-def _parse(head: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> AddedWord:
+class _Format(Struct, frozen=True):
+    format: int
+
+
+class _Head(Struct, frozen=True):
+    """What a file says of a word, beside its arrays."""
+
+    name: str
+    encoder_id: str
+    offsets: Annotated[
+        tuple[Annotated[int, Meta(ge=0, le=CONTEXT_FRAMES)], ...],
+        Meta(min_length=1, max_length=CONTEXT_FRAMES + 1),
+    ]
+    bias: Annotated[float, Meta(ge=-MAX_WEIGHT, le=MAX_WEIGHT)]
+    threshold: Annotated[float, Meta(gt=0, le=1)]
+    length_s: Annotated[float, Meta(gt=0, le=MAX_LENGTH_S)]
+    operating_points: Annotated[tuple[OperatingPoint, ...], Meta(max_length=16)]
+    made: MadeFrom
+
+
+def _word(name: str, head: _Head, arrays: dict[str, Any], dim: int | None) -> AddedWord:
+    """Return the word that a file holds. Raises Damaged where its parts do not fit together."""
+    weights, scores, scale = (arrays[key] for key in ("weights", "scores", "scale"))
+    if len(weights) != len(head.offsets):
+        raise Damaged(f"it has {len(weights)} rows of weights for {len(head.offsets)} offsets")
+    if np.abs(weights).max(initial=0) > MAX_WEIGHT:
+        raise Damaged("its weights are too large for a finite score")
+    lengths = {a.shape[-1] for a in (weights, scale, arrays["takes"], arrays["wrong"])}
+    if len(lengths) > 1 or 0 in lengths or (dim is not None and lengths != {dim}):
+        expected = f"{dim} numbers" if dim else "as many numbers as each other"
+        raise Damaged(f"its weights and frames do not have {expected}")
+    if scores.shape[1] != 2 or (np.abs(scores - 0.5) > 0.501).any():  # sums are rounded
+        raise Damaged("its scores are no pairs of numbers from 0 to 1")
+    if (scale <= 0).any() or (scale > MAX_SCALE).any():
+        raise Damaged("the scale of its frames is out of range")
+    for point in head.operating_points:
+        rates = (point.threshold, point.miss_rate, point.miss_rate_10db)
+        if any(not 0 <= rate <= 1 for rate in rates) or point.false_accepts_per_hour < 0:
+            raise Damaged("it has an operating point that no threshold can have")
+    if not (0 <= head.made.takes <= MAX_COUNT and 0 <= head.made.time <= LATEST):
+        raise Damaged("it was made from no number of takes, or at no time, that there is")
     return AddedWord(
-        name=check_word_name(head["name"]),
-        encoder_id=str(head["encoder_id"]),
-        offsets=tuple(int(o) for o in head["offsets"]),
-        weights=np.asarray(arrays["weights"], np.float32),
-        bias=float(head["bias"]),
-        threshold=float(head["threshold"]),
-        length_s=float(head["length_s"]),
-        operating_points=msgspec.convert(head["operating_points"], tuple[OperatingPoint, ...]),
-        takes=(arrays["takes"] * arrays["scale"]).astype(np.float16),
-        made=msgspec.convert(head["made"], MadeFrom),
-        scores=np.asarray(arrays["scores"], np.float32),
-        wrong=(arrays["wrong"] * arrays["scale"]).astype(np.float16),
+        name=name,
+        encoder_id=head.encoder_id,
+        offsets=head.offsets,
+        weights=weights,
+        bias=head.bias,
+        threshold=head.threshold,
+        length_s=head.length_s,
+        operating_points=head.operating_points,
+        takes=(arrays["takes"] * scale).astype(np.float16),
+        made=head.made,
+        scores=scores,
+        wrong=(arrays["wrong"] * scale).astype(np.float16),
     )
-
-
-def _consistent(word: AddedWord) -> bool:
-    """Return whether shapes and ranges fit together, and every number is finite."""
-    if word.weights.ndim != 2 or len(word.weights) != len(word.offsets) or word.scores.ndim != 2:
-        return False
-    if word.takes.shape[-1:] != word.weights.shape[-1:]:
-        return False
-    if not all(0 <= o <= CONTEXT_FRAMES for o in word.offsets) or not 0 < word.threshold <= 1:
-        return False
-    return bool(np.isfinite(word.weights).all() and np.isfinite(word.bias))
 
 
 class WordStore(Store[AddedWord]):
@@ -199,10 +246,16 @@ class WordStore(Store[AddedWord]):
     suffix = ".word"
     thing = "word"
     error = WordError
+    max_bytes = MAX_BYTES
+
+    def again(self, name: str) -> str:
+        """Return what to do where a word is lost."""
+        return f"add {name!r} again"
 
     def parse(self, name: str, data: bytes) -> AddedWord:
-        """Return the word in a file. Raises WordError."""
-        return from_bytes(data, self.encoder_id, str(self.path(name)))
+        """Return the word in a file, which has the name of the file. Raises WordError."""
+        word = from_bytes(data, self.encoder_id, str(self.path(name)), self.dim)
+        return replace(word, name=name)
 
     def to_bytes(self, thing: AddedWord) -> bytes:
         """Return the file of a word."""
