@@ -7,7 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kwsd.bounded import file as bounded
 from kwsd.config import Config, ConfigError, word_name
+
+MAX_BYTES = 1 << 20
+"""Bytes of a configuration."""
 
 SWITCHES = ("vad", "clips")
 """Sections for which `on` and `off` stand for `enabled: true` and `false`."""
@@ -44,8 +48,12 @@ def read(path: Path | None = None) -> Loaded:
     if path is None:
         return Loaded(Config())
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        data = b"" if path == Path(os.devnull) else bounded.read(path, MAX_BYTES)
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}, line {line}: is not text in UTF-8") from error
+    except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {error}") from error
     config = parse(text, str(path))
     from kwsd import yaml_structs
