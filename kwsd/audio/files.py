@@ -1,11 +1,13 @@
 """Recordings as blocks of mono int16 at 16 kHz, in constant memory.
 
-The libraries that read files and change sample rates are imported when they are first needed: a
-microphone at 16 kHz needs neither.
+The libraries that read files and change sample rates are imported when they are first needed: most
+verbs need neither.
 """
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,28 @@ import numpy as np
 
 from kwsd.audio.channels import ChannelMeter
 from kwsd.audio.format import SAMPLE_RATE
+from kwsd.bounded.file import Damaged, FileError, check_regular
 
+log = logging.getLogger(__name__)
 DEAD_DBFS = -60.0
 """A channel that is nowhere louder is silent."""
 NOISE_FOLDER = "_background_noise_"
 """Folder of noise in Speech Commands and in corpora of the same layout."""
 
 
-class AudioFileError(ValueError):
+MAX_BLOCK = 1 << 20
+"""Values of a block, over all channels: a header may claim a thousand channels."""
+UNKNOWN_FRAMES = 1 << 60
+"""So many frames, or more, are what libsndfile says where it does not know."""
+UNKNOWN_BYTES = 0x7FFF0000
+"""So many bytes, or more, are what a header says that was written before the samples."""
+WHOLE = 0.98
+"""Share of the frames that libsndfile promises; for some MP3 files it only estimates them."""
+LOUDEST = 8.0
+"""Times full scale: a float sample beyond it is clipped before it is resampled."""
+
+
+class AudioFileError(FileError):
     """A recording cannot be used; the message names it and says why."""
 
 
@@ -77,28 +93,69 @@ def _resampler(rate: int) -> Any:
 def read_blocks(
     path: Path | str, block_s: float = 1.0, channel: int | str = 0
 ) -> Iterator[np.ndarray]:
-    """Yield blocks of int16 `[sample]` at 16 kHz of the recording `path`.
+    """Yield blocks of int16 `[sample]` at 16 kHz of the recording `path`. Raises AudioFileError.
 
-    `channel` of one with several, or `mix`; of one channel that is it. Raises AudioFileError.
+    `channel` is of one with several, or `mix`; of one channel that is it. A recording that cannot be
+    decoded to its end gives what is there before the error. A WAV that was cut off is told by its
+    header alone: it gives what is there, and the log says so.
     """
     with open_file(path) as source:
+        _warn_of_missing(source, path)
+        rate = source.samplerate
         channel = 0 if source.channels == 1 else channel
-        mono = MonoConverter(source.samplerate, source.channels, channel, str(path))
+        mono = MonoConverter(rate, source.channels, channel, str(path))
         # Integer PCM of up to 16 bits is read as it is. Anything else goes through float32, which
         # loses nothing audible of 24 bits.
         dtype = "int16" if source.subtype in ("PCM_16", "PCM_U8", "PCM_S8") else "float32"
-        size = max(int(source.samplerate * block_s), 1)
+        size = max(min(int(rate * block_s), MAX_BLOCK // source.channels), 1)
+        claimed = source.frames
+        done = 0
         while True:
-            block = source.read(size, dtype=dtype, always_2d=True)
-            if dtype == "float32" and not np.isfinite(block).all():
-                text = "contains samples that are not numbers (NaN or infinite)"
-                raise AudioFileError(f"{path}: {text}; export it again")
+            block = _read(source, size, dtype, path, done / rate)
+            done += len(block)
             last = len(block) < size
             samples = mono.step(block, last=last)
             if len(samples):
                 yield samples
             if last:
-                return
+                break
+    if not done:
+        raise AudioFileError(f"{path}: contains no samples")
+    if done < WHOLE * claimed and claimed < UNKNOWN_FRAMES:
+        raise AudioFileError(f"{path}: {_cut_off(done / rate)} (of {claimed / rate:.1f} s)")
+
+
+def _warn_of_missing(source: Any, path: Path | str) -> None:
+    """Log where a header speaks of more bytes than there are."""
+    for claimed, there in re.findall(r": (\d+) \(should be (\d+)\)", source.extra_info):
+        if int(there) < int(claimed) < UNKNOWN_BYTES:
+            text = "cut off: its header speaks of %s bytes, and %s are there, which are read"
+            log.warning(f"%s: {text}", path, claimed, there)
+            return
+
+
+def _read(source: Any, size: int, dtype: str, path: Path | str, at_s: float) -> np.ndarray:
+    """Return the next block `[sample, channel]`, of finite numbers. Raises AudioFileError."""
+    import soundfile
+
+    try:
+        block = source.read(size, dtype=dtype, always_2d=True)
+    except (soundfile.SoundFileError, RuntimeError, ValueError, OSError, MemoryError) as error:
+        raise AudioFileError(f"{path}: {_cut_off(at_s)} ({_reason(error)})") from error
+    if dtype == "float32":
+        if not np.isfinite(block).all():
+            text = "contains samples that are not numbers (NaN or infinite)"
+            raise AudioFileError(f"{path}: {text}; export it again")
+        block = np.clip(block, -LOUDEST, LOUDEST, out=block)
+    return np.asarray(block)
+
+
+def _cut_off(after_s: float) -> str:
+    return f"copy or export it again: damaged or cut off after {after_s:.1f} s"
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).split(":", 1)[-1].strip() or type(error).__name__
 
 
 def open_file(path: Path | str) -> Any:
@@ -109,18 +166,24 @@ def open_file(path: Path | str) -> Any:
     import soundfile
 
     path = Path(path)
-    if not path.exists():
-        raise AudioFileError(f"{path}: no such file")
-    if path.is_dir():
-        raise AudioFileError(f"{path}: is a folder; name the recordings in it")
     try:
-        source = soundfile.SoundFile(path)
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:
+        check_regular(path)
         empty = path.stat().st_size == 0
-        reason = "it is empty" if empty else str(error).split(":", 1)[-1].strip()
+        source = soundfile.SoundFile(path)
+    except FileNotFoundError:
+        raise AudioFileError(f"{path}: no such file") from None
+    except Damaged as error:
+        if path.is_dir():
+            raise AudioFileError(f"{path}: is a folder; name the recordings in it") from error
+        text = f"not a recording that can be read ({error}); `--source -` reads raw PCM from a pipe"
+        raise AudioFileError(f"{path}: {text}") from error
+    except OSError as error:
+        raise AudioFileError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError) as error:
+        reason = "it is empty" if empty else _reason(error)
         text = f"not a recording that can be read ({reason}); WAV, FLAC, OGG and MP3 can"
         raise AudioFileError(f"{path}: {text}") from error
-    if source.frames == 0:
+    if source.frames <= 0 or source.channels <= 0 or source.samplerate <= 0:
         source.close()
         raise AudioFileError(f"{path}: contains no samples")
     return source

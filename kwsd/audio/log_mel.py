@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.fft import rfft
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
@@ -65,7 +66,7 @@ class LogMel:
         shape = (*x.shape[:-1], k, self.window_samples)
         strides = (*x.strides[:-1], self.hop_samples * step, step)
         windows = np.lib.stride_tricks.as_strided(x, shape, strides, writeable=False)
-        spectrum = np.fft.rfft(windows * self.window, self.fft_samples)
+        spectrum = rfft(windows * self.window, self.fft_samples)
         parts = spectrum.view(spectrum.real.dtype)  # [..., k, 2 * bin]: real, imaginary, real …
         power = (parts * parts) @ self._filters_of_parts
         floor = np.float32(10.0 ** (self.floor_db / 10.0))

@@ -154,8 +154,7 @@ class Listener:
             else:
                 self._listen_for_ever()
             self._done(None)
-        except AudioFileError as error:
-            log.error("%s", error)
+        except AudioFileError as error:  # a recording ends where it is damaged
             self._done(error)
         except BaseException as error:
             log.exception("the listener died")
