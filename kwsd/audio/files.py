@@ -95,9 +95,9 @@ def read_blocks(
 ) -> Iterator[np.ndarray]:
     """Yield blocks of int16 `[sample]` at 16 kHz of the recording `path`. Raises AudioFileError.
 
-    `channel` is of one with several, or `mix`; of one channel that is it. A recording that cannot be
-    decoded to its end gives what is there before the error. A WAV that was cut off is told by its
-    header alone: it gives what is there, and the log says so.
+    `channel` is of one with several, or `mix`; of one channel that is it. A recording that cannot
+    be decoded to its end gives what is there before the error. A WAV that was cut off is told by
+    its header alone: it gives what is there, and the log says so.
     """
     with open_file(path) as source:
         _warn_of_missing(source, path)

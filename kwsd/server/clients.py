@@ -50,6 +50,12 @@ READ_BYTES = 1 << 16
 """Bytes that are read from one client in one turn of the loop, at most."""
 MAX_FDS = 4
 """Descriptors that a client may pass without using them."""
+OWN_FDS = 64
+"""Descriptors that the daemon itself needs: libraries, the microphone, files, and the socket."""
+STARVED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""Errors of accept(2) that last: out of descriptors, or of memory."""
+RETRY_S = 0.5
+"""Seconds before a client is accepted again after descriptors have run out."""
 MAX_LONG_LINES = 4
 """Lines over `MAX_SHORT_LINE` that are read or answered at the same time."""
 LONG_LINE_S = 5.0
@@ -159,6 +165,11 @@ class Clients:
         return True
 
 
+def descriptors(max_clients: int) -> int:
+    """Return how many descriptors a daemon of so many clients may need."""
+    return OWN_FDS + max_clients * (1 + MAX_FDS)
+
+
 @asynccontextmanager
 async def serving(
     path: Path,
@@ -170,19 +181,25 @@ async def serving(
     """Accept clients for as long as the context lasts. Raises ConfigError."""
     loop = asyncio.get_running_loop()
     clients = Clients(config, hub, greeting, dispatch)
+    retry: asyncio.TimerHandle | None = None
     with bound(path, config) as sock:
 
         def accept() -> None:
+            nonlocal retry
             try:
                 client, _ = sock.accept()
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE):
-                    log.error("out of file descriptors; a client has to wait")
+                if error.errno in STARVED:  # the client would be announced again at once
+                    if retry is None:
+                        log.error("no client can be accepted for now: %s", error.strerror)
                     loop.remove_reader(sock)
-                    loop.call_later(0.5, loop.add_reader, sock, accept)
+                    retry = loop.call_later(RETRY_S, loop.add_reader, sock, accept)
                 return
+            if retry is not None:
+                log.info("clients are accepted again")
+                retry = None
             clients.admit(client)
 
         watch = loop.create_task(clients.watch())
@@ -190,6 +207,8 @@ async def serving(
         try:
             yield
         finally:
+            if retry is not None:
+                retry.cancel()
             loop.remove_reader(sock)
             watch.cancel()
             await clients.close()

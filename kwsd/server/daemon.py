@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import signal
-import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +22,7 @@ import msgspec
 import numpy as np
 
 from kwsd import config_file
+from kwsd.audio.files import AudioFileError
 from kwsd.audio.raw_pcm import RawFormat
 from kwsd.config import Config, ConfigError
 from kwsd.detect.detector import Detector
@@ -35,7 +34,7 @@ from kwsd.model import bundle as bundles
 from kwsd.model.runtime import Runtime
 from kwsd.protocol.data import Clip, WordPeaks
 from kwsd.protocol.errors import RequestError
-from kwsd.server.clients import serving
+from kwsd.server.clients import descriptors, serving
 from kwsd.server.clip_recorder import ClipRecorder
 from kwsd.server.disk import Disk
 from kwsd.server.handlers import Handlers, Parts
@@ -43,6 +42,7 @@ from kwsd.server.hang_watch import HangWatch, Motion
 from kwsd.server.hub import Hub
 from kwsd.server.listener import Listener
 from kwsd.server.peak_recorder import PeakRecorder
+from kwsd.server.process import prepare
 from kwsd.server.sound_server import MoveWatch
 from kwsd.server.sources import (
     LiveInput,
@@ -57,14 +57,10 @@ from kwsd.state.folder import tidy
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-M_TRIM_THRESHOLD = -1
-"""Option of mallopt(3)."""
-M_ARENA_MAX = -8
-"""Option of mallopt(3)."""
 WATCH_S = 0.5
 """Longest time between two looks at the listener."""
-SWITCH_INTERVAL_S = 0.001
-"""How long a thread waits for another that runs Python: the listener must not wait for clients."""
+NO_INPUT = 66
+"""Exit status after a recording that is damaged (sysexits.h)."""
 FAILURE = 70
 """Exit status after an internal error (sysexits.h)."""
 COMMAND_LINE = "command line"
@@ -86,6 +82,8 @@ class RunOptions:
     wait_for_client: bool = False
     raw_format: RawFormat = field(default_factory=RawFormat)
     """Format of raw PCM."""
+    required_words: Collection[str] = ()
+    """Words that must be usable; others in the configuration are left out where they are not."""
     overrides: Callable[[Config], Config] = lambda config: config
     """What the command line changes in any configuration, also a reloaded one."""
     found: Path | None = None
@@ -167,6 +165,7 @@ class Daemon:
             stack.enter_context(self._disk)
             self._disk.write("what a crash has left behind", self._tidy)
             self._disk.write("the age of clips", self._state.clips.make_room)
+            self._disk.write("the check of clips and peaks", self._state.check_records)
             socket = serving(
                 path,
                 self.config.socket,
@@ -198,6 +197,8 @@ class Daemon:
             if self._recording_ended:
                 self._hub.end()
             await self._hub.drain(5.0 if self._recording_ended else 0.2)
+        if isinstance(self._failure, AudioFileError):  # the log names it
+            return NO_INPUT
         return FAILURE if self._failure else 0
 
     def stop(self) -> None:
@@ -270,7 +271,8 @@ class Daemon:
         self._clips.enabled = config.clips.enabled
 
     def _resolve(self, config: Config) -> DetectorSetup:
-        return resolve(config, self._bundle, self._state.library())
+        library = self._state.library()
+        return resolve(config, self._bundle, library, self._options.required_words)
 
     def _without_later_keys(self, config: Config) -> Config:
         for key in AT_NEXT_START:
@@ -385,8 +387,7 @@ def run(options: RunOptions) -> int:
 
     Raises ConfigError, BundleError or AudioFileError before anything has started.
     """
-    _frugal_heap()
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    prepare(descriptors(options.config.socket.max_clients))
 
     async def live() -> int:
         return await Daemon(options).start()
@@ -401,17 +402,6 @@ def _warn_of_groups(config: Config) -> None:
         log.warning(
             "socket.admin_group: %r: %s; until then it opens nothing to anybody", group, why
         )
-
-
-def _frugal_heap() -> None:
-    """Ask glibc for one heap instead of one a thread, and to return free memory at once.
-
-    This saves several MiB of a daemon's 80.
-    """
-    with contextlib.suppress(AttributeError, OSError):  # another C library
-        c = ctypes.CDLL(None)
-        for option, value in ((M_ARENA_MAX, 1), (M_TRIM_THRESHOLD, 1 << 16)):
-            c.mallopt(option, value)
 
 
 def _warn(setup: DetectorSetup) -> None:

@@ -20,6 +20,7 @@ class Disk:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "disk")
         self._waiting = 0
+        self._failed: dict[str, str] = {}
 
     def __enter__(self) -> Disk:
         # The thread is there from the start, not hours later: threads are counted when it grows.
@@ -41,15 +42,26 @@ class Disk:
     def write(self, what: str, do: Callable[[], object]) -> None:
         """Run `do` without anybody waiting for it.
 
-        On a full or slow disk `what` is lost, and the log says so."""
+        Where it fails (a full disk, say) or the disk is too slow, `what` is lost. The log says so
+        once, and once more when it works again.
+        """
         if self._waiting >= MAX_WAITING:
-            log.error("the disk is too slow: %s could not be kept", what)
+            self._report(what, "the disk is too slow")
             return
         self._waiting += 1
 
         def done(future: Future[object]) -> None:
             self._waiting -= 1
-            if error := future.exception():
-                log.error("%s could not be kept: %s", what, error)
+            error = future.exception()
+            self._report(what, str(error) or type(error).__name__ if error else None)
 
         self._thread.submit(do).add_done_callback(done)
+
+    def _report(self, what: str, why: str | None) -> None:
+        """Log a failure unless it is known already, and its end."""
+        if why is None:
+            if self._failed.pop(what, None) is not None:
+                log.info("%s can be kept again", what)
+        elif what not in self._failed:
+            self._failed[what] = why
+            log.error("%s could not be kept: %s", what, why)

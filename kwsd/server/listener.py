@@ -155,6 +155,7 @@ class Listener:
                 self._listen_for_ever()
             self._done(None)
         except AudioFileError as error:  # a recording ends where it is damaged
+            log.error("%s", error)
             self._done(error)
         except BaseException as error:
             log.exception("the listener died")

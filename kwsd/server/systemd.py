@@ -12,6 +12,7 @@ from collections import deque
 from kwsd.server.seldom import Seldom
 
 log = logging.getLogger(__name__)
+DATAGRAMS = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
 MAX_UNSENT = 16
 """Messages that wait while systemd reads none; the oldest are dropped."""
 RETRY_S = 0.5
@@ -21,7 +22,10 @@ class Notifier:
     """Sends datagrams to `$NOTIFY_SOCKET`; does nothing where there is none."""
 
     def __init__(self) -> None:
-        self._address = os.environ.get("NOTIFY_SOCKET", "")
+        address = os.environ.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        # One for all messages: a daemon that is out of descriptors must still say that it lives.
+        self._socket = socket.socket(socket.AF_UNIX, DATAGRAMS) if address else None
         pid = os.environ.get("WATCHDOG_PID")
         ours = pid is None or pid == str(os.getpid())
         interval_us = os.environ.get("WATCHDOG_USEC", "")
@@ -36,7 +40,7 @@ class Notifier:
 
         A WATCHDOG=1 that is late would not be true, and is dropped.
         """
-        if not self._address:
+        if self._socket is None:
             return
         self._unsent.append("\n".join(f"{key}={value}" for key, value in fields.items()).encode())
         self._send_unsent()
@@ -48,15 +52,11 @@ class Notifier:
         self.send(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
 
     def _send_unsent(self) -> None:
-        address = self._address
-        if address.startswith("@"):
-            address = "\0" + address[1:]
-        kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        assert self._socket is not None
         try:
-            with socket.socket(socket.AF_UNIX, kind) as out:
-                while self._unsent:
-                    out.sendto(self._unsent[0], address)
-                    self._unsent.popleft()
+            while self._unsent:
+                self._socket.sendto(self._unsent[0], self._address)
+                self._unsent.popleft()
         except BlockingIOError:
             self._failing("systemd reads no notifications; %d wait", len(self._unsent))
             self._retry_later()
