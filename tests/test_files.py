@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 from pathlib import Path
 
@@ -134,3 +135,82 @@ def test_raw_pcm_of_any_rate_and_count_ending_anywhere(caplog: pytest.LogCapture
 def test_an_absurd_rate_is_refused() -> None:
     with pytest.raises(AudioFileError, match="outside 1000"):
         MonoConverter(10, 1, 0, "x")
+
+
+def damaged(tmp_path: Path, name: str, share: float) -> Path:
+    """Return two seconds of noise in a format, of which a share of the bytes is left."""
+    noise = np.random.default_rng(0).normal(0, 0.1, 160_000)
+    soundfile.write(tmp_path / name, noise, 16000)
+    data = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(data[: int(share * len(data))])
+    return tmp_path / name
+
+
+@pytest.mark.parametrize("name", ["x.flac", "x.mp3"])
+def test_what_cannot_be_decoded_to_its_end_gives_what_is_there_and_an_error(
+    tmp_path: Path, name: str
+) -> None:
+    path = damaged(tmp_path, name, 0.6)
+    blocks: list[np.ndarray] = []
+    with pytest.raises(AudioFileError, match=r"damaged or cut off after \d\.\d s") as caught:
+        blocks.extend(read_blocks(path))
+    assert str(path) in str(caught.value)
+    assert 64_000 < sum(map(len, blocks)) < 100_000
+
+
+def test_a_wav_that_was_cut_off_is_named_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = damaged(tmp_path, "x.wav", 0.5)
+    read_all(path)
+    assert (
+        f"{path}: cut off: its header speaks of 320036 bytes, and 160014 are there" in caplog.text
+    )
+    caplog.clear()
+    (tmp_path / "y.wav").write_bytes(wav(TONE.tobytes(), 2**32 - 40))  # a pipe's: nobody knew
+    assert np.array_equal(read_all(tmp_path / "y.wav"), TONE)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
+def test_a_number_that_is_none_is_refused_wherever_it_is(
+    tmp_path: Path, number: float, subtype: str
+) -> None:
+    x = tone(48000)[:, 0]
+    x[-1] = number
+    soundfile.write(tmp_path / "x.wav", x, 48000, subtype=subtype)
+    with pytest.raises(AudioFileError, match=r"x.wav: contains samples that are not numbers"):
+        read_all(tmp_path / "x.wav")
+
+
+def test_samples_beyond_all_bounds_are_clipped(tmp_path: Path) -> None:
+    x = np.where(np.arange(48000) % 2, 3e38, -3e38)
+    soundfile.write(tmp_path / "x.wav", x, 48000, subtype="FLOAT")
+    assert read_all(tmp_path / "x.wav").dtype == np.int16
+
+
+def test_a_header_that_lies_is_bounded(tmp_path: Path) -> None:
+    header = bytearray(wav(bytes(200_000), 200_000))
+    struct.pack_into("<HI", header, 22, 1000, 16000)  # channels
+    struct.pack_into("<H", header, 32, 2000)
+    (tmp_path / "x.wav").write_bytes(header)
+    blocks = list(read_blocks(tmp_path / "x.wav", 5.0))
+    assert sum(map(len, blocks)) == 100
+    for offset, form, number in ((22, "<H", 0), (24, "<I", 0), (24, "<I", 2**31 - 1)):
+        header = bytearray(wav(TONE.tobytes(), 32000))
+        struct.pack_into(form, header, offset, number)
+        (tmp_path / "x.wav").write_bytes(header)
+        with pytest.raises(AudioFileError, match=r"x\.wav: "):
+            read_all(tmp_path / "x.wav")
+
+
+def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    with pytest.raises(AudioFileError, match=r"pipe.wav: not a recording .*it is a pipe"):
+        read_all(tmp_path / "pipe.wav")
+    with pytest.raises(AudioFileError, match=r"/dev/zero: not a recording .*it is a device"):
+        read_all("/dev/zero")
+    (tmp_path / "loop.wav").symlink_to("loop.wav")
+    with pytest.raises(AudioFileError, match=r"loop.wav: cannot be read \(Too many levels"):
+        read_all(tmp_path / "loop.wav")

@@ -36,9 +36,10 @@ class Damaged(ValueError):
 
 def one_line(text: str) -> str:
     """Return `text` as one line of UTF-8 of a bounded length, odd characters escaped."""
+    text = text if len(text) < 10 * MAX_MESSAGE else text[:MAX_MESSAGE] + text[-MAX_MESSAGE:]
     shown = "".join(
         c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode()
-        for c in text[: 10 * MAX_MESSAGE]
+        for c in text
     )
     if len(shown) > MAX_MESSAGE:
         shown = f"{shown[: MAX_MESSAGE // 2]} … {shown[-MAX_MESSAGE // 2 :]}"

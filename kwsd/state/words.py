@@ -28,7 +28,7 @@ from kwsd.state.store import LATEST, StateError, Store
 FORMAT = 2
 ZIP = b"PK\x03\x04"
 """What every file of `numpy.savez` begins with."""
-MAX_BYTES = 8 << 20
+MAX_BYTES = 4 << 20
 """Bytes of a word's file. A message carries one of three quarters of a MiB at most."""
 MAX_STORED = 32
 """Takes, and wrong clips, whose frames a word's file stores."""
