@@ -130,6 +130,20 @@ def wrong_values(kind: types.Type) -> Iterator[object]:
         yield from _out_of_bounds(part)
 
 
+def wrong_requests(kind: type[msgspec.Struct]) -> Iterator[tuple[Path, object, Any]]:
+    """Yield a request of type `kind` for each of its fields and each wrong value: the path of the
+    field, the value, and the request as JSON has it.
+
+    A null at the top is left out: it counts as missing.
+    """
+    described = types.type_info(kind)
+    body = {"id": "mine", **example(described)}
+    for path, inner, _ in inside(described):
+        for wrong in wrong_values(inner):
+            if wrong is not None or len(path) > 1:
+                yield path, wrong, changed(body, path, wrong)
+
+
 def _json_kinds(kind: types.Type) -> set[str]:
     match kind:
         case types.NoneType():

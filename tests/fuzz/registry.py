@@ -1,0 +1,27 @@
+"""Every kind of input, by name."""
+
+from __future__ import annotations
+
+from fuzz.inputs import ConfigurationKind, LineKind, RecordingKind, RequestKind
+from fuzz.kinds import (
+    BundleKind,
+    CalibrationKind,
+    ClipKind,
+    Kind,
+    PeakLogKind,
+    VoiceprintKind,
+    WordKind,
+)
+
+KINDS: dict[str, type[Kind]] = {
+    "voiceprint": VoiceprintKind,
+    "word": WordKind,
+    "calibration": CalibrationKind,
+    "clip": ClipKind,
+    "peaks": PeakLogKind,
+    "bundle": BundleKind,
+    "configuration": ConfigurationKind,
+    "recording": RecordingKind,
+    "line": LineKind,
+    "request": RequestKind,
+}
