@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from kwsd.config import Config, WordConfig
 from kwsd.detect.detector import Detector
 from kwsd.detect.setup import resolve
 from kwsd.model.bundle import Bundle
-from kwsd.model.runtime import Runtime
+from kwsd.model.runtime import Frames, Runtime, State
 from kwsd.protocol.commands import CalibrationPut, Clips, Speakers, Status, Words
 from kwsd.protocol.data import WordThreshold
 from kwsd.server.state_handlers import StateHandlers
@@ -143,6 +144,37 @@ def test_a_detector_without_any_word_hears_nothing(
     step = Detector(bundle, setup, runtime).feed(scene)
     assert step.wakes == ()
     assert step.trace.scores.shape == (len(scene) // bundle.chunk_samples, 0)
+
+
+def test_a_broken_model_never_wakes_and_sends_no_nan(
+    bundle: Bundle, runtime: Runtime, scene: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = runtime.encoder.step
+
+    def broken(mel: np.ndarray, state: State) -> tuple[Frames, State]:
+        frames, after = step(mel, state)
+        return replace(frames, logits=np.full_like(frames.logits, np.nan)), after
+
+    monkeypatch.setattr(runtime.encoder, "step", broken)
+    found = Detector(bundle, resolve(Config(), bundle), runtime).feed(scene)
+    assert found.wakes == ()
+    assert (found.trace.scores == 0).all()
+
+
+def test_out_of_descriptors_a_library_is_unknown_not_empty(
+    state: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers = StateHandlers(state, bundle, Config)
+    handlers.library()
+    before = handlers.unusable
+
+    def starved(path: Path, flags: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
+
+    monkeypatch.setattr("kwsd.bounded.file.os.open", starved)
+    with pytest.raises(OSError, match="Too many open files"):
+        handlers.library()
+    assert handlers.unusable == before
 
 
 @pytest.mark.parametrize("weight", [np.nan, np.inf, -np.inf, 1e38, 2e6])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import suppress
@@ -10,6 +11,8 @@ from pathlib import Path
 
 MAX_MESSAGE = 1000
 """Longest message of a FileError: a file may hold a megabyte where a name is expected."""
+STARVED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors that say nothing of a file: out of descriptors, or of memory."""
 KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",

@@ -205,6 +205,8 @@ class Detector:
             logits = np.concatenate([logits, self._added_logits(start, end)], axis=1)
         with np.errstate(over="ignore"):
             posteriors = 1 / (1 + np.exp(-logits[:, self._columns]))
+        if not np.isfinite(posteriors).all():  # a model that is broken: it never wakes
+            posteriors = np.nan_to_num(posteriors, nan=0.0)
         self._full_rate = bool((posteriors[-1] > FULL_RATE_ABOVE).any())
         wakes: list[Detection] = []
         primed_from = begin - (self.bundle.smoothing_chunks - 1)
@@ -325,7 +327,7 @@ class Detector:
         if speakers.scorer is None:
             return None
         embedding = self.embedding(start, end)
-        if embedding is None:
+        if embedding is None or not np.isfinite(embedding).all():
             return None
         return best_match(embedding, speakers.voiceprints, speakers.threshold, speakers.scorer)
 

@@ -27,6 +27,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kwsd.bounded import file as bounded
 from kwsd.config import SocketConfig
 from kwsd.learn.enrollment import Enrollment
 from kwsd.protocol.commands import Audio, Command, type_of
@@ -52,7 +53,7 @@ MAX_FDS = 4
 """Descriptors that a client may pass without using them."""
 OWN_FDS = 64
 """Descriptors that the daemon itself needs: libraries, the microphone, files, and the socket."""
-STARVED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+STARVED = (*bounded.STARVED, errno.ENOBUFS)
 """Errors of accept(2) that last: out of descriptors, or of memory."""
 RETRY_S = 0.5
 """Seconds before a client is accepted again after descriptors have run out."""

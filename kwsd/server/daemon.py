@@ -257,7 +257,7 @@ class Daemon:
         resolved = self._disk.run(lambda: self._resolve(config))
         try:
             setup = await asyncio.wrap_future(resolved)
-        except (ConfigError, bundles.BundleError) as error:
+        except (ConfigError, bundles.BundleError, OSError) as error:
             raise self._refused(error) from error
         configured = self._listener.call(lambda: self._configure(config, setup))
         await asyncio.wrap_future(configured)

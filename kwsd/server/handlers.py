@@ -216,7 +216,10 @@ class Handlers:
 
     async def _state(self, session: ClientSession, command: Command) -> Reply:
         """Answer from the state directory, on the disk's thread."""
-        return await self._on_disk(lambda: self._parts.state.answer(command))
+        try:
+            return await self._on_disk(lambda: self._parts.state.answer(command))
+        except OSError as error:  # out of descriptors
+            raise RequestError("internal", f"{type_of(command)}: {error}; try again") from error
 
     async def _peaks(self, session: ClientSession, command: commands.Peaks) -> Reply:
         if command.after is None:

@@ -78,7 +78,10 @@ class ClipStore:
         return self.load_all()[0]
 
     def load_all(self) -> tuple[list[Clip], list[StateError]]:
-        """Return all clips, the oldest first, and why others cannot be used."""
+        """Return all clips, the oldest first, and why others cannot be used.
+
+        Raises OSError where descriptors or memory have run out.
+        """
         clips: list[Clip] = []
         bad: list[StateError] = []
         for path in sorted(self.folder.glob("*.json")):
@@ -87,6 +90,8 @@ class ClipStore:
             except FileNotFoundError:
                 continue  # deleted meanwhile
             except OSError as error:
+                if error.errno in bounded.STARVED:
+                    raise
                 bad.append(ClipError(f"{path}: cannot be read ({error.strerror}); {CLEAR}"))
             except Damaged as error:
                 bad.append(ClipError(f"{path}: damaged ({error}); {CLEAR}"))

@@ -32,7 +32,8 @@ class Library:
     ) -> tuple[Library, list[StateError]]:
         """Return what can be used in a state directory, and why the rest cannot.
 
-        `voice_dim` and `frame_dim` are the lengths of the encoder's vectors; None is any.
+        `voice_dim` and `frame_dim` are the lengths of the encoder's vectors; None is any. Raises
+        OSError where descriptors or memory have run out.
         """
         voiceprints, faults = VoiceprintStore(folder, encoder_id, voice_dim).load_all()
         words, bad_words = WordStore(folder, encoder_id, frame_dim).load_all()

@@ -127,7 +127,10 @@ class Store(Generic[T]):
         return self.parse(name, self.read(name))
 
     def load_all(self) -> tuple[dict[str, T], list[StateError]]:
-        """Return everything that can be used, by name, and why the rest cannot."""
+        """Return everything that can be used, by name, and why the rest cannot.
+
+        Raises OSError where descriptors or memory have run out: nothing is known of the files then.
+        """
         good: dict[str, T] = {}
         bad: list[StateError] = []
         try:
@@ -156,6 +159,8 @@ class Store(Generic[T]):
         try:
             files = [path.name for path in self.folder.glob(f"*{self.suffix}")]
         except OSError as error:
+            if error.errno in bounded.STARVED:
+                raise
             raise self.error(f"{self.folder}: cannot be listed ({error.strerror})") from error
         return sorted(f.removesuffix(self.suffix) for f in files if not f.startswith("."))
 
@@ -172,6 +177,8 @@ class Store(Generic[T]):
             fix = "it should belong to the daemon's user, mode 0600"
             raise self.error(f"{path}: may not be read ({error.strerror}); {fix}") from error
         except OSError as error:
+            if error.errno in bounded.STARVED:
+                raise
             raise self.error(f"{path}: cannot be read ({error.strerror})") from error
 
     def _missing(self, name: str) -> str:
