@@ -28,6 +28,31 @@ def test_stored_and_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert log.path.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        '{"a": ["m", 1e-320, []]}',
+        '{"a": ["m", -1, []]}',
+        '{"a": ["m", 1e300, []]}',
+        '{"a": ["m", "nan", []]}',
+        '{"a": ["m", 60, [[1, "nan", true]]]}',
+        '{"a": ["m", 60, [[1, 2, true]]]}',
+        '{"a": ["m", 60, [["inf", 0.5, true]]]}',
+    ],
+)
+def test_a_line_with_numbers_that_cannot_be_is_skipped_and_named(
+    tmp_path: Path, words: str
+) -> None:
+    log = PeakLog(tmp_path)
+    log.append({"a": WordPeaks("m", 60.0, [])})
+    with log.path.open("a") as out:
+        out.write(f'{{"written": 5100, "words": {words}}}\n')
+    found, faults = log.read_all()
+    assert found == {"a": [WordPeaks("m", 60.0, [])]}
+    (fault,) = faults
+    assert str(fault).startswith(f"{log.path}: 1 of its lines are damaged, and are left out")
+
+
 def test_it_forgets_its_older_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peak_log, "MAX_BYTES", 4000)
     log = PeakLog(tmp_path)

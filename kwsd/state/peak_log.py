@@ -23,6 +23,9 @@ MAX_READ = 2 * MAX_BYTES
 """Bytes above which it is no log of kwsd."""
 MAX_LINE = 1 << 20
 """Bytes of a line."""
+MIN_STRETCH_S = 0.1
+MAX_STRETCH_S = 86400.0
+"""A stretch lasts ten minutes, or less where the words change; it is rounded to 0.1 s."""
 MAX_PEAKS = 250_000
 """Peaks that are read: more than fit a log of MAX_BYTES; the latest count."""
 
@@ -124,7 +127,8 @@ def _parsed(data: bytes) -> _Line:
     line = bounded_json.decode(data, _Line, strict=False)
     numbers = [line.written]
     for stretch in line.words.values():
-        numbers.append(stretch.seconds)
+        if not MIN_STRETCH_S <= stretch.seconds <= MAX_STRETCH_S:
+            raise Damaged("no stretch lasts so long")
         for peak in stretch.peaks:
             numbers.append(peak.time)
             if not (0 <= peak.peak <= 1 and 0 <= (peak.score or 0) <= 1):
