@@ -13,6 +13,7 @@ import select
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ from fuzz import worker
 MODULE = "fuzz.registry"
 FULL = 20_000
 """Inputs of each kind."""
-BATCH = 1000
+BATCH = 500
 """Inputs of one process."""
 GRACE_S = 20.0
 """Seconds without a word after which a process is killed: native code hears no alarm."""
@@ -120,19 +121,32 @@ def _lines(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
 def fuzz(
     module: str, names: Sequence[str], seed: int, first: int, count: int, seconds: float
 ) -> list[Tally]:
-    """Try `count` inputs of each kind, from number `first` on, for at most so many seconds."""
+    """Try `count` inputs of each kind, from number `first` on, for at most so many seconds.
+
+    The kind that has had the least time goes on, and none is in two processes at once.
+    """
     deadline = time.monotonic() + seconds
     kinds = worker.kinds(module)
     tallies = [Tally(name, kinds[name].counted) for name in names]
+    waiting = list(tallies)
+    choosing = threading.Lock()
 
-    def go_on(tally: Tally, batch: int) -> None:
-        if time.monotonic() < deadline:
-            run_batch(module, tally, seed, batch, min(BATCH, first + count - batch))
+    def work() -> None:
+        while time.monotonic() < deadline:
+            with choosing:
+                if not waiting:
+                    return
+                tally = min(waiting, key=lambda one: one.seconds)
+                waiting.remove(tally)
+            size = min(BATCH, count - tally.tried)
+            run_batch(module, tally, seed, first + tally.tried, size)
+            if tally.tried < count:
+                with choosing:
+                    waiting.append(tally)
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for batch in range(first, first + count, BATCH):
-            # A kind is never in two processes at once, so that its tally has one writer.
-            list(pool.map(go_on, tallies, [batch] * len(tallies)))
+        for done in [pool.submit(work) for _ in range(os.cpu_count() or 1)]:
+            done.result()
     return tallies
 
 

@@ -382,6 +382,7 @@ class BundleKind(Kind):
         super().__init__(folder)
         self.bundle = Path(shutil.copytree(bundles.default_path(), folder / "bundle"))
         self.seeds = [(self.bundle / name).read_bytes() for name in self.FILES]
+        self.changed: set[str] = set()
         SpeakerScorer(bundles.load())
 
     def sound(self) -> Iterable[bytes]:
@@ -399,8 +400,9 @@ class BundleKind(Kind):
         import hashlib
 
         name, _, content = data.partition(b"\n")
-        for known, seed in zip(self.FILES, self.seeds, strict=True):
-            (self.bundle / known).write_bytes(seed)
+        for known in self.changed:
+            (self.bundle / known).write_bytes(self.seeds[self.FILES.index(known)])
+        self.changed = {name.decode(), "manifest.json"}
         path = self.bundle / name.decode()
         path.write_bytes(content)
         if path.suffix == ".npz":
