@@ -23,7 +23,8 @@ from kwsd.client.client import connect
 from kwsd.config import SocketConfig
 from kwsd.protocol.commands import Audio, EnrollBegin, EnrollCommit, EnrollNext, Status
 from kwsd.server.disk import Disk
-from kwsd.server.unix_socket import allow_descriptors, descriptors
+from kwsd.server.process import allow_descriptors
+from kwsd.server.unix_socket import descriptors
 
 ROOT = Path(__file__).parent.parent
 AT_READY = """
@@ -181,14 +182,14 @@ def test_the_limit_is_raised_as_far_as_the_clients_may_need(
     limits = [(64, 4096)]
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
     monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(limit))
-    allow_descriptors(64)
+    allow_descriptors(descriptors(64))
     assert limits[-1] == (descriptors(64), 4096)
-    allow_descriptors(10)
+    allow_descriptors(descriptors(10))
     assert len(limits) == 2
     assert caplog.text == ""
-    allow_descriptors(4096)
+    allow_descriptors(descriptors(4096))
     assert limits[-1] == (4096, 4096)
-    assert "4096 clients may need 20544 file descriptors, and 4096 are allowed" in caplog.text
+    assert "socket.max_clients may need 20544 file descriptors, and 4096 are allowed" in caplog.text
 
 
 @pytest.mark.parametrize("unit", ["system", "user"])
