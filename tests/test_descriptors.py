@@ -22,9 +22,9 @@ from conftest import RATE, Start, hiss, say
 from kwsd.client.client import connect
 from kwsd.config import SocketConfig
 from kwsd.protocol.commands import Audio, EnrollBegin, EnrollCommit, EnrollNext, Status
+from kwsd.server.clients import descriptors
 from kwsd.server.disk import Disk
 from kwsd.server.process import allow_descriptors
-from kwsd.server.unix_socket import descriptors
 
 ROOT = Path(__file__).parent.parent
 AT_READY = """
