@@ -59,8 +59,7 @@ class Endpoint:
     def _origins(self) -> dict[str, str]:
         from kwsd.detect.in_force import overridden
 
-        by = overridden(self.loaded.config, self.config, "command line")
-        return {**self.loaded.origins, **by}
+        return {**self.loaded.origins, **overridden(self.loaded.config, self.config)}
 
     @property
     def requester(self) -> Requester:

@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
             config=config,
             config_path=arguments.config,
             found=loaded.path,
-            origins={**loaded.origins, **overridden(loaded.config, config, daemon.COMMAND_LINE)},
+            origins={**loaded.origins, **overridden(loaded.config, config)},
             source=source,
             realtime=arguments.realtime,
             wait_for_client=arguments.wait_for_client,

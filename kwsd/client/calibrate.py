@@ -51,8 +51,8 @@ PERIODS_H = {
     "week": 168.0,
     "month": 730.5,
 }
-OPENING_S = 5.0
-"""A microphone may still be opening for this long."""
+STARTING_S = 5.0
+"""A daemon that has only just been started has no microphone yet for a while."""
 SHOWN = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 """Thresholds of the table."""
 
@@ -135,13 +135,13 @@ def check_words(requester: Requester, only: Sequence[str] | None) -> None:
 def check_listening(requester: Requester) -> None:
     """Raise CalibrationError where nothing would come of listening."""
     status = requester.request(commands.Status())
+    patience = time.monotonic() + STARTING_S
+    while status.microphone.state == "lost" and time.monotonic() < patience:
+        time.sleep(0.1)
+        status = requester.request(commands.Status())
     if not status.log_peaks:
         text = "the configuration has log_peaks: false, so nothing that is heard would be kept"
         raise CalibrationError(f"{text}; remove it, then `kwsd reload`")
-    until = time.monotonic() + OPENING_S
-    while status.microphone.state == "lost" and time.monotonic() < until:
-        time.sleep(0.1)
-        status = requester.request(commands.Status())
     if status.microphone.state == "lost":
         text = f"the daemon has no microphone ({status.microphone.name or 'none was found'})"
         raise CalibrationError(f"{text}; `kwsd doctor` says more")

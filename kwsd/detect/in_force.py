@@ -66,13 +66,13 @@ def describe(
     return "".join(lines), {entry.path: entry.leaf.source for entry in entries if entry.leaf}
 
 
-def overridden(before: Config, after: Config, by: str) -> dict[str, str]:
-    """Return `by` as the source of every key in which a configuration was changed."""
+def overridden(before: Config, after: Config) -> dict[str, str]:
+    """Return the command line as the source of every key in which it changed a configuration."""
     origins = {}
     old = {e.path: e.leaf for e in _entries(_tree(msgspec.to_builtins(before), "", {}), "", 0)}
     for entry in _entries(_tree(msgspec.to_builtins(after), "", {}), "", 0):
         if entry.leaf and entry.leaf != old.get(entry.path):
-            origins[entry.path] = by
+            origins[entry.path] = "command line"
     return origins
 
 

@@ -52,7 +52,7 @@ from kwsd.server.sources import (
 )
 from kwsd.server.state_handlers import StateHandlers
 from kwsd.server.systemd import Notifier
-from kwsd.server.unix_socket import missing_group
+from kwsd.server.unix_socket import warn_of_groups
 from kwsd.state.folder import tidy
 
 log = logging.getLogger(__name__)
@@ -63,8 +63,6 @@ NO_INPUT = 66
 """Exit status after a recording that is damaged (sysexits.h)."""
 FAILURE = 70
 """Exit status after an internal error (sysexits.h)."""
-COMMAND_LINE = "command line"
-"""Source of what the command line sets in the configuration."""
 AT_NEXT_START = ("models", "state", "socket", "lookback_s")
 """Keys of the configuration that a reload leaves as they are."""
 
@@ -159,22 +157,18 @@ class Daemon:
         """
         options = self._options
         _warn(self.setup)
-        _warn_of_groups(self.config)
+        warn_of_groups(self.config.socket)
         path = self.config.socket_path()
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(self._disk)
             self._disk.write("what a crash has left behind", self._tidy)
             self._disk.write("the age of clips", self._state.clips.make_room)
             self._disk.write("the check of clips and peaks", self._state.check_records)
-            socket = serving(
-                path,
-                self.config.socket,
-                self._hub,
-                self._handlers.greeting,
-                self._handlers.dispatch,
-            )
+            handlers = self._handlers
+            socket = self.config.socket
+            served = serving(path, socket, self._hub, handlers.greeting, handlers.dispatch)
             try:
-                await stack.enter_async_context(socket)
+                await stack.enter_async_context(served)
             except ConfigError as error:
                 raise self._located(error) from error
             stack.enter_context(self._signals())
@@ -235,9 +229,8 @@ class Daemon:
                 config = self._options.overrides(loaded.config)
                 await self._apply(self._without_later_keys(config))
                 self._config_path = loaded.path
-                by = overridden(loaded.config, config, COMMAND_LINE)
-                self._origins = {**loaded.origins, **by}
-                _warn_of_groups(self.config)
+                self._origins = {**loaded.origins, **overridden(loaded.config, config)}
+                warn_of_groups(self.config.socket)
         finally:
             stats = self._listener.stats
             self._notifier.send(READY=1, STATUS=self._status(stats.microphone, stats.source))
@@ -393,15 +386,6 @@ def run(options: RunOptions) -> int:
         return await Daemon(options).start()
 
     return asyncio.run(live())
-
-
-def _warn_of_groups(config: Config) -> None:
-    """Say that the admin group does not exist: until it does, nobody is in it."""
-    group = config.socket.admin_group
-    if group and (why := missing_group(group)):
-        log.warning(
-            "socket.admin_group: %r: %s; until then it opens nothing to anybody", group, why
-        )
 
 
 def _warn(setup: DetectorSetup) -> None:

@@ -80,6 +80,15 @@ def missing_group(group: str) -> str | None:
     return None
 
 
+def warn_of_groups(config: SocketConfig) -> None:
+    """Log that the admin group does not exist: until it does, nobody is in it."""
+    group = config.admin_group
+    if group and (why := missing_group(group)):
+        log.warning(
+            "socket.admin_group: %r: %s; until then it opens nothing to anybody", group, why
+        )
+
+
 @contextmanager
 def bound(path: Path, config: SocketConfig) -> Iterator[socket.socket]:
     """Listen at `path`, mode 0660; a stale socket is replaced, a live one never.
