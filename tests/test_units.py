@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kwsd.cli import main as cli
-from kwsd.server import daemon
+from kwsd.server import watchdog
 
 UNITS = Path(__file__).parent.parent / "systemd"
 BOTH = pytest.mark.parametrize("whose", ["system", "user"])
@@ -37,7 +37,7 @@ def test_only_what_another_start_cannot_mend_prevents_it(whose: str) -> None:
     assert unit["Restart"] == "always"
     prevented = {int(status) for status in unit["RestartPreventExitStatus"].split()}
     assert prevented == {cli.USAGE, cli.DATA, cli.CONFIGURATION}
-    assert daemon.FAILURE not in prevented
+    assert watchdog.FAILURE not in prevented
     assert unit["StartLimitIntervalSec"] == "0"  # `systemctl restart` needs no reset-failed
 
 

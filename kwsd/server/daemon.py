@@ -1,9 +1,7 @@
 """The daemon's life. Start-up is nested contexts, so that teardown is the reverse of it.
 
 Signals only set a flag: SIGTERM and SIGINT stop, a second SIGINT exits at once, SIGHUP reloads.
-READY is sent before the microphone opens. WATCHDOG=1 is sent only when the listener's heartbeats
-have risen since the last time. A listener that hangs in a call is reported as a lost microphone,
-and ends the process where it does not come back.
+READY is sent before the microphone opens.
 """
 
 from __future__ import annotations
@@ -38,7 +36,6 @@ from kwsd.server.clients import descriptors, serving
 from kwsd.server.clip_recorder import ClipRecorder
 from kwsd.server.disk import Disk
 from kwsd.server.handlers import Handlers, Parts
-from kwsd.server.hang_watch import HangWatch, Motion
 from kwsd.server.hub import Hub
 from kwsd.server.listener import Listener
 from kwsd.server.peak_recorder import PeakRecorder
@@ -53,16 +50,13 @@ from kwsd.server.sources import (
 from kwsd.server.state_handlers import StateHandlers
 from kwsd.server.systemd import Notifier
 from kwsd.server.unix_socket import warn_of_groups
+from kwsd.server.watchdog import FAILURE, Watchdog
 from kwsd.state.folder import tidy
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-WATCH_S = 0.5
-"""Longest time between two looks at the listener."""
 NO_INPUT = 66
 """Exit status after a recording that is damaged (sysexits.h)."""
-FAILURE = 70
-"""Exit status after an internal error (sysexits.h)."""
 AT_NEXT_START = ("models", "state", "socket", "lookback_s")
 """Keys of the configuration that a reload leaves as they are."""
 
@@ -173,7 +167,8 @@ class Daemon:
                 raise self._located(error) from error
             stack.enter_context(self._signals())
             stack.enter_context(self._listener.running())
-            watching = [self._watch()]
+            watchdog = Watchdog(self._listener, self._notifier, self._disk, self.publish)
+            watching = [watchdog.watch(lambda: self.config.microphone.stall_s)]
             if options.source == "mic":
                 watching.append(self._moves.watch())
             for task in [self._loop.create_task(watch) for watch in watching]:
@@ -339,40 +334,6 @@ class Daemon:
         finally:
             for number in handlers:
                 self._loop.remove_signal_handler(number)
-
-    async def _watch(self) -> None:
-        """Send WATCHDOG=1 while the listener's heartbeats rise, and see whether it hangs."""
-        watch = HangWatch()
-        before = Motion.MOVING
-        seen = -1
-        interval_s = (self._notifier.watchdog_s or 0.0) / 3
-        due = 0.0
-        while True:
-            now = self._loop.time()
-            if interval_s and now >= due and self._listener.heartbeats != seen:
-                seen = self._listener.heartbeats
-                due = now + interval_s
-                self._notifier.send(WATCHDOG=1)
-            stall_s = self.config.microphone.stall_s
-            motion = watch.look(self._listener.moves, now, stall_s)
-            if self._listener.live and motion is not before:
-                before = motion
-                self._hangs(motion, stall_s)
-            await asyncio.sleep(min(stall_s / 4, WATCH_S))
-
-    def _hangs(self, motion: Motion, stall_s: float) -> None:
-        if motion is Motion.HUNG:
-            text = f"a call into the sound library has not come back for {stall_s:g} s"
-            log.error("microphone lost: %s", text)
-            self._listener.stats.microphone = "lost"
-            self.publish(MicrophoneChange(state="lost", detail=text))
-        elif motion is Motion.GIVEN_UP:
-            text = "the sound library hangs for good, and only a new process helps: exiting"
-            log.critical("%s with status %d", text, FAILURE)
-            self._notifier.send(STATUS=text)
-            self._disk.flush(1.0)
-            logging.shutdown()
-            os._exit(FAILURE)
 
 
 def run(options: RunOptions) -> int:

@@ -27,6 +27,12 @@ from kwsd.protocol.commands import COMMANDS
 from kwsd.protocol.messages import Connection, encode_error
 from kwsd.protocol.parsing import InvalidRequest
 
+
+def dumped(config: Config) -> str:
+    """Return a configuration as YAML, with every key."""
+    return msgspec.yaml.encode(config).decode()
+
+
 ODD_YAML = (
     "maybe",
     "!!int x",
@@ -115,7 +121,7 @@ class ConfigurationKind(Kind):
         self.keys = list(keys(Config))
         self.path = folder / "kwsd.yaml"
         self.seeds = [
-            config_file.dump(Config()),
+            dumped(Config()),
             "words:\n  computer: {threshold: strict}\n  alexa:\nvad: off\nclips: on\n",
             "speaker:\n  require: [ann, bob]\nmicrophone:\n  channel: mix\n  device: USB\n",
         ]
@@ -148,7 +154,7 @@ class ConfigurationKind(Kind):
         except ConfigError as error:
             check_message(error, f"{self.path}, line ")
             return False
-        assert config_file.parse(config_file.dump(config)) == config
+        assert config_file.parse(dumped(config)) == config
         config.state_directory()
         config.socket_path()
         return True

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -27,7 +27,7 @@ from kwsd.learn.thresholds import choose, evidence
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import Bundle, BundleError
 from kwsd.protocol import commands
-from kwsd.protocol.commands import Command
+from kwsd.protocol.commands import Command, Request
 from kwsd.protocol.data import (
     Clip,
     MadeFrom,
@@ -39,6 +39,7 @@ from kwsd.protocol.data import (
 )
 from kwsd.protocol.errors import RequestError
 from kwsd.protocol.messages import encode_reply
+from kwsd.protocol.replies import EncodedReply, Reply
 from kwsd.server.state_handlers import StateHandlers
 from kwsd.state.calibration import Calibration, CalibrationStore
 from kwsd.state.clips import ClipStore
@@ -126,8 +127,10 @@ class StateKind(Kind):
         except RequestError as error:
             check_message(error)
             return error
-        check_finite(msgspec.to_builtins(reply))
         assert encode_reply("id", reply).count(b"\n") == 1
+        if isinstance(reply, EncodedReply):  # a page
+            reply = self.handlers.request(cast("Request[Reply]", command))
+        check_finite(msgspec.to_builtins(reply))
         return reply
 
     def faults(self) -> list[StateError]:
