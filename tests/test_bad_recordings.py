@@ -14,6 +14,7 @@ import soundfile
 from conftest import RATE, Start, say
 
 from kwsd.cli import main as cli
+from kwsd.protocol.errors import DaemonError
 
 GOLDEN = Path(__file__).parent / "golden" / "state-0.1.0"
 NAMES = ("nan.wav", "cut.flac", "empty.wav", "text.wav", "folder.wav", "pipe.wav", "nothing.wav")
@@ -77,8 +78,10 @@ def test_the_daemon_gives_what_is_there_and_ends_with_the_name(
 ) -> None:
     daemon = start("--source", str(recordings / "nan.wav"), "--wait-for-client")
     with daemon.connect() as client:
-        wakes = list(client.events(types=["wake"]))
-    assert len(wakes) == 3
+        events = client.events(types=["wake"])
+        assert len([next(events) for _ in range(3)]) == 3
+        with pytest.raises(DaemonError, match="closed the connection"):
+            next(events)
     assert daemon.wait() == cli.NO_INPUT
     last = daemon.log.read_text().splitlines()[-1]
     assert f"{recordings / 'nan.wav'}: contains samples that are not numbers" in last

@@ -90,7 +90,7 @@ CASES = [
     ("calibrate --yes --wav MISSING", cli.NO_INPUT, "no such file", "both"),
     ("word test hey_banana MISSING", cli.NO_INPUT, "no such file", "daemon"),
     ("word import MISSING", cli.NO_INPUT, "No such file", "both"),
-    ("word import DIR", cli.NO_INPUT, "Is a directory", "both"),
+    ("word import DIR", cli.DATA, "not a kwsd word file (it is a folder", "both"),
     ("word import JUNK", cli.DATA, "not a kwsd word file", "both"),
     ("word import SPEECH", cli.DATA, "not a kwsd word file", "both"),
     # Results that cannot be written.

@@ -231,7 +231,7 @@ def test_stored_and_read_again(tmp_path: Path, banana: AddedWord) -> None:
     assert "bad.word: damaged" in str(bad[0])
     with pytest.raises(WordError, match=r"made for the encoder .*add 'hey_banana' again"):
         WordStore(tmp_path, "another").load("hey_banana")
-    with pytest.raises(WordError, match="damaged, or no word of kwsd"):
+    with pytest.raises(WordError, match="damaged, or not a kwsd word file"):
         from_bytes(to_bytes(replace(banana, offsets=(0, 99))), banana.encoder_id, "it")
     for name in ("a/b", "..", "", ".x"):
         with pytest.raises(WordError, match="cannot be a word's name"):

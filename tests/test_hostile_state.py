@@ -182,7 +182,7 @@ def test_no_word_has_scores_that_are_not_numbers(deaf_banana: AddedWord, weight:
     weights = deaf_banana.weights.copy()
     weights[0, 0] = weight
     for odd in (replace(deaf_banana, weights=weights), replace(deaf_banana, bias=weight)):
-        with pytest.raises(WordError, match=r"it: damaged, or no word of kwsd"):
+        with pytest.raises(WordError, match=r"it: damaged, or not a kwsd word file"):
             from_bytes(to_bytes(odd), deaf_banana.encoder_id, "it")
     most = np.full_like(deaf_banana.weights, 1e6)
     word = from_bytes(to_bytes(replace(deaf_banana, weights=most)), deaf_banana.encoder_id, "it")

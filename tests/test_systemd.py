@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,13 @@ def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> socket.socket:
     return receiver
 
 
+@pytest.fixture
+def notifier(full: socket.socket) -> Iterator[Notifier]:
+    """Return a notifier of that socket."""
+    with contextlib.closing(Notifier()) as opened:
+        yield opened
+
+
 def received(receiver: socket.socket) -> list[bytes]:
     """Return what has arrived."""
     found = []
@@ -41,10 +49,9 @@ def received(receiver: socket.socket) -> list[bytes]:
 
 
 def test_a_full_queue_blocks_nothing_and_loses_nothing_that_is_still_true(
-    full: socket.socket, caplog: pytest.LogCaptureFixture
+    full: socket.socket, notifier: Notifier, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def run() -> list[bytes]:
-        notifier = Notifier()
         notifier.send(READY=1, STATUS="starting")
         for _ in range(50):
             notifier.send(WATCHDOG=1)
@@ -65,9 +72,8 @@ def test_a_full_queue_blocks_nothing_and_loses_nothing_that_is_still_true(
     full.close()
 
 
-def test_what_waits_is_bounded(full: socket.socket) -> None:
+def test_what_waits_is_bounded(full: socket.socket, notifier: Notifier) -> None:
     async def run() -> None:
-        notifier = Notifier()
         for n in range(1000):
             notifier.send(STATUS=n)
         assert len(notifier._unsent) == MAX_UNSENT
@@ -77,11 +83,10 @@ def test_what_waits_is_bounded(full: socket.socket) -> None:
 
 
 def test_a_socket_that_is_gone_is_logged_once(
-    full: socket.socket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    full: socket.socket, notifier: Notifier, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     full.close()
     (tmp_path / "notify").unlink()
-    notifier = Notifier()
     for n in range(100):
         notifier.send(STATUS=n)
     assert [one.levelno for one in caplog.records] == [logging.WARNING]

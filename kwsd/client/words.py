@@ -79,7 +79,7 @@ def import_file(requester: Requester, bundle: Bundle, path: Path) -> str:
         raise WordError(f"{path}: cannot be read ({error.strerror})") from error
     except Damaged as error:
         raise WordError(
-            f"{path}: no word of kwsd ({error}); `kwsd word export` makes one"
+            f"{path}: not a kwsd word file ({error}); `kwsd word export` makes one"
         ) from error
     word = from_bytes(data, bundle.encoder_id, str(path), bundle.frame_dim)
     free_name([one.name for one in listed(requester).words], bundle, word.name)

@@ -154,6 +154,7 @@ class Daemon:
         warn_of_groups(self.config.socket)
         path = self.config.socket_path()
         async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self._notifier.close)
             stack.enter_context(self._disk)
             self._disk.write("what a crash has left behind", self._tidy)
             self._disk.write("the age of clips", self._state.clips.make_room)

@@ -47,12 +47,19 @@ class Notifier:
         if self._unsent and "WATCHDOG" in fields:
             self._unsent.pop()
 
+    def close(self) -> None:
+        """Send nothing from now on."""
+        if self._socket is not None:
+            self._socket.close()
+        self._socket = None
+
     def reloading(self) -> None:
         """Announce a reload."""
         self.send(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
 
     def _send_unsent(self) -> None:
-        assert self._socket is not None
+        if self._socket is None:
+            return
         try:
             while self._unsent:
                 self._socket.sendto(self._unsent[0], self._address)

@@ -26,8 +26,6 @@ from kwsd.state import store
 from kwsd.state.store import LATEST, StateError, Store
 
 FORMAT = 2
-ZIP = b"PK\x03\x04"
-"""What every file of `numpy.savez` begins with."""
 MAX_BYTES = 4 << 20
 """Bytes of a word's file. A message carries one of three quarters of a MiB at most."""
 MAX_STORED = 32
@@ -163,9 +161,6 @@ def from_bytes(data: bytes, encoder_id: str, origin: str, dim: int | None = None
     `dim` is the length of the encoder's frames; None is any. Raises WordError where the word is
     damaged or of another encoder.
     """
-    if not data.startswith(ZIP):
-        text = "damaged, or not a kwsd word file; `kwsd word export` writes them"
-        raise WordError(f"{origin}: {text}")
     try:
         head = npz.decode(data, {"head": ARRAYS["head"]})["head"].encode()
         format = bounded_json.decode(head, _Format).format
