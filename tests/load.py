@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +65,8 @@ LINES: dict[str, Callable[[], bytes]] = {
     "word": lambda: _padded(b'{"type":"words.put","id":1,"file":"', b"QUJD", b'"}'),
     "endless": lambda: b"x" * MEGABYTE,
     "junk": lambda: b"x" * (MEGABYTE - 2) + b"\n",
+    "state": lambda: b'{"type":"words"}\n{"type":"calibration"}\n{"type":"peaks"}\n' * 20_000,
+    "reload": lambda: b'{"type":"reload"}\n' * 60_000,
     "short": lambda: b'{"type":"status","id":1}\n{"type":"dance"}\n' * 20_000,
     "unread": lambda: b'{"type":"subscribe"}\n' + b'{"type":"status","id":1}\n' * 40_000,
 }
@@ -119,9 +121,8 @@ class Flood:
             self._sock = None
 
 
-def flood(path: Path, clients: int, seconds: float) -> dict[str, object]:
+def flood(path: Path, clients: int, seconds: float, kinds: list[str]) -> dict[str, object]:
     """Run the clients for so long, and return what each kind has sent."""
-    kinds = list(LINES)
     ends = time.monotonic() + seconds
     with selectors.DefaultSelector() as selector:
         floods = [Flood(path, kinds[n % len(kinds)], selector) for n in range(clients)]
@@ -141,9 +142,11 @@ def flood(path: Path, clients: int, seconds: float) -> dict[str, object]:
 
 
 @contextlib.contextmanager
-def flooding(path: Path, clients: int, seconds: float) -> Iterator[subprocess.Popen[bytes]]:
+def flooding(
+    path: Path, clients: int, seconds: float, kinds: Sequence[str] = tuple(LINES)
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run the clients in a process of their own, for as long as the context lasts at most."""
-    command = [sys.executable, __file__, "--flood", str(path)]
+    command = [sys.executable, __file__, "--flood", str(path), "--kinds", *kinds]
     command += ["--clients", str(clients), "--seconds", str(seconds)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
@@ -212,7 +215,7 @@ class Asking(threading.Thread):
         self.join(10)
 
 
-def measure(clients: int, seconds: float) -> dict[str, object]:
+def measure(clients: int, seconds: float, kinds: Sequence[str] = tuple(LINES)) -> dict[str, object]:
     """Return what the clients did to the wakes, the status, the memory and the end."""
     report: dict[str, object] = {"clients": clients, "seconds": seconds}
     with measured() as (daemon, _), Collector(daemon.path) as wakes:
@@ -221,14 +224,14 @@ def measure(clients: int, seconds: float) -> dict[str, object]:
         speech.start()
         time.sleep(max(seconds / 3, 3 * PERIOD_S))
         quiet = len(wakes.arrived)
-        with flooding(daemon.path, clients, seconds) as process:
+        with flooding(daemon.path, clients, seconds, kinds) as process:
             asking = Asking(daemon.path)
             asking.start()
             out, _ = process.communicate(timeout=seconds + 60)
             asking.end()
         loaded = len(wakes.arrived)
         report["flood"] = json.loads(out)
-        with flooding(daemon.path, clients, 60):
+        with flooding(daemon.path, clients, 60, kinds):
             time.sleep(2.0)
             began = time.monotonic()
             daemon.process.terminate()
@@ -262,13 +265,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clients", type=int, default=60)
     parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--kinds", nargs="+", choices=LINES, default=list(LINES))
     parser.add_argument("--flood", type=Path, metavar="SOCKET", help="only send, to this daemon")
     arguments = parser.parse_args()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if arguments.flood:
-        report = flood(arguments.flood, arguments.clients, arguments.seconds)
+        report = flood(arguments.flood, arguments.clients, arguments.seconds, arguments.kinds)
     else:
-        report = measure(arguments.clients, arguments.seconds)
+        report = measure(arguments.clients, arguments.seconds, arguments.kinds)
     sys.stdout.write(json.dumps(report, indent=2) + "\n")
 
 

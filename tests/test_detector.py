@@ -252,3 +252,20 @@ def test_a_refused_stranger_does_not_lock_the_owner_out(bench: Bench, bundle: Bu
     refractory_s = config.words["computer"].refractory_s
     assert found[1].end - found[0].end < refractory_s * RATE, "the owner should come at once"
     assert [reason(e) for e in found] == ["wrong_speaker", None, "refractory"]
+
+
+@pytest.mark.parametrize("config", [UNGATED, GATED], ids=["ungated", "gated"])
+def test_configuring_the_same_again_changes_nothing(
+    bench: Bench, bundle: Bundle, scene: np.ndarray, config: Config
+) -> None:
+    blocks = [scene[at : at + 1280] for at in range(0, len(scene), 1280)]
+    straight = bench.run(config, blocks)
+    detector = bench.detector(config)
+    steps = []
+    for block in blocks:
+        detector.configure(resolve(config, bundle))
+        steps.append(detector.feed(block))
+    again = joined(steps)
+    assert again.events == straight.events
+    assert np.array_equal(again.scores, straight.scores)
+    assert wakes(straight.events)

@@ -99,20 +99,30 @@ class Detector:
         self._withhold_until = 0
         self._asleep = False  # the gate is closed, and the triggers know it
         self._full_rate = False  # the last posterior of some word was not negligible
+        self.setup = setup
+        self._triggers: dict[str, Trigger] = {}
+        self._gate: VoiceGate | None = None
         self.configure(setup)
 
     def configure(self, setup: DetectorSetup) -> None:
-        """Apply another setup between two chunks, without losing audio or state."""
+        """Apply another setup between two chunks, without losing audio or state.
+
+        What stays as it was goes on: a word's excursion and refractory time, and the voice gate.
+        """
+        before = self.setup
+        triggers = self._triggers
         self.setup = setup
-        self._triggers = {
-            name: Trigger(
+        self._triggers = {}
+        for name, word in setup.words.items():
+            trigger = Trigger(
                 word.threshold,
                 int(word.refractory_s * SAMPLE_RATE),
                 setup.near_miss,
                 self.bundle.smoothing_chunks,
             )
-            for name, word in setup.words.items()
-        }
+            if name in triggers and word.model.id == before.words[name].model.id:
+                trigger = trigger.or_like(triggers[name])
+            self._triggers[name] = trigger
         self._added = {
             name: word.model
             for name, word in setup.words.items()
@@ -122,8 +132,10 @@ class Detector:
         self._columns = [columns.index(name) for name in setup.words]
         self._words = tuple(setup.words)
         vad = setup.vad
-        hangover_samples = int(vad.hangover_s * SAMPLE_RATE)
-        self._gate = VoiceGate(vad.mode, hangover_samples) if vad.enabled else None
+        if not vad.enabled:
+            self._gate = None
+        elif self._gate is None or vad != before.vad:
+            self._gate = VoiceGate(vad.mode, int(vad.hangover_s * SAMPLE_RATE))
 
     @property
     def max_chunks_per_call(self) -> int:

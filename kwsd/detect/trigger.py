@@ -49,6 +49,14 @@ class Trigger:
         """Start the refractory time: the wake that was decided at sample `at` was let through."""
         self._last_wake = at
 
+    def or_like(self, other: Trigger) -> Trigger:
+        """Return `other`, with its past, if it decides as this one does; else this one."""
+        own, others = (
+            (one.threshold, one._refractory_samples, one._near_threshold, one._recent.maxlen)
+            for one in (self, other)
+        )
+        return other if own == others else self
+
     def prime(self, posterior: float) -> None:
         """Add a posterior from before the gate opened, which smooths and decides nothing."""
         self._recent.append(posterior)
