@@ -110,8 +110,12 @@ def findings(samples: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> list[Findi
     heard = iter(np.resize(samples, (200, 1280)))
 
     @contextlib.contextmanager
-    def opened(config: object) -> Iterator[SimpleNamespace]:
-        yield SimpleNamespace(name="fake", rate=RATE, read=lambda: Block(next(heard), 0.0))
+    def opened(config: object, *, every_channel: bool) -> Iterator[SimpleNamespace]:
+        assert every_channel
+        meter = SimpleNamespace(levels_dbfs=[-20.0])
+        yield SimpleNamespace(
+            name="fake", rate=RATE, read=lambda: Block(next(heard), 0.0), meter=meter
+        )
 
     monkeypatch.setattr(checks, "open_microphone", opened)
     return list(checks._microphone(Config()))
@@ -143,3 +147,14 @@ def test_doctor_names_what_is_wrong_with_the_microphone(monkeypatch: pytest.Monk
     (quiet,) = findings(telephone(hiss(3.0, 4)), monkeypatch)
     assert quiet.ok
     assert "too quiet to tell its band" in quiet.detail
+
+
+def test_doctor_names_the_living_channel() -> None:
+    finding = checks._channels([-100.0, -31.0], 0)
+    assert (finding.ok, finding.fix) == (False, "set microphone.channel to 1, or to mix")
+    assert "channel 0: -100 dBFS, channel 1: -31 dBFS" in finding.detail
+    assert checks._channels([-100.0, -31.0], 1).ok
+    assert checks._channels([-100.0, -31.0], "mix").ok
+    assert checks._channels([-100.0] * 30 + [-31.0] * 2, 30).detail == (
+        "channel 30: -31 dBFS, channel 31: -31 dBFS"
+    )

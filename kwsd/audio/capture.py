@@ -110,16 +110,21 @@ class Microphone:
 
 @contextlib.contextmanager
 def open_microphone(
-    config: MicrophoneConfig, block_s: float = BLOCK_S, stop: Callable[[], bool] = lambda: False
+    config: MicrophoneConfig,
+    block_s: float = BLOCK_S,
+    stop: Callable[[], bool] = lambda: False,
+    *,
+    every_channel: bool = False,
 ) -> Iterator[Microphone]:
     """Open the configured device, at 16 kHz where it can, else at its own rate.
 
-    Raises MicrophoneError.
+    Only the channels that are heard are opened where that is possible, unless `every_channel` is
+    to be metered. Raises MicrophoneError.
     """
     sd = portaudio()
     device = find(config.device)
     failures = []
-    for rate, count in _formats(device, config):
+    for rate, count in _formats(device, config.channel == 0 and not every_channel):
         stream = None
         try:
             stream = sd.RawInputStream(
@@ -145,9 +150,9 @@ def open_microphone(
     )
 
 
-def _formats(device: Device, config: MicrophoneConfig) -> list[tuple[int, int]]:
-    """Return what to try, as rate and channels: 16 kHz first, few channels first."""
+def _formats(device: Device, first_alone: bool) -> list[tuple[int, int]]:
+    """Return what to try, as rate and channels: 16 kHz first, the first channel alone if asked."""
     rates = dict.fromkeys([SAMPLE_RATE, device.rate, 48000, 44100])
-    channels = 1 if config.channel == 0 else device.channels
+    channels = 1 if first_alone else device.channels
     counts = dict.fromkeys([channels, device.channels])
     return [(rate, count) for rate in rates for count in counts]

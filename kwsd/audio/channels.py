@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kwsd.audio.pcm import SILENCE_DBFS
+from kwsd.audio.format import SILENCE_DBFS
 
 LEVEL_S = 1.0
 """Seconds over which levels are averaged."""

@@ -7,10 +7,7 @@ import wave
 
 import numpy as np
 
-from kwsd.audio.format import SAMPLE_RATE
-
-SILENCE_DBFS = -100.0
-"""The level of digital silence."""
+from kwsd.audio.format import SAMPLE_RATE, SILENCE_DBFS
 
 
 def level_dbfs(samples: np.ndarray) -> float:

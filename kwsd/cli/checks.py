@@ -17,7 +17,8 @@ from kwsd import config_file
 from kwsd.audio.capture import open_microphone
 from kwsd.audio.devices import MicrophoneError, devices
 from kwsd.audio.diagnosis import Diagnosis, diagnose
-from kwsd.audio.format import BLOCK_S
+from kwsd.audio.format import BLOCK_S, SILENCE_DBFS
+from kwsd.cli.output import channel_levels
 from kwsd.client.client import connect
 from kwsd.config import Config, ConfigError
 from kwsd.detect.setup import resolve
@@ -39,6 +40,9 @@ OFFSET = 0.005
 """Offset, as a share of full scale, that is worth naming."""
 HARMFUL_OFFSET = 0.2
 """Offset that leaves loud voices no room."""
+BEHIND_S = 0.4
+"""Lag from which a daemon is behind its microphone."""
+UNMUTE = "unmute it: alsamixer, or pactl set-source-mute @DEFAULT_SOURCE@ 0"
 REINSTALL = "pip install --force-reinstall kwsd"
 PORTAUDIO_FIX = "sudo apt-get install libportaudio2"
 
@@ -161,8 +165,18 @@ def _daemon(socket: Path | None) -> tuple[StatusReply | None, Finding]:
         text = f"{at} has run for {status.uptime_s:.0f} s, but has no microphone"
         fix = "see the finding about the microphone below"
         return status, Finding("daemon", False, text, fix)
-    heard = f"has listened to {status.microphone.name} for {status.audio_s:.0f} s"
-    return status, Finding("daemon", True, f"{at} {heard}, {status.clients} client(s)")
+    microphone = status.microphone
+    heard = f"has listened to {microphone.name} for {status.audio_s:.0f} s"
+    if microphone.levels_dbfs:
+        heard += f" ({channel_levels(microphone.levels_dbfs)})"
+    text = f"{at} {heard}, {status.clients} client(s)"
+    if microphone.state == "silent":
+        text = f"{text}; it delivers nothing but zeros"
+        return status, Finding("daemon", False, text, UNMUTE)
+    if status.lag_s is not None and status.lag_s >= BEHIND_S:
+        text = f"{text}; it is {status.lag_s:.1f} s behind"
+        return status, Finding("daemon", False, text, "see what keeps this machine busy: top")
+    return status, Finding("daemon", True, text)
 
 
 def _rights(status: StatusReply) -> Finding:
@@ -248,7 +262,7 @@ def _no_device() -> Finding:
 def _microphone(config: Config) -> Iterator[Finding]:
     """Listen for some seconds."""
     try:
-        with open_microphone(config.microphone) as microphone:
+        with open_microphone(config.microphone, every_channel=True) as microphone:
             read = (microphone.read() for _ in range(int(LISTEN_S / BLOCK_S)))
             blocks = [block.samples for block in read if block]
     except MicrophoneError as error:
@@ -258,15 +272,29 @@ def _microphone(config: Config) -> Iterator[Finding]:
         yield Finding("microphone", False, str(error), fix)
         return
     found = diagnose(np.concatenate(blocks))
-    yield from _heard(f"{microphone.name}, {microphone.rate} Hz", found)
+    named = f"{microphone.name}, {microphone.rate} Hz"
+    levels = microphone.meter.levels_dbfs
+    yield from _heard(named, found)
+    if len(levels) > 1:
+        yield _channels(levels, config.microphone.channel)
+
+
+def _channels(levels_dbfs: Sequence[float], channel: int | str) -> Finding:
+    """Return what the channels carry; the one that is heard should not be the dead one."""
+    text = channel_levels(levels_dbfs)
+    alive = [n for n, level in enumerate(levels_dbfs) if level > SILENCE_DBFS]
+    if isinstance(channel, int) and alive and channel not in alive:
+        text = f"channel {channel} is silent, and another is not: {text}"
+        fix = f"set microphone.channel to {alive[0]}, or to mix"
+        return Finding("channels", False, text, fix)
+    return Finding("channels", True, text)
 
 
 def _heard(microphone: str, found: Diagnosis) -> Iterator[Finding]:
     """Yield what a recording of `microphone` shows."""
     if found.silent:
         text = f"{microphone}, delivers silence ({found.level_dbfs:.0f} dBFS)"
-        fix = "unmute it: alsamixer, or pactl set-source-mute @DEFAULT_SOURCE@ 0"
-        yield Finding("microphone", False, text, fix)
+        yield Finding("microphone", False, text, UNMUTE)
         return
     text = f"{microphone}, peaks at {found.level_dbfs:.0f} dBFS"
     if found.band == "unknown":

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from kwsd.audio.format import SAMPLE_RATE
+from kwsd.audio.format import SAMPLE_RATE, SILENCE_DBFS
 from kwsd.events import Event, Lag, MicrophoneChange, Rejected, SpeakerMatch, to_dict
 from kwsd.protocol.data import ClipInfo
 from kwsd.protocol.replies import Page
@@ -23,6 +23,8 @@ from kwsd.protocol.replies import Page
 if TYPE_CHECKING:
     from kwsd.client.client import Gap
 
+MANY_CHANNELS = 8
+"""Of more, only those with sound are named."""
 USAGE = 64
 """The arguments cannot be understood. This and the other exit codes are those of sysexits.h."""
 DATA = 65
@@ -115,7 +117,10 @@ def channel_levels(levels_dbfs: Sequence[float]) -> str:
     """Return the level of each channel for people."""
     if len(levels_dbfs) == 1:
         return f"{levels_dbfs[0]:.0f} dBFS"
-    return ", ".join(f"channel {n}: {level:.0f} dBFS" for n, level in enumerate(levels_dbfs))
+    levels = list(enumerate(levels_dbfs))
+    if len(levels) > MANY_CHANNELS:  # a plug-in claims them; only a few exist
+        levels = [(n, level) for n, level in levels if level > SILENCE_DBFS]
+    return ", ".join(f"channel {n}: {level:.0f} dBFS" for n, level in levels) or "all are silent"
 
 
 def _who(speaker: SpeakerMatch) -> str:

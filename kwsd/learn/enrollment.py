@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from kwsd.audio.format import SAMPLE_RATE
-from kwsd.audio.pcm import SILENCE_DBFS, level_dbfs
+from kwsd.audio.format import SAMPLE_RATE, SILENCE_DBFS
+from kwsd.audio.pcm import level_dbfs
 from kwsd.audio.ring import Ring
 from kwsd.detect.embedder import Embedder
 from kwsd.learn.takes import TakeRejected, check_take, recording_id

@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kwsd.audio.format import SAMPLE_RATE
+from kwsd.audio.format import SAMPLE_RATE, SILENCE_DBFS
 from kwsd.audio.high_pass import HighPass
-from kwsd.audio.pcm import SILENCE_DBFS
 from kwsd.audio.speech_span import speech_span
 from kwsd.audio.synthesis import espeak_takes, has_kokoro, kokoro_takes
 from kwsd.detect.embedder import Embedder

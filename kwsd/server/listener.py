@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 RETRY_MAX_S = 15.0
 """Longest pause between two attempts to open a lost device."""
-STEADY_S = 10.0
+STEADY_S = 1.0
 """A device that has delivered for this long is not about to be lost again at once."""
 STALE_S = 1.0
 """An event that is later than this is stale."""
