@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 from kwsd.version import __version__
 
 if TYPE_CHECKING:
-    from kwsd.client.client import AsyncClient, Client, Gap, connect, connect_async
+    from kwsd.client.async_client import AsyncClient, connect_async
+    from kwsd.client.client import Client, connect
+    from kwsd.client.exchange import Gap
     from kwsd.events import (
         Event,
         Lag,
@@ -48,11 +50,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AsyncClient": "kwsd.client.client",
+    "AsyncClient": "kwsd.client.async_client",
     "Client": "kwsd.client.client",
     "DaemonError": "kwsd.protocol.errors",
     "Event": "kwsd.events",
-    "Gap": "kwsd.client.client",
+    "Gap": "kwsd.client.exchange",
     "Lag": "kwsd.events",
     "MicrophoneChange": "kwsd.events",
     "Rejected": "kwsd.events",
@@ -61,7 +63,7 @@ _HOMES = {
     "Wake": "kwsd.events",
     "commands": "kwsd.protocol.commands",
     "connect": "kwsd.client.client",
-    "connect_async": "kwsd.client.client",
+    "connect_async": "kwsd.client.async_client",
 }
 """The module of each public name."""
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import Start
 
 from kwsd.cli import main as cli
-from kwsd.client.client import find_socket
+from kwsd.client.exchange import find_socket
 from kwsd.config import ConfigError, SocketConfig, why_unsafe
 from kwsd.protocol.commands import Status
 from kwsd.server.unix_socket import bound

@@ -20,7 +20,7 @@ from conftest import Start
 
 import kwsd
 from kwsd.cli import main as cli
-from kwsd.client import client as clients
+from kwsd.client import exchange as clients
 from kwsd.client.client import Client
 from kwsd.events import MicrophoneChange
 

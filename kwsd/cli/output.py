@@ -21,7 +21,7 @@ from kwsd.protocol.data import ClipInfo
 from kwsd.protocol.replies import Page
 
 if TYPE_CHECKING:
-    from kwsd.client.client import Gap
+    from kwsd.client.exchange import Gap
 
 MANY_CHANNELS = 8
 """Of more, only those with sound are named."""

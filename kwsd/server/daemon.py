@@ -181,7 +181,7 @@ class Daemon:
             log.info("listening for %s on %s; socket %s", words, options.source, path)
             if options.wait_for_client:
                 await _either(self._hub.subscribed, self._stop)
-            # What is loaded stays: looking through it for garbage would take 50 ms of a wake's time.
+            # What is loaded stays: to look through it for garbage would hold a wake up for 50 ms.
             gc.collect()
             gc.freeze()
             self._listener.go()

@@ -1,0 +1,189 @@
+"""The client of the daemon for asyncio; all is as with `kwsd.client.client`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar, cast, overload
+
+from kwsd.client.exchange import (
+    GREETING_TIMEOUT_S,
+    READ_BYTES,
+    Exchange,
+    Gap,
+    Reconnection,
+    closed_error,
+    find_socket,
+    is_lost,
+    subscription_to,
+    unreachable,
+)
+from kwsd.events import Event, Wake
+from kwsd.protocol.commands import EventType, Request, Subscribe
+from kwsd.protocol.errors import DaemonError
+from kwsd.protocol.messages import Greeting
+from kwsd.protocol.paging import following, joined
+from kwsd.protocol.replies import Reply
+
+if TYPE_CHECKING:
+    import asyncio
+
+log = logging.getLogger(__name__)
+R = TypeVar("R", bound=Reply)
+
+
+class AsyncClient:
+    """A connection to the daemon for asyncio; `connect_async` makes one.
+
+    async with await connect_async() as daemon:
+        async for event in daemon:
+            ...
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.greeting: Greeting
+        """The daemon's versions, words and sample rate."""
+        self._closed = False
+        self._reader: asyncio.StreamReader
+        self._writer: asyncio.StreamWriter
+        self._exchange: Exchange
+
+    async def connect(self) -> None:
+        """Connect, or connect again. Raises DaemonError."""
+        import asyncio  # takes longer than all the rest, and only this client needs it
+
+        self._exchange = Exchange()
+        try:
+            self._reader, self._writer = await asyncio.open_unix_connection(str(self.path))
+        except OSError as error:
+            raise unreachable(self.path, error) from error
+        try:
+            async with asyncio.timeout(GREETING_TIMEOUT_S):
+                while (greeting := self._exchange.greeted(self.path)) is None:
+                    await self._receive()
+        except OSError as error:
+            self._writer.close()
+            raise unreachable(self.path, error) from error
+        except BaseException:
+            self._writer.close()
+            raise
+        self.greeting = greeting
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._closed = True
+        self._writer.close()
+
+    async def request(self, command: Request[R]) -> R:
+        """Send a request and return its reply, with all its pages. Raises DaemonError."""
+        pages = [await self._request(command)]
+        while after := following(command, pages[-1]):
+            pages.append(await self._request(after))
+        return joined(pages)
+
+    async def _request(self, command: Request[R]) -> R:
+        id, line = self._exchange.send(command)
+        try:
+            self._writer.write(line)
+            await self._writer.drain()
+            while (reply := self._exchange.reply(id)) is None:
+                await self._receive()
+                self._exchange.levels.clear()
+        except OSError as error:
+            raise closed_error(error) from error
+        return cast(R, reply)
+
+    @overload
+    def events(
+        self,
+        types: Sequence[Literal["wake"]],
+        words: Sequence[str] | None = None,
+        *,
+        details: bool = False,
+        reconnect: bool = False,
+        on_gap: Callable[[Gap], None] | None = None,
+    ) -> AsyncIterator[Wake]: ...
+    @overload
+    def events(
+        self,
+        types: Sequence[EventType] | None = None,
+        words: Sequence[str] | None = None,
+        *,
+        details: bool = False,
+        reconnect: bool = False,
+        on_gap: Callable[[Gap], None] | None = None,
+    ) -> AsyncIterator[Event]: ...
+    async def events(
+        self,
+        types: Sequence[EventType] | None = None,
+        words: Sequence[str] | None = None,
+        *,
+        details: bool = False,
+        reconnect: bool = False,
+        on_gap: Callable[[Gap], None] | None = None,
+    ) -> AsyncIterator[Event]:
+        """Subscribe, and yield the events as they come; all is as with `Client.events`."""
+        import asyncio
+
+        subscription = subscription_to(types, words, details)
+        await self.request(subscription)
+        seq = None
+        while True:
+            try:
+                async for event in self._events_of_connection():
+                    seq = event.seq
+                    yield event
+                return
+            except DaemonError as error:
+                if self._closed:
+                    return
+                if not (reconnect and is_lost(error)):
+                    raise
+                back = Reconnection(error, seq)
+            while not await self._returned(subscription):
+                await asyncio.sleep(back.pause_s())
+                if self._closed:
+                    return
+            seq = None
+            if on_gap:
+                on_gap(back.gap())
+
+    async def _events_of_connection(self) -> AsyncIterator[Event]:
+        while True:
+            while self._exchange.events:
+                yield self._exchange.events.popleft()
+            if self._exchange.ended:
+                return
+            try:
+                await self._receive()
+            except OSError as error:
+                raise closed_error(error) from error
+
+    async def _returned(self, subscription: Subscribe) -> bool:
+        self._writer.close()
+        try:
+            await self.connect()
+            await self._request(subscription)
+        except DaemonError as error:
+            if not is_lost(error):
+                raise
+            return False
+        return True
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self.events()
+
+    async def _receive(self) -> None:
+        self._exchange.check()
+        self._exchange.receive(await self._reader.read(READ_BYTES))
+
+
+async def connect_async(path: Path | str | None = None) -> AsyncClient:
+    """Connect to the daemon, at `path` or its usual socket. Raises DaemonError."""
+    client = AsyncClient(Path(path) if path is not None else find_socket())
+    await client.connect()
+    return client
