@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -166,6 +167,13 @@ def test_a_damaged_file_begins_again(store: ClipStore, machine: Machine, data: b
     (store.folder / "ages").write_bytes(data)
     assert left(store) == [only]
     assert ClipAges(store.folder / "ages").recorded() == {only: NOW}
+
+
+def test_a_pipe_in_its_place_hangs_nobody(store: ClipStore, machine: Machine) -> None:
+    only = record(store, machine)
+    (store.folder / "ages").unlink()
+    os.mkfifo(store.folder / "ages")
+    assert left(store) == [only]
 
 
 def test_the_time_since_boot_is_that_of_the_machine() -> None:

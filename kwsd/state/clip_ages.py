@@ -18,6 +18,9 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
+from kwsd.bounded import file as bounded
+from kwsd.bounded import json as bounded_json
+from kwsd.bounded.file import Damaged
 from kwsd.protocol.data import ClipInfo
 from kwsd.state.store import write_atomically
 
@@ -104,11 +107,8 @@ class ClipAges:
 
     def _read(self) -> _File | None:
         """Return what was written last; None without a file that can be used."""
-        with suppress(OSError, ValueError, RecursionError):
-            with self._path.open("rb") as source:
-                data = source.read(MAX_BYTES + 1)
-            if len(data) <= MAX_BYTES:
-                return msgspec.json.decode(data, type=_File)
+        with suppress(OSError, Damaged):
+            return bounded_json.decode(bounded.read(self._path, MAX_BYTES, links=False), _File)
         return None
 
 
