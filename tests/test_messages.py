@@ -27,7 +27,8 @@ from kwsd.protocol.messages import (
     Level,
     Received,
 )
-from kwsd.protocol.parsing import InvalidRequest, parse_request
+from kwsd.protocol.parsing import MAX_VALUES, InvalidRequest, parse_request
+from kwsd.protocol.replies import DeletedReply
 
 
 def line(**body: Any) -> bytes:
@@ -59,6 +60,25 @@ def test_good_lines(data: bytes, expected: Command) -> None:
         (b'{"type":"status","new":"\xff"}', "malformed", "UTF-8"),
         (b'{"type":"audio","start":NaN,"end":1}', "malformed", "JSON"),
         (b"[" * 100_000, "malformed", "JSON"),
+        (b"[" * 33 + b"]" * 33, "malformed", "at most 32 levels"),
+        (b'{"type":"status","x":' + b'{"a":' * 32 + b"1" + b"}" * 33, "malformed", "32 levels"),
+        (b'{"type":"subscribe","types":' + b"[" * 900 + b"]" * 900 + b"}", "malformed", "levels"),
+        (b'{"type":"status","x":[' + b"1," * MAX_VALUES + b"1]}", "malformed", "at most 16384 v"),
+        (b'{"type":"status","x":"' + b"[" * 40 + b'","y":[[]}', "malformed", "JSON"),
+        (b'{"type":"words.get","name":"\\ud800"}', "malformed", "JSON"),
+        (b'{"type":"status","x":"\\udc00\\ud800"}', "malformed", "JSON"),
+        (b'{"type":"words.get","name":"\xed\xa0\x80"}', "malformed", "UTF-8"),
+        (b'{"type":"audio","start":0,"end":1e400}', "bad_request", "end: inf is not a whole"),
+        (line(type="audio", start=0, end=10**400), "bad_request", "is not a whole number between"),
+        (line(type="audio", start=0, end=2**63), "bad_request", "9223372036854775808 is not a"),
+        (line(type="audio", start=-(10**30), end=1), "bad_request", "is not a whole number"),
+        (b'{"type":"audio","start":0,"end":' + b"1" * 9000 + b"}", "malformed", "JSON"),
+        (b'{"type":"peaks","since":-1e999}', "bad_request", "since: -inf is not a number between"),
+        (line(type="enroll.next", timeout_s=10**400), "bad_request", "between 1 and 60"),
+        (line(type="status", id=2**63), "bad_request", "id must be text or a whole number"),
+        (line(type="status", id="x" * 257), "bad_request", "of at most 256 characters"),
+        (b'{"type":"\xf0\x9f\x98\x80\\ud83d"}', "malformed", "JSON"),
+        (line(type="subscribe", words=["w"] * 257), "bad_request", "a list of at most 256"),
         (b"[1]", "malformed", "object"),
         (b"3", "malformed", "object"),
         (line(id=1), "unknown_type", "the request has no type"),
@@ -94,6 +114,7 @@ def test_bad_lines(data: bytes, code: str, message: str) -> None:
     assert bad.code == code
     assert message in bad.message
     assert not bad.fatal
+    messages.encode_error(bad.code, bad.message, bad.id)
 
 
 def send(client: Connection[FromServer], request: Command) -> tuple[int, bytes]:
@@ -288,3 +309,22 @@ def test_an_event_leaves_out_what_is_not_known_but_the_speaker() -> None:
     assert to_dict(wake) == {**expected, "start": 1, "end": 2, "speaker": None}
     (received,) = Connection.client().receive(messages.encode_event(wake))
     assert received == wake
+
+
+def test_deep_and_many_are_counted_outside_of_texts() -> None:
+    brackets = json.dumps("[{" * 2000 + '\\"' + "]" * 40)
+    assert parse_request(b'{"type":"status","x":' + brackets.encode() + b"}") == commands.Status()
+    levels = b'{"type":"status","x":' + b"[" * 31 + b'"]]"' + b"]" * 31 + b"}"
+    assert parse_request(levels) == commands.Status()
+
+
+def test_a_message_with_half_a_surrogate_is_sent_readably() -> None:
+    sent = messages.encode_error("bad_word", "no word is called '\ud800'", 1)
+    assert json.loads(sent)["message"] == "no word is called '\\ud800'"
+
+
+def test_a_reply_that_does_not_fit_a_line_is_an_error() -> None:
+    reply = DeletedReply(deleted="x" * MAX_REPLY_LINE)
+    with pytest.raises(RequestError, match="fit a line") as caught:
+        messages.encode_reply(1, reply)
+    assert caught.value.code == "reply_too_long"

@@ -33,11 +33,11 @@ class EncodedReply(Reply, frozen=True):
     json: bytes
 
 
-class Page(Reply, frozen=True, kw_only=True):
+class Page(Reply, frozen=True, kw_only=True, omit_defaults=True):
     """A page of a longer reply: the lists of all pages, joined, are the whole."""
 
     next: str | None = None
-    """What the request for the next page has as `after`; None on the last."""
+    """What the request for the next page has as `after`; left out on the last."""
 
 
 class Done(Reply, frozen=True):
