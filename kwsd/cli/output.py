@@ -18,7 +18,6 @@ import msgspec
 from kwsd.audio.format import SAMPLE_RATE, SILENCE_DBFS
 from kwsd.events import Event, Lag, MicrophoneChange, Rejected, SpeakerMatch, to_dict
 from kwsd.protocol.data import ClipInfo
-from kwsd.protocol.replies import Page
 
 if TYPE_CHECKING:
     from kwsd.client.exchange import Gap
@@ -54,12 +53,7 @@ def show(text: str) -> None:
 
 
 def print_json(value: object) -> None:
-    """Print structs, dataclasses or plain data as one line of JSON.
-
-    A verb has followed all pages, so what asks for the next one is left out.
-    """
-    if isinstance(value, Page):
-        value = {key: part for key, part in msgspec.structs.asdict(value).items() if key != "next"}
+    """Print structs, dataclasses or plain data as one line of JSON."""
     line = msgspec.json.encode(value, enc_hook=_plain)
     print(msgspec.json.format(line, indent=0).decode(), flush=True)
 
