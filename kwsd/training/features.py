@@ -124,8 +124,8 @@ def mel_of(front: LogMel, x: np.ndarray) -> np.ndarray:
 def log_mel(front: LogMel, x: Tensor) -> Tensor:
     """Return the features of `front` in torch, from the start of a stream: `x [batch, sample]` to
     `[batch, frame, band]`."""
-    window = torch.from_numpy(front.window).to(x.device)
-    filters = torch.from_numpy(front.filters).to(x.device)
+    window = torch.tensor(front.window, device=x.device)
+    filters = torch.tensor(front.filters, device=x.device)
     padded = nn.functional.pad(x, (front.history_samples, 0))
     frames = padded.unfold(1, front.window_samples, front.hop_samples)
     spectrum = torch.view_as_real(torch.fft.rfft(frames * window, front.fft_samples))
