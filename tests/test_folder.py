@@ -15,6 +15,7 @@ from kwsd.config import ConfigError, SocketConfig, why_unsafe
 from kwsd.protocol.commands import Status
 from kwsd.server.unix_socket import bound
 from kwsd.state import folder
+from kwsd.state.folder import claimed
 from kwsd.state.store import write_atomically
 
 
@@ -140,3 +141,13 @@ def test_a_socket_in_use_is_tried_again_and_a_wrong_path_is_not(tmp_path: Path) 
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot be used"):
         bound(tmp_path / "file" / "k.sock", SocketConfig()).__enter__()
+
+
+def test_a_second_daemon_leaves_the_first_ones_files_alone(tmp_path: Path) -> None:
+    with claimed(tmp_path) as first:
+        with claimed(tmp_path) as second:
+            assert (first, second) == (True, False)
+        with claimed(tmp_path / "none") as third:
+            assert third
+    with claimed(tmp_path) as again:
+        assert again

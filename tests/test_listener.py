@@ -111,7 +111,8 @@ def test_zeros_for_a_minute_are_silent_and_the_living_channel_is_named(
     with listener.running():
         listener.go()
         wait_for(lambda: len(changes(events)) == 2)
-        levels = listener.stats.levels_dbfs
+        assert listener.stats.meter
+        levels = listener.stats.meter.levels_dbfs
         portaudio.speaking = 1
         wait_for(lambda: len(changes(events)) == 3)
     assert [change.state for change in changes(events)] == ["ok", "silent", "ok"]

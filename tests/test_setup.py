@@ -128,6 +128,13 @@ def test_a_word_in_the_configuration_must_be_there(
     assert list(resolve(Config(), bundle, library).words) == ["computer", "hey_banana"]
 
 
+def test_a_file_with_the_name_of_a_built_in_word_does_not_take_its_place(
+    bundle: Bundle, deaf_banana: AddedWord
+) -> None:
+    library = Library(words={"computer": replace(deaf_banana, name="computer")})
+    assert resolve(Config(), bundle, library).words["computer"].model is bundle.words["computer"]
+
+
 def test_a_damaged_cohort_is_named_only_where_somebody_is_enrolled(bundle: Bundle) -> None:
     damaged = replace(bundle, hashes={**bundle.hashes, COHORT: "0" * 64})
     assert resolve(Config(), damaged).speakers.scorer is None

@@ -102,6 +102,18 @@ def test_samples_that_are_not_numbers_count_as_zero(
     assert caplog.text.count("not numbers") == 1
 
 
+def test_a_sample_that_is_far_too_large_is_clipped_and_its_level_stays_a_number(
+    pipe: tuple[int, int],
+) -> None:
+    reading, writing = pipe
+    values = np.array([1e30, -3e38, np.nan, 0.5], "<f4")
+    os.write(writing, values.tobytes())
+    os.close(writing)
+    source = PipeInput(reading, RawFormat("f32"), 0)
+    assert read_all(source)[:4].tolist() == [32767, -32768, 0, 16384]
+    assert all(np.isfinite(source.meter.levels_dbfs))
+
+
 def test_a_pipe_that_was_left_waiting_is_behind_and_a_fast_writer_is_not(
     pipe: tuple[int, int],
 ) -> None:
@@ -141,6 +153,7 @@ def test_formats_that_cannot_be_are_refused(
     [
         ("{run} <&-", "standard input is closed; write raw PCM into it"),
         ("{run} </dev/null", "standard input is /dev/null"),
+        ("{run} 0>{file}", "standard input can only be written to"),
         ("{run} --rate 0 <{file}", "a sample rate of 0 Hz"),
         ("cat {file} | {run} --channels 0", "0 channel(s)"),
     ],

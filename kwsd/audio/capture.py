@@ -58,7 +58,11 @@ class Microphone:
         self.channel = config.channel
         try:
             self._mono = MonoConverter(
-                self.rate, self.channels, config.channel, f"the microphone {name}"
+                self.rate,
+                self.channels,
+                config.channel,
+                f"the microphone {name}",
+                metered=True,
             )
         except AudioFileError as error:
             raise MicrophoneError(str(error)) from error

@@ -22,17 +22,21 @@ class ChannelMeter:
         self._power = np.zeros(channels)
 
     def step(self, block: np.ndarray) -> None:
-        """Measure `block [sample, channel]`, int16 or float between -1 and 1."""
+        """Measure `block [sample, channel]`, int16 or finite float."""
         samples = len(block)
         if not samples:
             return
-        for channel in np.flatnonzero(block.any(axis=0)):
-            after = int(np.argmax(block[::-1, channel] != 0))
-            self._heard[channel] = self._samples + samples - 1 - after
+        if block[-1].all():  # as nearly always
+            self._heard[:] = self._samples + samples - 1
+        else:
+            for channel in np.flatnonzero(block.any(axis=0)):
+                after = int(np.argmax(block[::-1, channel] != 0))
+                self._heard[channel] = self._samples + samples - 1 - after
         self._samples += samples
-        scaled = block.astype(np.float32) / (32768 if block.dtype == np.int16 else 1)
-        share = min(samples / (LEVEL_S * self._rate), 1.0)
-        self._power += share * (np.mean(scaled**2, axis=0) - self._power)
+        scaled = block.astype(np.float32)
+        full_scale = 32768.0 if block.dtype == np.int16 else 1.0
+        power = np.einsum("sc,sc->c", scaled, scaled) / (samples * full_scale**2)
+        self._power += min(samples / (LEVEL_S * self._rate), 1.0) * (power - self._power)
 
     def carrying(self, block: np.ndarray) -> np.ndarray:
         """Return at which samples of the next `block` each channel carries sound.

@@ -21,6 +21,8 @@ from kwsd.bounded.file import Damaged, FileError, check_regular
 log = logging.getLogger(__name__)
 DEAD_DBFS = -60.0
 """A channel that is nowhere louder is silent."""
+MAX_FLOAT = 8.0
+"""A sample of floating point that is larger counts as this much: nothing overflows."""
 NOISE_FOLDER = "_background_noise_"
 """Folder of noise in Speech Commands and in corpora of the same layout."""
 
@@ -47,8 +49,12 @@ class MonoConverter:
     It holds the resampler's state, so one converter serves one stream.
     """
 
-    def __init__(self, rate: int, channels: int, channel: int | str, name: str) -> None:
+    def __init__(
+        self, rate: int, channels: int, channel: int | str, name: str, *, metered: bool = False
+    ) -> None:
         """`channel` is an index from 0, or `mix` for the mean of the channels that carry sound.
+
+        `metered`: the meter measures the channels, as it does for `mix`.
 
         Raises AudioFileError where the stream `name` has no such channel.
         """
@@ -61,6 +67,7 @@ class MonoConverter:
             raise AudioFileError(f"{name}: a sample rate of {rate} Hz is outside 1000…768000")
         self.channel = channel
         self.meter = ChannelMeter(channels, rate)
+        self._metered = metered or channel == "mix"
         self._resampler = _resampler(rate) if rate != SAMPLE_RATE else None
 
     def step(self, block: np.ndarray, last: bool = False) -> np.ndarray:
@@ -68,8 +75,11 @@ class MonoConverter:
 
         `block` is int16, or float between -1 and 1.
         """
+        if block.dtype != np.int16:
+            block = np.clip(block, -MAX_FLOAT, MAX_FLOAT)
         carrying = self.meter.carrying(block) if self.channel == "mix" else None
-        self.meter.step(block)
+        if self._metered:
+            self.meter.step(block)
         if self._resampler is None and block.dtype == np.int16 and carrying is None:
             return np.ascontiguousarray(block[:, int(self.channel)])
         samples = block.astype(np.float32)

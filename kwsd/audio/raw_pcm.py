@@ -53,7 +53,7 @@ class RawConverter:
         """
         self._format = format
         self._name = name
-        self._mono = MonoConverter(format.rate, format.channels, channel, name)
+        self._mono = MonoConverter(format.rate, format.channels, channel, name, metered=True)
         self._rest = b""
         self._warned = False
 
@@ -100,14 +100,21 @@ def raw_blocks(
 
     Raises AudioFileError as `RawConverter` does, at once.
     """
-    return _blocks(stream, format, RawConverter(format, channel, name), block_s)
+    return _blocks(stream, format, RawConverter(format, channel, name), block_s, name)
+
+
+def _read(stream: IO[bytes], size: int, name: str) -> bytes:
+    try:
+        return stream.read(size)
+    except OSError as error:
+        raise AudioFileError(f"{name} cannot be read ({error.strerror})") from error
 
 
 def _blocks(
-    stream: IO[bytes], format: RawFormat, converter: RawConverter, block_s: float
+    stream: IO[bytes], format: RawFormat, converter: RawConverter, block_s: float, name: str
 ) -> Iterator[np.ndarray]:
     size = max(int(format.rate * block_s), 1) * format.frame_bytes
-    while data := stream.read(size):
+    while data := _read(stream, size, name):
         samples = converter.step(data)
         if len(samples):
             yield samples

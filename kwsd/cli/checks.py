@@ -239,7 +239,8 @@ def _audio(config: Config, *, daemon_runs: bool) -> Iterator[Finding]:
         yield Finding("PortAudio", False, str(error), PORTAUDIO_FIX)
         return
     if not found:
-        yield _no_device()
+        if not daemon_runs:  # it may listen to something else
+            yield _no_device()
         return
     listed = ", ".join(f"{device.index}: {device.name}" for device in found)
     yield Finding("input devices", True, listed)

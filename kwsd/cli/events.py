@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"only these: {', '.join(get_args(EventType))}",
     )
     options.add_words(parser, "only events of these words")
-    parser.add_argument("--count", type=int, metavar="N", help="exit after N events")
+    parser.add_argument("--count", type=options.positive, metavar="N", help="exit after N events")
     options.add_details(parser, "; for root, the daemon's user and socket.admin_group")
     parser.add_argument(
         "--reconnect",

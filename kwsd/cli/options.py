@@ -59,6 +59,13 @@ def add_details(parser: argparse.ArgumentParser, text: str = "") -> None:
     )
 
 
+def positive(text: str) -> int:
+    """Return a number of at least 1. Raises argparse.ArgumentTypeError."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
+    return int(text)
+
+
 def add_endpoint(parser: argparse.ArgumentParser) -> None:
     """Add the options of a verb that asks the daemon or a state directory."""
     add_config(parser)

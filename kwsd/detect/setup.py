@@ -138,7 +138,8 @@ def _unknown_words(unknown: list[str], bundle: Bundle, library: Library) -> str:
 
 def _active_word(name: str, config: Config, bundle: Bundle, library: Library) -> ActiveWord:
     wanted = config.words.get(name, WordConfig())
-    model = library.words.get(name) or bundle.words[name]
+    # A file that calls itself as a built-in word does not take its place.
+    model = bundle.words.get(name) or library.words[name]
     calibration = library.calibration
     calibrated = calibration.threshold(name, model.id) if calibration else None
     if wanted.threshold is not None:

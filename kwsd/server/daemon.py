@@ -52,7 +52,7 @@ from kwsd.server.state_handlers import StateHandlers
 from kwsd.server.systemd import Notifier
 from kwsd.server.unix_socket import warn_of_groups
 from kwsd.server.watchdog import FAILURE, Watchdog
-from kwsd.state.folder import tidy
+from kwsd.state.folder import claimed, tidy
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -157,7 +157,11 @@ class Daemon:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._notifier.close)
             stack.enter_context(self._disk)
-            self._disk.write("what a crash has left behind", self._tidy)
+            if stack.enter_context(claimed(self._state.folder)):
+                self._disk.write("what a crash has left behind", self._tidy)
+            else:
+                text = "state: another daemon uses %s too; give each one of its own"
+                log.warning(text, self._state.folder)
             self._disk.write("the age of clips", self._state.clips.make_room)
             self._disk.write("the check of clips and peaks", self._state.check_records)
             handlers = self._handlers

@@ -169,7 +169,9 @@ class Handlers:
             },
             speakers=sorted(detector.setup.speakers.voiceprints),
             clients=len(self._parts.hub.subscribers),
-            microphone=MicrophoneInfo(stats.microphone, stats.source, stats.levels_dbfs),
+            microphone=MicrophoneInfo(
+                stats.microphone, stats.source, meter.levels_dbfs if (meter := stats.meter) else []
+            ),
             lag_s=None if stats.lag_s is None else round(stats.lag_s, 3),
             look_back=LookBack(listener.audio.begin, listener.audio.end),
             encoder_id=detector.bundle.encoder_id,

@@ -21,13 +21,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 
 from kwsd.audio.capture import Block, Microphone
+from kwsd.audio.channels import ChannelMeter
 from kwsd.audio.devices import MicrophoneError
 from kwsd.audio.files import AudioFileError
 from kwsd.audio.format import SAMPLE_RATE
@@ -59,8 +60,8 @@ class Stats:
     cpu_s: float = 0.0
     microphone: MicrophoneState = "lost"
     source: str = ""
-    levels_dbfs: list[float] = field(default_factory=list)
-    """Level of each channel of a live source."""
+    meter: ChannelMeter | None = None
+    """What the channels of a live source carry."""
     lag_s: float | None = None
     """Seconds for which the last block had been there when it was heard; None for a recording that
     is read as fast as it can be."""
@@ -108,6 +109,7 @@ class Listener:
         self._reported_lost = False
         self._interrupted = True  # nothing has come from the source since it was opened
         self._heard_until = 0.0
+        self._looked_at_s = -1  # the second of audio at which the channels were looked at last
         self._lag = LagWatch()
         self._high_pass = HighPass()
         self._thread = threading.Thread(target=self._main, name="listener", daemon=True)
@@ -210,7 +212,7 @@ class Listener:
             self._emit(MicrophoneChange(state="lost", detail=why))
         self._reported_lost = True
         self.stats.microphone = "lost"
-        self.stats.levels_dbfs = []
+        self.stats.meter = None
 
     def _watch(self, source: Source, block: Block) -> None:
         """Report what a block says about its source."""
@@ -223,7 +225,10 @@ class Listener:
         meter = source.meter
         if meter is None:
             return
-        self.stats.levels_dbfs = meter.levels_dbfs
+        self.stats.meter = meter
+        if self.stats.samples // SAMPLE_RATE == self._looked_at_s:
+            return
+        self._looked_at_s = self.stats.samples // SAMPLE_RATE
         text = silence(meter, source.channel, source.name)
         if text and self.stats.microphone == "ok":
             self._change("silent", text)

@@ -137,7 +137,11 @@ class PipeInput:
                 if time.monotonic() > deadline:
                     break
                 continue
-            data = os.read(self._fd, min(wanted, MAX_READ_BYTES))
+            try:
+                data = os.read(self._fd, min(wanted, MAX_READ_BYTES))
+            except OSError as error:
+                text = f"{self.name} cannot be read ({error.strerror})"
+                raise AudioFileError(text) from error
             self._ended = not data
             parts.append(self._converter.step(data) if data else self._end(parts))
             wanted -= len(data)
@@ -229,6 +233,8 @@ def open_standard_input(
         kind = os.fstat(fd)
     except (AttributeError, ValueError, OSError):
         raise AudioFileError(f"standard input is closed; {remedy}") from None
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
+        raise AudioFileError(f"standard input can only be written to; {remedy}")
     if os.isatty(fd):
         raise AudioFileError(f"standard input is a terminal; {remedy}")
     if stat.S_ISCHR(kind.st_mode) and kind.st_rdev == Path(os.devnull).stat().st_rdev:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from kwsd.config import ConfigError
@@ -23,6 +25,29 @@ def check(folder: Path) -> None:
     if os.access(folder, os.X_OK) and clips.is_symlink():
         text = f"state: {clips} is a symbolic link to {clips.readlink()}"
         raise ConfigError(f"{text}; remove it, or set `state` to a folder with room for clips")
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Claim a state directory for as long as the context lasts; return whether nobody else has.
+
+    A directory that is not there yet belongs to whoever makes it.
+    """
+    with ExitStack() as stack:
+        try:
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            yield True
+            return
+        stack.callback(os.close, handle)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:  # a file system without locks
+            pass
+        yield True
 
 
 def tidy(folder: Path) -> list[Path]:
