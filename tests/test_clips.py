@@ -194,6 +194,7 @@ def test_off_by_default_and_on_when_asked(
     assert "2 clip(s) deleted" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_fits")
 def test_labeled_clips_make_a_word_better(
     start: Start,

@@ -24,6 +24,7 @@ def peak_mib(pid: int) -> float:
     raise AssertionError(pid)
 
 
+@pytest.mark.slow
 def test_one_hostile_client_of_each_kind(start: Start, endless: Path) -> None:
     daemon = start("--source", str(endless), "--realtime")
     with daemon.connect() as client, daemon.connect() as asking:

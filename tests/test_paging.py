@@ -111,6 +111,7 @@ def a_year(path: Path, words: dict[str, str]) -> int:
     return stretches
 
 
+@pytest.mark.slow
 def test_calibrate_works_on_a_year_of_logs(
     start: Start, endless: Path, bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:

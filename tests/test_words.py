@@ -66,6 +66,7 @@ def test_the_verbs_on_a_state_directory(
     assert "not a kwsd word file" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_fits")
 def test_from_text_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -121,6 +122,7 @@ def test_the_running_daemon_applies_it(
         assert "hey_banana" not in client.request(Status()).words
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_fits")
 def test_what_the_room_sounds_like_counts_against_it(
     start: Start, tmp_path: Path, recordings: list[str], capsys: pytest.CaptureFixture[str]
