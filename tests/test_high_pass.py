@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -267,22 +266,3 @@ def test_clipped_takes_are_still_noticed(voice: str) -> None:
     with pytest.raises(TakeRejected, match="clipped"):
         check_take(heard(0.003), 0.4)
     check_take(HighPass().step(to_int16(said * 24000 / np.abs(said).max())), 0.4)
-
-
-@pytest.mark.timing
-def test_it_costs_at_most_a_twentieth_of_a_chunk(
-    bundle: Bundle, setup: DetectorSetup, runtime: Runtime
-) -> None:
-    talk = np.concatenate([say("good evening to all of you", voice) for voice in VOICES])
-    chunks = talk[: len(talk) // 1280 * 1280].reshape(-1, 1280)
-
-    def cpu_s(step: Callable[[np.ndarray], object]) -> float:
-        times = []
-        for chunk in chunks:
-            began = time.thread_time()
-            step(chunk)
-            times.append(time.thread_time() - began)
-        return float(np.median(times))
-
-    detector = Detector(bundle, setup, runtime)
-    assert cpu_s(HighPass().step) <= 0.05 * cpu_s(detector.feed)
