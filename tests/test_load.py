@@ -51,6 +51,7 @@ def test_one_hostile_client_of_each_kind(start: Start, endless: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.timing
 def test_sixty_hostile_clients() -> None:
     report: Any = measure(60, 30.0)
