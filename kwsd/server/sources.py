@@ -95,8 +95,9 @@ class PipeInput:
         """
         self.channel = channel
         self._realtime = realtime
-        self._began: float | None = None
+        self._empty_at: float | None = None
         self._heard_s = 0.0
+        self._came_at = 0.0
         self._fd = fd
         self._converter = RawConverter(format, channel, self.name)
         self._block_bytes = int(format.rate * BLOCK_S) * format.frame_bytes
@@ -116,27 +117,32 @@ class PipeInput:
         """Go on reading: a pipe is open already."""
         self._stall_s = config.stall_s
         self._stop = stop
+        self._came_at = time.monotonic()
         yield self
 
     def rescan(self) -> None:
         """Do nothing: a pipe stays what it is."""
 
     def read(self, blocks: int = 1) -> Block | None:
-        """Return what about `blocks` of 80 ms became, or None at the end.
+        """Return the next `blocks` of 80 ms in one, fewer where the pipe is empty; None at the end.
 
         Raises MicrophoneError where nothing has come for `stall_s`.
         """
         wanted = self._block_bytes * blocks
         parts: list[np.ndarray] = []
-        deadline = time.monotonic() + self._stall_s
         while wanted > 0 and not self._ended:
             if self._stop():
                 return None
+            asked = time.monotonic()
             ready, _, _ = select.select([self._fd], [], [], POLL_S)
             if not ready:
-                if time.monotonic() > deadline:
+                self._empty_at = None
+                if parts or asked - self._came_at > self._stall_s:
                     break
                 continue
+            if self._empty_at is None:
+                self._empty_at = asked
+                self._heard_s = 0.0
             try:
                 data = os.read(self._fd, min(wanted, MAX_READ_BYTES))
             except OSError as error:
@@ -145,10 +151,11 @@ class PipeInput:
             self._ended = not data
             parts.append(self._converter.step(data) if data else self._end(parts))
             wanted -= len(data)
-            deadline = time.monotonic() + self._stall_s
+            self._came_at = time.monotonic()
         samples = np.concatenate(parts) if parts else np.zeros(0, np.int16)
         if len(samples):
             self._last = samples[-1:]
+        if len(samples) or (parts and not self._ended):
             return Block(samples, self._arrival(len(samples)))
         if self._ended:
             return None
@@ -163,14 +170,12 @@ class PipeInput:
     def _arrival(self, samples: int) -> float:
         """Return when the last of `samples` was there.
 
-        The pipe holds what was written since then. A writer that is faster than speech has not been
-        kept waiting.
+        What is in the pipe has waited, but no longer than since the pipe was seen empty, and a
+        writer that is faster than speech has not been kept waiting.
         """
         now = time.monotonic()
-        if self._began is None:
-            self._began = now - samples / SAMPLE_RATE
         self._heard_s += samples / SAMPLE_RATE
-        late_s = now - self._began - self._heard_s
+        late_s = 0.0 if self._empty_at is None else now - self._empty_at - self._heard_s
         if self._realtime and late_s < 0:
             time.sleep(-late_s)
             return time.monotonic()
