@@ -27,6 +27,7 @@ from kwsd.model.bundle import Bundle, BundleError
 from kwsd.protocol.commands import Status
 from kwsd.protocol.errors import DaemonError
 from kwsd.protocol.replies import StatusReply
+from kwsd.server.source_health import BEHIND_S, UNMUTE
 from kwsd.state.calibration import CalibrationError
 from kwsd.state.folder import check as check_folder
 from kwsd.state.library import Library
@@ -40,9 +41,6 @@ OFFSET = 0.005
 """Offset, as a share of full scale, that is worth naming."""
 HARMFUL_OFFSET = 0.2
 """Offset that leaves loud voices no room."""
-BEHIND_S = 0.4
-"""Lag from which a daemon is behind its microphone."""
-UNMUTE = "unmute it: alsamixer, or pactl set-source-mute @DEFAULT_SOURCE@ 0"
 REINSTALL = "pip install --force-reinstall kwsd"
 PORTAUDIO_FIX = "sudo apt-get install libportaudio2"
 
