@@ -26,16 +26,16 @@ class PassedFiles:
     """Writes to passed descriptors."""
 
     def __init__(self) -> None:
-        self._writing = 0
+        self._free = threading.Semaphore(MAX_WRITING)
 
     async def write(self, fd: int, data: bytes) -> None:
         """Write `data` to `fd` and close it, whatever happens. Raises RequestError.
 
         Where the caller is canceled, the thread gives up, and closes it.
         """
-        if self._writing >= MAX_WRITING:
+        if not self._free.acquire(blocking=False):
             os.close(fd)
-            text = f"{self._writing} passed descriptors are being written, and no more can be"
+            text = f"{MAX_WRITING} passed descriptors are being written, and no more can be"
             raise RequestError("busy", f"{text}; read what comes out of them")
         written: Future[None] = Future()
         given_up = threading.Event()
@@ -47,12 +47,12 @@ class PassedFiles:
                 _write(fd, data, given_up)
             except OSError as error:
                 failure = error
+            self._free.release()  # before: whoever sees the end may pass another
             os.close(fd)
             with contextlib.suppress(RuntimeError):  # the loop has closed, and nobody waits
                 loop.call_soon_threadsafe(finish, failure)
 
         def finish(error: OSError | None) -> None:
-            self._writing -= 1
             if written.set_running_or_notify_cancel():
                 written.set_exception(error) if error else written.set_result(None)
 
@@ -60,9 +60,9 @@ class PassedFiles:
             # No thread of the executor: those are waited for when the process ends.
             threading.Thread(target=write, name="passed", daemon=True).start()
         except RuntimeError as error:
+            self._free.release()
             os.close(fd)
             raise RequestError("busy", f"the passed descriptor: {error}; try again") from error
-        self._writing += 1
         try:
             await asyncio.wait_for(asyncio.wrap_future(written), TIMEOUT_S)
         except TimeoutError:
