@@ -105,6 +105,9 @@ def _cut(reply: Page, page_bytes: int) -> Iterator[dict[str, Any]]:
     values = {name: getattr(reply, name) for name in reply.__struct_fields__}
     kinds = {name: type(one) for name, one in values.items() if isinstance(one, list | dict)}
     fields: dict[str, Any] = {name: kind() for name, kind in kinds.items()}
+    for name, kind in kinds.items():
+        if kind is dict:  # keys without entries are on the first page
+            fields[name].update((key, []) for key, entries in values[name].items() if not entries)
     size = 0
     for name, key, entry in _entries(reply):
         entry_bytes = len(msgspec.json.encode(entry)) + 1
