@@ -231,6 +231,7 @@ def test_the_effective_configuration_as_json(
     assert body["clips"]["enabled"] is True
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_fits")
 def test_json_over_a_state_directory(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     options = ["--state", tmp_path / "state", "--json"]

@@ -29,6 +29,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return sorted(map(str, folder.iterdir()))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_fits")
 def test_the_verbs_on_a_state_directory(
     tmp_path: Path, recordings: list[str], capsys: pytest.CaptureFixture[str]
