@@ -346,6 +346,7 @@ def test_no_watchdog_when_the_audio_stands_still(
     notify.close()
 
 
+@pytest.mark.slow
 def test_it_runs_without_torch_and_without_growing(
     start: Start, tmp_path: Path, endless: Path
 ) -> None:

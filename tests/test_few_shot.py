@@ -195,6 +195,7 @@ def test_another_word_among_the_takes_is_reported(trainer: WordTrainer) -> None:
     assert "computer" in quality.also_wakes
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_fits")
 def test_another_word_wakes_only_where_its_trigger_would(
     trainer: WordTrainer, deaf_banana: AddedWord

@@ -355,21 +355,24 @@ def test_rights_are_named_with_the_command_that_grants_them(
         folder.chmod(0o755)
     daemon.socket.chmod(0o666)
 
-    def verb(*argv: str) -> tuple[int, str]:
-        """Run a verb as the user nobody; return the exit code, and what it prints."""
+    def verbs(*each: list[str]) -> list[tuple[int, str]]:
+        """Run verbs as the user nobody; return the exit code of each, and what it prints."""
         program = (
             "import os, sys; from kwsd.cli import main as cli; from kwsd.client import enroll; "
             "import kwsd.client.calibrate, kwsd.client.words; "
-            "import kwsd.learn.few_shot, kwsd.model.bundle, kwsd.cli.word, kwsd.cli.calibrate; "
-            f"os.setgid(65534); os.setuid(65534); sys.exit(cli.main({[*argv]!r}))"
+            "import kwsd.learn.few_shot, kwsd.model.bundle, kwsd.cli.word, kwsd.cli.calibrate\n"
+            "os.setgid(65534); os.setuid(65534); sys.stderr = sys.stdout\n"
+            f"for argv in {[*each]!r}:\n"
+            f"    status = cli.main([*argv, '--socket', {str(daemon.socket)!r}])\n"
+            "    print(f'\\0{status}\\0', end='')\n"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
-        )
-        return done.returncode, done.stdout + done.stderr
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        parts = done.stdout.split("\0")
+        assert len(parts) == 2 * len(each) + 1, done.stdout + done.stderr
+        return [(int(parts[at + 1]), parts[at]) for at in range(0, len(parts) - 1, 2)]
 
-    socket = ["--socket", str(daemon.socket)]
-    for argv in (
+    for status, printed in verbs(
         ["enroll", "ann"],
         ["word", "add", "hey banana", "--record", "3", "--yes"],
         ["word", "add", "hey banana", "--wav", "none.wav", "--yes"],
@@ -378,7 +381,6 @@ def test_rights_are_named_with_the_command_that_grants_them(
         ["calibrate", "--wav", "none.wav", "--yes"],
         ["clips", "clear", "--all"],
     ):
-        status, printed = verb(*argv, *socket)
         assert status == 77, printed
         assert "`sudo usermod -aG daemon nobody`, then log in again" in printed
         assert "Please say" not in printed
@@ -386,5 +388,5 @@ def test_rights_are_named_with_the_command_that_grants_them(
     with daemon.connect() as client:
         client.request(Reload())
         assert client.request(Status()).refused is None
-    status, printed = verb("enroll", "ann", *socket)  # a socket's keys wait for the next start
+    ((status, printed),) = verbs(["enroll", "ann"])  # a socket's keys wait for the next start
     assert (status, "-aG daemon nobody" in printed) == (77, True)

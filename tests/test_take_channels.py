@@ -16,6 +16,7 @@ from kwsd.cli import main as cli
 __all__ = ["own_folders"]  # a fixture that every test here uses
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_fits")
 def test_takes_come_from_the_configured_channel(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, start: Start, endless: Path

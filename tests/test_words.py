@@ -147,6 +147,7 @@ def test_what_the_room_sounds_like_counts_against_it(
     assert f"{PHRASE.replace(' ', '_')}: 6 takes" in captured
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_fits")
 def test_recorded_through_the_daemon(
     start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
