@@ -29,6 +29,8 @@ class UnknownWords(ConfigError):
         self.names = tuple(names)
 
 
+Text = Annotated[str, Meta(pattern=r"\S")]
+"""Text that is not blank: a blank path or name is no default, and a blank device is every one."""
 OperatingPointName = Literal["strict", "balanced", "lenient"]
 """Operating points by rising rate of false accepts; `kwsd.detect.setup` gives their thresholds."""
 
@@ -50,7 +52,7 @@ class WordConfig(_Section, frozen=True):
 class MicrophoneConfig(_Section, frozen=True):
     """The input device."""
 
-    device: str | Annotated[int, Meta(ge=0, le=1000)] | None = None
+    device: Text | Annotated[int, Meta(ge=0, le=1000)] | None = None
     """An input device (`kwsd devices`): the name of its sound card, which survives a reboot
     (`hw:CARD=Device`), words of its name, or its number. Null is the default."""
     channel: Annotated[int, Meta(ge=0)] | Literal["mix"] = 0
@@ -79,7 +81,7 @@ class SpeakerConfig(_Section, frozen=True):
     threshold: Annotated[float, Meta(gt=0, lt=1)] | None = None
     """Score from which a voice counts as an enrolled speaker's; null is calibrated or the bundle's.
     """
-    require: Literal["anyone", "enrolled"] | Annotated[list[str], Meta(min_length=1)] = "anyone"
+    require: Literal["anyone", "enrolled"] | Annotated[list[Text], Meta(min_length=1)] = "anyone"
     """Who may wake the daemon: anyone, any enrolled speaker, or a list of names. Other voices give
     a `rejected` event with the reason `wrong_speaker`."""
 
@@ -101,13 +103,13 @@ class ClipsConfig(_Section, frozen=True):
 class SocketConfig(_Section, frozen=True):
     """The Unix socket."""
 
-    path: str | None = None
+    path: Text | None = None
     """Null is `$RUNTIME_DIRECTORY/kwsd.sock` under systemd, else `/run/kwsd/kwsd.sock` for root and
     `$XDG_RUNTIME_DIR/kwsd/kwsd.sock` for others."""
-    admin_group: str | None = None
+    admin_group: Text | None = None
     """Members of this group may enroll, delete and fetch audio, as root and the daemon's user may.
     """
-    group: str | None = None
+    group: Text | None = None
     """Group of the socket file, whose members may subscribe; null is the daemon's own."""
     backlog_bytes: Annotated[int, Meta(ge=4096, le=1 << 28)] = 1 << 20
     """A client with more bytes of unread events than this is dropped; replies do not count."""
@@ -143,9 +145,9 @@ class Config(_Section, frozen=True):
     `rejected` with the reason `near_miss`."""
     lookback_s: Annotated[float, Meta(ge=4, le=300)] = 10.0
     """Seconds of past audio that the ring keeps for `audio` requests."""
-    models: str | None = None
+    models: Text | None = None
     """Folder of the model bundle; null is the one that came with kwsd."""
-    state: str | None = None
+    state: Text | None = None
     """Folder of voiceprints, added words, calibration and clips. Null is `$STATE_DIRECTORY` under
     systemd, else `/var/lib/kwsd` for root and `$XDG_STATE_HOME/kwsd` for others."""
 

@@ -53,6 +53,9 @@ def explain(error: msgspec.ValidationError, kind: object, value: object) -> Faul
         return Fault(path, "is not base64")
     if expected is None or not text.startswith(("Expected", "Invalid", "Number")):
         return Fault(path, text, own_words=True)
+    given = value_at(value, path)
+    if isinstance(given, str) and not given.strip():
+        return Fault(path, f"is blank; write {describe(expected)}")
     return Fault(path, f"is not {describe(expected)}")
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec import inspect as types
 
 from kwsd import config, config_file
 from kwsd.config import Config, ConfigError, VadConfig, WordConfig
@@ -163,6 +165,35 @@ def test_where_things_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     (tmp_path / "kwsd").mkdir()
     (tmp_path / "kwsd" / "kwsd.yaml").write_text("near_miss: 0.9")
     assert config_file.load().near_miss == 0.9
+
+
+def texts(kind: types.Type, path: str) -> Iterator[tuple[str, str]]:
+    """Yield the key of each text in the configuration, and how a text is written there."""
+    match kind:
+        case types.StructType():
+            for field in kind.fields:
+                yield from texts(field.type, f"{path}.{field.name}" if path else field.name)
+        case types.UnionType():
+            for one in kind.types:
+                yield from texts(one, path)
+        case types.ListType(item_type=types.StrType()):
+            yield path, "[{}]"
+        case types.StrType():
+            yield path, "{}"
+
+
+def test_a_blank_text_is_refused_and_no_default() -> None:
+    found = dict(texts(types.type_info(Config), ""))
+    assert {"state", "models", "socket.path", "microphone.device", "speaker.require"} <= set(found)
+    for path, form in found.items():
+        for blank in ("''", "' '"):
+            *sections, key = path.split(".")
+            text = "".join(f"{section}:\n  " for section in sections)
+            with pytest.raises(ConfigError) as caught:
+                config_file.parse(f"{text}{key}: {form.format(blank)}\n", "kwsd.yaml")
+            where = f"kwsd.yaml, line {len(sections) + 1}: {path}"
+            at = f"{where}[0]" if "[" in form else where
+            assert str(caught.value).startswith(f"{at}: {blank} is blank; write "), path
 
 
 def test_the_schema_has_every_key_and_refuses_others() -> None:

@@ -135,6 +135,13 @@ def test_no_daemon_and_no_configuration(run: Run, tmp_path: Path, line: str) -> 
     assert (got, "no daemon runs there" in printed) == (cli.UNAVAILABLE, True)
 
 
+@pytest.mark.parametrize("line", ["speakers", "clips list", "config show"])
+@pytest.mark.parametrize("option", ["--state", "--config", "--socket"])
+def test_a_path_that_is_blank_is_no_default(run: Run, line: str, option: str) -> None:
+    got, printed = run(line, option, "")
+    assert (got, f"argument {option}: the path is blank" in printed) == (cli.USAGE, True)
+
+
 @pytest.mark.parametrize(
     "line",
     ["run", "detect SPEECH", "embed SPEECH --out x.npz", "config show", "word list --state DIR"],

@@ -53,7 +53,7 @@ def _in_force(arguments: argparse.Namespace) -> tuple[str | None, ConfigReply]:
     The files answer where they are named, or where no daemon runs. Raises DaemonError for a socket
     that is named, and ConfigError.
     """
-    named = arguments.socket is not None or "KWSD_SOCKET" in os.environ
+    named = bool(arguments.socket or os.environ.get("KWSD_SOCKET"))
     if named or not (arguments.config or arguments.state):
         try:
             with connect_daemon(arguments) as client:

@@ -83,7 +83,7 @@ def connect_daemon(arguments: argparse.Namespace) -> Client:
     Raises DaemonError.
     """
     path: Path | str | None = arguments.socket
-    if path is None and "KWSD_SOCKET" not in os.environ:
+    if path is None and not os.environ.get("KWSD_SOCKET"):
         with contextlib.suppress(ConfigError):  # a broken one is for the daemon to report
             path = config_file.load(arguments.config).socket.path
     from kwsd.client.client import connect
@@ -104,7 +104,7 @@ def overrides(arguments: argparse.Namespace) -> Callable[[Config], Config]:
             chosen = {name: config.words.get(name, WordConfig()) for name in words}
             config = msgspec.structs.replace(config, words=chosen, added_words=False)
         if state := getattr(arguments, "state", None):
-            config = msgspec.structs.replace(config, state=state)
+            config = msgspec.structs.replace(config, state=str(state))
         if path := getattr(arguments, "socket", None):
             socket = msgspec.structs.replace(config.socket, path=str(path))
             config = msgspec.structs.replace(config, socket=socket)

@@ -20,13 +20,13 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Add `--config`."""
     text = "configuration (default: the user's, then /etc/kwsd/kwsd.yaml)"
-    parser.add_argument("--config", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--config", type=path, metavar="FILE", help=text)
 
 
 def add_socket(parser: argparse.ArgumentParser) -> None:
     """Add `--socket`."""
     text = "the daemon's socket (default: the configured one)"
-    parser.add_argument("--socket", type=Path, metavar="PATH", help=text)
+    parser.add_argument("--socket", type=path, metavar="PATH", help=text)
 
 
 def add_state(
@@ -34,7 +34,7 @@ def add_state(
     text: str = "use the state directory DIR; no daemon is needed",
 ) -> None:
     """Add `--state`, described by `text`."""
-    parser.add_argument("--state", metavar="DIR", help=text)
+    parser.add_argument("--state", type=path, metavar="DIR", help=text)
 
 
 def add_words(
@@ -57,6 +57,13 @@ def add_details(parser: argparse.ArgumentParser, text: str = "") -> None:
         action="store_true",
         help=f"also name the nearest speaker and the runner-up, verified or not{text}",
     )
+
+
+def path(text: str) -> Path:
+    """Return a path; one that is blank names nothing. Raises argparse.ArgumentTypeError."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is blank; write one, or leave the option out")
+    return Path(text)
 
 
 def positive(text: str) -> int:
