@@ -99,6 +99,16 @@ def test_good_lines(data: bytes, expected: Command) -> None:
             "bad_request",
             "types[0]: 'wak' is not 'lag', 'microphone', 'rejected' or 'wake'",
         ),
+        (
+            b'{"type":"status","type":"reload"}',
+            "bad_request",
+            "the key 'type' appears twice; write",
+        ),
+        (b'{"type":"words.get","name":5,"name":"b"}', "bad_request", "key 'name' appears twice"),
+        (b'{"type":"words.get","name":"b","name":5}', "bad_request", "key 'name' appears twice"),
+        (b'{"type":"words.get","name":null,"name":"b"}', "bad_request", "'name' appears twice"),
+        (b'{"type":"words.get","name":"b","name":null}', "bad_request", "'name' appears twice"),
+        (b'{"type":"enroll.begin","x":{"y":1,"y":2}}', "bad_request", "the key 'y' appears twice"),
         (line(type="enroll.begin"), "bad_request", "enroll.begin needs name"),
         (line(type="enroll.next", audio="%%%"), "bad_request", "audio: '%%%' is not base64"),
         (

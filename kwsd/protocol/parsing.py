@@ -47,7 +47,8 @@ def _command_decoder() -> msgspec.json.Decoder[Command]:
 def parse_request(line: bytes) -> Command | InvalidRequest:
     """Return the request in one line, its fields checked, or what is wrong with it.
 
-    A field that is null counts as missing.
+    A field that is null counts as missing. Of a key that appears twice the last value counts; where
+    any does not fit, that it does is what is wrong.
     """
     if excess := _excess(line):
         return InvalidRequest("malformed", excess)
@@ -58,8 +59,9 @@ def parse_request(line: bytes) -> Command | InvalidRequest:
         fault = error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return InvalidRequest("malformed", NOT_JSON)
+    twice: list[str] = []
     try:
-        body = json.loads(line)
+        body = json.loads(line, object_pairs_hook=functools.partial(_object, twice))
     except (ValueError, RecursionError):  # also for a number of thousands of digits
         return InvalidRequest("malformed", NOT_JSON)
     if not isinstance(body, dict):
@@ -70,12 +72,25 @@ def parse_request(line: bytes) -> Command | InvalidRequest:
             return msgspec.convert(given, Command)
         except msgspec.ValidationError as error:
             fault = error
-    return _explained(given, fault)
+    return _explained(given, fault, twice)
 
 
-def _explained(body: dict[str, Any], error: msgspec.ValidationError) -> InvalidRequest:
+def _object(twice: list[str], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON, and add the keys that it has twice to `twice`."""
+    body: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in body:
+            twice.append(key)
+        body[key] = value
+    return body
+
+
+def _explained(
+    body: dict[str, Any], error: msgspec.ValidationError, twice: list[str]
+) -> InvalidRequest:
     """Return what is wrong with a request whose plain data is `body`.
 
+    Of the keys that it has `twice`, `body` has the last value, and the first may be what is wrong.
     What words it is imported here: half a megabyte that only a wrong line needs.
     """
     import difflib
@@ -90,6 +105,9 @@ def _explained(body: dict[str, Any], error: msgspec.ValidationError) -> InvalidR
         return InvalidRequest("bad_request", text)
     if isinstance(id, str) and not _is_text(id):
         return InvalidRequest("bad_request", "id must be text that UTF-8 can encode")
+    if twice:
+        text = f"the key {twice[0][:60]!r} appears twice; write it once"
+        return InvalidRequest("bad_request", text, id)
     name = body.get("type")
     if name is None:
         return InvalidRequest("unknown_type", "the request has no type", id)
