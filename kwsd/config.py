@@ -16,6 +16,9 @@ from msgspec import Meta, Struct, field
 
 from kwsd.bounded.file import FileError
 
+SOCKET_PATH_BYTES = 107
+"""Longest path of a socket that Linux accepts."""
+
 
 class ConfigError(FileError):
     """The configuration is wrong; the message names file, line and key, and what is expected."""
@@ -184,6 +187,15 @@ def user_directory() -> Path:
     if base := os.environ.get("XDG_RUNTIME_DIR"):
         return Path(base) / "kwsd"
     return Path(f"/tmp/kwsd-{os.geteuid()}")
+
+
+def why_too_long(socket: Path) -> str | None:
+    """Return why there can be no socket at a path, with the remedy; None where there can."""
+    length = len(os.fsencode(socket))
+    if length <= SOCKET_PATH_BYTES:
+        return None
+    text = f"{socket} has {length} bytes, and the path of a socket at most {SOCKET_PATH_BYTES}"
+    return f"{text}; choose a shorter one"
 
 
 def why_unsafe(folder: Path) -> str | None:

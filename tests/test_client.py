@@ -98,6 +98,16 @@ def test_no_daemon_is_reported(tmp_path: Path, connect: Connect) -> None:
 
 
 @both_clients
+def test_a_path_that_is_too_long_is_named_with_the_limit(tmp_path: Path, connect: Connect) -> None:
+    path = tmp_path / ("x" * 107)
+    length = len(str(path))
+    said = f"{path} has {length} bytes, and the path of a socket at most 107; choose a shorter one"
+    with pytest.raises(kwsd.DaemonError) as caught:
+        connect(path)
+    assert (caught.value.code, str(caught.value)) == ("unreachable", said)
+
+
+@both_clients
 def test_a_daemon_of_this_protocol_is_greeted(serve: Callable[..., Path], connect: Connect) -> None:
     greeting = connect(serve(msgspec.json.encode(GREETING) + b"\n"))
     assert msgspec.to_builtins(greeting) == GREETING

@@ -215,7 +215,7 @@ def test_paths_that_cannot_be_a_socket(start: Start, tmp_path: Path, scene_wav: 
     long = tmp_path / ("x" * 100)
     long.mkdir()
     assert start("--source", str(scene_wav), folder=long).wait() == 78
-    assert "Linux takes 107" in (long / "log").read_text()
+    assert "and the path of a socket at most 107; choose" in (long / "log").read_text()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from msgspec import Struct
 
-from kwsd.config import user_directory, why_unsafe
+from kwsd.config import user_directory, why_too_long, why_unsafe
 from kwsd.events import Event
 from kwsd.protocol.commands import EventType, Request, Subscribe
 from kwsd.protocol.errors import DaemonError, RequestError
@@ -46,6 +46,8 @@ def find_socket() -> Path:
 
 
 def unreachable(path: Path, error: OSError) -> DaemonError:
+    if too_long := why_too_long(path):
+        return DaemonError("unreachable", too_long)
     why = {
         FileNotFoundError: (
             "no daemon runs there; start it with `kwsd run` or `systemctl start kwsd`"

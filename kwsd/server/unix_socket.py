@@ -17,11 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from kwsd.config import ConfigError, SocketConfig, user_directory, why_unsafe
+from kwsd.config import ConfigError, SocketConfig, user_directory, why_too_long, why_unsafe
 
 log = logging.getLogger(__name__)
-PATH_MAX_BYTES = 107
-"""Longest path of a socket that Linux accepts."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +93,8 @@ def bound(path: Path, config: SocketConfig) -> Iterator[socket.socket]:
 
     Raises ConfigError, and OSError where the path is in use, or cannot be used for the moment.
     """
-    length = len(os.fsencode(path))
-    if length > PATH_MAX_BYTES:
-        text = f"socket.path: {path} has {length} bytes, Linux takes {PATH_MAX_BYTES}"
-        raise ConfigError(f"{text}; choose a shorter one")
+    if why := why_too_long(path):
+        raise ConfigError(f"socket.path: {why}")
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, _locked(path))
         _clear(path)
