@@ -53,6 +53,9 @@ def read(path: Path | None = None) -> Loaded:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise ConfigError(f"{path}, line {line}: is not text in UTF-8") from error
+    except FileNotFoundError:
+        text = "no such file; check its name, or leave it out for the defaults"
+        raise ConfigError(f"cannot read the configuration {path}: {text}") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {error}") from error
     config = parse(text, str(path))

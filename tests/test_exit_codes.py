@@ -85,11 +85,11 @@ CASES = [
     ("enroll ann --wav SPEECH SPEECH MISSING", cli.DATA, "at least 3 are needed", "both"),
     ("word add new --yes --wav SPEECH SPEECH MISSING", cli.DATA, "at least 3 are needed", "both"),
     # A file that is missing, or another kind of file.
-    ("detect MISSING", cli.NO_INPUT, "no such file", "state"),
+    ("detect MISSING", cli.NO_INPUT, "no such file; check its name and folder", "state"),
     ("run --source MISSING", cli.NO_INPUT, "no such file", "state"),
     ("calibrate --yes --wav MISSING", cli.NO_INPUT, "no such file", "both"),
     ("word test hey_banana MISSING", cli.NO_INPUT, "no such file", "daemon"),
-    ("word import MISSING", cli.NO_INPUT, "No such file", "both"),
+    ("word import MISSING", cli.NO_INPUT, "no such file; check the name; `kwsd word exp", "both"),
     ("word import DIR", cli.DATA, "not a kwsd word file (it is a folder", "both"),
     ("word import JUNK", cli.DATA, "not a kwsd word file", "both"),
     ("word import SPEECH", cli.DATA, "not a kwsd word file", "both"),
@@ -111,6 +111,7 @@ CASES = [
 def test_with_a_daemon_and_without(
     run: Run, daemon: Daemon, tmp_path: Path, line: str, status: int, message: str, where: str
 ) -> None:
+    (tmp_path / "state").mkdir()
     at: dict[str, list[object]] = {
         "daemon": ["--socket", daemon.socket],
         "state": ["--state", tmp_path / "state"],
@@ -121,6 +122,26 @@ def test_with_a_daemon_and_without(
         assert (got, place) == (status, place), printed
         assert message in printed
         assert "Traceback" not in printed
+
+
+READING = [
+    "speakers", "speakers --delete x", "word list", "word remove x", "word export x OUT",
+    "word test x SPEECH", "word improve x --yes", "clips list", "clips play x",
+    "clips clear --all", "config show", "detect SPEECH",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", READING)
+def test_what_only_reads_needs_the_state_directory_that_is_named(
+    run: Run, tmp_path: Path, line: str
+) -> None:
+    missing = tmp_path / "none"
+    got, printed = run(line, "--state", missing)
+    assert (got, printed.count("\n")) == (cli.NO_INPUT, 1)
+    assert printed.startswith(f"kwsd: --state {missing}: no such folder; check the name")
+    assert not missing.exists()
+    got, printed = run(line, "--state", tmp_path / "junk.word")
+    assert (got, "junk.word: not a folder" in printed) == (cli.NO_INPUT, True)
 
 
 ASKING = [

@@ -181,7 +181,7 @@ def open_file(path: Path | str) -> Any:
         empty = path.stat().st_size == 0
         source = soundfile.SoundFile(path)
     except FileNotFoundError:
-        raise AudioFileError(f"{path}: no such file") from None
+        raise AudioFileError(f"{path}: no such file; check its name and folder") from None
     except Damaged as error:
         if path.is_dir():
             raise AudioFileError(f"{path}: is a folder; name the recordings in it") from error

@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_words(parser, "calibrate only these words")
     options.add_yes(parser)
-    options.add_endpoint(parser)
+    options.add_endpoint(parser, stores=True)
 
 
 def _add_evidence(parser: argparse.ArgumentParser) -> None:

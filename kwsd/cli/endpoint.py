@@ -50,9 +50,16 @@ class Endpoint:
 
     @cached_property
     def state(self) -> StateHandlers:
-        """The handlers over the configured state directory. Raises BundleError or ConfigError."""
+        """The handlers over the configured state directory.
+
+        Raises BundleError, ConfigError, and OSError where the directory that `--state` names is
+        missing or closed to a verb that stores nothing in it.
+        """
         from kwsd.server.state_handlers import StateHandlers
 
+        named = getattr(self._arguments, "state", None)
+        if named and not getattr(self._arguments, "stores", False):
+            _check_there(named)
         folder = self.config.state_directory()
         return StateHandlers(folder, self.bundle, lambda: self.config, self._origins)
 
@@ -65,6 +72,18 @@ class Endpoint:
     def requester(self) -> Requester:
         """The daemon, or the handlers over the state directory."""
         return self.client or self.state
+
+
+def _check_there(folder: Path) -> None:
+    """Raise OSError where there is no folder, or none that may be read."""
+    if not folder.exists():
+        fix = "check the name; `kwsd config show` names the daemon's"
+        raise FileNotFoundError(f"--state {folder}: no such folder; {fix}")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"--state {folder}: not a folder; name the one it is in")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        fix = "leave --state out to ask the daemon, or use sudo"
+        raise PermissionError(f"--state {folder}: you may not read it; {fix}")
 
 
 @contextlib.contextmanager

@@ -49,8 +49,8 @@ REQUEST_CODES = {
 """The exit code of each code of a RequestError; any other is UNAVAILABLE."""
 
 
-UNREADABLE = (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
-"""Errors of a file that was to be read."""
+UNREADABLE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+"""Errors of a file that was to be read; a link that leads to itself is another."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,8 +89,9 @@ def _exit_code(error: Exception, words: Sequence[str]) -> int:
         return REQUEST_CODES.get(error.code, UNAVAILABLE)
     from kwsd.audio.files import AudioFileError
 
-    unreadable = isinstance(error, OSError) and error.errno in UNREADABLE
-    if unreadable or isinstance(error, AudioFileError):
+    if isinstance(error, (*UNREADABLE, AudioFileError)):
+        return NO_INPUT
+    if isinstance(error, OSError) and error.errno == errno.ELOOP:
         return NO_INPUT
     return DATA if isinstance(error, ValueError) else UNAVAILABLE
 

@@ -73,8 +73,12 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def add_endpoint(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a verb that asks the daemon or a state directory."""
+def add_endpoint(parser: argparse.ArgumentParser, *, stores: bool = False) -> None:
+    """Add the options of a verb that asks the daemon or a state directory.
+
+    One that `stores` something makes the directory; for any other, it must be there.
+    """
+    parser.set_defaults(stores=stores)
     add_config(parser)
     add_socket(parser)
     add_state(parser)

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     test.add_argument("word", metavar="WORD")
     test.add_argument("files", type=Path, nargs="+", metavar="FILE")
     for action in actions.choices.values():
-        options.add_endpoint(action)
+        options.add_endpoint(action, stores=action in (add, imported))
 
 
 def _add_origin(add: argparse.ArgumentParser) -> None:

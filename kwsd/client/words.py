@@ -74,7 +74,8 @@ def import_file(requester: Requester, bundle: Bundle, path: Path) -> str:
     try:
         data = read(path, MAX_BYTES)
     except FileNotFoundError:
-        raise
+        fix = "check the name; `kwsd word export` makes one"
+        raise FileNotFoundError(f"{path}: no such file; {fix}") from None
     except OSError as error:
         raise WordError(f"{path}: cannot be read ({error.strerror})") from error
     except Damaged as error:
