@@ -248,7 +248,7 @@ def test_json_over_a_state_directory(capsys: pytest.CaptureFixture[str], tmp_pat
         soundfile.write(takes[-1], say(text), RATE)
     missing = tmp_path / "no.wav"
     enrolled = answer("enroll", "ann", "--wav", *takes, missing)
-    refused = [f"{missing}: no such file"]
+    refused = [f"{missing}: no such file; check its name and folder"]
     assert enrolled == {
         "name": "ann",
         "takes": 3,

@@ -102,6 +102,10 @@ CASES = [
     ("calibrate --wav SPEECH", cli.DATA, "--yes keeps it without asking", "both"),
     # Arguments.
     ("word add new --record 2", cli.USAGE, "a word needs three takes", "both"),
+    ("run --source SPEECH --rate 8000", cli.USAGE, "the file carries its own", "state"),
+    ("run --source JUNK --format f32", cli.USAGE, "--format: for raw PCM (--source -)", "state"),
+    ("run --source SPEECH --channels 2 --rate 16000", cli.USAGE, "--rate, --channels", "state"),
+    ("run --rate 16000", cli.USAGE, "the device carries its own", "state"),
     ("calibrate --undo --plot x.png", cli.USAGE, "--plot draws the trade-off of words", "both"),
     ("calibrate --plot x.jpg --wav SPEECH", cli.DATA, "must end in .png or .svg", "both"),
 ]

@@ -61,6 +61,7 @@ def test_detect_and_embed_touch_only_what_they_are_told_to(
     home: Path, out: Path, scene_wav: Path
 ) -> None:
     trace = out / "trace.npz"
+    (out / "state").mkdir()
     verbs = [
         ["detect", "--trace", str(trace), "--state", str(out / "state"), str(scene_wav)],
         ["embed", "--out", str(out / "voices.npz"), str(scene_wav)],

@@ -7,7 +7,7 @@ import argparse
 from kwsd import config_file
 from kwsd.cli import options
 from kwsd.cli.endpoint import overrides
-from kwsd.cli.output import print_event
+from kwsd.cli.output import USAGE, fail, print_event
 
 HELP = "run the daemon"
 
@@ -28,13 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         choices=("s16", "s32", "f32"),
-        default="s16",
         help="samples of raw PCM, little-endian (default s16)",
     )
     parser.add_argument(
-        "--rate", type=int, default=16000, help="sample rate of raw PCM (default 16000)"
+        "--rate", type=int, metavar="HZ", help="sample rate of raw PCM (default 16000)"
     )
-    parser.add_argument("--channels", type=int, default=1, help="channels of raw PCM (default 1)")
+    parser.add_argument("--channels", type=int, metavar="N", help="channels of raw PCM (default 1)")
     parser.add_argument(
         "--realtime", action="store_true", help="read a recording no faster than it was spoken"
     )
@@ -55,6 +54,13 @@ def run(arguments: argparse.Namespace) -> int:
     from kwsd.server import daemon
 
     source = arguments.source
+    given = {name: getattr(arguments, name) for name in ("format", "rate", "channels")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and source != "-":
+        carrier = "the device" if source in ("mic", "auto") else "the file"
+        named = ", ".join(f"--{name}" for name in given)
+        text = f"{named}: for raw PCM (--source -) alone; {carrier} carries its own, leave it out"
+        return fail(USAGE, text)
     printed = arguments.print
     if source == "auto":
         source = demo.source()
@@ -74,7 +80,9 @@ def run(arguments: argparse.Namespace) -> int:
             source=source,
             realtime=arguments.realtime,
             wait_for_client=arguments.wait_for_client,
-            raw_format=RawFormat(arguments.format, arguments.rate, arguments.channels),
+            raw_format=RawFormat(
+                given.get("format", "s16"), given.get("rate", 16000), given.get("channels", 1)
+            ),
             required_words=arguments.words or (),
             overrides=change,
             on_event=(lambda event: print_event(event, as_json=arguments.json))
