@@ -15,6 +15,8 @@ MERGE_CHUNKS = 12
 """Two passes over the threshold within this many chunks, about a second, are one false accept."""
 TAIL_PEAKS = 30
 """Peaks that a tail is fitted to."""
+SCORE_DIGITS = 6
+"""Decimals of scores and thresholds."""
 MIN_PEAK = 0.01
 """Scores below it are no peaks."""
 
@@ -51,7 +53,7 @@ def tail_threshold(peaks: np.ndarray, hours: float, rate: float) -> float:
     """
     base, scale, count = _tail(peaks)
     logit = base + scale * math.log(max(count / hours / rate, 1e-6))
-    return float(np.clip(1 / (1 + math.exp(-logit)), 0.02, 0.98))
+    return round(float(np.clip(1 / (1 + math.exp(-logit)), 0.02, 0.98)), SCORE_DIGITS)
 
 
 def tail_rate(peaks: np.ndarray, hours: float, threshold: float) -> float:

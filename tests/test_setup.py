@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from kwsd.config import Config, ConfigError, OperatingPointName, SpeakerConfig, WordConfig
 from kwsd.detect.detector import Detector
+from kwsd.detect.in_force import describe
 from kwsd.detect.setup import DetectorSetup, resolve
 from kwsd.model.bundle import COHORT, Bundle, BundleError
 from kwsd.model.runtime import Runtime
@@ -68,6 +70,41 @@ def test_a_threshold_may_be_named(bundle: Bundle) -> None:
     bare = replace(bundle, words={"computer": replace(computer, operating_points=())})
     with pytest.raises(ConfigError, match="'strict' was not measured for this word"):
         resolve(Config(words={"computer": WordConfig(threshold="strict")}), bare)
+
+
+def test_a_threshold_has_the_decimals_of_a_score(bundle: Bundle, deaf_banana: AddedWord) -> None:
+    long = float(np.float32(0.3))  # 0.30000001192092896
+    assert (
+        threshold(resolve(Config(words={"computer": WordConfig(long)}), bundle), "computer") == 0.3
+    )
+    library = Library(words={deaf_banana.name: replace(deaf_banana, threshold=long)})
+    assert threshold(resolve(Config(), bundle, library), deaf_banana.name) == 0.3
+    word = WordThreshold(long, bundle.words["computer"].id, 0.1, 3.0, 1)
+    speaker = SpeakerThreshold(long, 0.01, 1)
+    calibration = Calibration(bundle.encoder_id, {"computer": word}, speaker)
+    setup = resolve(Config(), bundle, Library(calibration=calibration))
+    assert (threshold(setup, "computer"), setup.speakers.threshold) == (0.3, 0.3)
+
+
+def test_a_rounded_threshold_stays_within_its_bounds(bundle: Bundle) -> None:
+    for given, expected in ((1e-9, 1e-6), (1.0, 1.0), (1 - 1e-9, 1 - 1e-6)):
+        config = Config(words={"computer": WordConfig(given)})
+        assert threshold(resolve(config, bundle), "computer") == expected
+
+
+def test_an_added_words_threshold_is_said_to_come_from_its_file(
+    bundle: Bundle, deaf_banana: AddedWord, tmp_path: Path
+) -> None:
+    config = Config(
+        words={"computer": WordConfig(), "hey_banana": WordConfig()}, state=str(tmp_path)
+    )
+    library = Library(words={"hey_banana": deaf_banana, "two": replace(deaf_banana, name="two")})
+    text, sources = describe(config, resolve(config, bundle, library), bundle, {})
+    assert sources["words.computer.threshold"] == "model"
+    for name in ("hey_banana", "two"):
+        assert sources[f"words.{name}.threshold"] == str(tmp_path / f"{name}.word")
+        assert sources[f"words.{name}.refractory_s"] == "default"
+        assert f"threshold: 0.5  # {tmp_path / name}.word\n" in text
 
 
 def test_the_configuration_precedes_a_calibration_and_that_the_model(bundle: Bundle) -> None:

@@ -21,6 +21,7 @@ from kwsd.detect.setup import DetectorSetup
 from kwsd.detect.speaker_id import best_match
 from kwsd.detect.trigger import Firing, Trigger
 from kwsd.events import Detection, Rejected, SpeakerMatch, Wake
+from kwsd.metrics import SCORE_DIGITS
 from kwsd.model.bundle import Bundle
 from kwsd.model.runtime import Frames, Runtime, State
 from kwsd.state.words import CONTEXT_FRAMES, AddedWord
@@ -283,7 +284,7 @@ class Detector:
     def _detection(self, word: str, firing: Firing) -> Detection:
         """Return the event for a firing, the speaker of a wake identified."""
         start, end = self._span(word, firing.at)
-        score = round(firing.score, 6)
+        score = round(firing.score, SCORE_DIGITS)
         threshold = self._triggers[word].threshold
         if firing.kind != "wake":
             return Rejected(

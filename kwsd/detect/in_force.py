@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from kwsd.config import Config
-from kwsd.detect.setup import ActiveWord, DetectorSetup
+from kwsd.config import Config, WordConfig
+from kwsd.detect.setup import DetectorSetup
 from kwsd.model.bundle import Bundle
 from kwsd.protocol.data import ThresholdOrigin
+from kwsd.state.words import AddedWord, WordStore
 
 Origins = Mapping[str, str]
 """Where the configuration's own keys were set, by their paths, such as `words.alexa.threshold`."""
@@ -44,12 +45,19 @@ def describe(
 ) -> tuple[str, dict[str, str]]:
     """Return the YAML of what is in force, and the source of each key, by its path."""
     tree = _tree(msgspec.to_builtins(config), "", origins)
-    tree["words"] = {
-        name: _word(word, tree["words"].get(name)) for name, word in setup.words.items()
-    }
+    defaults = _tree(msgspec.to_builtins(WordConfig()), "", {})
+    words = {}
+    for name, word in setup.words.items():
+        given = tree["words"].get(name, defaults)
+        maker = "model"
+        if isinstance(word.model, AddedWord):
+            maker = str(config.state_directory() / f"{name}{WordStore.suffix}")
+        threshold = _threshold(word.threshold, word.origin, given["threshold"].source, maker)
+        words[name] = {**given, "threshold": threshold}
+    tree["words"] = words
     speakers = setup.speakers
     tree["speaker"]["threshold"] = _threshold(
-        speakers.threshold, speakers.origin, tree["speaker"]["threshold"].source
+        speakers.threshold, speakers.origin, tree["speaker"]["threshold"].source, "model"
     )
     for section, key, path in (
         (tree, "models", bundle.path),
@@ -94,25 +102,17 @@ def _origin(path: str, origins: Origins) -> str:
     return origins.get(section, "default") if key == "enabled" else "default"
 
 
-def _word(word: ActiveWord, given: Mapping[str, _Leaf] | None) -> dict[str, _Leaf]:
-    """Return the entry of a word; `given` is the configuration's, or None for an added word."""
-    if given is None:
-        refractory = _Leaf(word.refractory_s, "added word")
-        return {
-            "threshold": _threshold(word.threshold, word.origin, "added word"),
-            "refractory_s": refractory,
-        }
-    threshold = _threshold(word.threshold, word.origin, given["threshold"].source)
-    return {"threshold": threshold, "refractory_s": given["refractory_s"]}
+def _threshold(value: float, origin: ThresholdOrigin, configured: str, maker: str) -> _Leaf:
+    """Return a threshold with its source.
 
-
-def _threshold(value: float, origin: ThresholdOrigin, configured: str) -> _Leaf:
+    That is where it is `configured`, or the `maker` of the word.
+    """
     sources: dict[ThresholdOrigin, str] = {
         "configured": configured,
         "calibrated": "calibrated",
-        "model": "model",
+        "model": maker,
     }
-    return _Leaf(round(value, 4), sources[origin])
+    return _Leaf(value, sources[origin])
 
 
 def _entries(tree: Mapping[str, Any], path: str, depth: int) -> Iterator[_Entry]:

@@ -22,6 +22,7 @@ from kwsd.config import (
     WordConfig,
 )
 from kwsd.detect.speaker_id import SpeakerScorer
+from kwsd.metrics import SCORE_DIGITS
 from kwsd.model.bundle import Bundle, WordModel
 from kwsd.protocol.data import ThresholdOrigin
 from kwsd.state.library import Library
@@ -142,12 +143,22 @@ def _active_word(name: str, config: Config, bundle: Bundle, library: Library) ->
     model = bundle.words.get(name) or library.words[name]
     calibration = library.calibration
     calibrated = calibration.threshold(name, model.id) if calibration else None
+    threshold = model.threshold
+    origin: ThresholdOrigin = "model"
     if wanted.threshold is not None:
         threshold = _configured(name, wanted.threshold, model)
-        return ActiveWord(model, threshold, "configured", wanted.refractory_s)
-    if calibrated is not None:
-        return ActiveWord(model, calibrated, "calibrated", wanted.refractory_s)
-    return ActiveWord(model, model.threshold, "model", wanted.refractory_s)
+        origin = "configured"
+    elif calibrated is not None:
+        threshold = calibrated
+        origin = "calibrated"
+    return ActiveWord(model, _rounded(threshold), origin, wanted.refractory_s)
+
+
+def _rounded(threshold: float) -> float:
+    """Return a threshold with the decimals of scores, above 0 and below 1 (or 1) as before."""
+    least = 10**-SCORE_DIGITS
+    most = 1 - least if threshold < 1 else threshold
+    return round(min(max(threshold, least), most), SCORE_DIGITS)
 
 
 def _configured(
@@ -177,7 +188,7 @@ def _speakers(config: Config, bundle: Bundle, library: Library) -> SpeakerSetup:
         origin = "calibrated"
     return SpeakerSetup(
         voiceprints=dict(library.voiceprints),
-        threshold=threshold,
+        threshold=_rounded(threshold),
         origin=origin,
         require=config.speaker.require,
         scorer=SpeakerScorer(bundle) if library.voiceprints else None,

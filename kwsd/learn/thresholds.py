@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kwsd.metrics import (
+    SCORE_DIGITS,
     Scorer,
     binomial_interval,
     poisson_interval,
@@ -112,7 +113,7 @@ def choose(evidence: Evidence, rate: float, present: float) -> Choice:
         tail = tail_threshold(peaks, evidence.hours, rate) if enough else present
         threshold = max(threshold, tail)
     capped = threshold >= MAX_THRESHOLD
-    threshold = float(np.clip(threshold, MIN_THRESHOLD, MAX_THRESHOLD))
+    threshold = _rounded_up(float(np.clip(threshold, MIN_THRESHOLD, MAX_THRESHOLD)))
     seen = int((peaks >= threshold).sum())
     return Choice(
         threshold=threshold,
@@ -123,6 +124,12 @@ def choose(evidence: Evidence, rate: float, present: float) -> Choice:
         tail=_tail(evidence, threshold),
         capped=capped,
     )
+
+
+def _rounded_up(threshold: float) -> float:
+    """Return a threshold with the decimals of scores, no peak below it let in."""
+    steps = 10**SCORE_DIGITS
+    return math.ceil(round(threshold * steps, 3)) / steps
 
 
 @dataclass(frozen=True)
