@@ -456,6 +456,7 @@ def test_doctor_judges_the_daemon_that_runs(
     _, out, _ = run(capsys, "doctor", "--socket", daemon.socket, "--json")
     findings = {f["check"]: f for f in map(json.loads, out.splitlines())}
     assert "unknown key 'wrods'" in findings["configuration"]["detail"]
+    assert "; a daemon that you start now uses it" in findings["voiceprints"]["detail"]
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def _models(config: Config, folder: Path, status: StatusReply | None) -> Iterato
         yield Finding("state", False, str(error), "correct the configuration, or the folder")
         return
     warnings = yield from _words(config, bundle, folder)
-    yield from _voiceprints(bundle, folder)
+    yield from _voiceprints(bundle, folder, running=status is not None)
     for warning in warnings if status is None else status.warnings:
         yield Finding("speakers", False, warning, "kwsd enroll NAME, or change speaker.require")
 
@@ -136,15 +136,17 @@ def _words(config: Config, bundle: Bundle, folder: Path) -> Generator[Finding, N
     return ()
 
 
-def _voiceprints(bundle: Bundle, folder: Path) -> Iterator[Finding]:
+def _voiceprints(bundle: Bundle, folder: Path, *, running: bool) -> Iterator[Finding]:
+    """Yield what is in the folder of a daemon that is `running`, else of one that is started."""
+    whose = "" if running else "; a daemon that you start now uses it, one that runs may not"
     good, bad = VoiceprintStore(folder, bundle.encoder_id, bundle.voice_dim).load_all()
     for damaged in bad:
         yield Finding("voiceprints", False, str(damaged), "kwsd enroll NAME")
     if folder.exists() and not os.access(folder, os.R_OK | os.X_OK):
-        text = f"only the daemon may read {folder}; `kwsd speakers` asks it"
+        text = f"only the daemon may read {folder}; `kwsd speakers` asks it{whose}"
         yield Finding("voiceprints", True, text)
     elif not bad:
-        yield Finding("voiceprints", True, f"{len(good)} in {folder}")
+        yield Finding("voiceprints", True, f"{len(good)} in {folder}{whose}")
 
 
 def _daemon(socket: Path | None) -> tuple[StatusReply | None, Finding]:
@@ -172,8 +174,9 @@ def _daemon(socket: Path | None) -> tuple[StatusReply | None, Finding]:
         text = f"{text}; it delivers nothing but zeros"
         return status, Finding("daemon", False, text, UNMUTE)
     if status.lag_s is not None and status.lag_s >= BEHIND_S:
-        text = f"{text}; it is {status.lag_s:.1f} s behind"
-        return status, Finding("daemon", False, text, "see what keeps this machine busy: top")
+        text = f"{text}; it is {status.lag_s:.1f} s behind it"
+        fix = "unless kwsd was stopped for a while, see what keeps this machine busy: top"
+        return status, Finding("daemon", False, text, fix)
     return status, Finding("daemon", True, text)
 
 
