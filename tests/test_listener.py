@@ -178,6 +178,24 @@ def test_an_error_of_ours_is_not_a_lost_microphone(
     assert isinstance(ends[0], ZeroDivisionError)
 
 
+def test_lag_is_said_of_the_source_and_not_of_a_microphone(
+    bundle: Bundle, runtime: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    def blocks() -> Iterator[np.ndarray]:
+        yield from [hiss(0.08)] * 4  # as many as the listener reads at once
+        time.sleep(2 * source_health.BEHIND_S)
+        yield from [hiss(0.08)] * 4
+
+    events: list[Event] = []
+    detector = Detector(bundle, resolve(Config(), bundle), runtime)
+    source = RecordingSource("a.wav", blocks(), realtime=True)
+    listener = Listener(Config(), detector, events.append, lambda _: None, source)
+    with caplog.at_level(logging.WARNING), listener.running():
+        listener.go()
+        wait_for(lambda: any(isinstance(event, Lag) for event in events))
+    assert re.search(r"0\.\d s behind a\.wav: kwsd was held up, or", caplog.text)
+
+
 class Collector(Consumer):
     """Keeps the blocks that were heard."""
 

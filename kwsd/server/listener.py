@@ -285,9 +285,10 @@ class Listener:
         self.stats.lag_s = self._lag.lag_s
         if change is not None:
             if change.behind:
-                log.warning("%.1f s behind the microphone: this machine is too busy", change.lag_s)
+                text = "%.1f s behind %s: kwsd was held up, or this machine is too slow or too busy"
+                log.warning(text, change.lag_s, self.stats.source)
             else:
-                log.info("caught up with the microphone")
+                log.info("caught up with %s", self.stats.source)
             self._emit(change)
 
     def _overflowed(self, block: Block) -> None:
