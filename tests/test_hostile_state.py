@@ -113,6 +113,20 @@ def test_detect_names_them_and_succeeds(state: Path, scene_wav: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("verb", ["speakers", "word list", "config show", "clips list"])
+def test_verbs_over_a_folder_name_them_once_as_other_errors(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    empty = tmp_path / "c.yaml"
+    empty.write_text("")
+    at = ["--state", str(state), "--config", str(empty)]
+    assert cli.main([*verb.split(), *at]) == 0
+    said = capsys.readouterr().err.splitlines()
+    named = [name for name in BAD if any(f"kwsd: {state / name}: " in line for line in said)]
+    assert named
+    assert len(said) == len(named)
+
+
 @pytest.mark.parametrize("name", ["deep.word", "folder.word", "loop.word", "pipe.voiceprint"])
 def test_import_fails_by_name(
     state: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from kwsd import config_file
+from kwsd.cli.output import show
 from kwsd.config import Config, ConfigError, WordConfig
 from kwsd.protocol.messages import Requester
 
@@ -30,6 +31,7 @@ class Endpoint:
         self.client = client
         """The daemon, or None where the state directory answers."""
         self._arguments = arguments
+        self._reported: set[str] = set()
 
     @cached_property
     def loaded(self) -> config_file.Loaded:
@@ -61,7 +63,13 @@ class Endpoint:
         if named and not getattr(self._arguments, "stores", False):
             _check_there(named)
         folder = self.config.state_directory()
-        return StateHandlers(folder, self.bundle, lambda: self.config, self._origins)
+        return StateHandlers(folder, self.bundle, lambda: self.config, self._origins, self.report)
+
+    def report(self, fault: str) -> None:
+        """Print why a file of the state directory cannot be used, once for each reason."""
+        if fault not in self._reported:
+            self._reported.add(fault)
+            show(f"kwsd: {fault}")
 
     def _origins(self) -> dict[str, str]:
         from kwsd.detect.in_force import overridden

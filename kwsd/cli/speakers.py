@@ -6,7 +6,7 @@ import argparse
 
 from kwsd.cli import options
 from kwsd.cli.endpoint import open_endpoint
-from kwsd.cli.output import print_json, show
+from kwsd.cli.output import print_json
 from kwsd.protocol.commands import Speakers, SpeakersDelete
 
 HELP = "list the enrolled speakers, or delete one"
@@ -32,5 +32,5 @@ def run(arguments: argparse.Namespace) -> int:
     if not found.speakers:
         print("nobody is enrolled; `kwsd enroll NAME` enrolls a speaker")
     for why in found.unusable:
-        show(f"cannot be used: {why}")
+        endpoint.report(why)
     return 0

@@ -204,7 +204,7 @@ def _list(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
     if not found.words:
         print("no words were added; `kwsd word add` makes one")
     for why in found.unusable:
-        show(f"cannot be used: {why}")
+        endpoint.report(why)
     return 0
 
 

@@ -56,6 +56,10 @@ MAX_IMPOSTORS = 100_000
 """Impostor scores that a message carries."""
 
 
+def _log(fault: str) -> None:
+    log.error("%s", fault)
+
+
 class StateHandlers:
     """The handlers over the state directory `folder`.
 
@@ -68,8 +72,12 @@ class StateHandlers:
         bundle: Bundle,
         config: Callable[[], Config],
         origins: Callable[[], Origins] = dict,
+        report: Callable[[str], None] = _log,
     ) -> None:
-        """Raises ConfigError where the folder is a symbolic link."""
+        """`report` is called with why a file cannot be used, once for each reason.
+
+        Raises ConfigError where the folder is a symbolic link.
+        """
         state_folder.check(folder)
         self.bundle = bundle
         self.folder = folder
@@ -80,6 +88,7 @@ class StateHandlers:
         self.clips = ClipStore(folder, lambda: config().clips)
         self._config = config
         self._origins = origins
+        self._report = report
         self._pages = Pages()
         self._faults: dict[str, tuple[str, ...]] = {}
         self._handlers: dict[type[Command], Callable[[Any], Reply]] = {
@@ -115,7 +124,7 @@ class StateHandlers:
         return self._pages.first(command, reply) if isinstance(reply, Page) else reply
 
     def library(self) -> Library:
-        """Return what the detector must know; what cannot be used is logged once."""
+        """Return what the detector must know; what cannot be used is reported once."""
         bundle = self.bundle
         library, faults = Library.load(
             self.folder, bundle.encoder_id, bundle.voice_dim, bundle.frame_dim
@@ -124,7 +133,7 @@ class StateHandlers:
         return library
 
     def check_records(self) -> None:
-        """Read the clips and the log of peaks; what cannot be used is logged once."""
+        """Read the clips and the log of peaks; what cannot be used is reported once."""
         self._all_clips()
         with suppress(PeakLogError):
             self._all_peaks(time.time())
@@ -135,12 +144,12 @@ class StateHandlers:
         return [text for faults in list(self._faults.values()) for text in faults]
 
     def _note(self, what: str, faults: Sequence[StateError]) -> None:
-        """Keep what is wrong with the files of one kind, and log what is new of it."""
+        """Keep what is wrong with the files of one kind, and report what is new of it."""
         before = self._faults.get(what, ())
         self._faults[what] = tuple(str(fault) for fault in faults)
         for text in self._faults[what]:
             if text not in before:
-                log.error("%s", text)
+                self._report(text)
 
     def _all_clips(self) -> list[Clip]:
         clips, faults = self.clips.load_all()
