@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -106,6 +107,25 @@ def test_what_cannot_be_opened_is_named(
         setattr(portaudio, key, value)
     with pytest.raises(MicrophoneError, match=message), open_microphone(MicrophoneConfig()):
         pass
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_the_library_writes_is_left_out_the_second_time(
+    portaudio: FakePortAudio, capfd: pytest.CaptureFixture[str], again: bool
+) -> None:
+    class NoisyStream(FakeStream):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            os.write(2, b"ALSA lib: noise\n")
+            super().__init__(*given, **named)
+
+    portaudio.stream = NoisyStream
+    portaudio.busy = True
+    with pytest.raises(MicrophoneError), open_microphone(MicrophoneConfig(), again=again):
+        pass
+    os.write(2, b"after\n")
+    written = capfd.readouterr().err
+    assert ("noise" in written) is not again
+    assert written.endswith("after\n")
 
 
 def test_an_unknown_device_is_named_with_those_that_are_there(portaudio: FakePortAudio) -> None:

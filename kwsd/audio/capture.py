@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from kwsd.audio.channels import ChannelMeter
-from kwsd.audio.devices import Device, MicrophoneError, find, portaudio
+from kwsd.audio.devices import Device, MicrophoneError, find, hushed, portaudio
 from kwsd.audio.files import AudioFileError, MonoConverter
 from kwsd.audio.format import BLOCK_S, SAMPLE_RATE
 from kwsd.config import MicrophoneConfig
@@ -119,11 +119,13 @@ def open_microphone(
     stop: Callable[[], bool] = lambda: False,
     *,
     every_channel: bool = False,
+    again: bool = False,
 ) -> Iterator[Microphone]:
     """Open the configured device, at 16 kHz where it can, else at its own rate.
 
     Only the channels that are heard are opened where that is possible, unless `every_channel` is
-    to be metered. Raises MicrophoneError.
+    to be metered. With `again`, the libraries' own lines about what fails are left out. Raises
+    MicrophoneError.
     """
     sd = portaudio()
     device = find(config.device)
@@ -131,10 +133,11 @@ def open_microphone(
     for rate, count in _formats(device, config.channel == 0 and not every_channel):
         stream = None
         try:
-            stream = sd.RawInputStream(
-                samplerate=rate, device=device.index, channels=count, dtype="int16", latency=0.5
-            )
-            stream.start()
+            with hushed() if again else contextlib.nullcontext():
+                stream = sd.RawInputStream(
+                    samplerate=rate, device=device.index, channels=count, dtype="int16", latency=0.5
+                )
+                stream.start()
         except sd.PortAudioError as error:
             failures.append(f"{rate} Hz, {count} channel(s): {error.args[0]}")
             if stream is not None:

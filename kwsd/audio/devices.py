@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,29 @@ def _alsa_name(name: str) -> str:
 def _described(device: Device) -> str:
     stable = f" = {device.alsa}" if device.alsa else ""
     return f"{device.index}: {device.name!r}{stable}"
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Lead descriptor 2 to /dev/null for a while.
+
+    ALSA and PortAudio write dozens of lines there about each device that they cannot open.
+    """
+    kept = null = -1
+    try:
+        kept = os.dup(2)
+        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(null, 2)
+    except OSError:  # it is closed, or there are no descriptors left: they are heard
+        pass
+    try:
+        yield
+    finally:
+        if null >= 0:
+            os.dup2(kept, 2)
+        for descriptor in (kept, null):
+            if descriptor >= 0:
+                os.close(descriptor)
 
 
 def rescan() -> None:

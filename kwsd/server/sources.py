@@ -70,14 +70,18 @@ class LiveInput(Protocol):
 class MicrophoneInput:
     """The configured microphone."""
 
+    def __init__(self) -> None:
+        self._again = False
+
     def open(
         self, config: MicrophoneConfig, stop: Callable[[], bool]
     ) -> AbstractContextManager[Source]:
         """Open the configured device."""
-        return capture.open_microphone(config, BLOCK_S, stop)
+        return capture.open_microphone(config, BLOCK_S, stop, again=self._again)
 
     def rescan(self) -> None:
         """Make PortAudio look for devices again."""
+        self._again = True
         devices.rescan()
 
 
