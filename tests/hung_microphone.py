@@ -5,6 +5,7 @@ python hung_microphone.py FILE VERB …
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -17,12 +18,16 @@ from kwsd.server import hang_watch
 
 
 class HangingStream(FakeStream):
-    """A stream of which a call does not come back while the file is there."""
+    """A stream of which a call does not come back while the file is there.
+
+    Meanwhile descriptor 2 leads nowhere, as it does while PortAudio looks for devices.
+    """
 
     @property
     def read_available(self) -> int:
-        while hang.exists():
-            time.sleep(0.05)
+        with devices.hushed() if hang.exists() else contextlib.nullcontext():
+            while hang.exists():
+                time.sleep(0.05)
         time.sleep(0.05)  # about as fast as it is spoken
         return super().read_available
 

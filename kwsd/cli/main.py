@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from kwsd.cli.output import (
     CANNOT_CREATE,
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USAGE
     arguments = build_parser(verb_of(given)).parse_args(given)
     level = logging.DEBUG if arguments.verbose else logging.INFO
-    logging.basicConfig(level=level, format=_log_format(), stream=sys.stderr)
+    logging.basicConfig(level=level, format=_log_format(), stream=_log_stream())
     try:
         return load(arguments.verb).run(arguments)
     except BrokenPipeError:
@@ -94,6 +95,21 @@ def _exit_code(error: Exception, words: Sequence[str]) -> int:
     if isinstance(error, OSError) and error.errno == errno.ELOOP:
         return NO_INPUT
     return DATA if isinstance(error, ValueError) else UNAVAILABLE
+
+
+def _log_stream() -> TextIO:
+    """Return standard error by a descriptor of its own.
+
+    The module `sounddevice` leads descriptor 2 to /dev/null while PortAudio looks for devices. That
+    call may hang for ever, and what the log says of it must be read.
+    """
+    try:
+        if sys.stderr.fileno() == 2:
+            own = os.dup(2)
+            return os.fdopen(own, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
+    except (AttributeError, OSError):  # it is closed, or no file
+        pass
+    return sys.stderr
 
 
 def _log_format() -> str:
