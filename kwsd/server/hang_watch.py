@@ -10,6 +10,8 @@ from enum import Enum, auto
 
 GRACE_S = 10.0
 """Seconds that a hung call is given to come back, once it was reported."""
+WATCHDOG_SHARE = 0.7
+"""The same, at most, as a share of a supervisor's watchdog, which would else come first."""
 LONGEST_STEP_S = 1.0
 """What one look may add at most: a process that was stopped does not hang."""
 
@@ -26,7 +28,9 @@ class Motion(Enum):
 class HangWatch:
     """Compares a counter of the listener with what it was."""
 
-    def __init__(self) -> None:
+    def __init__(self, watchdog_s: float | None = None) -> None:
+        """`watchdog_s` is the longest time between two WATCHDOG=1, where one is wanted."""
+        self._watchdog_s = watchdog_s
         self._moves = -1
         self._looked_at = 0.0
         self._still_s = 0.0
@@ -42,6 +46,9 @@ class HangWatch:
         else:
             self._still_s += min(now - self._looked_at, LONGEST_STEP_S)
         self._looked_at = now
-        if self._still_s >= stall_s + GRACE_S:
+        grace_s = GRACE_S
+        if self._watchdog_s is not None:
+            grace_s = min(grace_s, WATCHDOG_SHARE * self._watchdog_s)
+        if self._still_s >= stall_s + grace_s:
             return Motion.GIVEN_UP
         return Motion.HUNG if self._still_s >= stall_s else Motion.MOVING

@@ -1,8 +1,8 @@
 """The watch over the listener, for systemd and for whoever hears the events.
 
 WATCHDOG=1 is sent only when the listener's heartbeats have risen since the last time. A listener
-that hangs in a call is reported as a lost microphone, and ends the process where it does not come
-back.
+that hangs in a call is reported as a lost microphone, with the last WATCHDOG=1, and ends the
+process where it does not come back.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Watchdog:
 
     async def watch(self, stall_s: Callable[[], float]) -> None:
         """Watch for as long as the task lives; `stall_s` returns the configured one."""
-        watch = HangWatch()
+        watch = HangWatch(self._notifier.watchdog_s)
         before = Motion.MOVING
         seen = -1
         interval_s = (self._notifier.watchdog_s or 0.0) / 3
@@ -57,6 +57,10 @@ class Watchdog:
             motion = watch.look(self._listener.moves, now, stall_s())
             if self._listener.live and motion is not before:
                 before = motion
+                if interval_s and motion is Motion.HUNG:
+                    # The last one. The watchdog ends what does not end by itself after the grace.
+                    seen = self._listener.heartbeats
+                    self._notifier.send(WATCHDOG=1)
                 self._hangs(motion, stall_s())
             await asyncio.sleep(min(stall_s() / 4, WATCH_S))
 
