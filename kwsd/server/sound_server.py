@@ -70,6 +70,8 @@ class MoveWatch:
                 if b"source-output" in line:
                     await asyncio.sleep(SETTLE_S)
                     await self._compare()
+            # It has gone with the server. To kill it now would race with asyncio for its status.
+            await asyncio.wait_for(process.wait(), ANSWER_S)
 
     async def _compare(self) -> None:
         source = await _recorded()
