@@ -14,13 +14,14 @@ import msgspec
 import numpy as np
 import pytest
 from msgspec.structs import replace
+from test_clients import STATUS
 
 from kwsd.cli import main as cli
-from kwsd.cli import output
+from kwsd.cli import output, status
 from kwsd.cli.options import duration, word_list
 from kwsd.cli.verbs import VERBS, load
 from kwsd.events import Event, MicrophoneChange, Rejected, SpeakerMatch, SpeakerScore, Wake
-from kwsd.protocol.data import ClipInfo
+from kwsd.protocol.data import ClipInfo, MicrophoneInfo
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
@@ -178,6 +179,12 @@ def test_details_are_shown_to_those_who_ask(capsys: pytest.CaptureFixture[str]) 
     assert "“hey banana” by ann (0.91), then bob (0.10), score" in of_ann
     assert json.loads(line)["speaker"]["nearest"] == {"name": "ann", "score": 0.2}
     assert json.loads(line)["speaker"]["runner_up"] == {"name": "bob", "score": 0.1}
+
+
+def test_a_microphone_without_a_name_yet_is_only_lost() -> None:
+    lost = replace(STATUS, microphone=MicrophoneInfo("lost", ""))
+    assert status._sentences(lost)[0] == "up for 1 s, microphone lost"
+    assert status._sentences(STATUS)[0] == "up for 1 s, microphone ok: mic"
 
 
 def test_clips_as_sentences() -> None:

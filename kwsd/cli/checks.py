@@ -163,7 +163,7 @@ def _daemon(socket: Path | None) -> tuple[StatusReply | None, Finding]:
     at = f"kwsd {status.version} of user {status.user} at {path}"
     if status.microphone.state == "lost":
         text = f"{at} has run for {status.uptime_s:.0f} s, but has no microphone"
-        fix = "see the finding about the microphone below"
+        fix = "see the finding about the microphone below; if it is fine, see the daemon's log"
         return status, Finding("daemon", False, text, fix)
     microphone = status.microphone
     heard = f"has listened to {microphone.name} for {status.audio_s:.0f} s"

@@ -32,7 +32,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _sentences(status: StatusReply) -> list[str]:
-    microphone = f"microphone {status.microphone.state}: {status.microphone.name}"
+    microphone = f"microphone {status.microphone.state}"
+    if status.microphone.name:  # not before the first sound
+        microphone += f": {status.microphone.name}"
     if levels := status.microphone.levels_dbfs:
         microphone += f" ({channel_levels(levels)})"
     if status.lag_s is not None and status.lag_s >= 0.1:
