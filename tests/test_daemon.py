@@ -283,6 +283,8 @@ def test_a_call_that_hangs_is_a_lost_microphone_and_then_the_end(
     assert "has not come back for 0.5 s" in states[-1].detail
     assert daemon.wait(10) == 70
     log = daemon.log.read_text()
+    assert "stall_s is 0.5 s: systemd's watchdog would end kwsd before" in log
+    assert "write at most 0.2" in log
     assert "microphone lost: a call into the sound library has not come back" in log
     assert "hangs for good, and only a new process helps: exiting with status 70" in log
     sent = []

@@ -47,6 +47,13 @@ class Watchdog:
         seen = -1
         interval_s = (self._notifier.watchdog_s or 0.0) / 3
         due = 0.0
+        if stall_s() > (longest := 2 * interval_s) and interval_s:
+            log.warning(
+                "microphone.stall_s is %g s: systemd's watchdog would end kwsd before a call that "
+                "hangs is reported; write at most %g",
+                stall_s(),
+                longest,
+            )
         loop = asyncio.get_running_loop()
         while True:
             now = loop.time()
