@@ -148,6 +148,9 @@ class AsyncClient:
                 await asyncio.sleep(back.pause_s())
                 if self._closed:
                     return
+            if self._closed:  # while it connected
+                self._writer.close()
+                return
             seq = None
             if on_gap:
                 on_gap(back.gap())
