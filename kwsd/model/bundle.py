@@ -1,4 +1,4 @@
-"""The model bundle: a folder with a manifest, two ONNX graphs and the front ends' constants.
+"""The model bundle: a folder with a manifest, ONNX graphs and the front ends' constants.
 
 `load` refuses, by name, whatever is missing, of another version, or not what the manifest's hashes
 say. Nothing of a bundle is used before all of it has been checked.
@@ -10,10 +10,10 @@ import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
+import msgspec
 import numpy as np
-from msgspec import Meta, Struct
 
 from kwsd.audio.log_mel import LogMel
 from kwsd.bounded import file as bounded
@@ -21,7 +21,9 @@ from kwsd.bounded import json as bounded_json
 from kwsd.bounded import npz
 from kwsd.bounded.file import Damaged, FileError
 from kwsd.bounded.npz import Kinds, Numbers, Text
-from kwsd.protocol.data import OperatingPoint, Threshold
+from kwsd.model import manifest
+from kwsd.model.manifest import CHECKED_FLOOR, CheckerSize, Fusion, Manifest
+from kwsd.protocol.data import OperatingPoint
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -88,6 +90,27 @@ class WordModel:
 
 
 @dataclass(frozen=True)
+class CheckerModel:
+    """A checker: the second stage, which hears the window that ends with a candidate."""
+
+    size: CheckerSize
+    file: str
+    """Its graph."""
+    front_end: str | None
+    """The file of its front end; None for one that takes the waveform."""
+    samples: int
+    """Length of a window."""
+    peak: float
+    """Share of full scale that the peak of a window is brought to."""
+    candidates: dict[str, float]
+    """Streaming score from which a candidate begins, by word."""
+    fusion: Fusion
+    """Joins the logits of both stages to the score of a candidate."""
+    words: dict[str, WordModel]
+    """What is compared with a threshold where this checker is in force, in the bundle's order."""
+
+
+@dataclass(frozen=True)
 class Bundle:
     """A checked model bundle."""
 
@@ -96,7 +119,7 @@ class Bundle:
     """Identifies everything that decides a speaker embedding: front ends, encoder, speaker head.
     Voiceprints and added words are bound to it."""
     words: dict[str, WordModel]
-    """In the order of the encoder's outputs."""
+    """As they are without a checker, in the order of the encoder's outputs."""
     chunk_samples: int
     receptive_chunks: int
     """Chunks, the present one included, that a posterior depends on."""
@@ -111,6 +134,7 @@ class Bundle:
     """The speaker head's, of finer bands."""
     hashes: dict[str, str] = field(repr=False)
     """SHA-256 of each file, from the manifest."""
+    checkers: dict[CheckerSize, CheckerModel] = field(default_factory=dict, repr=False)
 
     def file(self, name: str) -> Path:
         """Return the path of the file `name`, its hash checked. Raises BundleError."""
@@ -151,74 +175,83 @@ def default_path() -> Path:
 def load(path: Path | None = None) -> Bundle:
     """Return the bundle in folder `path`, checked; the default one without. Raises BundleError."""
     path = path or default_path()
-    manifest = _manifest(path)
-    hashes = {name: file.sha256 for name, file in manifest.files.items()}
+    found = _manifest(path)
+    hashes = {name: file.sha256 for name, file in found.files.items()}
     for name in (ENCODER, SPEAKER, FRONT_END, VOICE_FRONT_END):
         if name not in hashes:
             text = f"{path / MANIFEST}: incomplete or malformed (it has no {name}); {RESTORE}"
             raise BundleError(text)
         _check(path / name, hashes[name])
-    smoothing = manifest.smoothing_chunks
-    id = hashlib.sha256(f"{hashes[ENCODER]} {smoothing}".encode()).hexdigest()[:16]
-    speaker = manifest.speaker
+    smoothing = found.smoothing_chunks
+    stream = f"{hashes[ENCODER]} {smoothing}"
     return Bundle(
         path=path,
-        encoder_id=manifest.encoder_id,
-        words={name: word.model(id) for name, word in manifest.words.items()},
-        chunk_samples=manifest.chunk_samples,
-        receptive_chunks=manifest.receptive_chunks,
+        encoder_id=found.encoder_id,
+        words={name: _word(word, stream) for name, word in found.words.items()},
+        chunk_samples=found.chunk_samples,
+        receptive_chunks=found.receptive_chunks,
         smoothing_chunks=smoothing,
-        speaker_threshold=speaker.threshold,
-        speaker_calibration=(speaker.slope, speaker.offset),
+        speaker_threshold=found.speaker.threshold,
+        speaker_calibration=(found.speaker.slope, found.speaker.offset),
         front_end=read_front_end(path / FRONT_END),
         voice_front_end=read_front_end(path / VOICE_FRONT_END),
         hashes=hashes,
+        checkers={size: _checker(path, found, size, stream) for size in found.checkers},
     )
 
 
-class _Kind(Struct, frozen=True):
-    """What every format of the manifest has."""
-
-    kind: str = ""
-    format: int = 0
-
-
-class _File(Struct, frozen=True):
-    sha256: str
+def _word(word: manifest.Word, made_by: str) -> WordModel:
+    """Return the model of a word whose scores are `made_by` what this text identifies."""
+    id = hashlib.sha256(made_by.encode()).hexdigest()[:16]
+    scores = (word.scores, word.scores_10db)
+    return WordModel(word.threshold, word.operating_points, id, scores)
 
 
-class _Word(Struct, frozen=True):
-    threshold: Threshold
-    operating_points: tuple[OperatingPoint, ...]
-    scores: tuple[float, ...] = ()
-    scores_10db: tuple[float, ...] = ()
+def _checker(path: Path, found: Manifest, size: CheckerSize, stream: str) -> CheckerModel:
+    """Return a checker of the manifest; `stream` identifies the first stage.
 
-    def model(self, id: str) -> WordModel:
-        scores = (self.scores, self.scores_10db)
-        return WordModel(self.threshold, self.operating_points, id, scores)
+    Raises BundleError where it does not fit the rest of the manifest.
+    """
+    entry = found.checkers[size]
+    where = f"{path / MANIFEST}: incomplete or malformed (checkers.{size}"
+    for key, words in (("candidate", entry.candidate), ("words", entry.words)):
+        if words.keys() != found.words.keys():
+            odd = ", ".join(sorted(words.keys() ^ found.words.keys()))
+            text = f"{where}.{key} has other words than the bundle: {odd}); {RESTORE}"
+            raise BundleError(text)
+    if (entry.input == "mel") != (entry.front_end is not None):
+        text = f"{where} takes the {entry.input}, and a front end is for mel alone); {RESTORE}"
+        raise BundleError(text)
+    files = [entry.file] if entry.front_end is None else [entry.file, entry.front_end]
+    for name in files:
+        if name not in found.files:
+            raise BundleError(f"{where} names {name}, which `files` does not); {RESTORE}")
+    how = msgspec.json.encode((entry.samples, entry.peak, entry.calibration)).decode()
+    made_by = " ".join([stream, *(found.files[name].sha256 for name in files), how])
+    models = {}
+    for name in found.words:
+        word = entry.words[name]
+        if any(point.threshold <= CHECKED_FLOOR for point in word.operating_points):
+            text = f"{where}.words.{name} has an operating point at or below {CHECKED_FLOOR}"
+            raise BundleError(f"{text}); {RESTORE}")
+        models[name] = _word(word, f"{made_by} {entry.candidate[name]}")
+    return CheckerModel(
+        size=size,
+        file=entry.file,
+        front_end=entry.front_end,
+        samples=entry.samples,
+        peak=entry.peak,
+        candidates=dict(entry.candidate),
+        fusion=entry.calibration,
+        words=models,
+    )
 
 
-class _Speaker(Struct, frozen=True):
-    threshold: float
-    slope: float
-    offset: float
-
-
-class _Manifest(Struct, frozen=True):
-    encoder_id: str
-    words: dict[str, _Word]
-    chunk_samples: Annotated[int, Meta(ge=160, le=16000)]
-    receptive_chunks: Annotated[int, Meta(ge=1, le=1000)]
-    smoothing_chunks: Annotated[int, Meta(ge=1, le=100)]
-    speaker: _Speaker
-    files: dict[str, _File]
-
-
-def _manifest(path: Path) -> _Manifest:
+def _manifest(path: Path) -> Manifest:
     file = path / MANIFEST
     try:
         data = bounded.read(file, MAX_MANIFEST)
-        kind = bounded_json.decode(data, _Kind)
+        kind = bounded_json.decode(data, manifest.Kind)
     except FileNotFoundError:
         text = f"{path}: no model bundle there ({MANIFEST} is missing)"
         raise BundleError(f"{text}; set `models` to a bundle's folder, or reinstall kwsd") from None
@@ -230,7 +263,7 @@ def _manifest(path: Path) -> _Manifest:
         text = f"{path}: bundle format {kind.format}, this kwsd reads {FORMAT}"
         raise BundleError(f"{text}; use the bundle and the kwsd of one release")
     try:
-        return bounded_json.decode(data, _Manifest)
+        return bounded_json.decode(data, Manifest)
     except Damaged as error:
         raise BundleError(f"{file}: incomplete or malformed ({error}); {RESTORE}") from error
 

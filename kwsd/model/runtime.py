@@ -8,12 +8,22 @@ from pathlib import Path
 
 import numpy as np
 
-from kwsd.model.bundle import ENCODER, SPEAKER, VOICE_FRONT_END, Bundle, BundleError
+from kwsd.model.bundle import (
+    ENCODER,
+    SPEAKER,
+    VOICE_FRONT_END,
+    Bundle,
+    BundleError,
+    CheckerModel,
+    read_front_end,
+)
 from kwsd.ort import onnxruntime
 
 State = tuple[np.ndarray, ...]
 INTERMEDIATE = "tap"
 """Name of the intermediate features in the graphs of bundles, which 0.1.0 made too."""
+FULL_SCALE = 32768
+"""Of int16 samples."""
 OUTPUTS = ("logits", "timing", "embedding", INTERMEDIATE)
 
 
@@ -161,6 +171,61 @@ class SpeakerEncoder:
         return np.asarray(self._session.run(None, feed)[0][0])
 
 
+class CheckerGraph:
+    """The graph of a checker: windows of audio in, the logits of the bundle's words out."""
+
+    def __init__(self, bundle: Bundle, model: CheckerModel) -> None:
+        """Raises BundleError."""
+        self.model = model
+        path = bundle.file(model.file)
+        self._front_end = None
+        self._input = "waveform"
+        shape: list[int] = [model.samples]
+        if model.front_end is not None:
+            front_end = read_front_end(bundle.file(model.front_end))
+            framed = model.samples - front_end.history_samples
+            if framed <= 0 or framed % front_end.hop_samples:
+                text = f"{bundle.path / model.front_end}: makes no whole frames"
+                raise BundleError(f"{text} of {model.samples} samples; restore the bundle")
+            self._front_end = front_end
+            self._input = "mel"
+            shape = [framed // front_end.hop_samples, front_end.bands]
+        self._session = session(path)
+        inputs = {i.name: i.shape for i in self._session.get_inputs()}
+        outputs = {o.name: o.shape for o in self._session.get_outputs()}
+        if inputs.keys() != {self._input} or "logits" not in outputs:
+            text = f"{path}: takes {', '.join(sorted(inputs))}, gives {', '.join(sorted(outputs))}"
+            text += f"; a checker takes {self._input} and gives logits"
+            raise BundleError(f"{text}: it is another kind of model")
+        self._expect(path, self._input, inputs[self._input][1:], shape)
+        self._expect(path, "logits", outputs["logits"][1:], [len(bundle.words)])
+
+    @staticmethod
+    def _expect(path: Path, name: str, found: list[int | str], expected: list[int]) -> None:
+        """Raise BundleError unless the fixed axes of a shape are as the manifest has them."""
+        fits = len(found) == len(expected) and all(
+            not isinstance(axis, int) or axis == wanted
+            for axis, wanted in zip(found, expected, strict=True)
+        )
+        if not fits:
+            text = f"{path}: {name} is {found}; the manifest has {expected}"
+            raise BundleError(f"{text}; restore the bundle")
+
+    def __call__(self, window: np.ndarray) -> np.ndarray:
+        """Return the logits `[word]` of a window `[sample]`, int16 scale, of the model's length."""
+        feed = {self._input: self._prepared(window)[None]}
+        return np.asarray(self._session.run(["logits"], feed)[0][0])
+
+    def _prepared(self, window: np.ndarray) -> np.ndarray:
+        """Return what the graph takes: the window at its peak, as mel frames or in ±1."""
+        highest = float(np.abs(window).max(initial=0.0))
+        gain = self.model.peak / highest if highest else 0.0
+        scaled = np.asarray(window, np.float32) * np.float32(gain)
+        if self._front_end is None:
+            return scaled
+        return self._front_end(scaled * np.float32(FULL_SCALE))
+
+
 class Runtime:
     """The sessions of a bundle, loaded once and shared by streams."""
 
@@ -168,3 +233,18 @@ class Runtime:
         """Raises BundleError."""
         self.encoder = StreamingEncoder(bundle)
         self.speaker = SpeakerEncoder(bundle)
+        self._bundle = bundle
+        self._checker: CheckerGraph | None = None
+
+    def checker(self, model: CheckerModel | None) -> CheckerGraph | None:
+        """Return the graph of a checker, or None for none; the last one that was asked for is kept.
+
+        Raises BundleError where it cannot be loaded.
+        """
+        kept = self._checker
+        if model is None:
+            kept = None
+        elif kept is None or kept.model != model:
+            kept = CheckerGraph(self._bundle, model)
+        self._checker = kept
+        return kept
