@@ -134,6 +134,9 @@ class Config(_Section, frozen=True):
     """The input device."""
     vad: VadConfig = VadConfig()
     """The voice-activity gate; `on` and `off` are short for `enabled`."""
+    checker: Literal["small", "large", "off"] = "small"
+    """The second stage, which hears a candidate of a word that comes with kwsd again before it
+    fires: `small`, `large` for a stronger machine where the bundle has one, or `off`."""
     speaker: SpeakerConfig = SpeakerConfig()
     """Speaker verification."""
     socket: SocketConfig = SocketConfig()

@@ -111,11 +111,15 @@ def _stored(path: tuple[str, ...]) -> str:
 def _fill_in(value: Any, name: str) -> Any:
     """Write out what the configuration lets people abbreviate: `vad: off`, `words: {alexa: }`.
 
+    In the same way, `checker: off` is the text that it looks like.
+
     A word may be written with spaces; errors call the file `name`. Raises ConfigError.
     """
     if not isinstance(value, dict):
         return value
     full = dict(value)
+    if full.get("checker") is False:  # YAML's reading of `off`
+        full["checker"] = "off"
     for key in SWITCHES:
         if isinstance(full.get(key), bool):
             full[key] = {"enabled": full[key]}

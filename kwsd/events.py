@@ -44,12 +44,23 @@ class SpeakerMatch(Struct, frozen=True, omit_defaults=True):
         return SpeakerMatch(self.name, self.score, self.threshold, self.verified)
 
 
+class Stages(Struct, frozen=True):
+    """What the score of a word that is checked was made of."""
+
+    streaming: float
+    """The score of the first stage, which runs all the time, where the checker was asked."""
+    checker: float
+    """The checker's own probability, 0 to 1."""
+
+
 class _Detection(Struct, frozen=True, kw_only=True):
     """What `Wake` and `Rejected` share."""
 
     word: str
     score: float
     """The score that decided: the first that reached the threshold; for a near miss, its peak."""
+    stages: Stages | None = None
+    """What the score was made of; None for a word that is not checked."""
     threshold: float
     start: int
     """First sample of the word, at 16 kHz since the stream opened."""

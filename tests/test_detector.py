@@ -97,11 +97,12 @@ def test_sample_by_sample_blocks_of_a_phone(bench: Bench, scene: np.ndarray) -> 
     assert np.abs(offline.scores - online.scores).max() < 1e-4
 
 
+@pytest.mark.parametrize("hangover_s", [0.2, 0.4])
 def test_the_scores_of_the_voiced_part_are_those_of_the_ungated_run(
-    bench: Bench, scene: np.ndarray
+    bench: Bench, scene: np.ndarray, hangover_s: float
 ) -> None:
     ungated = bench.run(UNGATED, [scene])
-    gated = bench.run(GATED, [scene])
+    gated = bench.run(replace(GATED, vad=VadConfig(mode=3, hangover_s=hangover_s)), [scene])
     assert np.array_equal(ungated.end, gated.end)
     is_open = (gated.scores > 0).any(axis=1)
     assert 0.2 < is_open.mean() < 0.9, "this scene should close the gate, and open it"

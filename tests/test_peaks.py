@@ -16,7 +16,8 @@ CHUNK = 1280
 def trace(scores: np.ndarray, begin: int = 0) -> Trace:
     """Return the trace of consecutive chunks, the first of which has the index `begin`."""
     end = (begin + 1 + np.arange(len(scores))) * CHUNK
-    return Trace(("a", "b"), end, scores.astype(np.float32))
+    scores = scores.astype(np.float32)
+    return Trace(("a", "b"), end, scores, scores)
 
 
 def test_a_peak_within_a_second_of_a_higher_one_is_not_reported() -> None:

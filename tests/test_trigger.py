@@ -7,24 +7,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kwsd.detect.trigger import Firing, Trigger
+from kwsd.detect.word_stream import Smoother
 
 CHUNK = 1280
 
 
 def drive(
-    posteriors: list[float],
+    scores: list[float],
     *,
     threshold: float = 0.5,
     refractory: int = 10,
     near: float = 0.5,
-    smoothing: int = 1,
     refused: int = 0,
 ) -> list[Firing]:
     """Return the firings; of the wakes, the first `refused` are not let through."""
-    trigger = Trigger(threshold, refractory * CHUNK, near, smoothing)
+    trigger = Trigger(threshold, refractory * CHUNK, near)
     firings = []
-    for k, posterior in enumerate(posteriors):
-        firing = trigger.step(posterior, (k + 1) * CHUNK)
+    for k, score in enumerate(scores):
+        firing = trigger.step(score, (k + 1) * CHUNK)
         if firing is None:
             continue
         firings.append(firing)
@@ -36,7 +36,7 @@ def drive(
 
 
 @pytest.mark.parametrize(
-    ("posteriors", "expected"),
+    ("scores", "expected"),
     [
         ([0.1, 0.2, 0.1], []),
         ([0.1, 0.9, 0.9, 0.1], [("wake", 2)]),
@@ -48,8 +48,8 @@ def drive(
         ([0.9] * 15, [("wake", 1)]),  # one excursion, however long
     ],
 )
-def test_table(posteriors: list[float], expected: list[tuple[str, int]]) -> None:
-    assert [(f.kind, f.at // CHUNK) for f in drive(posteriors)] == expected
+def test_table(scores: list[float], expected: list[tuple[str, int]]) -> None:
+    assert [(f.kind, f.at // CHUNK) for f in drive(scores)] == expected
 
 
 def test_only_an_accepted_wake_starts_the_refractory_time() -> None:
@@ -59,11 +59,8 @@ def test_only_an_accepted_wake_starts_the_refractory_time() -> None:
 
 
 def test_smoothing_is_the_mean_of_the_last_posteriors() -> None:
-    trigger = Trigger(0.9, 0, 0.5, 3)
-    scores = []
-    for k, p in enumerate([0.3, 0.6, 0.9, 0.0]):
-        trigger.step(p, k)
-        scores.append(trigger.score)
+    smoother = Smoother(3)
+    scores = [smoother.step(p) for p in (0.3, 0.6, 0.9, 0.0)]
     assert scores == pytest.approx([0.3, 0.45, 0.6, 0.5])
 
 
@@ -73,7 +70,7 @@ def test_a_near_miss_reports_its_peak() -> None:
 
 
 def test_clearing_forgets_the_excursion_but_not_the_refractory_time() -> None:
-    trigger = Trigger(0.5, 10 * CHUNK, 0.5, 1)
+    trigger = Trigger(0.5, 10 * CHUNK, 0.5)
     assert trigger.step(0.9, CHUNK) is not None
     trigger.accepted(CHUNK)
     trigger.clear()
@@ -82,9 +79,9 @@ def test_clearing_forgets_the_excursion_but_not_the_refractory_time() -> None:
     assert firing.kind == "refractory"
 
 
-@given(st.lists(st.floats(0, 1), max_size=200), st.integers(0, 30), st.integers(1, 4))
-def test_invariants(posteriors: list[float], refractory: int, smoothing: int) -> None:
-    firings = drive(posteriors, refractory=refractory, smoothing=smoothing)
+@given(st.lists(st.floats(0, 1), max_size=200), st.integers(0, 30))
+def test_invariants(scores: list[float], refractory: int) -> None:
+    firings = drive(scores, refractory=refractory)
     wakes = [f for f in firings if f.kind == "wake"]
     assert all(f.score >= 0.5 for f in firings if f.kind != "near_miss")
     assert all(0.25 <= f.score < 0.5 for f in firings if f.kind == "near_miss")

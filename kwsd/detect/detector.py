@@ -3,7 +3,7 @@
 Chunks lie on a fixed grid of the stream (chunk `c` is samples `[c * 1280, (c + 1) * 1280)`), so
 that the result does not depend on how the samples are fed. A chunk's scores depend on the
 `receptive_chunks` that end with it, and on nothing else. That is why the gate may let the encoder
-sleep: when it opens, the encoder is fed the look-back from the zero state.
+sleep: when it opens, the encoder is fed the look-back from the zero state, and so is the smoothing.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 
 from kwsd.audio.format import SAMPLE_RATE
 from kwsd.audio.ring import Ring
 from kwsd.audio.vad import VoiceGate
+from kwsd.detect.checker import REMEMBERED_CHUNKS, Checker
 from kwsd.detect.setup import DetectorSetup
 from kwsd.detect.speaker_id import best_match
-from kwsd.detect.trigger import Firing, Trigger
+from kwsd.detect.trigger import Firing
+from kwsd.detect.word_stream import WordStream
 from kwsd.events import Detection, Rejected, SpeakerMatch, Wake
 from kwsd.metrics import SCORE_DIGITS
 from kwsd.model.bundle import Bundle
@@ -41,7 +44,7 @@ TYPICAL_WORD_S = 0.7
 """Length that is assumed for a word whose frames are gone."""
 EXTRA_CHUNKS = 10
 """Look-back beyond the receptive field, so that the frames of a span that began before the gate
-opened are exact too."""
+opened are exact too, and the `REMEMBERED_CHUNKS` of a candidate."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class Trace:
     """int64 `[chunk]`, the sample index after each chunk."""
     scores: np.ndarray
     """float32 `[chunk, word]`; 0 while the gate is closed or scores are withheld."""
+    streaming: np.ndarray
+    """The same of the first stage alone; for words that are not checked, the scores."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ class Detector:
         """`runtime` holds the bundle's sessions, for streams that share them."""
         runtime = runtime or Runtime(bundle)
         self.bundle = bundle
+        self._runtime = runtime
         self.encoded_chunks = 0
         """Chunks that the encoder was awake for."""
         self.end = 0
@@ -86,7 +92,11 @@ class Detector:
         # A run of chunks is appended before it is encoded: its look-back must still be there then.
         self._longest_run = self._warmup // 2
         keep = self._warmup + self._longest_run + MAX_SPAN_CHUNKS
-        self._audio = Ring(keep * self.chunk_samples + self._history, np.int16)
+        heard = keep * self.chunk_samples + self._history
+        # A window may end with any chunk of a run, or with one shortly before it.
+        longest = max([model.samples for model in bundle.checkers.values()], default=0)
+        checked = (self._longest_run + REMEMBERED_CHUNKS) * self.chunk_samples + longest
+        self._audio = Ring(max(heard, checked if longest else 0), np.int16)
         self._embedding = Ring(keep, np.float32, (self._encoder.embedding_dim,))
         # The speaker head looks no further back than a span before the run that is decided.
         shape = (self._encoder.intermediate_per_chunk, self._encoder.intermediate_dim)
@@ -101,7 +111,9 @@ class Detector:
         self._asleep = False  # the gate is closed, and the triggers know it
         self._full_rate = False  # the last posterior of some word was not negligible
         self.setup = setup
-        self._triggers: dict[str, Trigger] = {}
+        self._streams: dict[str, WordStream] = {}
+        self.checker: Checker | None = None
+        """The second stage, where one is in force."""
         self._gate: VoiceGate | None = None
         self.configure(setup)
 
@@ -109,29 +121,32 @@ class Detector:
         """Apply another setup between two chunks, without losing audio or state.
 
         What stays as it was goes on: a word's excursion and refractory time, and the voice gate.
+        Raises BundleError where the checker cannot be loaded, which the runtime may have done.
         """
         before = self.setup
-        triggers = self._triggers
+        streams = self._streams
+        graph = self._runtime.checker(setup.checker)
         self.setup = setup
-        self._triggers = {}
-        for name, word in setup.words.items():
-            trigger = Trigger(
-                word.threshold,
-                int(word.refractory_s * SAMPLE_RATE),
-                setup.near_miss,
-                self.bundle.smoothing_chunks,
-            )
-            if name in triggers and word.model.id == before.words[name].model.id:
-                trigger = trigger.or_like(triggers[name])
-            self._triggers[name] = trigger
         self._added = {
             name: word.model
             for name, word in setup.words.items()
             if isinstance(word.model, AddedWord)
         }
         columns = [*self.bundle.words, *self._added]
-        self._columns = [columns.index(name) for name in setup.words]
+        self._streams = {}
+        for name, word in setup.words.items():
+            stream = WordStream(
+                word, columns.index(name), setup.near_miss, self.bundle.smoothing_chunks
+            )
+            if name in streams:
+                stream.goes_on(streams[name])
+            self._streams[name] = stream
+        self._columns = [stream.column for stream in self._streams.values()]
         self._words = tuple(setup.words)
+        if graph is None:
+            self.checker = None
+        elif self.checker is None or self.checker.graph is not graph:
+            self.checker = Checker(graph, self._window)
         vad = setup.vad
         if not vad.enabled:
             self._gate = None
@@ -151,12 +166,14 @@ class Detector:
         first = self.end // self.chunk_samples
         wakes: list[Detection] = []
         scores = np.zeros((whole // self.chunk_samples, len(self._words)), np.float32)
+        streaming = scores if self.checker is None else scores.copy()
         size = self._longest_run * self.chunk_samples
         for at in range(0, whole, size):
             run = joined[at : min(at + size, whole)]
-            wakes += self._run(run, scores[at // self.chunk_samples :])
-        chunks = first + 1 + np.arange(len(scores), dtype=np.int64)
-        return Step(tuple(wakes), Trace(self._words, chunks * self.chunk_samples, scores))
+            chunk = at // self.chunk_samples
+            wakes += self._run(run, scores[chunk:], streaming[chunk:])
+        ends = (first + 1 + np.arange(len(scores), dtype=np.int64)) * self.chunk_samples
+        return Step(tuple(wakes), Trace(self._words, ends, scores, streaming))
 
     def discontinuity(self, lost_samples: int = 0) -> None:
         """Skip samples that were lost here.
@@ -173,11 +190,13 @@ class Detector:
         self._state = self._encoder.zero_state()
         self._audio.restart(self.end)
         self._restart_frames(self._fed)
-        for trigger in self._triggers.values():
-            trigger.clear()
+        for stream in self._streams.values():
+            stream.clear()
 
-    def _run(self, samples: np.ndarray, scores: np.ndarray) -> Iterable[Detection]:
-        """Gate whole chunks, encode the open stretches and decide; fill in their `scores`."""
+    def _run(
+        self, samples: np.ndarray, scores: np.ndarray, streaming: np.ndarray
+    ) -> Iterable[Detection]:
+        """Gate whole chunks, encode the open stretches and decide; fill in their scores."""
         gate = self._gate
         begin = self.end
         rows = samples.reshape(-1, self.chunk_samples)
@@ -194,7 +213,9 @@ class Detector:
             self.end = begin + at * self.chunk_samples
             chunk = begin // self.chunk_samples
             if is_open:
-                wakes += self._decide(chunk + first, chunk + at, scores[first:at])
+                wakes += self._decide(
+                    chunk + first, chunk + at, scores[first:at], streaming[first:at]
+                )
             else:
                 wakes += self._sleep(chunk + first)
         return wakes
@@ -206,11 +227,13 @@ class Detector:
         self._asleep = True
         self._full_rate = False
         at = (chunk + 1) * self.chunk_samples
-        firings = [(word, trigger.idle(at)) for word, trigger in self._triggers.items()]
+        firings = [(word, stream.idle(at)) for word, stream in self._streams.items()]
         return [self._detection(word, firing) for word, firing in firings if firing]
 
-    def _decide(self, begin: int, end: int, scores: np.ndarray) -> list[Detection]:
-        """Encode chunks `[begin, end)` after their look-back, and let the triggers decide."""
+    def _decide(
+        self, begin: int, end: int, scores: np.ndarray, streaming: np.ndarray
+    ) -> list[Detection]:
+        """Encode chunks `[begin, end)` after their look-back, and let each word decide."""
         self._asleep = False
         frames, start = self._encode(begin, end)
         logits = frames.logits
@@ -220,19 +243,21 @@ class Detector:
             posteriors = 1 / (1 + np.exp(-logits[:, self._columns]))
         if not np.isfinite(posteriors).all():  # a model that is broken: it never wakes
             posteriors = np.nan_to_num(posteriors, nan=0.0)
-        self._full_rate = bool((posteriors[-1] > FULL_RATE_ABOVE).any())
         wakes: list[Detection] = []
-        primed_from = begin - (self.bundle.smoothing_chunks - 1)
-        for chunk in range(max(start, primed_from, self._withhold_until), end):
+        for chunk in range(max(start, self._withhold_until), end):
             row = posteriors[chunk - start].tolist()
-            for n, (word, trigger) in enumerate(self._triggers.items()):
-                if chunk < begin:
-                    trigger.prime(row[n])
+            for n, (word, stream) in enumerate(self._streams.items()):
+                stream.hear(row[n], chunk)
+                if chunk < begin:  # before the gate opened: it is heard, and decides nothing
                     continue
-                firing = trigger.step(row[n], (chunk + 1) * self.chunk_samples)
-                scores[chunk - begin, n] = trigger.score
+                firing = stream.decide((chunk + 1) * self.chunk_samples, self.checker)
+                scores[chunk - begin, n] = stream.score
+                streaming[chunk - begin, n] = stream.streaming
                 if firing:
                     wakes.append(self._detection(word, firing))
+        self._full_rate = bool((posteriors[-1] > FULL_RATE_ABOVE).any()) or any(
+            stream.is_candidate for stream in self._streams.values()
+        )
         return wakes
 
     def _added_logits(self, begin: int, end: int) -> np.ndarray:
@@ -253,6 +278,8 @@ class Detector:
         else:
             self._state = self._encoder.zero_state()
             self._restart_frames(start)
+            for stream in self._streams.values():
+                stream.forget()
         frames, self._state = self._encoder.step(self._features(start, end), self._state)
         self._embedding.append(frames.embedding)
         self._intermediate.append(frames.intermediate)
@@ -260,6 +287,10 @@ class Detector:
         self.encoded_chunks += end - start
         self._fed = end
         return frames, start
+
+    def _window(self, chunk: int, samples: int) -> np.ndarray:
+        """Return so many samples that end with a chunk, float32."""
+        return self._samples(chunk + 1, chunk + 1, samples)
 
     def _features(self, begin: int, end: int) -> np.ndarray:
         """Return mel frames `[frame, band]` of chunks `[begin, end)`."""
@@ -284,24 +315,20 @@ class Detector:
     def _detection(self, word: str, firing: Firing) -> Detection:
         """Return the event for a firing, the speaker of a wake identified."""
         start, end = self._span(word, firing.at)
-        score = round(firing.score, SCORE_DIGITS)
-        threshold = self._triggers[word].threshold
+        facts: dict[str, Any] = {
+            "word": word,
+            "score": round(firing.score, SCORE_DIGITS),
+            "stages": firing.stages,
+            "threshold": self._streams[word].trigger.threshold,
+            "start": start,
+            "end": end,
+        }
         if firing.kind != "wake":
-            return Rejected(
-                word=word,
-                score=score,
-                threshold=threshold,
-                start=start,
-                end=end,
-                reason=firing.kind,
-            )
-        speaker = self.identify(start, firing.at)
-        wake = Wake(
-            word=word, score=score, threshold=threshold, start=start, end=end, speaker=speaker
-        )
-        if not self._may_wake(speaker):
+            return Rejected(**facts, reason=firing.kind)
+        wake = Wake(**facts, speaker=self.identify(start, firing.at))
+        if not self._may_wake(wake.speaker):
             return rejected(wake)
-        self._triggers[word].accepted(firing.at)
+        self._streams[word].trigger.accepted(firing.at)
         return wake
 
     def _may_wake(self, speaker: SpeakerMatch | None) -> bool:
@@ -364,12 +391,5 @@ class Detector:
 
 def rejected(wake: Wake) -> Rejected:
     """Return the event for a wake whose speaker may not wake the detector."""
-    return Rejected(
-        word=wake.word,
-        score=wake.score,
-        threshold=wake.threshold,
-        start=wake.start,
-        end=wake.end,
-        speaker=wake.speaker,
-        reason="wrong_speaker",
-    )
+    facts = {name: getattr(wake, name) for name in Wake.__struct_fields__}
+    return Rejected(**facts, reason="wrong_speaker")

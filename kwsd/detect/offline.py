@@ -75,7 +75,8 @@ class Recordings:
 class TraceFile:
     """Collects the traces of recordings for an `.npz`.
 
-    It holds `files`, `words`, and for file k `scores_k [chunk, word]` and `end_k [chunk]`.
+    It holds `files`, `words`, and for file k `scores_k [chunk, word]`, the first stage's
+    `stream_scores_k [chunk, word]`, and `end_k [chunk]`.
     """
 
     def __init__(self, words: Iterable[str]) -> None:
@@ -85,17 +86,20 @@ class TraceFile:
         # would fragment the heap.
         self._ends: list[array[int]] = []
         self._scores: list[array[float]] = []
+        self._streaming: list[array[float]] = []
 
     def begin(self, path: Path) -> None:
         """Start on another recording."""
         self._files.append(str(path))
         self._ends.append(array("q"))
         self._scores.append(array("f"))
+        self._streaming.append(array("f"))
 
     def add(self, trace: Trace) -> None:
         """Add a trace of the present recording."""
         self._ends[-1].frombytes(trace.end.tobytes())
         self._scores[-1].frombytes(trace.scores.tobytes())
+        self._streaming[-1].frombytes(trace.streaming.tobytes())
 
     def save(self, path: Path) -> None:
         """Write the file. Raises OSError."""
@@ -103,7 +107,9 @@ class TraceFile:
             "files": np.array(self._files, np.str_),
             "words": np.array(self._words, np.str_),
         }
-        for k, (ends, scores) in enumerate(zip(self._ends, self._scores, strict=True)):
-            arrays[f"scores_{k}"] = np.array(scores, np.float32).reshape(-1, len(self._words))
+        shape = -1, len(self._words)
+        for k, ends in enumerate(self._ends):
+            arrays[f"scores_{k}"] = np.array(self._scores[k], np.float32).reshape(shape)
+            arrays[f"stream_scores_{k}"] = np.array(self._streaming[k], np.float32).reshape(shape)
             arrays[f"end_{k}"] = np.array(ends, np.int64)
         np.savez(path, **arrays)  # type: ignore[arg-type]

@@ -23,8 +23,10 @@ from kwsd.config import (
 )
 from kwsd.detect.speaker_id import SpeakerScorer
 from kwsd.metrics import SCORE_DIGITS
-from kwsd.model.bundle import Bundle, WordModel
+from kwsd.model.bundle import Bundle, CheckerModel, WordModel
+from kwsd.model.manifest import CHECKED_FLOOR
 from kwsd.protocol.data import ThresholdOrigin
+from kwsd.state.calibration import Calibration
 from kwsd.state.library import Library
 from kwsd.state.voiceprints import Voiceprint
 from kwsd.state.words import AddedWord
@@ -39,6 +41,8 @@ class ActiveWord:
     origin: ThresholdOrigin
     """Who sets the threshold."""
     refractory_s: float
+    candidate: float | None = None
+    """Streaming score from which the checker is asked; None for a word that is not checked."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,8 @@ class DetectorSetup:
     vad: VadConfig
     near_miss: float
     speakers: SpeakerSetup
+    checker: CheckerModel | None = None
+    """The second stage in force."""
 
 
 def resolve(
@@ -94,20 +100,45 @@ def resolve(
     """Return the setup that `config` asks for, with what the `library` holds.
 
     A word whose file cannot be used is left out, unless it is `required`. Raises ConfigError for
-    such a word, for one that neither the bundle has nor the user has added, and for an operating
-    point that was not measured; BundleError where the bundle's cohort is damaged.
+    such a word, for one that neither the bundle has nor the user has added, for an operating point
+    that was not measured, and for a checker that the bundle lacks; BundleError where the bundle's
+    cohort is damaged.
     """
     library = library or Library()
+    checker = _checker(config, bundle)
     return DetectorSetup(
-        words=_active_words(config, bundle, library, required),
+        words=_active_words(config, bundle, checker, library, required),
         vad=config.vad,
         near_miss=config.near_miss,
         speakers=_speakers(config, bundle, library),
+        checker=checker,
     )
 
 
+def _checker(config: Config, bundle: Bundle) -> CheckerModel | None:
+    """Return the checker that the configuration asks for.
+
+    A bundle without any is used without one, unless the configuration asks for the large one, which
+    nobody gets by default. Raises ConfigError.
+    """
+    size = config.checker
+    if size == "off" or (size == "small" and not bundle.checkers):
+        return None
+    found = bundle.checkers.get(size)
+    if found is None:
+        has = " and ".join(map(repr, bundle.checkers)) or "none"
+        choices = ", or ".join(f"`checker: {choice}`" for choice in [*bundle.checkers, "off"])
+        text = f"checker: {bundle.path} has no checker {size!r}; it has {has}"
+        raise ConfigError(f"{text}: set {choices}")
+    return found
+
+
 def _active_words(
-    config: Config, bundle: Bundle, library: Library, required: Collection[str]
+    config: Config,
+    bundle: Bundle,
+    checker: CheckerModel | None,
+    library: Library,
+    required: Collection[str],
 ) -> dict[str, ActiveWord]:
     if not config.words:
         raise ConfigError("words: at least one wake word is needed")
@@ -122,7 +153,18 @@ def _active_words(
         raise UnknownWords(_unknown_words(unknown, bundle, library), unknown)
     if config.added_words:
         names += [name for name in library.words if name not in config.words]
-    return {name: _active_word(name, config, bundle, library) for name in names}
+    models = checker.words if checker else bundle.words
+    # A file that calls itself as a built-in word does not take its place.
+    return {
+        name: _active_word(
+            name,
+            models.get(name) or library.words[name],
+            config.words.get(name, WordConfig()),
+            library.calibration,
+            checker.candidates.get(name) if checker else None,
+        )
+        for name in names
+    }
 
 
 def _unknown_words(unknown: list[str], bundle: Bundle, library: Library) -> str:
@@ -137,28 +179,36 @@ def _unknown_words(unknown: list[str], bundle: Bundle, library: Library) -> str:
     )
 
 
-def _active_word(name: str, config: Config, bundle: Bundle, library: Library) -> ActiveWord:
-    wanted = config.words.get(name, WordConfig())
-    # A file that calls itself as a built-in word does not take its place.
-    model = bundle.words.get(name) or library.words[name]
-    calibration = library.calibration
+def _active_word(
+    name: str,
+    model: WordModel | AddedWord,
+    wanted: WordConfig,
+    calibration: Calibration | None,
+    candidate: float | None,
+) -> ActiveWord:
     calibrated = calibration.threshold(name, model.id) if calibration else None
     threshold = model.threshold
     origin: ThresholdOrigin = "model"
     if wanted.threshold is not None:
         threshold = _configured(name, wanted.threshold, model)
+        if candidate is not None and threshold <= CHECKED_FLOOR:
+            raise ConfigError(
+                f"words.{name}.threshold: {threshold:g} is among the scores of what no checker has "
+                f"heard; give a number above {CHECKED_FLOOR:g}, or set `checker: off`"
+            )
         origin = "configured"
     elif calibrated is not None:
         threshold = calibrated
         origin = "calibrated"
-    return ActiveWord(model, _rounded(threshold), origin, wanted.refractory_s)
+    least = 0.0 if candidate is None else CHECKED_FLOOR
+    return ActiveWord(model, _rounded(threshold, least), origin, wanted.refractory_s, candidate)
 
 
-def _rounded(threshold: float) -> float:
-    """Return a threshold with the decimals of scores, above 0 and below 1 (or 1) as before."""
-    least = 10**-SCORE_DIGITS
-    most = 1 - least if threshold < 1 else threshold
-    return round(min(max(threshold, least), most), SCORE_DIGITS)
+def _rounded(threshold: float, least: float = 0.0) -> float:
+    """Return a threshold with the decimals of scores, above `least`; 1 only where it was 1."""
+    step = 10**-SCORE_DIGITS
+    most = 1 - step if threshold < 1 else threshold
+    return round(min(max(threshold, least + step), most), SCORE_DIGITS)
 
 
 def _configured(

@@ -1,8 +1,6 @@
-"""The trigger: posteriors of one word in, firings out. Pure: no audio, no clock but the sample
-index.
+"""The trigger: scores of one word in, firings out. Pure: no audio, no clock but the sample index.
 
 Rules:
-- The score is the mean of the last `smoothing` posteriors.
 - An excursion begins when the score passes `near_miss * threshold`, and ends when it falls below.
 - An excursion fires at most once, at the first score of at least `threshold`.
 - Within `refractory` samples after a wake that was let through (`accepted`) nothing fires; an
@@ -13,9 +11,10 @@ Rules:
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import Literal
+
+from kwsd.events import Stages
 
 
 @dataclass(frozen=True)
@@ -27,22 +26,21 @@ class Firing:
     """The score that decided: the first that reached the threshold; for a near miss, its peak."""
     at: int
     """Sample index after the chunk of that score."""
+    stages: Stages | None = None
+    """What the score was made of, where two stages made it."""
 
 
 class Trigger:
     """The decision logic of one word."""
 
-    def __init__(
-        self, threshold: float, refractory_samples: int, near_miss: float, smoothing: int
-    ) -> None:
+    def __init__(self, threshold: float, refractory_samples: int, near_miss: float) -> None:
         self.threshold = threshold
         self.score = 0.0
         """The present score."""
         self._refractory_samples = refractory_samples
         self._near_threshold = near_miss * threshold
-        self._recent: deque[float] = deque(maxlen=smoothing)
         self._last_wake: int | None = None
-        self._peak: tuple[float, int] | None = None
+        self._peak: Firing | None = None
         self._reported = False
 
     def accepted(self, at: int) -> None:
@@ -52,48 +50,30 @@ class Trigger:
     def or_like(self, other: Trigger) -> Trigger:
         """Return `other`, with its past, if it decides as this one does; else this one."""
         own, others = (
-            (one.threshold, one._refractory_samples, one._near_threshold, one._recent.maxlen)
-            for one in (self, other)
+            (one.threshold, one._refractory_samples, one._near_threshold) for one in (self, other)
         )
         return other if own == others else self
 
-    def prime(self, posterior: float) -> None:
-        """Add a posterior from before the gate opened, which smooths and decides nothing."""
-        self._recent.append(posterior)
-
     def clear(self) -> None:
-        """Forget the smoothing and the excursion, for a stream that broke off.
-
-        The refractory time goes on.
-        """
-        self._recent.clear()
+        """Forget the excursion, for a stream that broke off. The refractory time goes on."""
         self._peak = None
         self._reported = False
         self.score = 0.0
 
-    def idle(self, at: int) -> Firing | None:
-        """Record that the gate is closed at sample `at`, which ends an excursion."""
-        self._recent.clear()
-        return self._decide(0.0, at)
-
-    def step(self, posterior: float, at: int) -> Firing | None:
-        """Process the posterior of the chunk that ends before sample `at`."""
-        self._recent.append(posterior)
-        return self._decide(sum(self._recent) / len(self._recent), at)
-
-    def _decide(self, score: float, at: int) -> Firing | None:
+    def step(self, score: float, at: int, stages: Stages | None = None) -> Firing | None:
+        """Process the score of the chunk that ends before sample `at`, and what made it."""
         self.score = score
         if score < self._near_threshold:
             peak = self._peak
             reported = self._reported
             self._peak = None
             self._reported = False
-            return Firing("near_miss", *peak) if peak and not reported else None
-        if self._peak is None or score > self._peak[0]:
-            self._peak = (score, at)
+            return None if reported else peak
+        if self._peak is None or score > self._peak.score:
+            self._peak = Firing("near_miss", score, at, stages)
         if self._reported or score < self.threshold:
             return None
         self._reported = True
         if self._last_wake is not None and at - self._last_wake < self._refractory_samples:
-            return Firing("refractory", score, at)
-        return Firing("wake", score, at)
+            return Firing("refractory", score, at, stages)
+        return Firing("wake", score, at, stages)

@@ -1,0 +1,103 @@
+"""The second stage: a candidate of the streaming scores is heard again, as one window of audio.
+
+Rules:
+- A candidate of a word lasts for as long as its streaming score is at or over `begins_at`.
+- It is checked at once, and again two chunks later; from the fifth chunk on, at the even chunks of
+  the stream. So checks lie at least two chunks apart, and when they fall depends on nothing but the
+  last few streaming scores: a gate that opens late does not move them.
+- Between two checks the last one counts.
+- A window ends with the chunk that is checked. Zeros come before the stream.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from kwsd.events import Stages
+from kwsd.metrics import SCORE_DIGITS
+from kwsd.model.manifest import CHECKED_FLOOR, sigmoid
+from kwsd.model.runtime import CheckerGraph
+
+SETTLED_CHUNKS = 5
+"""Length from which a candidate is checked at the even chunks of the stream."""
+REMEMBERED_CHUNKS = 7
+"""Streaming scores before the present one that decide which check counts: the last check lies at
+most three chunks back, and whether it was due depends on four more."""
+
+
+class Due(NamedTuple):
+    """The check that counts at present."""
+
+    chunk: int
+    streaming: float
+    """The streaming score there."""
+
+
+NEVER = Due(-1, 0.0)
+
+
+@dataclass
+class Candidate:
+    """When the candidates of one word are checked. Pure: no audio."""
+
+    begins_at: float
+    length: int = 0
+    """Chunks that it has lasted for, up to `SETTLED_CHUNKS`; 0 where there is none."""
+    due: Due = NEVER
+
+    def step(self, chunk: int, streaming: float) -> None:
+        """Process the streaming score of a chunk."""
+        if streaming < self.begins_at:
+            self.length = 0
+            return
+        settled = self.length >= SETTLED_CHUNKS - 1
+        self.length = min(self.length + 1, SETTLED_CHUNKS)
+        if chunk % 2 == 0 if settled else self.length in (1, 3):
+            self.due = Due(chunk, streaming)
+
+    def clear(self) -> None:
+        """Forget the candidate."""
+        self.length = 0
+
+
+class Score(NamedTuple):
+    """What is compared with a threshold, and what it was made of."""
+
+    value: float
+    stages: Stages | None = None
+    """None for a word that is not checked, and where there is no candidate."""
+
+
+class Checker:
+    """Checks the candidates of one stream."""
+
+    def __init__(self, graph: CheckerGraph, window: Callable[[int, int], np.ndarray]) -> None:
+        """`window(chunk, samples)` returns so many samples that end with a chunk, int16 scale."""
+        self.graph = graph
+        self.checks = 0
+        """Windows that the graph has heard."""
+        self._window = window
+        self._heard = -1  # the chunk of the last window
+        self._logits: list[float] = []
+
+    def score(self, word: int, due: Due) -> Score:
+        """Return the score of a check of the word with this index in the bundle."""
+        if due.chunk != self._heard:
+            self._logits = self.graph(self._window(due.chunk, self.graph.model.samples)).tolist()
+            self._heard = due.chunk
+            self.checks += 1
+        logit = self._logits[word]
+        value = self.graph.model.fusion(logit, due.streaming)
+        alone = sigmoid(logit) if math.isfinite(logit) else 0.0
+        stages = Stages(round(due.streaming, SCORE_DIGITS), round(alone, SCORE_DIGITS))
+        return Score(value, stages)
+
+
+def unchecked(streaming: float, begins_at: float) -> Score:
+    """Return the score where no candidate is checked: below every score that was."""
+    return Score(CHECKED_FLOOR * min(streaming / begins_at, 1.0))
