@@ -61,9 +61,10 @@ class Kwsd:
 
         bundle, runtime = shipped()
         config = Config(words={word: WordConfig() for word in words})
-        self.threshold = bundle.words[words[0]].threshold
+        setup = resolve(config, bundle)
+        self.threshold = setup.words[words[0]].threshold
         self.high_pass = HighPass()
-        self.detector = Detector(bundle, resolve(config, bundle), runtime)
+        self.detector = Detector(bundle, setup, runtime)
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
         """Return float32 `[chunk, word]`; a chunk has 80 ms."""

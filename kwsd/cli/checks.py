@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from kwsd import config_file
@@ -21,9 +22,10 @@ from kwsd.audio.format import BLOCK_S, SILENCE_DBFS
 from kwsd.cli.output import channel_levels
 from kwsd.client.client import connect
 from kwsd.config import Config, ConfigError
-from kwsd.detect.setup import resolve
+from kwsd.detect.setup import chosen_checker, resolve
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import Bundle, BundleError
+from kwsd.model.runtime import CheckerGraph
 from kwsd.protocol.commands import Status
 from kwsd.protocol.errors import DaemonError
 from kwsd.protocol.replies import StatusReply
@@ -42,6 +44,7 @@ OFFSET = 0.005
 HARMFUL_OFFSET = 0.2
 """Offset that leaves loud voices no room."""
 REINSTALL = "pip install --force-reinstall kwsd"
+ALONE = "; the streaming scores decide alone"
 PORTAUDIO_FIX = "sudo apt-get install libportaudio2"
 
 
@@ -105,6 +108,10 @@ def _models(config: Config, folder: Path, status: StatusReply | None) -> Iterato
         return
     words = f"{len(bundle.words)} words"
     yield Finding("models", True, f"{bundle.path}, encoder {bundle.encoder_id}, {words}")
+    finding = _checker(config, bundle, status)
+    yield finding
+    if not finding.ok:  # which is said once
+        config = msgspec.structs.replace(config, checker="off")
     try:
         check_folder(folder)
     except ConfigError as error:
@@ -113,7 +120,30 @@ def _models(config: Config, folder: Path, status: StatusReply | None) -> Iterato
     warnings = yield from _words(config, bundle, folder)
     yield from _voiceprints(bundle, folder, running=status is not None)
     for warning in warnings if status is None else status.warnings:
-        yield Finding("speakers", False, warning, "kwsd enroll NAME, or change speaker.require")
+        if warning.startswith("words."):
+            yield Finding("calibration", False, warning, "kwsd calibrate")
+        else:
+            fix = "kwsd enroll NAME, or change speaker.require"
+            yield Finding("speakers", False, warning, fix)
+
+
+def _checker(config: Config, bundle: Bundle, status: StatusReply | None) -> Finding:
+    """Return what the daemon that runs says of its checker, else what one that is started has."""
+    if status:
+        used = status.checker
+        text = f"{used.size}, asked {used.checks} time(s)" if used else f"none{ALONE}"
+        return Finding("checker", True, text)
+    try:
+        model = chosen_checker(config, bundle)
+        if model is None:
+            why = "checker: off" if config.checker == "off" else "the models have none"
+            return Finding("checker", True, f"none ({why}){ALONE}")
+        CheckerGraph(bundle, model)
+    except ConfigError as error:
+        return Finding("checker", False, str(error), "change checker in the configuration")
+    except BundleError as error:
+        return Finding("checker", False, str(error), REINSTALL)
+    return Finding("checker", True, f"{model.size}, {model.file}")
 
 
 def _words(config: Config, bundle: Bundle, folder: Path) -> Generator[Finding, None, Sequence[str]]:
@@ -127,7 +157,7 @@ def _words(config: Config, bundle: Bundle, folder: Path) -> Generator[Finding, N
         elif isinstance(fault, CalibrationError):
             yield Finding("calibration", False, str(fault), "kwsd calibrate")
     try:
-        return resolve(config, bundle, library).speakers.warnings
+        return resolve(config, bundle, library).warnings
     except ConfigError as error:
         fix = "correct the configuration, then run kwsd doctor again"
         yield Finding("words", False, str(error), fix)

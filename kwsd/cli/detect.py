@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     endpoint = Endpoint(arguments)
     config = endpoint.config
     setup = resolve(config, endpoint.bundle, endpoint.state.library(), arguments.words or ())
-    for warning in setup.speakers.warnings:
+    for warning in setup.warnings:
         show(f"warning: {warning}")
     recordings = Recordings(endpoint.bundle, setup, config.microphone.channel)
     trace = TraceFile(setup.words)

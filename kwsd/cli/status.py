@@ -43,9 +43,14 @@ def _sentences(status: StatusReply) -> list[str]:
     speakers = "no speaker is enrolled"
     if status.speakers:
         speakers = f"knows {', '.join(status.speakers)}"
+    checked = "no checker is in force; the streaming scores decide alone"
+    if status.checker:
+        checks = f"{status.checker.checks} time(s) so far"
+        checked = f"the {status.checker.size} checker hears candidates again, {checks}"
     lines = [
         f"up for {status.uptime_s:.0f} s, {microphone}",
         f"listens for {', '.join(words) or 'no word'}",
+        checked,
         f"{speakers}; {status.clients} client(s)",
     ]
     if status.real_time_factor is not None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,8 @@ from kwsd.model.bundle import Bundle
 from kwsd.protocol import commands
 from kwsd.protocol.data import (
     CalibratedSpeakers,
+    CalibratedWord,
+    CheckerSize,
     Peak,
     SpeakerThreshold,
     ThresholdOrigin,
@@ -176,9 +178,15 @@ def from_recordings(
 
     Raises AudioFileError or RequestError.
     """
-    names = list(requester.request(commands.GetCalibration()).words)
+    in_force = requester.request(commands.GetCalibration()).words
+    names = list(in_force)
     added = {name: words.get(requester, bundle, name) for name in names if name not in bundle.words}
-    tried = Config(words={name: WordConfig() for name in names}, added_words=False, vad=config.vad)
+    tried = Config(
+        words={name: WordConfig() for name in names},
+        added_words=False,
+        vad=config.vad,
+        checker=_checker(bundle, in_force) or "off",
+    )
     setup = resolve(tried, bundle, Library(words=added))
     recordings = Recordings(bundle, setup, config.microphone.channel)
     found: dict[str, list[WordPeaks]] = {name: [] for name in names}
@@ -206,6 +214,8 @@ def calibrate(
     """
     check_words(requester, only)
     in_force = requester.request(commands.GetCalibration()).words
+    checker = _checker(bundle, in_force)
+    models = bundle.checkers[checker].words if checker else bundle.words
     results = []
     for name in only or in_force:
         if name not in found:
@@ -213,7 +223,7 @@ def calibrate(
             fix = "`kwsd calibrate --listen 1h`, or log_peaks: true in the configuration"
             raise CalibrationError(f"{text}: {fix}")
         now = in_force[name]
-        model = bundle.words.get(name) or words.get(requester, bundle, name)
+        model = models.get(name) or words.get(requester, bundle, name)
         choice = choose(found[name], wanted_rate, now.threshold)
         shown = sorted({*SHOWN, now.threshold, choice.threshold})
         outcomes = [
@@ -234,6 +244,12 @@ def calibrate(
             )
         )
     return results
+
+
+def _checker(bundle: Bundle, in_force: Mapping[str, CalibratedWord]) -> CheckerSize | None:
+    """Return the checker that gives the scores of the bundle's words in force."""
+    bundled = (name for name in in_force if name in bundle.words)
+    return next((bundle.checker_of(name, in_force[name].model) for name in bundled), None)
 
 
 def _outcome(row: TradeOff, missed: tuple[float, float] | None) -> Outcome:

@@ -252,7 +252,8 @@ def test(
     word = get(requester, bundle, name)
     in_force = requester.request(commands.GetCalibration()).words.get(word.name)
     threshold = in_force.threshold if in_force else word.threshold
-    config = Config(words={word.name: WordConfig(threshold=threshold)}, added_words=False)
+    words = {word.name: WordConfig(threshold=threshold)}
+    config = Config(words=words, added_words=False, checker="off")
     setup = resolve(config, bundle, Library(words={word.name: word}))
     recordings = Recordings(bundle, setup, channel)
     trials = []

@@ -55,6 +55,9 @@ def describe(
         threshold = _threshold(word.threshold, word.origin, given["threshold"].source, maker)
         words[name] = {**given, "threshold": threshold}
     tree["words"] = words
+    size = setup.checker.size if setup.checker else "off"
+    given = tree["checker"]
+    tree["checker"] = given if given.value == size else _Leaf(size, "model")
     speakers = setup.speakers
     tree["speaker"]["threshold"] = _threshold(
         speakers.threshold, speakers.origin, tree["speaker"]["threshold"].source, "model"

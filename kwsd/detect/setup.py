@@ -43,6 +43,8 @@ class ActiveWord:
     refractory_s: float
     candidate: float | None = None
     """Streaming score from which the checker is asked; None for a word that is not checked."""
+    calibration_is_stale: bool = False
+    """Whether a threshold was calibrated, for other scores than it has now."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,17 @@ class DetectorSetup:
     checker: CheckerModel | None = None
     """The second stage in force."""
 
+    @property
+    def warnings(self) -> list[str]:
+        """What is not as somebody meant it, with the remedy."""
+        stale = [
+            f"words.{name}: its calibrated threshold was found for another model or checker, and "
+            f"is not used; run `kwsd calibrate` again"
+            for name, word in self.words.items()
+            if word.calibration_is_stale
+        ]
+        return [*stale, *self.speakers.warnings]
+
 
 def resolve(
     config: Config,
@@ -105,7 +118,7 @@ def resolve(
     cohort is damaged.
     """
     library = library or Library()
-    checker = _checker(config, bundle)
+    checker = chosen_checker(config, bundle)
     return DetectorSetup(
         words=_active_words(config, bundle, checker, library, required),
         vad=config.vad,
@@ -115,7 +128,7 @@ def resolve(
     )
 
 
-def _checker(config: Config, bundle: Bundle) -> CheckerModel | None:
+def chosen_checker(config: Config, bundle: Bundle) -> CheckerModel | None:
     """Return the checker that the configuration asks for.
 
     A bundle without any is used without one, unless the configuration asks for the large one, which
@@ -201,7 +214,16 @@ def _active_word(
         threshold = calibrated
         origin = "calibrated"
     least = 0.0 if candidate is None else CHECKED_FLOOR
-    return ActiveWord(model, _rounded(threshold, least), origin, wanted.refractory_s, candidate)
+    return ActiveWord(
+        model=model,
+        threshold=_rounded(threshold, least),
+        origin=origin,
+        refractory_s=wanted.refractory_s,
+        candidate=candidate,
+        calibration_is_stale=origin == "model"
+        and calibration is not None
+        and name in calibration.words,
+    )
 
 
 def _rounded(threshold: float, least: float = 0.0) -> float:

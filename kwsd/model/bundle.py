@@ -22,8 +22,8 @@ from kwsd.bounded import npz
 from kwsd.bounded.file import Damaged, FileError
 from kwsd.bounded.npz import Kinds, Numbers, Text
 from kwsd.model import manifest
-from kwsd.model.manifest import CHECKED_FLOOR, CheckerSize, Fusion, Manifest
-from kwsd.protocol.data import OperatingPoint
+from kwsd.model.manifest import CHECKED_FLOOR, Fusion, Manifest
+from kwsd.protocol.data import CheckerSize, OperatingPoint
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -135,6 +135,13 @@ class Bundle:
     hashes: dict[str, str] = field(repr=False)
     """SHA-256 of each file, from the manifest."""
     checkers: dict[CheckerSize, CheckerModel] = field(default_factory=dict, repr=False)
+
+    def checker_of(self, name: str, id: str) -> CheckerSize | None:
+        """Return the checker with which the word `name` has the model `id`; None for none."""
+        for size, checker in self.checkers.items():
+            if checker.words[name].id == id:
+                return size
+        return None
 
     def file(self, name: str) -> Path:
         """Return the path of the file `name`, its hash checked. Raises BundleError."""

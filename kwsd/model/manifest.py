@@ -7,14 +7,13 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from kwsd.protocol.data import OperatingPoint, Threshold
+from kwsd.protocol.data import CheckerSize, OperatingPoint, Threshold
 
 CHECKED_FLOOR = 0.01
 """Scores of candidates that a checker has heard lie above it; all other scores of the words that it
 checks lie below."""
 STREAM_CLIP = 1e-4
 """How near 0 and 1 a streaming score may come where its logit is taken."""
-CheckerSize = Literal["small", "large"]
 FileName = Annotated[str, Meta(pattern=r"^\w[\w.-]*$")]
 CheckedThreshold = Annotated[float, Meta(gt=CHECKED_FLOOR, le=1)]
 

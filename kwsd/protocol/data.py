@@ -10,6 +10,7 @@ from kwsd.events import SpeakerMatch
 
 ThresholdOrigin = Literal["configured", "calibrated", "model"]
 """Who sets a threshold: the configuration, a calibration, or the model."""
+CheckerSize = Literal["small", "large"]
 ClipLabel = Literal["right", "wrong"]
 Threshold = Annotated[float, Meta(gt=0, le=1)]
 
@@ -23,6 +24,14 @@ class ActiveWordInfo(Data, frozen=True):
 
     threshold: float
     origin: ThresholdOrigin
+
+
+class CheckerInfo(Data, frozen=True):
+    """The second stage, which hears candidates of the words that come with kwsd again."""
+
+    size: CheckerSize
+    checks: int
+    """Windows that it has heard since it was put in force."""
 
 
 class MicrophoneInfo(Data, frozen=True):

@@ -11,6 +11,7 @@ from kwsd.protocol.data import (
     AddedWordInfo,
     CalibratedSpeakers,
     CalibratedWord,
+    CheckerInfo,
     Clip,
     ClipInfo,
     LabeledTime,
@@ -77,6 +78,8 @@ class StatusReply(Reply, frozen=True):
     """What keeps it from doing what the configuration means, with the remedy."""
     unusable: list[str] = []
     """Why files of the state directory cannot be used; the daemon goes on without them."""
+    checker: CheckerInfo | None = None
+    """The second stage; null where none is in force."""
 
 
 class ConfigReply(Reply, frozen=True):

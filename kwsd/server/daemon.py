@@ -112,6 +112,7 @@ class Daemon:
         self._state = StateHandlers(
             folder, self._bundle, lambda: self.config, lambda: self._origins
         )
+        self._runtime = Runtime(self._bundle)
         self.setup = self._resolve(self.config)
         channel = self.config.microphone.channel
         source: RecordingSource | LiveInput | None = None
@@ -119,10 +120,9 @@ class Daemon:
             source = open_standard_input(options.raw_format, channel, realtime=options.realtime)
         elif options.source != "mic":
             source = open_recording(options.source, channel, realtime=options.realtime)
-        runtime = Runtime(self._bundle)
         self._listener = Listener(
             self.config,
-            Detector(self._bundle, self.setup, runtime),
+            Detector(self._bundle, self.setup, self._runtime),
             emit=lambda event: self._cross(self.publish, event),
             done=lambda error: self._cross(self._ended, error),
             source=source,
@@ -137,7 +137,7 @@ class Daemon:
             hub=self._hub,
             state=self._state,
             disk=self._disk,
-            embedder=Embedder(self._bundle, runtime),
+            embedder=Embedder(self._bundle, self._runtime),
             peaks=self._peaks,
             apply=self._apply_state,
             reload=self.reload,
@@ -268,8 +268,11 @@ class Daemon:
         self._clips.enabled = config.clips.enabled
 
     def _resolve(self, config: Config) -> DetectorSetup:
+        """Return the setup, for which the runtime has loaded all: the listener must not wait."""
         library = self._state.library()
-        return resolve(config, self._bundle, library, self._options.required_words)
+        setup = resolve(config, self._bundle, library, self._options.required_words)
+        self._runtime.checker(setup.checker)
+        return setup
 
     def _without_later_keys(self, config: Config) -> Config:
         for key in AT_NEXT_START:
@@ -359,7 +362,7 @@ def run(options: RunOptions) -> int:
 
 
 def _warn(setup: DetectorSetup) -> None:
-    for warning in setup.speakers.warnings:
+    for warning in setup.warnings:
         log.warning("%s", warning)
 
 

@@ -26,7 +26,7 @@ from kwsd.learn.enrollment import STRETCHES, Enrollment, TakeCutter, TakeKind, k
 from kwsd.learn.takes import TakeRejected
 from kwsd.protocol import commands, replies
 from kwsd.protocol.commands import MAX_AUDIO_S, Command, type_of
-from kwsd.protocol.data import ActiveWordInfo, LookBack, MicrophoneInfo
+from kwsd.protocol.data import ActiveWordInfo, CheckerInfo, LookBack, MicrophoneInfo
 from kwsd.protocol.errors import RequestError
 from kwsd.protocol.messages import encode_greeting, encode_level
 from kwsd.protocol.replies import Reply
@@ -153,6 +153,7 @@ class Handlers:
         listener = self._parts.listener
         stats = listener.stats
         detector = listener.detector
+        checker = detector.checker
         config = self._parts.config()
         path = self._parts.config_path()
         audio_s = stats.samples / SAMPLE_RATE
@@ -167,6 +168,7 @@ class Handlers:
                 name: ActiveWordInfo(word.threshold, word.origin)
                 for name, word in detector.setup.words.items()
             },
+            checker=CheckerInfo(checker.graph.model.size, checker.checks) if checker else None,
             speakers=sorted(detector.setup.speakers.voiceprints),
             clients=len(self._parts.hub.subscribers),
             microphone=MicrophoneInfo(
@@ -180,7 +182,7 @@ class Handlers:
             state=str(self._parts.state.folder.absolute()),
             log_peaks=config.log_peaks,
             refused=session.peer.refusal(config.socket.admin_group),
-            warnings=detector.setup.speakers.warnings,
+            warnings=detector.setup.warnings,
             unusable=self._parts.state.unusable,
         )
 
