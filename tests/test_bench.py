@@ -6,16 +6,19 @@ import argparse
 import json
 from pathlib import Path
 
+import checkers
 import numpy as np
 import pytest
 import soundfile
 from conftest import RATE, hiss, say
 
 from kwsd.audio.files import AudioFileError
-from kwsd.bench import accuracy, corpus, report, scenes, soak
+from kwsd.bench import accuracy, breakdown, corpus, peers, report, scenes, soak
 from kwsd.bench.accuracy import EngineScores
 from kwsd.bench.circumstances import circumstances
 from kwsd.cli import bench as verb
+from kwsd.model import bundle as bundles
+from kwsd.model.runtime import Runtime
 
 
 def bench(*argv: str) -> int:
@@ -55,6 +58,22 @@ def test_cost_measures_every_stage_and_column(
     printed = capsys.readouterr().out
     assert "| kwsd detect | 6 |" in printed
     assert "p95_ms" in printed
+
+
+def test_the_checks_of_candidates_are_counted_and_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = checkers.write(tmp_path, "small", candidate=1e-4)
+    bundle = bundles.load(models)
+    runtime = Runtime(bundle)
+    for module in (breakdown, peers):
+        monkeypatch.setattr(module, "shipped", lambda: (bundle, runtime))
+    found = breakdown.stages(20.0)
+    assert found["checks_per_hour"] > 100
+    assert 0.05 < found["check_ms"] < 500
+    per_hour_s = found["checks_per_hour"] * found["check_ms"] / 1000
+    assert found["checks_s_per_hour"] == pytest.approx(per_hour_s)
+    assert 0 < found["trigger_and_rings_us_per_chunk"] < found["all_us_per_chunk"]
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
-"""Where kwsd's CPU time goes: its stages per chunk, the check of a speaker, and the hub per event.
+"""Where kwsd's CPU time goes: its stages per chunk, the checks of candidates and of speakers, and
+the hub per event.
 
 The hub belongs to the server, and what one event costs there can be measured on its own only here:
 this is the one module of the benchmarks that imports the server. All else is measured from outside.
@@ -13,12 +14,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
 
-from kwsd.audio.format import CHUNK_SAMPLES
+from kwsd.audio.format import CHUNK_SAMPLES, SAMPLE_RATE
 from kwsd.bench import scenes
 from kwsd.bench.engines import KWSD_WORDS
 from kwsd.bench.peers import Kwsd, shipped
@@ -37,13 +38,17 @@ def stages(seconds: float) -> dict[str, float]:
     """Return the CPU time of every stage, over `seconds` of continuous speech.
 
     `…_us_per_chunk` are microseconds per chunk of 80 ms while the gate is open,
-    `verification_ms_per_wake` milliseconds, `hub_us_per_event` microseconds.
+    `verification_ms_per_wake` milliseconds, `hub_us_per_event` microseconds. With a checker there
+    are also `checks_per_hour` of such speech, all words together, `check_ms`, the milliseconds of
+    one, and `checks_s_per_hour`, the seconds of all.
     """
     audio = scenes.speech(seconds)
     engine = Kwsd(KWSD_WORDS)
     detector = engine.detector
-    spent: dict[str, float] = {}
+    checker = detector.checker
+    spent = {"checks": 0.0}
     with (
+        _timed(checker, "hear", "checks", spent) if checker else nullcontext(),
         _timed(engine.high_pass, "step", "high_pass", spent),
         _timed(detector._gate, "step", "vad", spent),
         _timed(detector, "_features", "features", spent),
@@ -55,19 +60,25 @@ def stages(seconds: float) -> dict[str, float]:
     chunks = len(audio) // CHUNK_SAMPLES
     cost = {name: 1e6 * cpu_s / chunks for name, cpu_s in spent.items()}
     share = head_share()
-    return {
+    found = {
         "high_pass_us_per_chunk": cost["high_pass"],
         "vad_us_per_chunk": cost["vad"],
         "features_us_per_chunk": cost["features"],
         "encoder_us_per_chunk": cost["graph"] * (1 - share),
         "wake_head_us_per_chunk": cost["graph"] * share,
         "trigger_and_rings_us_per_chunk": (
-            cost["all"] - cost["vad"] - cost["features"] - cost["graph"]
+            cost["all"] - cost["vad"] - cost["features"] - cost["graph"] - cost["checks"]
         ),
         "all_us_per_chunk": cost["high_pass"] + cost["all"],
         "verification_ms_per_wake": verification_ms(),
         "hub_us_per_event": hub_us(),
     }
+    if checker:
+        an_hour = SAMPLE_RATE * 3600 / (chunks * CHUNK_SAMPLES)
+        found["checks_per_hour"] = checker.checks * an_hour
+        found["check_ms"] = 1000 * spent["checks"] / max(checker.checks, 1)
+        found["checks_s_per_hour"] = spent["checks"] * an_hour
+    return found
 
 
 @contextmanager

@@ -85,12 +85,16 @@ class Checker:
         self._heard = -1  # the chunk of the last window
         self._logits: list[float] = []
 
+    def hear(self, chunk: int) -> None:
+        """Run the graph on the window that ends with a chunk: all words have their logits then."""
+        self._logits = self.graph(self._window(chunk, self.graph.model.samples)).tolist()
+        self._heard = chunk
+        self.checks += 1
+
     def score(self, word: int, due: Due) -> Score:
         """Return the score of a check of the word with this index in the bundle."""
         if due.chunk != self._heard:
-            self._logits = self.graph(self._window(due.chunk, self.graph.model.samples)).tolist()
-            self._heard = due.chunk
-            self.checks += 1
+            self.hear(due.chunk)
         logit = self._logits[word]
         value = self.graph.model.fusion(logit, due.streaming)
         alone = sigmoid(logit) if math.isfinite(logit) else 0.0
