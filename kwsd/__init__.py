@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Rejected,
         SpeakerMatch,
         SpeakerScore,
+        Stages,
         Wake,
     )
     from kwsd.protocol import commands
@@ -42,6 +43,7 @@ __all__ = [
     "Rejected",
     "SpeakerMatch",
     "SpeakerScore",
+    "Stages",
     "Wake",
     "__version__",
     "commands",
@@ -60,6 +62,7 @@ _HOMES = {
     "Rejected": "kwsd.events",
     "SpeakerMatch": "kwsd.events",
     "SpeakerScore": "kwsd.events",
+    "Stages": "kwsd.events",
     "Wake": "kwsd.events",
     "commands": "kwsd.protocol.commands",
     "connect": "kwsd.client.client",
