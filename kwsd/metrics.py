@@ -194,6 +194,16 @@ def cosine(takes: np.ndarray, references: np.ndarray) -> np.ndarray:
     return np.asarray(takes @ references.T)
 
 
+def joined(one: np.ndarray, other: np.ndarray, weight: float) -> np.ndarray:
+    """Return vectors `[…, dim + other dim]` whose cosine is the weighted mean of their parts'.
+
+    `one [..., dim]` and `other [..., other dim]` are of unit length, and so is the result; `weight`
+    is that of the other.
+    """
+    parts = np.sqrt(1 - weight) * one, np.sqrt(weight) * other
+    return np.concatenate(parts, axis=-1).astype(np.float32)
+
+
 def as_norm(
     takes: np.ndarray, references: np.ndarray, cohort: np.ndarray, nearest: int = 100
 ) -> np.ndarray:

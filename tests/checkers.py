@@ -5,23 +5,35 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from onnx_graph import model, node
 
+from kwsd.metrics import joined
 from kwsd.model import bundle as bundles
-from kwsd.model.bundle import FRONT_END, MANIFEST
+from kwsd.model.bundle import COHORT, FRONT_END, MANIFEST
 
 SAMPLES = 32240
 """200 mel frames of the shipped front end."""
 FRAMES = 200
 BANDS = 32
 WORDS = 6
+"""Words of the bundle, and numbers of a voice embedding."""
+VOICES = {"threshold": 0.6, "slope": 1.2, "offset": -0.5}
+"""How scores of joined voices are calibrated."""
 
 
-def graph(input: str = "mel", *, seed: int = 0, scale: float = 3.0, fill: float = 0.0) -> bytes:
+def graph(
+    input: str = "mel",
+    *,
+    seed: int = 0,
+    scale: float = 3.0,
+    fill: float = 0.0,
+    outputs: Sequence[str] = ("logits", "words", "voice"),
+) -> bytes:
     """Return the graph of a checker that knows nothing: a random projection of the whole window.
 
     Its logits have a deviation of about `scale`; with a `fill` of NaN all are NaN.
@@ -40,10 +52,8 @@ def graph(input: str = "mel", *, seed: int = 0, scale: float = 3.0, fill: float 
         node("LpNormalization", ["logits"], "voice", axis=-1, p=2),
     ]
     constants = {"weights": weights, "bias": np.full(WORDS, fill, np.float32)}
-    outputs: dict[str, list[int | str]] = {
-        name: ["batch", WORDS] for name in ("logits", "words", "voice")
-    }
-    return model(nodes, {input: ["batch", *axes]}, outputs, constants)
+    given: dict[str, list[int | str]] = {name: ["batch", WORDS] for name in outputs}
+    return model(nodes, {input: ["batch", *axes]}, given, constants)
 
 
 def entry(data: dict[str, Any], size: str, input: str, candidate: float) -> dict[str, Any]:
@@ -73,8 +83,12 @@ def write(
     seed: int = 0,
     fill: float = 0.0,
     scale: float = 3.0,
+    voices: bool = False,
 ) -> Path:
-    """Write a copy of the shipped bundle with checkers of these sizes; return the folder."""
+    """Write a copy of the shipped bundle with checkers of these sizes; return the folder.
+
+    `voices` are scored with the checkers' embeddings as well.
+    """
     shutil.copytree(bundles.default_path(), folder, dirs_exist_ok=True)
     shutil.copy(folder / FRONT_END, folder / "checker_front_end.npz")
     data = json.loads((folder / MANIFEST).read_text())
@@ -82,9 +96,28 @@ def write(
     for n, size in enumerate(sizes):
         made = entry(data, size, input, candidate)
         (folder / made["file"]).write_bytes(graph(input, seed=seed + n, fill=fill, scale=scale))
+        if voices:
+            made |= {"cohort": f"cohort_{size}.npz", "speaker": dict(VOICES)}
+            _write_cohort(folder, made["cohort"], n)
         data["checkers"][size] = made
     save(folder, data)
     return folder
+
+
+def _write_cohort(folder: Path, name: str, seed: int) -> None:
+    """Write the shipped cohort, joined with parts that are anybody's."""
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    with np.load(folder / COHORT) as shipped:
+        for which in ("cohort", "strangers"):
+            head = _unit(shipped[which].astype(np.float32))
+            voice = _unit(rng.normal(size=(len(head), WORDS)).astype(np.float32))
+            arrays[which] = np.round(127 * joined(head, voice, 0.5)).astype(np.int8)
+    np.savez(folder / name, **arrays)  # type: ignore[arg-type]
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
 def save(folder: Path, data: dict[str, Any]) -> None:

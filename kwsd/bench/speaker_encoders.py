@@ -27,10 +27,13 @@ Embed = Callable[[np.ndarray], np.ndarray]
 
 def _kwsd() -> Embed:
     from kwsd.audio.high_pass import HighPass
-    from kwsd.detect.embedder import Embedder
+    from kwsd.config import Config
+    from kwsd.detect.offline import Recordings
+    from kwsd.detect.setup import resolve
     from kwsd.model import bundle
 
-    embedder = Embedder(bundle.load())
+    models = bundle.load()
+    embedder = Recordings(models, resolve(Config(), models)).embedder()
 
     def embed(samples: np.ndarray) -> np.ndarray:
         vector = embedder.embed([HighPass().step(samples)])

@@ -75,15 +75,19 @@ Kinds = Mapping[str, Kind]
 """The arrays of a file by name."""
 
 
-def decode(data: bytes | IO[bytes], kinds: Kinds, most: int = MAX_BYTES) -> dict[str, Any]:
+def decode(
+    data: bytes | IO[bytes], kinds: Kinds, most: int = MAX_BYTES, optional: Kinds | None = None
+) -> dict[str, Any]:
     """Return the arrays of an archive: numpy arrays of finite numbers, and texts as `str`.
 
-    Arrays that `kinds` does not name are left alone. `most` bounds the bytes of all arrays
-    together. Raises Damaged.
+    Those of `optional` may all be missing together. Arrays that are named in neither are left
+    alone. `most` bounds the bytes of all arrays together. Raises Damaged.
     """
     file = io.BytesIO(data) if isinstance(data, bytes) else data
     try:
         with _archive(file) as archive:
+            if optional and any(f"{name}.npy" in archive.namelist() for name in optional):
+                kinds = {**kinds, **optional}
             members = _members(archive, kinds)
             if sum(member.file_size for member in members.values()) > most:
                 raise Damaged(f"its arrays claim more than {most} bytes")

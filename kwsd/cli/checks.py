@@ -120,8 +120,9 @@ def _models(config: Config, folder: Path, status: StatusReply | None) -> Iterato
     warnings = yield from _words(config, bundle, folder)
     yield from _voiceprints(bundle, folder, running=status is not None)
     for warning in warnings if status is None else status.warnings:
-        if warning.startswith("words."):
-            yield Finding("calibration", False, warning, "kwsd calibrate")
+        if "`kwsd calibrate" in warning:
+            fix = "kwsd calibrate" + (" --speakers" if warning.startswith("speaker.") else "")
+            yield Finding("calibration", False, warning, fix)
         else:
             fix = "kwsd enroll NAME, or change speaker.require"
             yield Finding("speakers", False, warning, fix)

@@ -291,5 +291,6 @@ def keep(
     }
     found = None
     if speaker:
-        found = SpeakerThreshold(speaker.threshold, speaker.false_accept_rate, now)
+        model = requester.request(commands.GetCalibration()).speaker.model
+        found = SpeakerThreshold(speaker.threshold, speaker.false_accept_rate, now, model)
     requester.request(commands.CalibrationPut(words=thresholds, speaker=found))

@@ -16,7 +16,7 @@ from kwsd.audio.files import AudioFileError, dead_channel, read_all
 from kwsd.audio.high_pass import HighPass
 from kwsd.client.client import Client
 from kwsd.config import Config, word_name
-from kwsd.detect.embedder import Embedder
+from kwsd.detect.offline import Recordings
 from kwsd.detect.setup import resolve
 from kwsd.learn.enrollment import FREE_TAKES, WORD_TAKES, Enrollment, known_as
 from kwsd.learn.takes import TakeRejected
@@ -183,7 +183,9 @@ def without_daemon(config: Config, name: str, paths: Sequence[Path], confirm: Co
     folder = config.state_directory()
     check_folder(folder)
     store = VoiceprintStore(folder, bundle.encoder_id, bundle.voice_dim)
-    enrollment = Enrollment(name, Embedder(bundle))
+    library, _ = Library.load(folder, bundle.encoder_id, bundle.voice_dim, bundle.frame_dim)
+    setup = resolve(config, bundle, library)
+    enrollment = Enrollment(name, Recordings(bundle, setup, channel).embedder())
     if store.path(name).exists() and not confirm():
         return NOT_KEPT
     accepted: list[Path] = []
@@ -202,11 +204,11 @@ def without_daemon(config: Config, name: str, paths: Sequence[Path], confirm: Co
     except TakeRejected as error:
         raise TakeRejected(error.reason, "\n".join([*refused, str(error)])) from error
     refused += [f"{accepted[number - 1]}: {SOMEBODY_ELSE}" for number in left_out]
-    library, _ = Library.load(folder, bundle.encoder_id, bundle.voice_dim, bundle.frame_dim)
-    speakers = resolve(config, bundle, library).speakers
+    speakers = setup.speakers
     known: list[str] = []
     if speakers.scorer:
-        known = known_as(voiceprint, speakers.voiceprints, speakers.scorer, speakers.threshold)
+        seen = speakers.as_compared(voiceprint)
+        known = known_as(seen, speakers.voiceprints, speakers.scorer, speakers.threshold)
     try:
         store.save(voiceprint)
     except VoiceprintError as error:

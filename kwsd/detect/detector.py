@@ -384,9 +384,13 @@ class Detector:
         first = max(first, last - MAX_SPAN_CHUNKS, self._intermediate.begin, heard_from)
         if last - first < self._speaker.min_chunks or last > self._intermediate.end:
             return None
-        fine = self._speaker.fine(self._samples(first, last, self._speaker.history_samples))
+        history = self._speaker.history_samples
+        samples = self._samples(first, last, history)
         intermediate = self._intermediate.read(first, last)
-        return self._speaker(intermediate, self._embedding.read(first, last), fine)
+        frames = self._embedding.read(first, last)
+        head = self._speaker(intermediate, frames, self._speaker.fine(samples))
+        graph = self.checker and self.checker.graph
+        return graph.with_voice(head, samples[history:][-graph.model.samples :]) if graph else head
 
 
 def rejected(wake: Wake) -> Rejected:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from kwsd.audio.log_mel import LogMel
+from kwsd.metrics import joined
 from kwsd.model.bundle import Bundle
-from kwsd.model.runtime import Runtime, SpeakerEncoder
+from kwsd.model.runtime import CheckerGraph, Runtime
 
 SEGMENT_CHUNKS = 50
 """Voiced chunks that the speaker head gets at once: 4 s."""
@@ -16,63 +18,111 @@ BELOW_PEAK_DB = 30.0
 """A chunk this far below the loudest of its block counts as unvoiced."""
 
 
+class Voice(NamedTuple):
+    """The embeddings of one voice, each float32 `[dim]` of unit length."""
+
+    head: np.ndarray
+    """The speaker head's."""
+    checker: np.ndarray | None
+    """The checker's; None without one."""
+
+
 class Embedder:
     """`embed(blocks) -> [dim]` of unit length. It holds no stream state between calls."""
 
-    def __init__(self, bundle: Bundle, runtime: Runtime | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, runtime: Runtime | None = None, checker: CheckerGraph | None = None
+    ) -> None:
+        """A `checker` that gives voices has its embedding joined to that of the speaker head."""
         runtime = runtime or Runtime(bundle)
         self.bundle = bundle
         self.dim = runtime.speaker.dim
+        self.checker_id = ""
+        """Identifies what gives the checker's embeddings; empty where there are none."""
         self._encoder = runtime.encoder
         self._speaker = runtime.speaker
+        self._checker = None
+        if checker is not None and checker.voice_dim is not None:
+            self._checker = checker
+            self.dim += checker.voice_dim
+            self.checker_id = checker.model.voice_id
 
     def embed(self, blocks: Iterable[np.ndarray]) -> np.ndarray | None:
         """Return the embedding of a recording, float32 `[dim]`; None where it contains no voice.
 
         `blocks` are int16 `[sample]`. Memory is constant: voiced chunks are gathered into segments
-        of 4 s, whose embeddings are averaged by length.
+        of 4 s (windows of 2 s for the checker), whose embeddings are averaged by length.
         """
+        voice = self.voice(blocks)
+        if voice is None or voice.checker is None or self._checker is None:
+            return voice and voice.head
+        return joined(voice.head, voice.checker, self._checker.model.voice_weight)
+
+    def voice(self, blocks: Iterable[np.ndarray]) -> Voice | None:
+        """Return what `embed` joins, apart."""
         front_end: LogMel = self.bundle.front_end
         history = max(front_end.history_samples, self._speaker.history_samples)
         state = self._encoder.zero_state()
-        segments = _Segments(self._speaker)
+        segments = _Segments(self._head, SEGMENT_CHUNKS, self._speaker.min_chunks)
+        windows = None
+        if self._checker is not None:
+            most = self._checker.model.samples // self.bundle.chunk_samples
+            windows = _Segments(self._spoken, most, self._speaker.min_chunks)
         for samples in _whole_chunks(blocks, self.bundle.chunk_samples, history):
             mel = front_end(samples[history - front_end.history_samples :])
             frames, state = self._encoder.step(mel, state)
             bands = self._speaker.fine(samples[history - self._speaker.history_samples :])
             chunks = samples[history:].astype(np.int16).reshape(-1, self.bundle.chunk_samples)
             for k in np.flatnonzero(voiced(chunks)):
-                segments.add(frames.intermediate[k], frames.embedding[k], bands[k])
-        return segments.mean()
+                segments.add((frames.intermediate[k], frames.embedding[k], bands[k]))
+                if windows is not None:
+                    windows.add((chunks[k],))
+        head = segments.mean()
+        checker = windows.mean() if windows is not None else None
+        if head is None or (windows is not None and checker is None):
+            return None
+        return Voice(head, checker)
+
+    def _head(self, parts: tuple[np.ndarray, ...]) -> np.ndarray:
+        return self._speaker(*parts)
+
+    def _spoken(self, parts: tuple[np.ndarray, ...]) -> np.ndarray:
+        assert self._checker is not None
+        return self._checker.voice(parts[0].ravel())
 
 
 class _Segments:
-    """Voiced chunks on their way to the speaker head."""
+    """Voiced chunks on their way to an encoder of voices."""
 
-    def __init__(self, speaker: SpeakerEncoder) -> None:
-        self._speaker = speaker
-        self._chunks: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        self._total = np.zeros(speaker.dim)
+    def __init__(
+        self, encode: Callable[[tuple[np.ndarray, ...]], np.ndarray], most: int, least: int
+    ) -> None:
+        """`encode` gets from `least` to `most` chunks at once, each part of them stacked."""
+        self._encode = encode
+        self._most = most
+        self._least = least
+        self._chunks: list[tuple[np.ndarray, ...]] = []
+        self._total: np.ndarray | float = 0.0
         self._weight = 0
 
-    def add(self, intermediate: np.ndarray, embedding: np.ndarray, fine: np.ndarray) -> None:
-        self._chunks.append((intermediate, embedding, fine))
-        if len(self._chunks) == SEGMENT_CHUNKS:
+    def add(self, chunk: tuple[np.ndarray, ...]) -> None:
+        self._chunks.append(chunk)
+        if len(self._chunks) == self._most:
             self._close()
 
     def mean(self) -> np.ndarray | None:
-        enough = len(self._chunks) >= self._speaker.min_chunks
+        enough = len(self._chunks) >= self._least
         if enough or (self._chunks and not self._weight):
             self._close()
         norm = float(np.linalg.norm(self._total))
         if not self._weight or norm <= 0:
             return None
-        return (self._total / norm).astype(np.float32)
+        return np.asarray(self._total / norm, np.float32)
 
     def _close(self) -> None:
-        intermediate, embedding, fine = (np.stack(part) for part in zip(*self._chunks, strict=True))
-        vector = self._speaker(intermediate, embedding, fine).astype(np.float64)
-        self._total += len(self._chunks) * vector
+        parts = tuple(np.stack(part) for part in zip(*self._chunks, strict=True))
+        vector = self._encode(parts).astype(np.float64)
+        self._total = self._total + len(self._chunks) * vector
         self._weight += len(self._chunks)
         self._chunks.clear()
 

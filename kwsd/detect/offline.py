@@ -62,8 +62,12 @@ class Recordings:
 
         None where it contains no voice. Raises AudioFileError.
         """
-        blocks = high_passed(self._blocks(path, progress))
-        return Embedder(self._bundle, self._runtime).embed(blocks)
+        return self.embedder().embed(high_passed(self._blocks(path, progress)))
+
+    def embedder(self) -> Embedder:
+        """Return what embeds voices as the setup asks for. Raises BundleError."""
+        checker = self._runtime.checker(self._setup.checker)
+        return Embedder(self._bundle, self._runtime, checker)
 
     def _blocks(self, path: Path, progress: Progress | None) -> Iterator[np.ndarray]:
         for block in read_blocks(path, READ_S, self._channel):

@@ -10,7 +10,7 @@ for this very model, else the model's own.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from kwsd.config import (
@@ -52,12 +52,27 @@ class SpeakerSetup:
     """Who is enrolled, and who may wake the detector."""
 
     voiceprints: Mapping[str, Voiceprint]
+    """As they are compared."""
     threshold: float
     origin: ThresholdOrigin
     """Who sets the threshold."""
     require: Literal["anyone", "enrolled"] | list[str]
     scorer: SpeakerScorer | None
     """None where nobody is enrolled."""
+    joins: CheckerModel | None = None
+    """The checker whose embeddings are joined to those of the speaker head."""
+    calibration_is_stale: bool = False
+    """Whether the threshold was calibrated, for other scores than it has now."""
+
+    @property
+    def model(self) -> str:
+        """Identifies what joins the speaker head in giving scores; empty for the head alone."""
+        joined = any(one.is_joined for one in self.voiceprints.values())
+        return self.joins.voice_id if self.joins and joined else ""
+
+    def as_compared(self, voiceprint: Voiceprint) -> Voiceprint:
+        """Return a voiceprint with both of its parts, where both are compared."""
+        return _as_compared(voiceprint, self.joins)
 
     @property
     def warnings(self) -> list[str]:
@@ -101,6 +116,11 @@ class DetectorSetup:
             for name, word in self.words.items()
             if word.calibration_is_stale
         ]
+        if self.speakers.calibration_is_stale:
+            stale.append(
+                "speaker.threshold: the calibrated one was found for voices that were compared by "
+                "other models, and is not used; run `kwsd calibrate --speakers` again"
+            )
         return [*stale, *self.speakers.warnings]
 
 
@@ -123,7 +143,7 @@ def resolve(
         words=_active_words(config, bundle, checker, library, required),
         vad=config.vad,
         near_miss=config.near_miss,
-        speakers=_speakers(config, bundle, library),
+        speakers=_speakers(config, bundle, checker, library),
         checker=checker,
     )
 
@@ -248,20 +268,37 @@ def _configured(
     return points[names.index(threshold)].threshold
 
 
-def _speakers(config: Config, bundle: Bundle, library: Library) -> SpeakerSetup:
-    calibration = library.calibration
-    threshold = bundle.speaker_threshold
-    origin: ThresholdOrigin = "model"
-    if config.speaker.threshold is not None:
-        threshold = config.speaker.threshold
-        origin = "configured"
-    elif calibration and calibration.speaker:
-        threshold = calibration.speaker.threshold
-        origin = "calibrated"
-    return SpeakerSetup(
-        voiceprints=dict(library.voiceprints),
-        threshold=_rounded(threshold),
-        origin=origin,
+def _as_compared(voiceprint: Voiceprint, joins: CheckerModel | None) -> Voiceprint:
+    return voiceprint.joined(joins.voice_id, joins.voice_weight) if joins else voiceprint
+
+
+def _speakers(
+    config: Config, bundle: Bundle, checker: CheckerModel | None, library: Library
+) -> SpeakerSetup:
+    joins = checker if checker and checker.voices else None
+    people = {name: _as_compared(one, joins) for name, one in library.voiceprints.items()}
+    setup = SpeakerSetup(
+        voiceprints=people,
+        threshold=_rounded(_voice_threshold(people, bundle, joins)),
+        origin="model",
         require=config.speaker.require,
-        scorer=SpeakerScorer(bundle) if library.voiceprints else None,
+        scorer=SpeakerScorer(bundle, joins) if people else None,
+        joins=joins,
     )
+    calibrated = library.calibration and library.calibration.speaker
+    if config.speaker.threshold is not None:
+        return replace(setup, threshold=_rounded(config.speaker.threshold), origin="configured")
+    if calibrated and calibrated.model == setup.model:
+        return replace(setup, threshold=_rounded(calibrated.threshold), origin="calibrated")
+    return replace(setup, calibration_is_stale=calibrated is not None)
+
+
+def _voice_threshold(
+    people: Mapping[str, Voiceprint], bundle: Bundle, joins: CheckerModel | None
+) -> float:
+    """Return the models' threshold for the voices of `people`: the stricter where there are two."""
+    head = bundle.speaker_threshold
+    if joins is None or joins.voices is None:
+        return head
+    joined = {one.is_joined for one in people.values()} or {True}
+    return max(joins.voices.threshold if each else head for each in joined)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from kwsd.bounded.npz import Kinds
 from kwsd.events import SpeakerMatch, SpeakerScore
 from kwsd.metrics import Scorer, as_norm
-from kwsd.model.bundle import COHORT, COHORT_ARRAYS, RESTORE, Bundle, BundleError
+from kwsd.model.bundle import COHORT, COHORT_ARRAYS, RESTORE, Bundle, BundleError, CheckerModel
 from kwsd.state.voiceprints import Voiceprint
 
 
@@ -18,21 +18,50 @@ class SpeakerScorer:
     """The probability, 0 to 1, that two voices are one person's, at even prior odds.
 
     Cosines are normalized by a cohort (AS-norm, Matějka et al. 2017) and calibrated by logistic
-    regression, so that a threshold means the same for every voice.
+    regression, so that a threshold means the same for every voice. Voices are those of the speaker
+    head, or joined of its and a checker's. Two are compared by the parts that both have.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
-        """Raises BundleError."""
-        self._cohort = read_cohort(bundle, "cohort")
-        self._slope, self._offset = bundle.speaker_calibration
+    def __init__(self, bundle: Bundle, checker: CheckerModel | None = None) -> None:
+        """Voices that are joined have a cohort of their own with the `checker`, if at all.
+
+        Raises BundleError.
+        """
+        self._head = _Space(read_cohort(bundle, "cohort"), bundle.speaker_calibration)
+        self._joined: _Space | None = None
+        if checker is not None and checker.voices is not None:
+            voices = checker.voices
+            cohort = read_cohort(bundle, "cohort", voices.cohort)
+            self._joined = _Space(cohort, voices.calibration)
 
     def __call__(self, takes: np.ndarray, references: np.ndarray) -> np.ndarray:
         """Return the scores `[take, reference]`.
 
         `takes [take, dim]` and `references [reference, dim]` are of unit length.
         """
-        logits = self._slope * as_norm(takes, references, self._cohort) + self._offset
-        return np.asarray(1 / (1 + np.exp(-logits)))
+        dim = min(takes.shape[1], references.shape[1])
+        space = self._head
+        if self._joined is not None and dim == self._joined.cohort.shape[1]:
+            space = self._joined
+        slope, offset = space.calibration
+        dim = space.cohort.shape[1]
+        normalized = as_norm(_first_part(takes, dim), _first_part(references, dim), space.cohort)
+        return np.asarray(1 / (1 + np.exp(-(slope * normalized + offset))))
+
+
+class _Space(NamedTuple):
+    """Voices of one kind, and how their scores are calibrated."""
+
+    cohort: np.ndarray
+    calibration: tuple[float, float]
+
+
+def _first_part(voices: np.ndarray, dim: int) -> np.ndarray:
+    """Return the first `dim` numbers of `voices [voice, …]`, of unit length again."""
+    if voices.shape[1] == dim:
+        return voices
+    part = voices[:, :dim]
+    return np.asarray(part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-9))
 
 
 def best_match(
@@ -43,7 +72,7 @@ def best_match(
 ) -> SpeakerMatch:
     """Return whose voice `embedding [dim]` is, with the nearest speaker and the runner-up."""
     references = list(voiceprints.values())
-    scores = scorer(embedding[None], np.stack([one.mean for one in references]))[0]
+    scores = np.array([scorer(embedding[None], one.mean[None])[0, 0] for one in references])
     nearest, *others = (
         SpeakerScore(references[n].name, round(float(scores[n]), 4))
         for n in np.argsort(-scores, kind="stable")[:2]
@@ -58,15 +87,17 @@ def best_match(
     )
 
 
-def read_cohort(bundle: Bundle, which: Literal["cohort", "strangers"]) -> np.ndarray:
+def read_cohort(
+    bundle: Bundle, which: Literal["cohort", "strangers"], file: str = COHORT
+) -> np.ndarray:
     """Return voices of people who are not enrolled here, float32 `[person, dim]` of unit length.
 
     `cohort` is what scores are normalized by. `strangers` are people whom neither the speaker head
     nor the cohort has seen. Raises BundleError.
     """
     kinds: Kinds = {which: COHORT_ARRAYS[which]}
-    voices = bundle.arrays(COHORT, kinds)[which].astype(np.float32)
+    voices = bundle.arrays(file, kinds)[which].astype(np.float32)
     lengths = np.linalg.norm(voices, axis=1, keepdims=True)
     if not voices.size or not lengths.all():
-        raise BundleError(f"{bundle.path / COHORT}: damaged (it holds no voices); {RESTORE}")
+        raise BundleError(f"{bundle.path / file}: damaged (it holds no voices); {RESTORE}")
     return np.asarray(voices / lengths)

@@ -16,7 +16,7 @@ import numpy as np
 from kwsd.audio.format import SAMPLE_RATE, SILENCE_DBFS
 from kwsd.audio.pcm import level_dbfs
 from kwsd.audio.ring import Ring
-from kwsd.detect.embedder import Embedder
+from kwsd.detect.embedder import Embedder, Voice
 from kwsd.learn.takes import TakeRejected, check_take, recording_id
 from kwsd.metrics import Scorer
 from kwsd.state.voiceprints import Voiceprint, check_speaker_name
@@ -52,8 +52,8 @@ STRETCHES = {"free": Stretch(2.0, 1.0, 6.0), "utterance": Stretch(0.2, 0.6, 4.0)
 class EnrollmentTake:
     """An accepted take."""
 
-    embedding: np.ndarray
-    """float32 `[dim]`, of unit length."""
+    voice: Voice
+    """Its embeddings."""
     speech_dbfs: float
     speech_s: float
 
@@ -82,13 +82,13 @@ class Enrollment:
         if recording in self._recordings:
             text = "the take is a recording that was given already; one recording is one take"
             raise TakeRejected("repeated", text)
-        embedding = self._embedder.embed([samples])
-        if embedding is None:
+        voice = self._embedder.voice([samples])
+        if voice is None:
             raise TakeRejected("too_short", "the take contains too little speech")
         self._recordings.add(recording)
-        take = EnrollmentTake(embedding, speech_dbfs, speech_s)
+        take = EnrollmentTake(voice, speech_dbfs, speech_s)
         heard = [*self.takes, *self._others, take]
-        one_voice = majority(np.stack([each.embedding for each in heard]))
+        one_voice = majority(np.stack([each.voice.head for each in heard]))
         if judged_now and not one_voice[-1] and one_voice.sum() > len(heard) / 2:
             self._others.append(take)
             text = "the take sounds like somebody else than most of them"
@@ -105,16 +105,23 @@ class Enrollment:
         heard = [*self.takes, *self._others]
         if len(heard) < MIN_TAKES:
             raise self._too_few(len(heard))
-        embeddings = np.stack([take.embedding for take in heard])
-        one_voice = majority(embeddings)
+        one_voice = majority(np.stack([take.voice.head for take in heard]))
         if one_voice.sum() <= len(heard) / 2:
             text = f"the takes of {self.name!r} sound like several people, and none is in most"
             raise TakeRejected("several_people", f"{text}; enroll each person under their own name")
         if one_voice.sum() < MIN_TAKES:
             raise self._too_few(int(one_voice.sum()))
         left_out = np.flatnonzero(~one_voice[: len(self.takes)]) + 1
-        encoder_id = self._embedder.bundle.encoder_id
-        voiceprint = Voiceprint(self.name, encoder_id, embeddings[one_voice], time.time())
+        voices = [take.voice for take, own in zip(heard, one_voice, strict=True) if own]
+        by_checker = [voice.checker for voice in voices if voice.checker is not None]
+        voiceprint = Voiceprint(
+            name=self.name,
+            encoder_id=self._embedder.bundle.encoder_id,
+            takes=np.stack([voice.head for voice in voices]),
+            created=time.time(),
+            checker_takes=np.stack(by_checker) if by_checker else None,
+            checker_id=self._embedder.checker_id,
+        )
         return voiceprint, left_out.tolist()
 
     def _too_few(self, takes: int) -> TakeRejected:
@@ -150,10 +157,7 @@ def known_as(
 ) -> list[str]:
     """Return the other names under which the voice would be verified: it is enrolled already."""
     others = [other for name, other in enrolled.items() if name != voiceprint.name]
-    if not others:
-        return []
-    scores = scorer(voiceprint.mean[None], np.stack([other.mean for other in others]))[0]
-    return [o.name for o, score in zip(others, scores, strict=True) if score >= threshold]
+    return [o.name for o in others if scorer(voiceprint.mean[None], o.mean[None]) >= threshold]
 
 
 class TakeCutter:

@@ -185,7 +185,7 @@ def speaker_trials(
 
     Targets are people's takes, each against the mean of their others; impostors are strangers and
     the other people, against each voiceprint. `people`: takes `[take, dim]` of unit length by name;
-    `strangers [stranger, dim]`.
+    `strangers [stranger, dim]`. Some may have a part that others lack.
     """
     target: list[float] = []
     impostor = []
@@ -195,8 +195,7 @@ def speaker_trials(
             rest = takes.sum(axis=0)
             target += [float(scorer(take[None], _unit(rest - take)[None])[0, 0]) for take in takes]
         others = [other for who, other in people.items() if who != name]
-        voices = np.concatenate([strangers, *others])
-        impostor.append(scorer(voices, means[name][None])[:, 0])
+        impostor += [scorer(voices, means[name][None])[:, 0] for voices in (strangers, *others)]
     return np.array(target), np.concatenate(impostor) if impostor else np.zeros(0)
 
 

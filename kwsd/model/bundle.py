@@ -90,6 +90,17 @@ class WordModel:
 
 
 @dataclass(frozen=True)
+class JoinedVoices:
+    """What voices are scored by where the checker's embedding is joined to the speaker head's."""
+
+    cohort: str
+    """The file of the voices that they are scored against; arrays as in `COHORT`."""
+    threshold: float
+    calibration: tuple[float, float]
+    """Slope and offset, as `Bundle.speaker_calibration`."""
+
+
+@dataclass(frozen=True)
 class CheckerModel:
     """A checker: the second stage, which hears the window that ends with a candidate."""
 
@@ -108,6 +119,12 @@ class CheckerModel:
     """Joins the logits of both stages to the score of a candidate."""
     words: dict[str, WordModel]
     """What is compared with a threshold where this checker is in force, in the bundle's order."""
+    voice_id: str
+    """Identifies everything that decides its voice embedding."""
+    voice_weight: float
+    """Weight of its voice embedding beside the speaker head's."""
+    voices: JoinedVoices | None
+    """None where voices are scored by the speaker head alone."""
 
 
 @dataclass(frozen=True)
@@ -209,9 +226,8 @@ def load(path: Path | None = None) -> Bundle:
 
 def _word(word: manifest.Word, made_by: str) -> WordModel:
     """Return the model of a word whose scores are `made_by` what this text identifies."""
-    id = hashlib.sha256(made_by.encode()).hexdigest()[:16]
     scores = (word.scores, word.scores_10db)
-    return WordModel(word.threshold, word.operating_points, id, scores)
+    return WordModel(word.threshold, word.operating_points, _id(made_by), scores)
 
 
 def _checker(path: Path, found: Manifest, size: CheckerSize, stream: str) -> CheckerModel:
@@ -229,12 +245,15 @@ def _checker(path: Path, found: Manifest, size: CheckerSize, stream: str) -> Che
     if (entry.input == "mel") != (entry.front_end is not None):
         text = f"{where} takes the {entry.input}, and a front end is for mel alone); {RESTORE}"
         raise BundleError(text)
+    if (entry.cohort is None) != (entry.speaker is None):
+        raise BundleError(f"{where} has one of cohort and speaker without the other); {RESTORE}")
     files = [entry.file] if entry.front_end is None else [entry.file, entry.front_end]
-    for name in files:
+    for name in files if entry.cohort is None else [*files, entry.cohort]:
         if name not in found.files:
             raise BundleError(f"{where} names {name}, which `files` does not); {RESTORE}")
-    how = msgspec.json.encode((entry.samples, entry.peak, entry.calibration)).decode()
-    made_by = " ".join([stream, *(found.files[name].sha256 for name in files), how])
+    window = f"{entry.samples} {entry.peak}"
+    heard_by = " ".join([*(found.files[name].sha256 for name in files), window])
+    made_by = f"{stream} {heard_by} {msgspec.json.encode(entry.calibration).decode()}"
     models = {}
     for name in found.words:
         word = entry.words[name]
@@ -251,7 +270,21 @@ def _checker(path: Path, found: Manifest, size: CheckerSize, stream: str) -> Che
         candidates=dict(entry.candidate),
         fusion=entry.calibration,
         words=models,
+        voice_id=_id(heard_by),
+        voice_weight=entry.voice_weight,
+        voices=_joined_voices(entry),
     )
+
+
+def _joined_voices(entry: manifest.Checker) -> JoinedVoices | None:
+    if entry.cohort is None or entry.speaker is None:
+        return None
+    one = entry.speaker
+    return JoinedVoices(entry.cohort, one.threshold, (one.slope, one.offset))
+
+
+def _id(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _manifest(path: Path) -> Manifest:

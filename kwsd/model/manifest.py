@@ -98,6 +98,12 @@ class Checker(Struct, frozen=True):
     words: dict[str, CheckedWord]
     front_end: FileName | None = None
     """The file of the front end; None for `waveform`."""
+    voice_weight: Annotated[float, Meta(gt=0, lt=1)] = 0.5
+    """Weight of the checker's voice embedding beside the speaker head's."""
+    cohort: FileName | None = None
+    """The file of voices, joined of both, that such voices are scored against."""
+    speaker: Speaker | None = None
+    """How scores of such voices are calibrated; there where `cohort` is."""
 
 
 class Manifest(Struct, frozen=True):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from kwsd.metrics import joined
 from kwsd.model.bundle import (
     ENCODER,
+    MANIFEST,
     SPEAKER,
     VOICE_FRONT_END,
     Bundle,
@@ -172,7 +175,8 @@ class SpeakerEncoder:
 
 
 class CheckerGraph:
-    """The graph of a checker: windows of audio in, the logits of the bundle's words out."""
+    """The graph of a checker: windows of audio in, the logits of the bundle's words out, or an
+    embedding of the voice."""
 
     def __init__(self, bundle: Bundle, model: CheckerModel) -> None:
         """Raises BundleError."""
@@ -199,6 +203,13 @@ class CheckerGraph:
             raise BundleError(f"{text}: it is another kind of model")
         self._expect(path, self._input, inputs[self._input][1:], shape)
         self._expect(path, "logits", outputs["logits"][1:], [len(bundle.words)])
+        self.voice_dim = _length(path, "voice", outputs)
+        """Length of a voice embedding; None where the graph gives none."""
+        self.word_dim = _length(path, "words", outputs)
+        """Length of an embedding of what was said; None where the graph gives none."""
+        if self.voice_dim is None and model.voices is not None:
+            text = f"{path}: gives no voice, and {MANIFEST} has a cohort of such"
+            raise BundleError(f"{text}; restore the bundle")
 
     @staticmethod
     def _expect(path: Path, name: str, found: list[int | str], expected: list[int]) -> None:
@@ -213,8 +224,27 @@ class CheckerGraph:
 
     def __call__(self, window: np.ndarray) -> np.ndarray:
         """Return the logits `[word]` of a window `[sample]`, int16 scale, of the model's length."""
+        return self._run("logits", window)
+
+    def with_voice(self, head: np.ndarray, span: np.ndarray) -> np.ndarray:
+        """Return a speaker embedding `[dim]`: the head's, joined with that of the voice in a span.
+
+        `span [sample]`, int16 scale, is at most a window long; silence comes before it. The head's
+        embedding alone is returned where the graph gives none.
+        """
+        if self.voice_dim is None:
+            return head
+        return joined(head, self.voice(span), self.model.voice_weight)
+
+    def voice(self, span: np.ndarray) -> np.ndarray:
+        """Return the embedding of the voice in a span as above, float32 `[dim]` of unit length."""
+        samples = np.asarray(span, np.float32)
+        vector = self._run("voice", np.pad(samples, (self.model.samples - len(samples), 0)))
+        return vector / max(float(np.linalg.norm(vector)), 1e-9)
+
+    def _run(self, output: str, window: np.ndarray) -> np.ndarray:
         feed = {self._input: self._prepared(window)[None]}
-        return np.asarray(self._session.run(["logits"], feed)[0][0])
+        return np.asarray(self._session.run([output], feed)[0][0])
 
     def _prepared(self, window: np.ndarray) -> np.ndarray:
         """Return what the graph takes: the window at its peak, as mel frames or in ±1."""
@@ -224,6 +254,17 @@ class CheckerGraph:
         if self._front_end is None:
             return scaled
         return self._front_end(scaled * np.float32(FULL_SCALE))
+
+
+def _length(path: Path, name: str, outputs: Mapping[str, list[int | str]]) -> int | None:
+    """Return the length of an output's vectors; None without it. Raises BundleError."""
+    if name not in outputs:
+        return None
+    length = outputs[name][-1]
+    if not isinstance(length, int) or len(outputs[name]) != 2:
+        text = f"{path}: {name} is {outputs[name]}, and not a vector of one length"
+        raise BundleError(f"{text}; restore the bundle")
+    return length
 
 
 class Runtime:

@@ -109,7 +109,7 @@ class WordThreshold(Data, frozen=True):
     """Seconds since the epoch."""
 
 
-class SpeakerThreshold(Data, frozen=True):
+class SpeakerThreshold(Data, frozen=True, omit_defaults=True):
     """A calibrated threshold of speaker verification."""
 
     threshold: Annotated[float, Meta(gt=0, lt=1)]
@@ -117,6 +117,8 @@ class SpeakerThreshold(Data, frozen=True):
     """Wanted share of impostors that pass."""
     time: float
     """Seconds since the epoch."""
+    model: str = ""
+    """Id of what joins the speaker head in giving scores; empty for the head alone."""
 
 
 class CalibratedWord(Data, frozen=True):
@@ -133,6 +135,8 @@ class CalibratedSpeakers(Data, frozen=True):
 
     threshold: float
     origin: ThresholdOrigin
+    model: str = ""
+    """Id of what joins the speaker head in giving scores; empty for the head alone."""
 
 
 class Peak(Data, frozen=True, array_like=True):

@@ -137,7 +137,7 @@ class Daemon:
             hub=self._hub,
             state=self._state,
             disk=self._disk,
-            embedder=Embedder(self._bundle, self._runtime),
+            embedder=self._embedder,
             peaks=self._peaks,
             apply=self._apply_state,
             reload=self.reload,
@@ -273,6 +273,10 @@ class Daemon:
         setup = resolve(config, self._bundle, library, self._options.required_words)
         self._runtime.checker(setup.checker)
         return setup
+
+    def _embedder(self) -> Embedder:
+        checker = self._listener.detector.checker
+        return Embedder(self._bundle, self._runtime, checker.graph if checker else None)
 
     def _without_later_keys(self, config: Config) -> Config:
         for key in AT_NEXT_START:

@@ -63,7 +63,8 @@ class Parts:
     hub: Hub
     state: StateHandlers
     disk: Disk
-    embedder: Embedder
+    embedder: Callable[[], Embedder]
+    """Returns what embeds voices now."""
     peaks: PeakRecorder
     apply: Callable[[], Coroutine[Any, Any, None]]
     """Configures the detector after a change of the state directory. Raises RequestError."""
@@ -238,7 +239,7 @@ class Handlers:
         self, session: ClientSession, command: commands.EnrollBegin
     ) -> replies.EnrollBeginReply:
         try:
-            session.enrollment = Enrollment(command.name, self._parts.embedder)
+            session.enrollment = Enrollment(command.name, self._parts.embedder())
         except VoiceprintError as error:
             raise RequestError("bad_name", str(error)) from error
         path = self._parts.state.voiceprints.path(command.name)
@@ -279,7 +280,8 @@ class Handlers:
             voiceprint, left_out = enrollment.finish()
             if speakers.scorer:
                 enrolled = speakers.voiceprints
-                known = known_as(voiceprint, enrolled, speakers.scorer, speakers.threshold)
+                seen = speakers.as_compared(voiceprint)
+                known = known_as(seen, enrolled, speakers.scorer, speakers.threshold)
             await self._on_disk(lambda: self._parts.state.voiceprints.save(voiceprint))
         except TakeRejected as error:
             raise RequestError(error.reason, str(error)) from error

@@ -23,7 +23,7 @@ from kwsd.detect.in_force import Origins
 from kwsd.detect.setup import DetectorSetup, resolve
 from kwsd.detect.speaker_id import SpeakerScorer, read_cohort
 from kwsd.learn.thresholds import speaker_trials
-from kwsd.model.bundle import Bundle
+from kwsd.model.bundle import COHORT, Bundle
 from kwsd.protocol import commands, replies
 from kwsd.protocol.commands import Command, Request
 from kwsd.protocol.data import (
@@ -179,12 +179,14 @@ class StateHandlers:
         return replies.DeletedReply(deleted=command.name)
 
     def _speaker_trials(self, command: commands.SpeakersTrials) -> replies.SpeakersTrialsReply:
-        good, _ = self.voiceprints.load_all()
-        people = {name: voiceprint.takes for name, voiceprint in good.items()}
-        strangers = read_cohort(self.bundle, "strangers")
-        target, impostor = speaker_trials(people, strangers, SpeakerScorer(self.bundle))
+        speakers = self._setup().speakers
+        people = {name: voiceprint.takes for name, voiceprint in speakers.voiceprints.items()}
+        joined = speakers.joins and speakers.joins.voices
+        strangers = read_cohort(self.bundle, "strangers", joined.cohort if joined else COHORT)
+        scorer = speakers.scorer or SpeakerScorer(self.bundle)
+        target, impostor = speaker_trials(people, strangers, scorer)
         return replies.SpeakersTrialsReply(
-            people=len(good),
+            people=len(people),
             target=np.round(target, 4).tolist(),
             impostor=np.round(impostor, 4).tolist()[:MAX_IMPOSTORS],
         )
@@ -254,7 +256,9 @@ class StateHandlers:
         }
         return replies.CalibrationReply(
             words=in_force,
-            speaker=CalibratedSpeakers(setup.speakers.threshold, setup.speakers.origin),
+            speaker=CalibratedSpeakers(
+                setup.speakers.threshold, setup.speakers.origin, setup.speakers.model
+            ),
             earlier=len(library.calibration.earlier) if library.calibration else 0,
         )
 

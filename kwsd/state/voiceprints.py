@@ -1,18 +1,22 @@
 """Voiceprints: one file a speaker, bound to the encoder that made it.
 
-A file is an `.npz` (no pickles allowed) of the takes' embeddings and the encoder's id.
+A file is an `.npz` (no pickles allowed) of the takes' embeddings and the encoder's id. Where a
+checker gave embeddings too, they are beside them with its id: whoever has another checker, or none,
+compares the rest.
 """
 
 from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from kwsd.bounded import npz
 from kwsd.bounded.file import Damaged
 from kwsd.bounded.npz import Kinds, Numbers, Text
+from kwsd.metrics import joined
 from kwsd.state import store
 from kwsd.state.store import LATEST, StateError, Store
 
@@ -25,6 +29,11 @@ ARRAYS: Kinds = {
     "created": Numbers("<f8"),
 }
 """What a file holds."""
+CHECKER_ARRAYS: Kinds = {
+    "checker_takes": Numbers("<f4", (MAX_TAKES, 1024)),
+    "checker_id": Text(64),
+}
+"""What it holds too where a checker gave embeddings."""
 UNIT_WITHIN = 0.01
 """How far from 1 the length of a take may lie."""
 MIN_MEAN = 0.01
@@ -45,12 +54,28 @@ class Voiceprint:
     """float32 `[take, dim]`, each of unit length."""
     created: float
     """Seconds since the epoch."""
+    checker_takes: np.ndarray | None = None
+    """The same takes by a checker, float32 `[take, checker dim]`, each of unit length."""
+    checker_id: str = ""
+    """Identifies that checker; empty without one."""
+    is_joined: bool = False
+    """Whether its takes are joined of both parts."""
     mean: np.ndarray = field(init=False)
     """float32 `[dim]`, of unit length."""
 
     def __post_init__(self) -> None:
         mean = self.takes.mean(axis=0)
         object.__setattr__(self, "mean", mean / max(float(np.linalg.norm(mean)), 1e-9))
+
+    def joined(self, checker_id: str, weight: float) -> Voiceprint:
+        """Return it with takes that are joined of both parts, if this checker gave the other one.
+
+        `weight` is that of the checker's. Without such a part, it is returned as it is.
+        """
+        if self.checker_takes is None or self.checker_id != checker_id:
+            return self
+        takes = joined(self.takes, self.checker_takes, weight)
+        return Voiceprint(self.name, self.encoder_id, takes, self.created, is_joined=True)
 
 
 def check_speaker_name(name: str) -> str:
@@ -64,7 +89,7 @@ class VoiceprintStore(Store[Voiceprint]):
     suffix = ".voiceprint"
     thing = "speaker"
     error = VoiceprintError
-    max_bytes = 5 << 20
+    max_bytes = 9 << 20
 
     def again(self, name: str) -> str:
         """Return what to do where a voiceprint is lost."""
@@ -78,28 +103,39 @@ class VoiceprintStore(Store[Voiceprint]):
             if format != FORMAT:
                 text = f"voiceprint format {format}, this kwsd reads {FORMAT}"
                 raise VoiceprintError(f"{path}: {text}; {self.again(name)}")
-            arrays = npz.decode(data, ARRAYS, self.max_bytes)
+            arrays = npz.decode(data, ARRAYS, self.max_bytes, CHECKER_ARRAYS)
             encoder_id = arrays["encoder_id"]
             if encoder_id != self.encoder_id:
                 text = f"made by the encoder {encoder_id}, this model is {self.encoder_id}"
                 raise VoiceprintError(f"{path}: {text}; {self.again(name)}")
-            _check_takes(arrays["takes"], self.dim)
+            takes = arrays["takes"]
+            _check_takes(takes, self.dim)
+            checker_takes = arrays.get("checker_takes")
+            if checker_takes is not None:
+                _check_takes(checker_takes, None)
+                if len(checker_takes) != len(takes):
+                    raise Damaged(f"a checker heard {len(checker_takes)} of its {len(takes)} takes")
             if not 0 <= arrays["created"] <= LATEST:
                 raise Damaged("it was made at no time that there is")
         except Damaged as error:
             raise self.damaged(name, error) from error
-        return Voiceprint(name, encoder_id, arrays["takes"], float(arrays["created"]))
+        created = float(arrays["created"])
+        checker_id = arrays.get("checker_id", "")
+        return Voiceprint(name, encoder_id, takes, created, checker_takes, checker_id)
 
     def to_bytes(self, thing: Voiceprint) -> bytes:
         """Return the file of a voiceprint."""
+        arrays: dict[str, Any] = {
+            "format": np.int64(FORMAT),
+            "takes": thing.takes.astype(np.float32),
+            "encoder_id": np.str_(thing.encoder_id),
+            "created": np.float64(thing.created),
+        }
+        if thing.checker_takes is not None:
+            arrays["checker_takes"] = thing.checker_takes.astype(np.float32)
+            arrays["checker_id"] = np.str_(thing.checker_id)
         buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            format=np.int64(FORMAT),
-            takes=thing.takes.astype(np.float32),
-            encoder_id=np.str_(thing.encoder_id),
-            created=np.float64(thing.created),
-        )
+        np.savez(buffer, **arrays)
         return buffer.getvalue()
 
 
