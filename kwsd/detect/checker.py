@@ -66,28 +66,28 @@ class Candidate:
 
 
 class Score(NamedTuple):
-    """What is compared with a threshold, and what it was made of."""
+    """The score of a candidate, and what it was made of."""
 
     value: float
-    stages: Stages | None = None
-    """None for a word that is not checked, and where there is no candidate."""
+    stages: Stages
 
 
 class Checker:
     """Checks the candidates of one stream."""
 
-    def __init__(self, graph: CheckerGraph, window: Callable[[int, int], np.ndarray]) -> None:
-        """`window(chunk, samples)` returns so many samples that end with a chunk, int16 scale."""
+    def __init__(self, graph: CheckerGraph, samples: Callable[[int, int, int], np.ndarray]) -> None:
+        """`samples(begin, end, history)` returns chunks and so many samples before, int16 scale."""
         self.graph = graph
         self.checks = 0
         """Windows that the graph has heard."""
-        self._window = window
+        self._samples = samples
         self._heard = -1  # the chunk of the last window
         self._logits: list[float] = []
 
     def hear(self, chunk: int) -> None:
         """Run the graph on the window that ends with a chunk: all words have their logits then."""
-        self._logits = self.graph(self._window(chunk, self.graph.model.samples)).tolist()
+        window = self._samples(chunk + 1, chunk + 1, self.graph.model.samples)
+        self._logits = self.graph(window).tolist()
         self._heard = chunk
         self.checks += 1
 
@@ -102,6 +102,6 @@ class Checker:
         return Score(value, stages)
 
 
-def unchecked(streaming: float, begins_at: float) -> Score:
-    """Return the score where no candidate is checked: below every score that was."""
-    return Score(CHECKED_FLOOR * min(streaming / begins_at, 1.0))
+def unchecked(streaming: float, begins_at: float) -> float:
+    """Return the score where there is no candidate: below that of every candidate."""
+    return CHECKED_FLOOR * streaming / begins_at

@@ -146,7 +146,7 @@ class Detector:
         if graph is None:
             self.checker = None
         elif self.checker is None or self.checker.graph is not graph:
-            self.checker = Checker(graph, self._window)
+            self.checker = Checker(graph, self._samples)
         vad = setup.vad
         if not vad.enabled:
             self._gate = None
@@ -248,11 +248,12 @@ class Detector:
             row = posteriors[chunk - start].tolist()
             for n, (word, stream) in enumerate(self._streams.items()):
                 stream.hear(row[n], chunk)
-                if chunk < begin:  # before the gate opened: it is heard, and decides nothing
+                if chunk < begin:  # before the gate opened: it takes the place of what was heard
                     continue
                 firing = stream.decide((chunk + 1) * self.chunk_samples, self.checker)
-                scores[chunk - begin, n] = stream.score
-                streaming[chunk - begin, n] = stream.streaming
+                scores[chunk - begin, n] = stream.trigger.score
+                if self.checker:
+                    streaming[chunk - begin, n] = stream.streaming
                 if firing:
                     wakes.append(self._detection(word, firing))
         self._full_rate = bool((posteriors[-1] > FULL_RATE_ABOVE).any()) or any(
@@ -278,8 +279,6 @@ class Detector:
         else:
             self._state = self._encoder.zero_state()
             self._restart_frames(start)
-            for stream in self._streams.values():
-                stream.forget()
         frames, self._state = self._encoder.step(self._features(start, end), self._state)
         self._embedding.append(frames.embedding)
         self._intermediate.append(frames.intermediate)
@@ -287,10 +286,6 @@ class Detector:
         self.encoded_chunks += end - start
         self._fed = end
         return frames, start
-
-    def _window(self, chunk: int, samples: int) -> np.ndarray:
-        """Return so many samples that end with a chunk, float32."""
-        return self._samples(chunk + 1, chunk + 1, samples)
 
     def _features(self, begin: int, end: int) -> np.ndarray:
         """Return mel frames `[frame, band]` of chunks `[begin, end)`."""

@@ -16,20 +16,16 @@ class Smoother:
     """The streaming score: the mean of the last posteriors."""
 
     def __init__(self, chunks: int) -> None:
-        self.score = 0.0
-        """The present score."""
         self._recent: deque[float] = deque(maxlen=chunks)
 
     def step(self, posterior: float) -> float:
         """Process a posterior and return the score."""
         self._recent.append(posterior)
-        self.score = sum(self._recent) / len(self._recent)
-        return self.score
+        return sum(self._recent) / len(self._recent)
 
     def clear(self) -> None:
         """Forget the posteriors."""
         self._recent.clear()
-        self.score = 0.0
 
 
 class WordStream:
@@ -41,6 +37,9 @@ class WordStream:
         """`column` is the word's index among the bundle's words, and the added ones after them."""
         self.column = column
         self.trigger = Trigger(word.threshold, int(word.refractory_s * SAMPLE_RATE), near_miss)
+        """Compares scores with the threshold; it has the last one."""
+        self.streaming = 0.0
+        """The streaming score."""
         self._model_id = word.model.id
         self._smoother = Smoother(smoothing_chunks)
         self._candidate = None if word.candidate is None else Candidate(word.candidate)
@@ -56,56 +55,40 @@ class WordStream:
         self.trigger = self.trigger.or_like(before.trigger)
 
     @property
-    def streaming(self) -> float:
-        """The streaming score."""
-        return self._smoother.score
-
-    @property
-    def score(self) -> float:
-        """What was compared with the threshold last."""
-        return self.trigger.score
-
-    @property
     def is_candidate(self) -> bool:
         """Whether a candidate lasts."""
         return self._candidate is not None and self._candidate.length > 0
 
     def hear(self, posterior: float, chunk: int) -> None:
         """Process the posterior of a chunk; nothing is checked or decided yet."""
-        streaming = self._smoother.step(posterior)
+        self.streaming = self._smoother.step(posterior)
         if self._candidate is not None:
-            self._candidate.step(chunk, streaming)
+            self._candidate.step(chunk, self.streaming)
 
     def decide(self, at: int, checker: Checker | None) -> Firing | None:
         """Decide about the chunk that was heard last, and that ends before sample `at`."""
-        score = self._score(checker)
-        return self.trigger.step(score.value, at, score.stages)
-
-    def _score(self, checker: Checker | None) -> Score:
         candidate = self._candidate
         if candidate is None or checker is None:
-            return Score(self.streaming)
+            return self.trigger.step(self.streaming, at)
         if not candidate.length:
-            return unchecked(self.streaming, candidate.begins_at)
+            return self.trigger.step(unchecked(self.streaming, candidate.begins_at), at)
         if self._checked is None or self._checked[0] != candidate.due:
             self._checked = candidate.due, checker.score(self.column, candidate.due)
-        return self._checked[1]
+        score = self._checked[1]
+        return self.trigger.step(score.value, at, score.stages)
 
     def idle(self, at: int) -> Firing | None:
         """Record that the gate is closed at sample `at`, which ends an excursion.
 
-        What was heard counts where the gate opens again soon.
+        What was heard counts where the gate opens again soon; later, what comes before the opening
+        is heard first.
         """
         return self.trigger.step(0.0, at)
 
     def clear(self) -> None:
         """Forget all but the refractory time, for a stream that broke off."""
-        self.forget()
-        self.trigger.clear()
-
-    def forget(self) -> None:
-        """Forget what was heard, but not what was decided: what follows does not join it."""
         self._smoother.clear()
         self._checked = None
         if self._candidate is not None:
             self._candidate.clear()
+        self.trigger.clear()
