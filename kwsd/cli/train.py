@@ -22,6 +22,7 @@ STAGES = {
     "distill": "train an encoder from the teachers' answers",
     "finetune": "train words and voices over the whole encoder",
     "heads": "train the wake head and the speaker heads on the frozen encoder",
+    "checker": "make the second stage from a large pretrained transformer",
     "compare": "measure a checkpoint of finetune, student or teacher",
     "ablate": "measure what each part is worth: the rows of ablate.yaml",
     "export": "write the model bundle",
@@ -34,6 +35,7 @@ ROOMS = (
     "distill",
     "finetune",
     "heads",
+    "checker",
     "compare",
     "ablate",
     "export",
@@ -42,9 +44,9 @@ ROOMS = (
     "evaluate",
 )
 """Stages that need room responses."""
-SETTINGS = ("synthesize", "align", "cache", "distill", "finetune", "heads", "ablate")
+SETTINGS = ("synthesize", "align", "cache", "distill", "finetune", "heads", "checker", "ablate")
 """Stages with settings."""
-BUNDLE = ("export", "negatives", "cohort", "evaluate")
+BUNDLE = ("checker", "export", "negatives", "cohort", "evaluate")
 """Stages that read or write the bundle."""
 ENCODER = {
     "finetune": "checkpoint to start from (default: WORK/distilled.pt, else the speech embedding)",
@@ -55,6 +57,7 @@ ENCODER = {
 ONLY = {
     "cache": "only these teachers (default: those of distill.yaml)",
     "heads": "only wake or speaker",
+    "checker": "only distill, candidates, tune or export",
     "ablate": "only these rows",
     "export": "only student or speaker; the other part of the bundle stays",
 }
@@ -100,6 +103,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 default=[],
                 metavar="KEY=VALUE",
                 help=f"change a setting of {stage}.yaml; may be repeated",
+            )
+        if stage == "checker":
+            sub.add_argument(
+                "--teacher",
+                required=True,
+                metavar="FOLDER",
+                help="a HuBERT, wav2vec 2.0, WavLM or Whisper, as transformers saves it",
             )
         if stage == "export":
             sub.add_argument("--float", action="store_true", help="leave the encoder in 32 bit")
@@ -147,6 +157,10 @@ def run(arguments: argparse.Namespace) -> int:
             pipeline.finetune(work, rooms, arguments.encoder, arguments.set)
         case "heads":
             pipeline.heads(work, rooms, arguments.encoder, arguments.only, arguments.set)
+        case "checker":
+            pipeline.checker(
+                work, rooms, arguments.models, arguments.teacher, arguments.only, arguments.set
+            )
         case "compare":
             pipeline.compare(work, rooms, arguments.encoder)
         case "ablate":

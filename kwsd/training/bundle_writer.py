@@ -36,7 +36,20 @@ from kwsd.protocol.data import OperatingPoint
 from kwsd.training.features import SMOOTHING_CHUNKS, receptive_chunks
 from kwsd.training.settings.catalog import WordList
 
-FILES = (ENCODER, SPEAKER, FRONT_END, VOICE_FRONT_END, NEGATIVES, COHORT)
+CHECKER = "checker.onnx"
+CHECKER_FRONT_END = "checker_front_end.npz"
+CANDIDATE = 0.05
+"""Streaming score from which a word is checked, until it is measured."""
+FILES = (
+    ENCODER,
+    SPEAKER,
+    FRONT_END,
+    VOICE_FRONT_END,
+    NEGATIVES,
+    COHORT,
+    CHECKER,
+    CHECKER_FRONT_END,
+)
 """The files of a bundle besides the manifest."""
 
 
@@ -126,6 +139,35 @@ class BundleWriter:
             )
         write_front_end(self.file(VOICE_FRONT_END), front_end)
         self._manifest["parameters"]["speaker"] = parameters
+
+    def set_checker(
+        self,
+        front_end: LogMel | None,
+        samples: int,
+        peak: float,
+        calibration: Mapping[str, float],
+        parameters: int,
+    ) -> None:
+        """Describe the checker's graph, which the caller wrote to `file(CHECKER)`.
+
+        `front_end` is None where it takes the waveform; `calibration` has a factor for the logit of
+        either stage and an offset. Its words get provisional thresholds."""
+        entry: dict[str, Any] = {
+            "file": CHECKER,
+            "input": "waveform" if front_end is None else "mel",
+            "samples": samples,
+            "peak": peak,
+            "calibration": {name: round(value, 6) for name, value in calibration.items()},
+            "words": {
+                word: {"candidate": CANDIDATE, "threshold": 0.5, "operating_points": []}
+                for word in self._manifest["words"]
+            },
+        }
+        if front_end is not None:
+            write_front_end(self.file(CHECKER_FRONT_END), front_end)
+            entry["front_end"] = CHECKER_FRONT_END
+        self._manifest.setdefault("checkers", {})["small"] = entry
+        self._manifest["parameters"]["checker"] = parameters
 
     def set_thresholds(
         self, words: Mapping[str, WordMeasure], speaker: Mapping[str, float] | None

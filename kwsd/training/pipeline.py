@@ -45,6 +45,10 @@ from kwsd.training.stages import finetune as finetuning
 from kwsd.training.stages import negatives as bank
 from kwsd.training.stages import speaker, wake
 from kwsd.training.stages import synthesize as synthesis
+from kwsd.training.stages.checker import candidates as candidate_windows
+from kwsd.training.stages.checker import distill as checker_distillation
+from kwsd.training.stages.checker import export as checker_export
+from kwsd.training.stages.checker import tune as checker_tuning
 
 log = logging.getLogger(__name__)
 CALIBRATION_SCENES = 100
@@ -56,6 +60,14 @@ class HeadsSettings(Settings, frozen=True):
 
     wake: wake.WakeSettings
     speaker: speaker.SpeakerSettings
+
+
+class CheckerSettings(Settings, frozen=True):
+    """The settings of `checker.yaml`."""
+
+    distill: checker_distillation.DistillCheckerSettings
+    candidates: candidate_windows.CandidateSettings
+    tune: checker_tuning.TuneSettings
 
 
 def unpack(work: Path, data: Path) -> None:
@@ -133,6 +145,35 @@ def heads(
             wake.train(data, trained, work / "wake.pt", chosen.wake)
         else:
             speaker.train(data, _voices(work), trained, work / "speaker.pt", chosen.speaker)
+
+
+def checker(
+    work: Path,
+    rooms: Path,
+    models: Path,
+    teacher: str,
+    only: Sequence[str] | None = None,
+    changes: Sequence[str] = (),
+) -> None:
+    """Make the second stage of the bundle `models` from the transformer `teacher`, a folder or a
+    hub name, step by step in WORK/checker (`only`: some of the steps)."""
+    chosen = settings.read("checker", CheckerSettings, changes)
+    steps = ("distill", "candidates", "tune", "export")
+    names = _chosen(only or steps, steps, "checker")
+    data = TrainingData.of(work, rooms)
+    folder = work / "checker"
+    folder.mkdir(exist_ok=True)
+    distilled, tuned = folder / "distilled.pt", folder / "tuned.pt"
+    found = {False: folder / "candidates", True: folder / "candidates-development"}
+    if "distill" in names:
+        checker_distillation.train(data, teacher, distilled, chosen.distill)
+    if "candidates" in names:
+        for development, out in found.items():
+            candidate_windows.gather(data, models, out, chosen.candidates, development=development)
+    if "tune" in names:
+        checker_tuning.train(data, teacher, distilled, found[False], tuned, chosen.tune)
+    if "export" in names:
+        checker_export.export(tuned, found[True], models)
 
 
 def compare(work: Path, rooms: Path, encoder: Path | None = None) -> None:

@@ -97,8 +97,15 @@ class Scenes:
         return utterances[self.rng.integers(len(utterances))]
 
     def pick_word(self, word: int, synthetic_share: float = 0.35) -> Utterance:
-        """Return an utterance of the wake word with the index `word`."""
+        """Return an utterance of the wake word with the index `word`.
+
+        Raises ValueError where the split holds none."""
         pools = self.words[word]
+        if not any(pools.values()):
+            name = self.corpora.words.names[word]
+            raise ValueError(
+                f"the stores hold no recording of {name!r} in this split; add some by more speakers"
+            )
         synthetic = bool(pools[True]) and (not pools[False] or self.rng.random() < synthetic_share)
         return self.pick(pools[synthetic])
 

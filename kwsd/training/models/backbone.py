@@ -27,9 +27,9 @@ from kwsd.training.features import (
 )
 from kwsd.training.models.encoder import Encoder
 from kwsd.training.models.heads import SpeakerHead
+from kwsd.training.models.pretrained import load_pretrained
 from kwsd.training.models.pruning import prune
 from kwsd.training.models.speech_embedding import pretrained_encoder
-from kwsd.training.models.transformer import TransformerLayers
 
 
 class TransformerBackbone(nn.Module):
@@ -41,7 +41,7 @@ class TransformerBackbone(nn.Module):
     def __init__(self, where: str | Path, upper: int = 0, intermediate_layer: int = 2) -> None:
         """`where`: a folder or a hub name. Raises TeacherError."""
         super().__init__()
-        self.layers = TransformerLayers(where)
+        self.layers = load_pretrained(where).network
         self.intermediate_layer = intermediate_layer
         self.shape = {
             "where": str(where),
@@ -59,15 +59,12 @@ class TransformerBackbone(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Return Whisper's log-mel of `x [batch, sample]`, or the waveform, 10 ms per frame."""
-        inputs = self.layers.inputs(x)
-        if self.layers.family == "whisper":
-            return inputs.transpose(1, 2)
-        return inputs.reshape(len(x), -1, HOP_SAMPLES)
+        inputs = self.layers.inputs(x, centered=True)
+        return inputs if self.layers.kind == "mel" else inputs.reshape(len(x), -1, HOP_SAMPLES)
 
     def forward(self, features: Tensor, state: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Return embedding, intermediate features and `state` as it was."""
-        whisper = self.layers.family == "whisper"
-        hidden = self.layers(features.transpose(1, 2) if whisper else features.flatten(1))
+        hidden = self.layers(features if self.layers.kind == "mel" else features.flatten(1))
         frames = features.shape[1] // 2
         intermediate, top = (
             nn.functional.pad(hidden[n], (0, 0, 0, frames - hidden[n].shape[1]))

@@ -26,7 +26,8 @@ from kwsd.training.data.targets import TeacherError
 from kwsd.training.models import speech_embedding
 from kwsd.training.models.checkpoint import load_encoder
 from kwsd.training.models.encoder import Encoder
-from kwsd.training.models.transformer import TransformerLayers
+from kwsd.training.models.pretrained import load_pretrained
+from kwsd.training.models.transformer import WaveStem
 
 WHISPER_SAMPLES = 480_000
 """Whisper's window: 30 s."""
@@ -107,7 +108,8 @@ def k_means(
 
 
 class Transformer:
-    """A pretrained transformer encoder as a teacher; layers are those of `TransformerLayers`."""
+    """A pretrained transformer encoder as a teacher; layers are those of
+    `kwsd.training.models.transformer.Transformer`."""
 
     def __init__(
         self,
@@ -127,10 +129,10 @@ class Transformer:
         self.layers = tuple(layers)
         self._window = window_s
         self._codebook = codebook
-        self._network = TransformerLayers(where)
+        self._network, _, self._quantizer = load_pretrained(where)
         self.dim = self._network.dim
         self.rate_hz = self._network.rate_hz
-        count = self._network.count
+        count = len(self._network.blocks)
         if not self.layers or any(not 0 <= layer <= count for layer in self.layers):
             raise TeacherError(
                 f"{where} has layers 0 to {count}; {list(self.layers)} were asked for"
@@ -153,17 +155,16 @@ class Transformer:
         if self._codebook is not None:
             frames = self._hidden(samples)[self._codebook.layer][0].float().numpy()
             return self._codebook.nearest(frames)
-        network = self._network
-        quantizer = network.quantizer
-        if quantizer is None:
+        stem = self._network.stem
+        quantizer = self._quantizer
+        if quantizer is None or not isinstance(stem, WaveStem):
             raise TeacherError(
                 f"{self.name} has no quantizer of its own; "
                 "fit a codebook to one of its layers with `k_means`"
             )
         with torch.inference_mode():
-            waveform = network.inputs(_row(samples))
-            extracted = network.model.feature_extractor(waveform).transpose(1, 2)
-            scores = quantizer.weight_proj(network.model.feature_projection(extracted)[1])
+            extracted = stem.extracted(self._network.inputs(_row(samples)))
+            scores = quantizer.weight_proj(extracted)
             groups = scores.view(scores.shape[1], quantizer.num_groups, -1).argmax(-1)
             place = quantizer.num_vars ** torch.arange(groups.shape[1])
             return np.asarray((groups * place).sum(1).numpy(), np.int64)
@@ -171,14 +172,14 @@ class Transformer:
     def _hidden(self, samples: np.ndarray) -> list[Tensor]:
         """Return `[1, frame, dim]` of each layer."""
         with torch.inference_mode():
-            if self._network.family != "whisper":
+            if self._network.kind == "waveform":
                 hidden: list[Tensor] = self._network(self._network.inputs(_row(samples)))
                 return hidden
             frames = max(len(samples) // 320, 1)
             wanted = max(frames * 320, round(self._window * SAMPLE_RATE))
             length = min(wanted, WHISPER_SAMPLES)
             samples = np.pad(samples[:length], (0, max(length - len(samples), 0)))
-            layers = self._network(self._network.inputs(_row(samples)))
+            layers = self._network(self._network.inputs(_row(samples), centered=True))
             return [layer[:, : min(frames, WHISPER_SAMPLES // 320)] for layer in layers]
 
 

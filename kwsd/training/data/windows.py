@@ -1,0 +1,115 @@
+"""Windows as the checker hears them: two seconds of anything, clean and as a microphone hears
+them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from kwsd.audio.format import SAMPLE_RATE
+from kwsd.training.data import augment
+from kwsd.training.data.augment import Degradation, Rooms
+from kwsd.training.data.corpora import Utterance
+from kwsd.training.data.loading import worker_seed
+from kwsd.training.data.scenes import Scenes
+from kwsd.training.data.training_data import TrainingData
+
+WINDOW_SAMPLES = 2 * SAMPLE_RATE + 240
+"""200 frames of 25 ms, 10 ms apart."""
+PEAK = 0.5
+"""Every window is brought to this peak, of full scale: the checker knows no levels."""
+
+
+def at_peak(x: Tensor) -> Tensor:
+    """Return windows `[batch, sample]` in int16 scale, each at the peak `PEAK`."""
+    peak = x.abs().amax(1, keepdim=True).clamp(min=1.0)
+    return x * (PEAK * 32768 / peak)
+
+
+@dataclass(frozen=True)
+class WindowPair:
+    """A batch of windows, and what happens to them."""
+
+    clean: Tensor
+    """float32 `[batch, sample]`, int16 scale."""
+    degradation: Degradation | None
+    """None once it has happened."""
+    heard: Tensor
+    """float32 `[batch, sample]`: what a microphone hears of them."""
+
+    def to(self, device: torch.device) -> WindowPair:
+        """Return the batch on `device`."""
+        degradation = self.degradation.to(device) if self.degradation else None
+        return WindowPair(self.clean.to(device), degradation, self.heard.to(device))
+
+
+class Windows(IterableDataset[WindowPair]):
+    """Endless batches of windows of the training split, whatever is in them.
+
+    A corpus is drawn by the root of its hours, so that the largest do not drown the others."""
+
+    def __init__(self, data: TrainingData, batch: int, seed: int) -> None:
+        self.data = data
+        self.batch = batch
+        self.seed = seed
+        self.responses = Rooms(data.rooms)
+
+    def prepare(self, pair: WindowPair) -> WindowPair:
+        """Return the batch with its degradation applied; both sides at the checker's level."""
+        assert pair.degradation is not None
+        heard = augment.degrade(pair.clean, pair.degradation, self.responses)
+        return WindowPair(at_peak(pair.clean), None, at_peak(heard))
+
+    def __iter__(self) -> Iterator[WindowPair]:
+        scenes = self.data.scenes(seed=worker_seed(self.seed))
+        pools: dict[str, list[Utterance]] = {}
+        for utterance in scenes.corpora.utterances:
+            if not utterance.development:
+                pools.setdefault(utterance.corpus, []).append(utterance)
+        corpora = [_Pool(utterances) for utterances in pools.values()]
+        weights = np.sqrt([pool.samples for pool in corpora])
+        weights /= weights.sum()
+        while True:
+            drawn = [
+                _window(scenes, corpora[scenes.rng.choice(len(corpora), p=weights)])
+                for _ in range(self.batch)
+            ]
+            clean = torch.from_numpy(np.stack(drawn))
+            how = augment.stack([scenes.degradation(WINDOW_SAMPLES) for _ in drawn])
+            yield WindowPair(clean, how, clean)
+
+
+class _Pool:
+    """The utterances of one corpus, the longer the likelier."""
+
+    def __init__(self, utterances: list[Utterance]) -> None:
+        self.utterances = utterances
+        self._ends = np.cumsum([utterance.samples for utterance in utterances])
+        self.samples = int(self._ends[-1])
+
+    def draw(self, rng: np.random.Generator) -> Utterance:
+        return self.utterances[np.searchsorted(self._ends, rng.integers(self.samples), "right")]
+
+
+def _window(scenes: Scenes, pool: _Pool) -> np.ndarray:
+    """Return a window out of one corpus, float32 `[sample]`: a piece of one utterance, or several
+    with pauses."""
+    rng = scenes.rng
+    out = np.zeros(WINDOW_SAMPLES, np.float32)
+    at = 0
+    while at < WINDOW_SAMPLES:
+        x = augment.gain_to(scenes.corpora.read(pool.draw(rng)), float(rng.normal(-26, 3)))
+        begin = 0
+        if len(x) > WINDOW_SAMPLES:
+            begin = int(rng.integers(len(x) - WINDOW_SAMPLES + 1))
+        elif at == 0:  # a window may begin and end within a word
+            begin = int(rng.integers(max(len(x) // 2, 1)))
+        part = x[begin : begin + WINDOW_SAMPLES - at]
+        out[at : at + len(part)] = part
+        at += len(part) + int(rng.uniform(0, 0.4) * SAMPLE_RATE)
+    return out

@@ -1,0 +1,1 @@
+"""The checker, the second stage: a thin transformer distilled from a large one, step by step."""

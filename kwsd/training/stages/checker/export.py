@@ -1,0 +1,138 @@
+"""The tuned checker as a graph of the bundle, its linear layers in 8 bit."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.jit._trace import TracerWarning
+
+from kwsd import ort
+from kwsd.audio.log_mel import LogMel
+from kwsd.learn.regression import logistic_regression
+from kwsd.training.bundle_writer import CHECKER, BundleWriter
+from kwsd.training.data.windows import PEAK, WINDOW_SAMPLES, at_peak
+from kwsd.training.models import checkpoint
+from kwsd.training.models.checker import Checker, CheckerHead, VoiceHead
+from kwsd.training.models.transformer import MelStem, Transformer
+from kwsd.training.stages.checker.candidates import MARGIN_SAMPLES, Candidates
+
+log = logging.getLogger(__name__)
+OPSET = 17
+
+
+class Calibration(NamedTuple):
+    """What turns the logits of both stages into the logit of one score."""
+
+    checker: float
+    stream: float
+    offset: float
+
+
+def calibrate(logits: np.ndarray, found: Candidates) -> Calibration:
+    """Return the calibration of the checker's `logits [candidate, word]` on candidates that it was
+    not trained on: logistic regression (Brümmer and du Preez 2006)."""
+    own = found.word == found.spoken
+    checker = logits[np.arange(len(own)), found.word]
+    share = found.stream.clip(1e-4, 1 - 1e-4)
+    stream = np.log(share / (1 - share))
+    both = np.stack([checker, stream], axis=1).astype(np.float64)
+    weights, offset = logistic_regression(both[own], both[~own])
+    return Calibration(float(weights[0]), max(float(weights[1]), 0.0), offset)
+
+
+def load_checker(path: Path) -> Checker:
+    """Return the checker of the checkpoint `path` of `tune`, in evaluation mode."""
+    return Checker(
+        checkpoint.load(path, "encoder", Transformer),
+        checkpoint.load(path, "words", CheckerHead),
+        checkpoint.load(path, "voice", VoiceHead),
+    ).eval()
+
+
+def write_graph(checker: Checker, path: Path, *, quantized: bool = True) -> None:
+    """Write `checker` to `path`; `quantized`: the weights of its linear layers in 8 bit."""
+    encoder = checker.encoder
+    inputs = encoder.inputs(torch.zeros(1, WINDOW_SAMPLES))
+    kind = encoder.kind
+    if isinstance(encoder.stem, MelStem):  # the positions of a window, of Whisper's 30 s
+        frames = encoder.stem(inputs).shape[1]
+        encoder.stem.positions = nn.Parameter(encoder.stem.positions[:frames].detach())
+    whole = path.with_suffix(".float.onnx")
+    with warnings.catch_warnings():
+        # A group normalization asks whether its batch is large enough.
+        warnings.simplefilter("ignore", TracerWarning)
+        torch.onnx.export(
+            checker,
+            (inputs,),
+            str(whole),
+            input_names=[kind],
+            output_names=["logits", "voice"],
+            opset_version=OPSET,
+            dynamic_axes={kind: {0: "batch"}, "logits": {0: "batch"}, "voice": {0: "batch"}},
+            dynamo=False,
+        )
+    if quantized:
+        quantization = ort.quantization()
+        quantization.quantize_dynamic(
+            whole,
+            path,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            weight_type=quantization.QuantType.QInt8,
+        )
+        whole.unlink()
+    else:
+        whole.replace(path)
+
+
+def front_end(encoder: Transformer) -> LogMel | None:
+    """Return the front end of a transformer that takes mel bels; None for one that takes the
+    waveform."""
+    stem = encoder.stem
+    if not isinstance(stem, MelStem):
+        return None
+    full_scale_bels = float(2 * np.log10(32768))
+    return LogMel(
+        torch.hann_window(400).numpy(),
+        stem.filters.numpy(),
+        hop_samples=160,
+        fft_samples=400,
+        floor_db=10 * (full_scale_bels - 10),
+        scale=0.1,
+        offset=-full_scale_bels,
+    )
+
+
+def export(tuned: Path, development: Path, models: Path) -> None:
+    """Put the checker of the checkpoint `tuned` into the bundle `models`, calibrated on the
+    candidates in the folder `development`.
+
+    Its thresholds are provisional until `kwsd train evaluate --write`."""
+    checker = load_checker(tuned)
+    found = Candidates.load(development)
+    with BundleWriter(models) as writer:
+        path = writer.file(CHECKER)
+        write_graph(checker, path)
+        calibration = calibrate(_logits(path, checker.encoder, found), found)
+        log.info("calibration %s, on %d candidates", calibration, len(found.word))
+        parameters = sum(parameter.numel() for parameter in checker.parameters())
+        writer.set_checker(
+            front_end(checker.encoder), WINDOW_SAMPLES, PEAK, calibration._asdict(), parameters
+        )
+
+
+def _logits(path: Path, encoder: Transformer, found: Candidates) -> np.ndarray:
+    """Return the exported graph's logits `[candidate, word]`."""
+    session = ort.onnxruntime.InferenceSession(path)
+    rows = []
+    middle = slice(MARGIN_SAMPLES, MARGIN_SAMPLES + WINDOW_SAMPLES)
+    for window in found.windows[:, middle]:
+        samples = at_peak(torch.from_numpy(window.astype(np.float32))[None])
+        rows.append(session.run(["logits"], {encoder.kind: encoder.inputs(samples).numpy()})[0][0])
+    return np.stack(rows)

@@ -1,0 +1,282 @@
+"""The checker's heads: on the frozen encoder, then jointly with it (paper A, Kerpicci et al. 2022,
+arXiv 2210.16611).
+
+Every joint step takes a batch of candidates and one of voices, and updates the whole encoder after
+each. A distillation term, on windows of anything, keeps it near its teacher. `frozen` leaves the
+encoder as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import IterableDataset
+
+from kwsd.audio.format import SAMPLE_RATE
+from kwsd.training.data import augment
+from kwsd.training.data.loading import load, worker_seed
+from kwsd.training.data.training_data import TrainingData
+from kwsd.training.data.voice_rooms import VoiceRooms, VoiceSettings
+from kwsd.training.data.windows import WINDOW_SAMPLES, Windows, at_peak
+from kwsd.training.loop import Group, Loop, LoopSettings, devices
+from kwsd.training.losses import MarginSoftmax, rising_margin
+from kwsd.training.models import checkpoint
+from kwsd.training.models.checker import STEP_FRAMES, CheckerHead, VoiceHead
+from kwsd.training.models.pretrained import load_pretrained
+from kwsd.training.models.transformer import Transformer
+from kwsd.training.settings import Settings
+from kwsd.training.stages.checker.candidates import MARGIN_SAMPLES, Candidates
+from kwsd.training.stages.checker.distill import Standardized
+
+log = logging.getLogger(__name__)
+
+
+class TuneSettings(Settings, frozen=True):
+    """The settings `tune` of `checker.yaml`."""
+
+    head_steps: int
+    """Steps of the word head and the voice head on the frozen encoder, first."""
+    steps: int
+    """Joint steps; 0: frozen."""
+    layers: list[int]
+    """The layers that the word head mixes."""
+    voice_layers: list[int]
+    candidates: int = 48
+    """Candidates of a batch, half of them with their word in them."""
+    windows: int = 16
+    """Windows of anything in a batch, for distillation."""
+    voices: VoiceSettings = VoiceSettings()
+    rate: float = 2e-4
+    head_rate: float = 1.5e-3
+    ramp: float = 0.1
+    other_words: float = 0.3
+    """Weight of the other words' logits; the candidate's own word has 1."""
+    distillation: float = 0.3
+    voice: float = 0.2
+    margin: float = 0.2
+    scale: float = 24.0
+    noisy: float = 0.5
+    """Share of the candidates to which more noise is added, at 3 to 25 dB."""
+    shift_s: float = 0.2
+    seed: int = 3
+    checkpoint_every: int = 100
+    log_every: int = 50
+
+
+@dataclass(frozen=True)
+class CandidateBatch:
+    """Windows around candidates of the first stage."""
+
+    heard: Tensor
+    """float32 `[batch, sample]`, at the checker's level."""
+    word: Tensor
+    """int64 `[batch]`: the word whose streaming score peaked."""
+    spoken: Tensor
+    """int64 `[batch]`: the word in it, -1 for none."""
+
+    def to(self, device: torch.device) -> CandidateBatch:
+        """Return the batch on `device`."""
+        return CandidateBatch(*(part.to(device) for part in vars(self).values()))
+
+
+class CandidateWindows(IterableDataset[CandidateBatch]):
+    """Endless batches of candidates: half of them with their word, all words alike."""
+
+    def __init__(
+        self, data: TrainingData, found: Candidates, settings: TuneSettings, seed: int
+    ) -> None:
+        """Raises ValueError where none of `found` has its word in it, or all have."""
+        self.data = data
+        self.found = found
+        self.settings = settings
+        self.seed = seed
+        own = found.word == found.spoken
+        words = [np.flatnonzero(own & (found.word == n)) for n in range(len(data.words))]
+        self.words = [rows for rows in words if len(rows)]
+        self.others = np.flatnonzero(~own)
+        if not self.words or not len(self.others):
+            raise ValueError(
+                f"of {len(own)} candidates {own.sum()} hold their word; training needs both kinds: "
+                "raise candidates.word_scenes or candidates.passes, remove the folder of the "
+                "candidates, and make them again"
+            )
+
+    def prepare(self, batch: CandidateBatch) -> CandidateBatch:
+        """Return the batch at the checker's level."""
+        return CandidateBatch(at_peak(batch.heard), batch.word, batch.spoken)
+
+    def __iter__(self) -> Iterator[CandidateBatch]:
+        scenes = self.data.scenes(seed=worker_seed(self.seed))
+        rng = scenes.rng
+        half = self.settings.candidates // 2
+        while True:
+            positive = [rng.choice(self.words[n]) for n in rng.integers(len(self.words), size=half)]
+            rows = np.concatenate([positive, rng.choice(self.others, half)]).astype(np.int64)
+            windows = [self._window(rng, self.found.windows[row]) for row in rows]
+            heard = torch.from_numpy(np.stack(windows).astype(np.float32))
+            noisy = rng.random(len(rows)) < self.settings.noisy
+            noise = [
+                scenes.draw_noise(WINDOW_SAMPLES) if one else np.zeros(WINDOW_SAMPLES)
+                for one in noisy
+            ]
+            snr_db = torch.from_numpy(rng.uniform(3, 25, len(rows)).astype(np.float32))
+            heard = augment.mix(heard, torch.from_numpy(np.stack(noise).astype(np.float32)), snr_db)
+            yield CandidateBatch(
+                heard,
+                torch.from_numpy(self.found.word[rows]),
+                torch.from_numpy(self.found.spoken[rows]),
+            )
+
+    def _window(self, rng: np.random.Generator, wide: np.ndarray) -> np.ndarray:
+        shift = int(rng.uniform(-1, 1) * self.settings.shift_s * SAMPLE_RATE)
+        return wide[MARGIN_SAMPLES + shift : MARGIN_SAMPLES + shift + WINDOW_SAMPLES]
+
+
+def word_loss(logits: Tensor, word: Tensor, spoken: Tensor, other_words: float) -> Tensor:
+    """Return the cross-entropy of `logits [batch, word]`: that of each candidate's own word at full
+    weight, those of the others at `other_words`."""
+    classes = logits.shape[1]
+    target = F.one_hot(spoken.clamp(min=0), classes).float() * (spoken >= 0)[:, None]
+    own = F.one_hot(word, classes).bool()
+    weight = torch.where(own, 1.0, other_words)
+    cost = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return (cost * weight).sum(1).mean()
+
+
+class Tuned(nn.Module):
+    """The encoder with its heads, as they are trained together."""
+
+    def __init__(
+        self,
+        encoder: Transformer,
+        words: CheckerHead,
+        voice: VoiceHead,
+        people: MarginSoftmax,
+        settings: TuneSettings,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.words = words
+        self.voice = voice
+        self.people = people
+        self.settings = settings
+
+    def forward(
+        self, task: str, inputs: Tensor, *known: Tensor, margin: float = 0.0, frozen: bool = False
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Return the loss of `task`, the encoder's layers, and what share was right.
+
+        `known` are word and spoken word of candidates, which come first in the batch, or the
+        people."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            hidden = self.encoder(inputs)
+        if task == "words":
+            word, spoken = known
+            logits = self.words([layer[: len(word)] for layer in hidden])
+            fired = logits.gather(1, word[:, None])[:, 0] > 0
+            right = (fired == (word == spoken)).float().mean()
+            return word_loss(logits, word, spoken, self.settings.other_words), hidden, right
+        (person,) = known
+        vectors = self.voice(hidden)
+        loss = self.people(vectors, person, margin)
+        # Two takes of each person: each is to be nearest to the other (InfoNCE, half weighted).
+        first, second = vectors[::2], vectors[1::2]
+        likeness = self.settings.scale * first @ second.T
+        same = torch.arange(len(first), device=likeness.device)
+        contrast = F.cross_entropy(likeness, same) + F.cross_entropy(likeness.T, same)
+        right = (likeness.argmax(1) == same).float().mean()
+        return loss + 0.25 * contrast, hidden, right
+
+
+def train(
+    data: TrainingData,
+    teacher: str,
+    distilled: Path,
+    candidates: Path,
+    out: Path,
+    settings: TuneSettings,
+) -> None:
+    """Tune the encoder of the checkpoint `distilled` with its heads, through the checkpoint
+    `out`."""
+    with devices() as here:
+        torch.manual_seed(settings.seed)
+        whole = load_pretrained(teacher).network.to(here.device)
+        encoder = checkpoint.load(distilled, "encoder", Transformer).to(here.device)
+        encoder.train().requires_grad_(True)
+        saved = torch.load(distilled, weights_only=True)
+        shape = saved["compare"]["mean"].shape
+        compare = Standardized(list(saved["compare_layers"]), shape[1]).to(here.device)
+        compare.load_state_dict(saved["compare"])
+        people = data.corpora().people(development=False)
+        frames = encoder.stem(encoder.inputs(torch.zeros(1, WINDOW_SAMPLES))).shape[1]
+        tuned = Tuned(
+            encoder,
+            CheckerHead(len(data.words), encoder.dim, settings.layers, frames // STEP_FRAMES),
+            VoiceHead(encoder.dim, settings.voice_layers),
+            MarginSoftmax(VoiceHead.dim, len(people), settings.scale),
+            settings,
+        ).to(here.device)
+        parts = {
+            "encoder": tuned.encoder,
+            "words": tuned.words,
+            "voice": tuned.voice,
+            "people": tuned.people,
+        }
+        heads = [tuned.words, tuned.voice, tuned.people]
+        total = settings.head_steps + settings.steps
+        loop_settings = LoopSettings(
+            total,
+            settings.ramp,
+            weight_decay=2e-2,
+            updates_per_step=2,
+            log_every=settings.log_every,
+            checkpoint_every=settings.checkpoint_every,
+        )
+        groups = [
+            Group(encoder.parameters(), settings.rate),
+            Group([p for head in heads for p in head.parameters()], settings.head_rate),
+        ]
+        loop = Loop(out, parts, groups, loop_settings, here)
+        seed = here.seed(settings.seed, loop.first)
+        model = here.share(tuned)
+        drawn = CandidateWindows(data, Candidates.load(candidates), settings, seed)
+        word_batches = load(drawn, drawn.prepare, here.device)
+        anything = Windows(data, settings.windows, seed + 1)
+        windows = load(anything, anything.prepare, here.device)
+        rooms = VoiceRooms(data, settings.voices, seed + 2)
+        voices = load(rooms, rooms.prepare, here.device)
+
+        def step(n: int) -> Iterator[tuple[Tensor, Mapping[str, Tensor]]]:
+            frozen = n < settings.head_steps
+            batch = next(word_batches)
+            heard = batch.heard
+            pair = None if frozen else next(windows)
+            if pair is not None:
+                heard = torch.cat([heard, pair.heard])
+            loss, hidden, right = model(
+                "words", encoder.inputs(heard), batch.word, batch.spoken, frozen=frozen
+            )
+            figures = {"words": loss.detach(), "right": right}
+            if pair is not None:
+                with torch.no_grad():
+                    target = whole(whole.inputs(pair.clean))
+                own = [layer[len(batch.word) :] for layer in hidden]
+                distance, cosines = compare(own, target)
+                loss = loss + settings.distillation * distance
+                figures["cosine"] = torch.stack(cosines).mean()
+            yield loss, figures
+            heard, person = next(voices)
+            margin = rising_margin(settings.margin, n, total)
+            loss, _, right = model(
+                "voices", encoder.inputs(heard), person, margin=margin, frozen=frozen
+            )
+            yield settings.voice * loss, {"voices": loss.detach(), "same": right}
+
+        loop.run(step)

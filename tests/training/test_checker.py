@@ -1,0 +1,226 @@
+"""The second stage: distilled, tuned and exported from tiny random teachers of every family."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import VOICES, hiss, say, train, training_data
+from test_teachers import checkpoint
+
+from kwsd.audio.format import SAMPLE_RATE
+from kwsd.model.bundle import Bundle
+from kwsd.ort import onnxruntime
+from kwsd.training.data.training_data import TrainingData
+from kwsd.training.data.voice_rooms import TAKES, VoiceRooms, VoiceSettings
+from kwsd.training.data.windows import PEAK, WINDOW_SAMPLES, Windows
+from kwsd.training.models.transformer import Transformer
+from kwsd.training.settings.catalog import default_words
+from kwsd.training.stages.checker import candidates, distill, export, tune
+from kwsd.training.stages.checker.candidates import (
+    AFTER_PEAK_SAMPLES,
+    MARGIN_SAMPLES,
+    Candidates,
+    CandidateSettings,
+)
+
+SMALL = [
+    "distill.steps=4",
+    "distill.batch=2",
+    "distill.thin_windows=3",
+    "distill.heads=1",
+    "distill.hidden=8",
+    "distill.layers=[1,3]",
+    "distill.checkpoint_every=2",
+    "candidates.word_scenes=4",
+    "candidates.passes=0",
+    "tune.head_steps=1",
+    "tune.steps=2",
+    "tune.layers=[1,3]",
+    "tune.voice_layers=[0,1]",
+    "tune.candidates=4",
+    "tune.windows=2",
+    "tune.voices={people: 3, devices: 2}",
+]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of wake words, other words and noise, and rooms."""
+    work = tmp_path_factory.mktemp("work")
+    words = {text: text.replace(" ", "_") for text in default_words().texts.values()}
+    near = (
+        "commuter",
+        "a lexus",
+        "view grass",
+        "snow toy",
+        "smart minor",
+        "service",
+        "good evening",
+    )
+    texts = {**words, **dict.fromkeys(near, "")}
+    takes = [
+        (say(text, voice), "pico" if label else "gsc", voice, label)
+        for voice in (*VOICES, "en-gb+m2", "en-us+f1", "en-gb+f4", "en-us+m4")
+        for text, label in texts.items()
+    ]
+    noise = [(hiss(3.0, 300, seed=n), "noise_esc10", str(n), "") for n in range(8)]
+    training_data(work, [*takes, *noise])
+    return work
+
+
+@pytest.fixture(scope="module")
+def data(work: Path) -> TrainingData:
+    return TrainingData.of(work, work / "rirs.npz")
+
+
+def test_windows_are_at_one_peak_and_degraded(data: TrainingData) -> None:
+    windows = Windows(data, 3, seed=1)
+    raw = next(iter(windows))
+    pair = windows.prepare(raw)
+    assert pair.clean.shape == pair.heard.shape == (3, WINDOW_SAMPLES)
+    for part in (pair.clean, pair.heard):
+        assert torch.allclose(part.abs().amax(1), torch.full((3,), PEAK * 32768), rtol=1e-4)
+    assert not torch.allclose(pair.clean, pair.heard, atol=100)
+    again = next(iter(Windows(data, 3, seed=1)))
+    assert torch.equal(raw.clean, again.clean)
+
+
+def test_voices_share_devices_but_no_person_shares_one_with_themselves(data: TrainingData) -> None:
+    settings = VoiceSettings(people=4, devices=2, shared=1.0, telephone=0.5)
+    rooms = VoiceRooms(data, settings, seed=2)
+    raw = next(iter(rooms))
+    assert raw.person[::TAKES].tolist() == raw.person[1::TAKES].tolist()
+    microphones = [tuple(row.tolist()) for row in raw.degradation.microphone]
+    assert len(set(microphones)) == 2
+    assert all(first != second for first, second in zip(*[iter(microphones)] * 2, strict=True))
+    heard, person = rooms.prepare(raw)
+    assert heard.shape == (8, WINDOW_SAMPLES)
+    assert len(person) == 8
+
+
+def test_candidates_are_what_the_first_stage_thinks_it_hears(
+    data: TrainingData, bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = CandidateSettings(word_scenes=6, passes=0)
+    candidates.gather(data, bundle.path, tmp_path / "found", settings)
+    found = Candidates.load(tmp_path / "found")
+    assert len(found.word) > 3
+    assert found.windows.shape[1] == WINDOW_SAMPLES + 2 * MARGIN_SAMPLES
+    assert (found.spoken == found.word).sum() >= 3
+    assert (found.stream >= 0.02).all()
+    # Its word ends before the window does.
+    level = np.abs(found.windows[found.spoken == found.word].astype(np.float32))
+    end = -MARGIN_SAMPLES - AFTER_PEAK_SAMPLES
+    assert level[:, end - SAMPLE_RATE // 2 : end].mean() > level[:, end:].mean()
+    caplog.set_level(logging.INFO)
+    candidates.gather(data, bundle.path, tmp_path / "found", settings)
+    assert not caplog.records, "what is there is not made again"
+    with pytest.raises(FileNotFoundError, match="holds no candidates"):
+        Candidates.load(tmp_path / "nothing")
+
+
+def test_peaks_and_what_is_in_a_window_by_hand() -> None:
+    scores = np.zeros(100)
+    scores[[10, 20, 50]] = [0.5, 0.9, 0.3]  # 10 is 0.8 s before 20
+    assert candidates._peaks(scores, 0.1) == [20, 50]
+    words = [(4, 16000, 32000)]
+    assert candidates._spoken(words, 32000 + 1000) == 4
+    assert candidates._spoken(words, 32000 - 5000) == 4
+    assert candidates._spoken(words, 25000) is None, "it is being said"
+    assert candidates._spoken(words, 32000 + 12000) is None, "too late, and still in the window"
+    assert candidates._spoken(words, 80000) == -1
+
+
+def test_word_loss_by_hand() -> None:
+    logits = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]], dtype=torch.float64)
+    word, spoken = torch.tensor([0, 1]), torch.tensor([0, -1])
+
+    def softplus(x: float) -> float:
+        return float(np.log1p(np.exp(x)))
+
+    first = softplus(-1.0) + 0.3 * (softplus(-2.0) + softplus(0.5))
+    second = softplus(3.0) + 0.3 * (softplus(0.0) + softplus(-1.0))
+    got = tune.word_loss(logits, word, spoken, 0.3).item()
+    assert got == pytest.approx((first + second) / 2, rel=1e-6)
+
+
+def test_the_distance_is_of_standardized_coordinates() -> None:
+    """Against a loop in float64; a coordinate a thousand times as large counts no more."""
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.tensor([1.0, 1000.0, 1.0])
+    teacher = [torch.randn(2, 5, 3, generator=generator) * scale + 7 for _ in range(3)]
+    student = [layer + 0.1 * scale * torch.randn(2, 5, 3, generator=generator) for layer in teacher]
+    compare = distill.Standardized([1, 2], 3)
+    compare.fit(teacher)
+    total = 0.0
+    for n in (1, 2):
+        frames = teacher[n].reshape(-1, 3).double().numpy()
+        mean, deviation = frames.mean(0), frames.std(0, ddof=1)
+        own = (student[n].reshape(-1, 3).double().numpy() - mean) / deviation
+        want = (frames - mean) / deviation
+        for a, b in zip(own, want, strict=True):
+            cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+            total += np.abs(a - b).mean() + np.log1p(np.exp(-cosine))
+    loss, cosines = compare(student, teacher)
+    assert loss.item() == pytest.approx(total / 20, rel=1e-4)
+    assert all(0.9 < cosine < 1 for cosine in cosines)
+
+
+def test_the_calibration_weighs_both_stages() -> None:
+    rng = np.random.default_rng(0)
+    own = np.arange(400) % 2 == 0
+    checker = np.where(own, 3.0, -3.0) + rng.normal(0, 2, 400)
+    found = Candidates(
+        np.zeros((400, 1), np.int16),
+        np.zeros(400, np.int64),
+        np.where(own, 0, -1),
+        rng.uniform(0.02, 1, 400).astype(np.float32),
+        np.full(400, "words"),
+    )
+    calibration = export.calibrate(checker[:, None], found)
+    assert calibration.checker > 0.5
+    assert 0 <= calibration.stream < 0.2, "it says nothing here"
+    score = calibration.checker * checker + calibration.offset
+    assert score[own].mean() > 1 > -1 > score[~own].mean()
+
+
+@pytest.mark.parametrize("family", ["hubert", "wav2vec2", "wavlm", "whisper"])
+def test_any_teacher_to_one_checked_candidate(
+    family: str, work: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    checkpoint(family, tmp_path / "teacher")
+    models = tmp_path / "models"
+    shutil.copytree(bundle.path, models)
+    for path in work.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    arguments = ["checker", "--work", tmp_path, "--data", work, "--models", models]
+    arguments += ["--teacher", tmp_path / "teacher"]
+    for change in SMALL:
+        arguments += ["--set", change]
+    assert train(*arguments) == 0
+    manifest = json.loads((models / "manifest.json").read_text())
+    entry = manifest["checkers"]["small"]
+    assert entry["input"] == ("mel" if family == "whisper" else "waveform")
+    assert entry["samples"] == WINDOW_SAMPLES
+    assert set(entry["words"]) == set(bundle.words)
+    session = onnxruntime.InferenceSession(models / entry["file"])
+    encoder = export.load_checker(tmp_path / "checker" / "tuned.pt").encoder
+    assert isinstance(encoder, Transformer)
+    found = Candidates.load(tmp_path / "checker" / "candidates")
+    window = found.windows[:1, MARGIN_SAMPLES : MARGIN_SAMPLES + WINDOW_SAMPLES]
+    inputs = encoder.inputs(torch.from_numpy(window.astype(np.float32)))
+    logits, voice = session.run(["logits", "voice"], {entry["input"]: inputs.numpy()})
+    assert logits.shape == (1, len(bundle.words))
+    assert np.isfinite(logits).all()
+    assert np.linalg.norm(voice) == pytest.approx(1, abs=1e-4)
+    before = (tmp_path / "checker" / "tuned.pt").read_bytes()
+    assert train(*arguments, "--only", "distill,tune") == 0
+    assert (tmp_path / "checker" / "tuned.pt").read_bytes() == before, (
+        "a finished run is left alone"
+    )
