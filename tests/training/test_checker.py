@@ -199,8 +199,8 @@ def test_any_teacher_to_one_checked_candidate(
     shutil.copytree(bundle.path, models)
     for path in work.iterdir():
         (tmp_path / path.name).symlink_to(path)
-    arguments = ["checker", "--work", tmp_path, "--data", work, "--models", models]
-    arguments += ["--teacher", tmp_path / "teacher"]
+    arguments: list[str | Path] = ["checker", "--work", tmp_path, "--data", work]
+    arguments += ["--models", models, "--teacher", tmp_path / "teacher"]
     for change in SMALL:
         arguments += ["--set", change]
     assert train(*arguments) == 0
