@@ -22,13 +22,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from kwsd.config import ConfigError
 from kwsd.training.models.checkpoint import resume, save
+from kwsd.training.settings import Settings
 
 log = logging.getLogger(__name__)
+FREE = ("log_every", "checkpoint_every")
+"""Settings that may change from one part of a run to the next."""
 
 
 class Devices(NamedTuple):
@@ -92,6 +97,24 @@ class LoopSettings:
     checkpoint_every: int = 200
 
 
+def _compare(out: Path, settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError where the checkpoint `out` was trained with other settings: a schedule
+    cannot be changed on its way, and figures would be of neither."""
+    if not out.exists():
+        return
+    before = torch.load(out, weights_only=True, map_location="cpu").get("settings", settings)
+    changed = [
+        f"{name} was {before.get(name)!r} and is {value!r}"
+        for name, value in settings.items()
+        if name not in FREE and before.get(name) != value
+    ]
+    if changed:
+        raise ConfigError(
+            f"{out} was trained with other settings: {'; '.join(changed)}. "
+            "Give those that it had, or remove it to train anew"
+        )
+
+
 class Loop:
     """Trains for a number of steps, through the checkpoint `out`, with AdamW and a one-cycle
     schedule."""
@@ -104,17 +127,21 @@ class Loop:
         settings: LoopSettings,
         devices: Devices,
         *,
+        run: Settings,
         notes: Mapping[str, object] | None = None,
     ) -> None:
         """Resume from `out` where it exists.
 
-        `parts` are the modules that the checkpoint holds; `notes` are saved beside them. Raises
-        KeyError or RuntimeError where `out` holds other parts."""
+        `parts` are the modules that the checkpoint holds; `run`, the stage's settings, and `notes`
+        are saved beside them. Raises ConfigError where `out` was trained with other settings,
+        KeyError or RuntimeError where it holds other parts."""
         self.out = out
+        kept = msgspec.to_builtins(run)
+        _compare(out, kept)
         self.parts = dict(parts)
         self.settings = settings
         self.devices = devices
-        self.notes = dict(notes or {})
+        self.notes = {"settings": kept, **(notes or {})}
         parameters = [list(group.parameters) for group in groups]
         rates = [group.rate for group in groups]
         self._parameters = [parameter for group in parameters for parameter in group]

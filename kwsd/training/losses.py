@@ -1,6 +1,7 @@
 """The losses: what a student learns from its teachers, from wake words and from voices.
 
-Each returns a scalar to minimize; a `teacher` argument never gets a gradient.
+Each returns a scalar to minimize; a `teacher` argument gets no gradient but in the dual view, where
+it may be a learned mixture of layers.
 
 A: Kerpicci et al. 2022 (arXiv 2210.16611), after DistilHuBERT (Chang et al. 2022, arXiv
 2110.01900). B: Yang, Gu et al. 2023 (arXiv 2307.02720): dual-view cross-correlation and the
@@ -57,15 +58,19 @@ def dual_view(
     """Return paper B's `L_C / sg(L_C) + L_G / sg(L_G)` of pooled vectors `[batch, dim]`.
 
     Features of one utterance share a large mean, which would make all correlations similar:
-    `centered` first removes the batch's mean (the paper's formula does not). `batch >= dim` makes
-    the feature view full rank: project the teacher by PCA. Raises ValueError where the shapes
-    differ."""
+    `centered` first removes the batch's mean (the paper's formula does not). With fewer utterances
+    than features C cannot become the identity, so project the teacher first. Raises ValueError
+    where the shapes differ, or `batch < dim`."""
     if student.shape != teacher.shape:
         raise ValueError(
             f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} "
             "must be of one shape; project the teacher first"
         )
-    teacher = teacher.detach()
+    if len(student) < student.shape[1]:
+        raise ValueError(
+            f"{len(student)} utterances cannot decorrelate {student.shape[1]} features; "
+            "project them to fewer"
+        )
     if centered:
         student = student - student.mean(0)
         teacher = teacher - teacher.mean(0)

@@ -14,10 +14,10 @@ from kwsd.config import ConfigError
 from kwsd.model.bundle import Bundle
 from kwsd.training import features, settings
 from kwsd.training.data.corpora import Corpora
-from kwsd.training.data.targets import SCALE, Targets, TeacherError
+from kwsd.training.data.targets import SCALE, Targets, TeacherError, _codes_that_occur
 from kwsd.training.models.checkpoint import save
 from kwsd.training.models.encoder import Encoder
-from kwsd.training.models.teachers import SpeechEmbedding
+from kwsd.training.models.teachers import NO_GROUPS, SpeechEmbedding
 from kwsd.training.stages import cache
 from kwsd.training.stages.basis import Basis, cluster_layers, per_chunk
 from kwsd.training.stages.cache import TeacherSettings
@@ -43,6 +43,9 @@ class Ramp:
 
     def codes(self, samples: np.ndarray) -> np.ndarray:
         return np.arange(len(samples) // 320)
+
+    def code_groups(self) -> np.ndarray:
+        return NO_GROUPS
 
 
 @pytest.fixture
@@ -73,7 +76,7 @@ def test_the_basis_holds_what_varies() -> None:
     assert np.abs(projected.mean(axis=0)).max() < 1e-3
     assert projected.var() == pytest.approx(1.0, rel=0.01)
     assert abs(np.corrcoef(projected.T)[0, 1]) < 1e-3
-    assert projected.var(axis=0)[0] / projected.var(axis=0)[1] == pytest.approx(9, rel=0.1)
+    assert projected.var(axis=0)[0] > 2 * projected.var(axis=0)[1]
 
 
 def test_similar_layers_are_joined() -> None:
@@ -85,9 +88,38 @@ def test_similar_layers_are_joined() -> None:
     assert cluster_layers(layers, 2).tolist() == [0, 0, 0, 1, 1]
     assert cluster_layers(layers, 5).tolist() == [0, 1, 2, 3, 4]
     basis = Basis.fit(layers, 6, clusters=2)
-    assert basis.axes.shape == (2, 6, 6)
-    want = (layers[3:].mean(axis=0) - layers[3:].mean(axis=(0, 1))) @ basis.axes[1]
+    assert basis.axes.shape == (6, 6)
+    joined = layers[3:].mean(axis=0)
+    want = (joined - joined.mean(axis=0)) / joined.std(axis=0) @ basis.axes
     assert np.abs(basis.project(layers)[1] - want).max() < 1e-4
+
+
+def test_a_wild_coordinate_does_not_decide_the_directions() -> None:
+    rng = np.random.default_rng(5)
+    wild = rng.normal(0, 1, (1, 2000, 6)).astype(np.float32)
+    wild[..., 1] = wild[..., 0] + 0.1 * wild[..., 1]  # two coordinates that go together
+    wild[..., 4] *= 300
+    basis = Basis.fit(wild, 1)
+    assert np.abs(basis.axes[:2, 0]).min() > 5 * np.abs(basis.axes[2:, 0]).max()
+
+
+def test_a_mixture_of_projected_layers_is_the_projection_of_the_mixture() -> None:
+    rng = np.random.default_rng(6)
+    layers = rng.normal(0, 1, (3, 400, 5)).astype(np.float32)
+    basis = Basis.fit(layers, 5)
+    share = np.array([0.2, 0.5, 0.3])
+    mixed = np.einsum("l,lcd->cd", share, (layers - basis.mean[:, None]) * basis.scale[:, None])
+    want = mixed @ basis.axes
+    got = np.einsum("l,lcd->cd", share, basis.project(layers))
+    assert np.abs(got - want).max() < 1e-4
+
+
+def test_only_the_codes_of_a_quantizer_that_occur_are_kept() -> None:
+    groups = np.arange(2 * 4 * 3, dtype=np.float32).reshape(2, 4, 3)
+    codes = np.array([-1, 1 + 4 * 2, 3, 1 + 4 * 2])  # entries (1, 2), (3, 0)
+    numbered, vectors = _codes_that_occur(codes, groups)
+    assert numbered.tolist() == [-1, 1, 0, 1]
+    assert vectors.tolist() == [[*groups[0, 3], *groups[1, 0]], [*groups[0, 1], *groups[1, 2]]]
 
 
 def test_targets_are_written_resumed_and_read(
@@ -114,8 +146,7 @@ def test_targets_are_written_resumed_and_read(
         3,
         (7, 3),
     )
-    with np.load(folder / "basis.npz") as saved:
-        basis = Basis(saved["mean"], saved["axes"], saved["codebook"], saved["cluster"])
+    basis = Basis.load(folder / "basis.npz")
     for clip in clips:
         assert clip in targets
         frames, codes = targets.of(clip)
@@ -149,8 +180,7 @@ def test_the_speech_embedding_is_cached(
     cache.cache(
         corpora, "embedding", TeacherSettings("speech_embedding", dims=96), tmp_path / "targets"
     )
-    with np.load(tmp_path / "targets" / "basis.npz") as saved:
-        basis = Basis(saved["mean"], saved["axes"], saved["codebook"], saved["cluster"])
+    basis = Basis.load(tmp_path / "targets" / "basis.npz")
     clip = next(c for c in corpora.utterances if not c.development and c.samples > 12800)
     want = basis.project(teacher.frames(corpora.read(clip))[:, : clip.samples // 1280])
     assert (

@@ -14,6 +14,7 @@ from conftest import say, train_on_two_processes, training_data
 from msgspec.structs import replace
 
 from kwsd.audio.format import CHUNK_SAMPLES
+from kwsd.config import ConfigError
 from kwsd.model.bundle import Bundle
 from kwsd.training import features, loop, settings
 from kwsd.training.data.corpora import Corpora
@@ -23,10 +24,12 @@ from kwsd.training.data.training_data import TrainingData
 from kwsd.training.models.checkpoint import load_encoder, save
 from kwsd.training.models.encoder import Encoder
 from kwsd.training.stages import distill
-from kwsd.training.stages.distill import DistillSettings, LossWeights
+from kwsd.training.stages.distill import DistillSettings, LossWeights, ProjectionHead
 
 TEACHERS = {
-    "deep": LossWeights(l1_cosine=1.0, dual_view=0.5, codebook=0.2, layers=[1], delay=2),
+    "deep": LossWeights(
+        l1_cosine=1.0, dual_view=0.5, codebook=0.2, layers=[0, 1], delay=2, pooled_dims=3
+    ),
     "low": LossWeights(l1_cosine=1.0, source="intermediate"),
     "voice": LossWeights(voice=1.0, source="intermediate"),
 }
@@ -62,7 +65,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         np.savez(
             folder / "basis.npz",
             mean=0,
-            axes=0,
+            groups=np.zeros((0, 0, 0), np.float32),
             codebook=rng.normal(0, 1, (9, dims)).astype(np.float32),
         )
         np.savez(
@@ -172,6 +175,51 @@ def test_a_run_that_was_cut_off_resumes(
     after = load_encoder(out).state_dict()
     assert any(not torch.equal(before[k], after[k]) for k in before)
     assert torch.load(out, weights_only=True)["step"] == 3
+    with pytest.raises(ConfigError, match=r"steps was 3 and is 5; rate was 0\.0004 and is 0\.1\."):
+        distill.train(*run, out, replace(SMALL, steps=5, rate=0.1))
+    distill.train(*run, out, replace(SMALL, log_every=2))  # that may change
+
+
+def test_the_mixture_of_layers_learns(work: Path) -> None:
+    """Its gradient is that of a difference, in float64."""
+    targets, voices = open_targets(work / "targets", TEACHERS)
+    torch.manual_seed(0)
+    head = distill.Distiller(SMALL, targets, voices, Encoder()).double().projections["deep"]
+    assert isinstance(head, ProjectionHead)
+    assert head.mixture is not None
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(3, 30, Encoder.embedding_dim, generator=generator).double()
+    batch = first(work, SMALL)
+    batch.frames["deep"] = batch.frames["deep"].double()
+
+    def raw() -> torch.Tensor:
+        views = head._dual_view(x, batch, "deep", True)
+        return views.feature + views.batch
+
+    raw().backward()  # type: ignore[no-untyped-call]
+    assert head.mixture.grad is not None
+    step = 1e-5
+    with torch.no_grad():
+        for n, slope in enumerate(head.mixture.grad.tolist()):
+            head.mixture[n] += step
+            above = raw().item()
+            head.mixture[n] -= 2 * step
+            below = raw().item()
+            head.mixture[n] += step
+            assert slope == pytest.approx((above - below) / (2 * step), rel=1e-3)
+            assert slope != 0
+
+
+def test_what_cannot_be_learned_is_refused(work: Path) -> None:
+    with pytest.raises(ValueError, match="40 features of the dual view need as many scenes"):
+        replace(
+            SMALL, teachers={"deep": LossWeights(dual_view=1.0, pooled_dims=40)}
+        ).__post_init__()
+    targets, voices = open_targets(work / "targets", TEACHERS)
+    targets["low"].codebook = np.zeros((0, 4), np.float32)
+    wanted = replace(SMALL, teachers={"low": LossWeights(codebook=1.0)})
+    with pytest.raises(TeacherError, match="a teacher without codes cannot teach them"):
+        distill.Distiller(wanted, targets, voices, Encoder())
 
 
 def test_the_projections_learn_before_the_encoder(

@@ -62,7 +62,9 @@ class Targets:
             raise TeacherError(f"{folder}: holds no targets; run `kwsd train cache` first")
         with np.load(folder / "basis.npz", allow_pickle=False) as saved:
             self.codebook = saved["codebook"]
-            """float32 `[code, dims]`; `[0, dims]` for a teacher without one."""
+            """float32 `[code, dim]`; empty for a teacher without one. Of a teacher's own quantizer
+            only the codes that occur."""
+            groups = saved["groups"]
         frames = []
         codes = []
         self._spans: dict[tuple[str, int], tuple[int, int]] = {}
@@ -76,7 +78,9 @@ class Targets:
                 frames.append(saved["frames"])
                 codes.append(saved["codes"])
         self._frames = np.concatenate(frames)
-        self._codes = np.concatenate(codes)
+        self._codes = np.concatenate(codes).astype(np.int64)
+        if len(groups):
+            self._codes, self.codebook = _codes_that_occur(self._codes, groups)
         self.layers: int
         self.dims: int
         self.layers, self.dims = self._frames.shape[1:]
@@ -90,12 +94,28 @@ class Targets:
         Raises KeyError for an utterance that was not cached."""
         begin, end = self._spans[utterance.store, utterance.start]
         frames = self._frames[begin:end].transpose(1, 0, 2).astype(np.float32) / SCALE
-        return frames, self._codes[begin:end].astype(np.int64)
+        return frames, self._codes[begin:end]
 
     @cached_property
     def utterances(self) -> int:
         """How many utterances were cached."""
         return len(self._spans)
+
+
+def _codes_that_occur(codes: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return `codes` renumbered, -1 as it was, and the vectors of those that occur, float32
+    `[code, dim]`.
+
+    wav2vec 2.0 has 320 x 320 codes, of which most never occur. A code has one digit for each of
+    `groups [group, entry, dim]`, the first the lowest; its vector is that of its entries, joined.
+    """
+    found, numbered = np.unique(codes, return_inverse=True)
+    missing = int((found < 0).sum())
+    entries = groups.shape[1]
+    vectors = [
+        group[found[missing:] // entries**place % entries] for place, group in enumerate(groups)
+    ]
+    return numbered - missing, np.concatenate(vectors, axis=1).astype(np.float32)
 
 
 def open_targets(

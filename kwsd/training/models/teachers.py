@@ -31,6 +31,8 @@ from kwsd.training.models.transformer import WaveStem
 
 WHISPER_SAMPLES = 480_000
 """Whisper's window: 30 s."""
+NO_GROUPS = np.zeros((0, 0, 0), np.float32)
+"""The vectors of a quantizer that a teacher does not have."""
 
 
 class Teacher(Protocol):
@@ -55,6 +57,11 @@ class Teacher(Protocol):
     def codes(self, samples: np.ndarray) -> np.ndarray:
         """Return int64 `[frame]`: the code of each frame. Raises TeacherError without a
         codebook."""
+        ...
+
+    def code_groups(self) -> np.ndarray:
+        """Return the vectors of its own quantizer, float32 `[group, entry, dim]`, empty without
+        one: a code is a number of one digit a group, the first the lowest."""
         ...
 
 
@@ -169,6 +176,15 @@ class Transformer:
             place = quantizer.num_vars ** torch.arange(groups.shape[1])
             return np.asarray((groups * place).sum(1).numpy(), np.int64)
 
+    def code_groups(self) -> np.ndarray:
+        """Return the vectors of wav2vec 2.0's quantizer, float32 `[group, entry, dim]`."""
+        quantizer = self._quantizer
+        if quantizer is None:
+            return NO_GROUPS
+        vectors = quantizer.codevectors.detach()
+        groups: np.ndarray = vectors.reshape(quantizer.num_groups, quantizer.num_vars, -1).numpy()
+        return groups
+
     def _hidden(self, samples: np.ndarray) -> list[Tensor]:
         """Return `[1, frame, dim]` of each layer."""
         with torch.inference_mode():
@@ -238,6 +254,10 @@ class SpeechEmbedding:
             raise TeacherError(f"{self.name} has no codebook; fit one with `k_means`")
         return self.codebook.nearest(self.frames(samples)[0])
 
+    def code_groups(self) -> np.ndarray:
+        """Return none: it has no quantizer."""
+        return NO_GROUPS
+
 
 @dataclass
 class Voice:
@@ -269,3 +289,7 @@ class Voice:
     def codes(self, samples: np.ndarray) -> np.ndarray:
         """Raise TeacherError: it has no codebook."""
         raise TeacherError(f"{self.name} has no codebook")
+
+    def code_groups(self) -> np.ndarray:
+        """Return none: it has no quantizer."""
+        return NO_GROUPS

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 
@@ -12,14 +13,20 @@ from kwsd.audio.format import CHUNK_SAMPLES, SAMPLE_RATE
 
 @dataclass(frozen=True)
 class Basis:
-    """How frames are projected: per layer, the mean and the directions of most variance of the
-    teacher's chunks."""
+    """How frames are projected: each layer's coordinates are standardized, then all layers go onto
+    the directions of most variance that they share.
+
+    A transformer's stream has a few coordinates a hundred times as large as the others, which would
+    be all that a projection or a codebook holds. Layers share the directions, so that a mixture of
+    projected layers is the projection of their mixture."""
 
     mean: np.ndarray
     """float32 `[layer, dim]`"""
+    scale: np.ndarray
+    """float32 `[layer, dim]`: one over the deviation of each coordinate."""
     axes: np.ndarray
-    """float32 `[layer, dim, dims]`, scaled so that the chunks that it was fitted to have unit
-    variance on average over `dims`."""
+    """float32 `[dim, dims]`, scaled so that the chunks that it was fitted to have unit variance on
+    average over `dims`."""
     codebook: np.ndarray
     """float32 `[code, dims]`; `[0, dims]` where there is none."""
     cluster: np.ndarray
@@ -27,24 +34,29 @@ class Basis:
     each layer is its own."""
 
     @classmethod
+    def load(cls, path: Path) -> Basis:
+        """Return the basis in `path`."""
+        with np.load(path, allow_pickle=False) as saved:
+            return cls(*(saved[one.name] for one in fields(cls)))
+
+    @classmethod
     def fit(cls, chunks: np.ndarray, dims: int, clusters: int = 0) -> Basis:
         """Return the basis of chunks `[layer, chunk, dim]`, without a codebook."""
         cluster = cluster_layers(chunks, clusters) if clusters else np.arange(len(chunks))
         chunks = cluster_means(chunks, cluster)
-        means = chunks.mean(axis=1)
-        axes = []
-        for layer, mean in zip(chunks, means):
-            covariance = np.cov((layer - mean).T.astype(np.float64)).reshape(layer.shape[1], -1)
-            variances, directions = np.linalg.eigh(covariance)
-            strongest = directions[:, ::-1][:, :dims]
-            axes.append(strongest / np.sqrt(variances[::-1][:dims].mean()))
-        codebook = np.zeros((0, min(dims, chunks.shape[2])), np.float32)
-        return cls(means.astype(np.float32), np.stack(axes).astype(np.float32), codebook, cluster)
+        mean = chunks.mean(axis=1)
+        scale = 1 / np.maximum(chunks.std(axis=1), 1e-6)
+        standardized = (chunks - mean[:, None]) * scale[:, None]
+        pooled = standardized.reshape(-1, chunks.shape[2]).astype(np.float64)
+        variances, directions = np.linalg.eigh(pooled.T @ pooled / len(pooled))
+        axes = directions[:, ::-1][:, :dims] / np.sqrt(variances[::-1][:dims].mean())
+        codebook = np.zeros((0, axes.shape[1]), np.float32)
+        return cls(*(part.astype(np.float32) for part in (mean, scale, axes)), codebook, cluster)
 
     def project(self, chunks: np.ndarray) -> np.ndarray:
         """Return `chunks [layer, chunk, dim]` as float32 `[layer or cluster, chunk, dims]`."""
         centered = cluster_means(chunks, self.cluster) - self.mean[:, None]
-        return np.einsum("lcd,ldk->lck", centered, self.axes)
+        return np.asarray((centered * self.scale[:, None]) @ self.axes)
 
 
 def cluster_layers(chunks: np.ndarray, clusters: int) -> np.ndarray:

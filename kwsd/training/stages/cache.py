@@ -205,8 +205,7 @@ def _basis(
 ) -> Basis:
     """Return the basis in `path`; fit it to some of `utterances` first where there is none."""
     if path.exists():
-        with np.load(path, allow_pickle=False) as saved:
-            return Basis(saved["mean"], saved["axes"], saved["codebook"], saved["cluster"])
+        return Basis.load(path)
     rng = np.random.default_rng(0)
     frames = []
     for n in rng.permutation(len(utterances))[:BASIS_UTTERANCES]:
@@ -220,13 +219,7 @@ def _basis(
         book = k_means(projected, codes, settings.codes_layer)
         basis = replace(basis, codebook=book.vectors)
     partial = path.with_suffix(".partial.npz")
-    np.savez(
-        partial,
-        mean=basis.mean,
-        axes=basis.axes,
-        codebook=basis.codebook,
-        cluster=basis.cluster,
-    )
+    np.savez(partial, **vars(basis), groups=teacher.code_groups())
     partial.rename(path)
     log.info(
         "%s: the basis is of %d chunks of %d utterances, %d codes",
@@ -250,7 +243,8 @@ def _codes(
     samples: np.ndarray,
     projected: np.ndarray,
 ) -> np.ndarray:
-    """Return int32 `[chunk]`; -1 for a teacher without a codebook."""
+    """Return int32 `[chunk]`: of the codebook, else of the teacher's own quantizer; -1 for a
+    teacher without either."""
     if len(basis.codebook):
         book = Codebook(basis.codebook, settings.codes_layer)
         return book.nearest(projected[_codes_row(basis, settings)]).astype(np.int32)

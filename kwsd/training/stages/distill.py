@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from kwsd.training import losses
 from kwsd.training.data.loading import load
-from kwsd.training.data.targets import Targets, Voices, open_targets
+from kwsd.training.data.targets import Targets, TeacherError, Voices, open_targets
 from kwsd.training.data.teacher_scenes import (
     Batch,
     Segment,
@@ -52,6 +52,9 @@ class LossWeights(Settings, frozen=True):
     intermediate features that the speaker head reads."""
     delay: int = 0
     """Chunks that the student may hear on before it answers."""
+    pooled_dims: int = 32
+    """Features of the dual view, the first of the teacher's principal axes: no more than utterances
+    in a batch, or the view of features cannot be met."""
 
 
 class DistillSettings(Settings, frozen=True):
@@ -84,6 +87,14 @@ class DistillSettings(Settings, frozen=True):
     checkpoint_every: int = 200
     log_every: int = 50
 
+    def __post_init__(self) -> None:
+        for name, weights in self.teachers.items():
+            if weights.dual_view and weights.pooled_dims > self.batch:
+                raise ValueError(
+                    f"teachers.{name}.pooled_dims: {weights.pooled_dims} features of the dual view "
+                    f"need as many scenes in a batch; batch is {self.batch}"
+                )
+
     @property
     def scenes(self) -> TeacherSceneSettings:
         """The settings of a batch."""
@@ -110,11 +121,19 @@ class ProjectionHead(nn.Module):
         if weights.source == "intermediate":
             inputs = encoder.intermediate_dim
         self.frames = nn.Linear(inputs, len(self.layers) * dims) if weights.l1_cosine else None
-        has_pooled = weights.dual_view or weights.voice
-        self.pooled = nn.Linear(inputs, dims) if has_pooled else None
+        self.pooled: nn.Linear | None = None
+        if weights.dual_view:
+            self.pooled = nn.Linear(inputs, min(weights.pooled_dims, dims))
+        elif weights.voice:
+            self.pooled = nn.Linear(inputs, dims)
         self.mixture = nn.Parameter(torch.zeros(len(self.layers))) if weights.dual_view else None
-        self.code = nn.Linear(inputs, dims) if weights.codebook else None
         book = torch.zeros(0, dims) if codebook is None else torch.from_numpy(codebook)
+        if weights.codebook and not len(book):
+            raise TeacherError(
+                "a teacher without codes cannot teach them: set its `codes` in `kwsd train cache`, "
+                "or its codebook to 0"
+            )
+        self.code = nn.Linear(inputs, book.shape[1]) if weights.codebook else None
         self.codebook: Tensor
         self.register_buffer("codebook", book, persistent=False)
 
@@ -179,6 +198,7 @@ class ProjectionHead(nn.Module):
         layers = _pool(batch.frames[name][:, :, self.layers], batch.segments)
         mixed = (torch.softmax(self.mixture, 0)[:, None] * layers).sum(1)
         answers = self.pooled(_pool(x, batch.segments))
+        mixed = mixed[:, : answers.shape[1]]
         return losses.dual_view(answers, mixed, centered=centered)
 
 
@@ -255,7 +275,7 @@ def train(data: TrainingData, targets: Path, out: Path, settings: DistillSetting
             log_every=settings.log_every,
             checkpoint_every=settings.checkpoint_every,
         )
-        loop = Loop(out, parts, groups, loop_settings, here)
+        loop = Loop(out, parts, groups, loop_settings, here, run=settings)
         model = here.share(distiller)
         seed = here.seed(settings.seed, loop.first)
         scenes = TeacherScenes(data, targets, settings.teachers, settings.scenes, seed)

@@ -20,7 +20,6 @@ import copy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import msgspec
 import torch
 from msgspec import field
 from torch import Tensor, nn
@@ -294,5 +293,6 @@ def _loop(
             checkpoint_every=settings.checkpoint_every,
         ),
         here,
-        notes={"settings": msgspec.to_builtins(settings), "words": types},
+        run=settings,
+        notes={"words": types},
     )

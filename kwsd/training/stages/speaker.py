@@ -117,6 +117,7 @@ def train_head(
             checkpoint_every=settings.checkpoint_every,
         ),
         Devices(device),
+        run=settings,
     )
     seed = settings.seed + loop.first
     crops = Crops(data, [student_features, voice_features], settings.crops, seed)

@@ -108,6 +108,7 @@ def train_head(
             checkpoint_every=settings.mine_every,
         ),
         Devices(torch.device("cpu")),
+        run=settings,
     )
     if loop.first:
         average.n_averaged.fill_(1)

@@ -259,7 +259,7 @@ def _spoken(words: list[tuple[int, int, int]], at: int) -> int | None:
     """Return the wake word that has just ended at sample `at`, -1 for none; None where one is being
     said, or has ended too long ago to be asked for but lies in the window."""
     before, after = IGNORED_SAMPLES
-    for word, start, end in words:
+    for word, _, end in words:
         if end - before <= at <= end + after:
             return word
     for _, start, end in words:

@@ -112,8 +112,7 @@ def train(data: TrainingData, teacher: str, out: Path, settings: DistillCheckerS
         )
         parts = {"encoder": student, "compare": compare}
         groups = [Group(student.parameters(), settings.rate)]
-        notes = {"compare_layers": settings.layers}
-        loop = Loop(out, parts, groups, loop_settings, here, notes=notes)
+        loop = Loop(out, parts, groups, loop_settings, here, run=settings)
         model = here.share(student)
         windows = Windows(data, settings.batch, here.seed(settings.seed, loop.first))
         batches = load(windows, windows.prepare, here.device)

@@ -212,7 +212,7 @@ def train(
         encoder.train().requires_grad_(True)
         saved = torch.load(distilled, weights_only=True)
         shape = saved["compare"]["mean"].shape
-        compare = Standardized(list(saved["compare_layers"]), shape[1]).to(here.device)
+        compare = Standardized(list(saved["settings"]["layers"]), shape[1]).to(here.device)
         compare.load_state_dict(saved["compare"])
         people = data.corpora().people(development=False)
         frames = encoder.stem(encoder.inputs(torch.zeros(1, WINDOW_SAMPLES))).shape[1]
@@ -243,7 +243,7 @@ def train(
             Group(encoder.parameters(), settings.rate),
             Group([p for head in heads for p in head.parameters()], settings.head_rate),
         ]
-        loop = Loop(out, parts, groups, loop_settings, here)
+        loop = Loop(out, parts, groups, loop_settings, here, run=settings)
         seed = here.seed(settings.seed, loop.first)
         model = here.share(tuned)
         drawn = CandidateWindows(data, Candidates.load(candidates), settings, seed)
