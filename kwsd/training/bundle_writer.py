@@ -32,6 +32,7 @@ from kwsd.model.bundle import (
     VOICE_FRONT_END,
     write_front_end,
 )
+from kwsd.model.manifest import Fusion
 from kwsd.protocol.data import OperatingPoint
 from kwsd.training.features import SMOOTHING_CHUNKS, receptive_chunks
 from kwsd.training.settings.catalog import WordList
@@ -145,22 +146,21 @@ class BundleWriter:
         front_end: LogMel | None,
         samples: int,
         peak: float,
-        calibration: Mapping[str, float],
+        calibration: Fusion,
         parameters: int,
     ) -> None:
         """Describe the checker's graph, which the caller wrote to `file(CHECKER)`.
 
-        `front_end` is None where it takes the waveform; `calibration` has a factor for the logit of
-        either stage and an offset. Its words get provisional thresholds."""
+        `front_end` is None where it takes the waveform. Its words get provisional thresholds."""
         entry: dict[str, Any] = {
             "file": CHECKER,
             "input": "waveform" if front_end is None else "mel",
             "samples": samples,
             "peak": peak,
-            "calibration": {name: round(value, 6) for name, value in calibration.items()},
+            "calibration": msgspec.to_builtins(calibration),
+            "candidate": dict.fromkeys(self._manifest["words"], CANDIDATE),
             "words": {
-                word: {"candidate": CANDIDATE, "threshold": 0.5, "operating_points": []}
-                for word in self._manifest["words"]
+                word: {"threshold": 0.5, "operating_points": []} for word in self._manifest["words"]
             },
         }
         if front_end is not None:

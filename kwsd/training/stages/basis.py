@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -37,7 +37,9 @@ class Basis:
     def load(cls, path: Path) -> Basis:
         """Return the basis in `path`."""
         with np.load(path, allow_pickle=False) as saved:
-            return cls(*(saved[one.name] for one in fields(cls)))
+            names = ("mean", "scale", "axes", "codebook", "cluster")
+            mean, scale, axes, codebook, cluster = (saved[name] for name in names)
+        return cls(mean, scale, axes, codebook, cluster)
 
     @classmethod
     def fit(cls, chunks: np.ndarray, dims: int, clusters: int = 0) -> Basis:

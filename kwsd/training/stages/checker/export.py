@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch.jit._trace import TracerWarning
 from kwsd import ort
 from kwsd.audio.log_mel import LogMel
 from kwsd.learn.regression import logistic_regression
+from kwsd.model.manifest import STREAM_CLIP, Fusion
 from kwsd.training.bundle_writer import CHECKER, BundleWriter
 from kwsd.training.data.windows import PEAK, WINDOW_SAMPLES, at_peak
 from kwsd.training.models import checkpoint
@@ -26,24 +26,16 @@ log = logging.getLogger(__name__)
 OPSET = 17
 
 
-class Calibration(NamedTuple):
-    """What turns the logits of both stages into the logit of one score."""
-
-    checker: float
-    stream: float
-    offset: float
-
-
-def calibrate(logits: np.ndarray, found: Candidates) -> Calibration:
+def calibrate(logits: np.ndarray, found: Candidates) -> Fusion:
     """Return the calibration of the checker's `logits [candidate, word]` on candidates that it was
     not trained on: logistic regression (Brümmer and du Preez 2006)."""
     own = found.word == found.spoken
     checker = logits[np.arange(len(own)), found.word]
-    share = found.stream.clip(1e-4, 1 - 1e-4)
+    share = found.stream.clip(STREAM_CLIP, 1 - STREAM_CLIP)
     stream = np.log(share / (1 - share))
     both = np.stack([checker, stream], axis=1).astype(np.float64)
     weights, offset = logistic_regression(both[own], both[~own])
-    return Calibration(float(weights[0]), max(float(weights[1]), 0.0), offset)
+    return Fusion(float(weights[0]), max(float(weights[1]), 0.0), offset)
 
 
 def load_checker(path: Path) -> Checker:
@@ -123,7 +115,7 @@ def export(tuned: Path, development: Path, models: Path) -> None:
         log.info("calibration %s, on %d candidates", calibration, len(found.word))
         parameters = sum(parameter.numel() for parameter in checker.parameters())
         writer.set_checker(
-            front_end(checker.encoder), WINDOW_SAMPLES, PEAK, calibration._asdict(), parameters
+            front_end(checker.encoder), WINDOW_SAMPLES, PEAK, calibration, parameters
         )
 
 

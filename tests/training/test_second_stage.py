@@ -14,7 +14,12 @@ from conftest import VOICES, hiss, say, train, training_data
 from test_teachers import checkpoint
 
 from kwsd.audio.format import SAMPLE_RATE
+from kwsd.config import Config, VadConfig, WordConfig
+from kwsd.detect.detector import Detector
+from kwsd.detect.setup import resolve
+from kwsd.model import bundle as bundles
 from kwsd.model.bundle import Bundle
+from kwsd.model.manifest import CHECKED_FLOOR
 from kwsd.ort import onnxruntime
 from kwsd.training.data.training_data import TrainingData
 from kwsd.training.data.voice_rooms import TAKES, VoiceRooms, VoiceSettings
@@ -219,6 +224,14 @@ def test_any_teacher_to_one_checked_candidate(
     assert logits.shape == (1, len(bundle.words))
     assert np.isfinite(logits).all()
     assert np.linalg.norm(voice) == pytest.approx(1, abs=1e-4)
+    made = bundles.load(models)
+    words = {word: WordConfig() for word in made.words}
+    setup = resolve(Config(words=words, vad=VadConfig(enabled=False)), made)
+    detector = Detector(made, setup)
+    scores = detector.feed(np.concatenate([hiss(1.0), say("computer"), hiss(1.0)])).trace.scores
+    assert detector.checker is not None
+    assert detector.checker.checks > 0
+    assert scores.max() > CHECKED_FLOOR
     before = (tmp_path / "checker" / "tuned.pt").read_bytes()
     assert train(*arguments, "--only", "distill,tune") == 0
     assert (tmp_path / "checker" / "tuned.pt").read_bytes() == before, (
