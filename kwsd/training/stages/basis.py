@@ -53,7 +53,8 @@ class Basis:
         variances, directions = np.linalg.eigh(pooled.T @ pooled / len(pooled))
         axes = directions[:, ::-1][:, :dims] / np.sqrt(variances[::-1][:dims].mean())
         codebook = np.zeros((0, axes.shape[1]), np.float32)
-        return cls(*(part.astype(np.float32) for part in (mean, scale, axes)), codebook, cluster)
+        mean, scale, axes = (part.astype(np.float32) for part in (mean, scale, axes))
+        return cls(mean, scale, axes, codebook, cluster)
 
     def project(self, chunks: np.ndarray) -> np.ndarray:
         """Return `chunks [layer, chunk, dim]` as float32 `[layer or cluster, chunk, dims]`."""
