@@ -8,15 +8,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kwsd.cli.output import UNAVAILABLE, fail
+from kwsd.cli.output import UNAVAILABLE, USAGE, fail
 
 HELP = "train the models, or models for words of your own"
-LAYOUTS = ("speech_commands", "librispeech", "voxceleb", "mswc")
+LAYOUTS = ("speech_commands", "librispeech", "voxceleb", "mswc", "collected")
 """Layouts that `import` reads: those of `kwsd.training.data.importers`, which needs the extra."""
 STAGES = {
     "unpack": "decode the recordings that DATA/manifest.tsv names",
     "import": "decode a corpus in a published layout",
     "synthesize": "speak the wake words and words near them in hundreds of voices",
+    "folds": "count the clips, speakers and hours of each fold of the speakers",
     "align": "find the words of unlabeled sentences, by Whisper",
     "cache": "ask each teacher about every utterance, once",
     "distill": "train an encoder from the teachers' answers",
@@ -76,13 +77,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--work", type=Path, default=Path("work"), help="working folder (default: work)"
         )
         if stage == "unpack":
+            sub.add_argument("--data", type=Path, help="folder of manifest.tsv and its recordings")
             sub.add_argument(
-                "--data", type=Path, required=True, help="folder of manifest.tsv and its recordings"
+                "--val",
+                type=Path,
+                help="the same, of recordings that are never trained on: they are reported alone",
             )
         if stage == "import":
             sub.add_argument("--data", type=Path, required=True, help="folder of the corpus")
             sub.add_argument(
                 "--layout", choices=LAYOUTS, required=True, help="its published layout"
+            )
+            sub.add_argument(
+                "--name", help="folder in the working folder (default: the layout's name)"
             )
         if stage in ROOMS:
             sub.add_argument(
@@ -142,11 +149,18 @@ def run(arguments: argparse.Namespace) -> int:
     rooms = arguments.data / "rirs.npz" if stage in ROOMS else Path()
     match stage:
         case "unpack":
-            pipeline.unpack(work, arguments.data)
+            if not (arguments.data or arguments.val):
+                return fail(USAGE, "unpack needs --data FOLDER, --val FOLDER, or both")
+            if arguments.data:
+                pipeline.unpack(work, arguments.data)
+            if arguments.val:
+                pipeline.unpack_validation(work, arguments.val)
         case "import":
-            pipeline.import_corpus(work, arguments.data, arguments.layout)
+            pipeline.import_corpus(work, arguments.data, arguments.layout, arguments.name)
         case "synthesize":
             pipeline.synthesize(work, arguments.set)
+        case "folds":
+            pipeline.folds(work)
         case "align":
             pipeline.align(work, arguments.set)
         case "cache":

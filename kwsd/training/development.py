@@ -109,10 +109,11 @@ class Development:
         return [np.sort(np.array(found))[::-1] for found in peaks], hours
 
     def takes(self, corpora: Sequence[str], per_person: int = 12) -> Iterator[list[np.ndarray]]:
-        """Yield, for each person of `corpora`, takes `[sample]` of at most 2 s."""
+        """Yield, for each person of `corpora` (beginnings of their names), takes `[sample]` of at
+        most 2 s."""
         longest = 2 * SAMPLE_RATE
         for person, utterances in self.corpora.people(development=True).items():
-            if person.split("/")[0] not in corpora:
+            if not person.startswith(tuple(corpora)):
                 continue
             order = self.rng.permutation(len(utterances))[:per_person]
             chosen = [utterances[i] for i in order]

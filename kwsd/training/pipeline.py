@@ -1,7 +1,8 @@
 """The stages of `kwsd train`, one function each; every stage resumes where it was interrupted.
 
-All stages share a working folder. `unpack` fills WORK/recorded, `import_corpus` WORK/LAYOUT and
-`synthesize` WORK/synthetic; all of them are trained on. The others leave WORK/aligned.tsv,
+All stages share a working folder. `unpack` fills WORK/recorded, `import_corpus` WORK/NAME and
+`synthesize` WORK/synthetic; all of them are trained on. `unpack_validation` fills WORK/val, which
+is never trained on. The others leave WORK/aligned.tsv,
 WORK/targets, WORK/distilled.pt, WORK/finetuned.pt, WORK/wake.pt, WORK/speaker.pt and
 WORK/ablations, and `export` writes the bundle. WORK/words.yaml and WORK/corpora.yaml, where they
 exist, replace those that come with kwsd.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -26,10 +28,10 @@ from kwsd.training import features, settings
 from kwsd.training.bundle_runtime import BundleRuntime
 from kwsd.training.bundle_writer import BundleWriter
 from kwsd.training.data import importers
-from kwsd.training.data.corpora import Recording, write_store
-from kwsd.training.data.manifests import ManifestRow, decode, read_manifest
+from kwsd.training.data.corpora import VALIDATION, Recording, write_store
+from kwsd.training.data.manifests import ManifestRow, decode, read_manifest, write_rooms
 from kwsd.training.data.targets import Voices
-from kwsd.training.data.training_data import TrainingData
+from kwsd.training.data.training_data import ROOMS, TrainingData
 from kwsd.training.models import checkpoint
 from kwsd.training.models.heads import SpeakerHeads, WakeHead
 from kwsd.training.settings import Settings
@@ -42,6 +44,7 @@ from kwsd.training.stages import distill as distillation
 from kwsd.training.stages import evaluate as evaluation
 from kwsd.training.stages import export as exporting
 from kwsd.training.stages import finetune as finetuning
+from kwsd.training.stages import folds as splitting
 from kwsd.training.stages import negatives as bank
 from kwsd.training.stages import speaker, wake
 from kwsd.training.stages import synthesize as synthesis
@@ -53,6 +56,10 @@ from kwsd.training.stages.checker import tune as checker_tuning
 log = logging.getLogger(__name__)
 CALIBRATION_SCENES = 100
 """Scenes of four seconds that the 8-bit encoder is calibrated on."""
+
+
+RESERVED = ("targets", "ablations")
+"""Folders of the working folder that other stages write."""
 
 
 class HeadsSettings(Settings, frozen=True):
@@ -75,10 +82,26 @@ def unpack(work: Path, data: Path) -> None:
     _write_store(work / "recorded", read_manifest(data / "manifest.tsv"))
 
 
-def import_corpus(work: Path, data: Path, layout: str) -> None:
-    """Decode the corpus in the folder `data`, which has the published `layout`, into
-    WORK/LAYOUT."""
-    _write_store(work / layout, importers.rows(layout, data))
+def unpack_validation(work: Path, data: Path) -> None:
+    """Decode the recordings that `data/manifest.tsv` names into WORK/val, for measuring alone."""
+    _write_store(work / VALIDATION, read_manifest(data / "manifest.tsv"))
+
+
+def import_corpus(work: Path, data: Path, layout: str, name: str | None = None) -> None:
+    """Decode the corpus in the folder `data`, which has the published `layout`, into WORK/NAME
+    (default: WORK/LAYOUT); room responses of the layout `collected` into the file `rirs.npz`
+    there.
+
+    Raises ConfigError for a name that is no folder's, or that of the store for validation."""
+    store = name or layout
+    if store in (VALIDATION, *RESERVED) or not re.fullmatch(r"\w[\w.-]*", store):
+        raise ConfigError(
+            f"--name {store}: {', '.join((VALIDATION, *RESERVED))} and paths are no names for a "
+            "corpus; write another"
+        )
+    _write_store(work / store, importers.rows(layout, data))
+    if layout == "collected":
+        write_rooms(work / store / ROOMS, importers.room_responses(data))
 
 
 def synthesize(work: Path, changes: Sequence[str] = ()) -> None:
@@ -86,6 +109,11 @@ def synthesize(work: Path, changes: Sequence[str] = ()) -> None:
     chosen = settings.read("synthesize", synthesis.SynthesizeSettings, changes)
     corpus = read_roles(work).synthetic
     synthesis.synthesize(work / "synthetic", read_words(work), corpus, chosen)
+
+
+def folds(work: Path) -> None:
+    """Write what each fold of the speakers holds into WORK/folds.tsv, and log it."""
+    splitting.folds(TrainingData.of(work, Path()), work / "folds.tsv")
 
 
 def align(work: Path, changes: Sequence[str] = ()) -> None:

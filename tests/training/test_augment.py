@@ -58,7 +58,7 @@ def test_rooms_and_microphones_against_numpy(tmp_path: Path) -> None:
     rirs[:, 300] = 8
     np.savez(tmp_path / "rirs.npz", rirs=rirs)
     rooms = Rooms(tmp_path / "rirs.npz")
-    assert len(rooms) == 4
+    assert len(rooms) == 5
     x = rng.normal(0, 500, (3, 5000)).astype(np.float32)
     wet = augment.reverberate(torch.from_numpy(x), rooms.responses[[2, 0, 1]]).numpy()
     for row, response in ((0, 2), (1, 0)):

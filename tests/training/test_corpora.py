@@ -14,6 +14,7 @@ from kwsd.config import ConfigError
 from kwsd.training.data import importers
 from kwsd.training.data.corpora import Corpora, Recording, describe, write_store
 from kwsd.training.data.manifests import decode, read_manifest
+from kwsd.training.data.training_data import TrainingData
 from kwsd.training.data.transcripts import SpokenWord, Transcripts
 
 
@@ -173,6 +174,83 @@ def test_mswc(tmp_path: Path) -> None:
         ("mswc", "", "banana", 180),
     ]
     assert [row.label for row in importers.mswc(root / "en")] == ["banana", "banana"]
+
+
+def test_collected(tmp_path: Path) -> None:
+    root = tmp_path / "out"
+    columns = ["path", "corpus", "speaker", "label", "seconds", "rms_dbfs", "orig_rate", "kind"]
+    columns += ["lang", "licence", "verdict", "source"]
+    rows = [
+        # path, corpus, speaker, label, kind, lang, verdict
+        ("a/1.flac", "game", "hero", "that is all", "speech", "en", "train"),
+        ("a/2.flac", "game", "held", "das ist alles", "speech", "de", "train"),
+        ("a/3.flac", "mrt", "m1", "bat", "words", "en", "train"),
+        ("a/4.flac", "mrt", "m2", "katze", "words", "de", "train"),
+        ("b/5.flac", "game", "", "", "music", "", "train"),
+        ("b/6.flac", "notes", "s", "sung notes", "singing", "", "train"),
+        ("b/7.flac", "game", "", "door", "effects", "", "train"),
+        ("b/8.flac", "blanket", "", "rain", "ambient", "", "train"),
+        ("c/9.flac", "game", "hero", "", "speech", "en", "measure only"),
+        ("c/10.flac", "game", "hero", "", "speech", "en", "train, but no negative for: alexa?"),
+        ("c/11.flac", "game", "hero", "", "speech", "en", "train"),
+        ("hall/000_L.flac", "rir-hall", "", "azimuth 0", "rir", "", "train"),
+        ("hall/000_R.flac", "rir-hall", "", "azimuth 0", "rir", "", "train"),
+    ]
+    lines = ["\t".join(columns)]
+    for n, (path, corpus, speaker, label, kind, lang, verdict) in enumerate(rows):
+        tone(root / path, 200 + 100 * n, 0.1 if kind == "rir" else 0.5)
+        cells = [path, corpus, speaker, label, "0.5", "-9", "8000", kind, lang, "MIT", verdict, "x"]
+        lines.append("\t".join(cells))
+    (root / "manifest.tsv").write_text("\n".join(lines) + "\n")
+    (root / "wakewords.tsv").write_text("c/11.flac\tcomputer\tspotted, unconfirmed\t\n")
+    assert imported("collected", root, tmp_path / "work") == [
+        ("game", "hero", "", 200),
+        ("other_language_game", "held", "", 300),
+        ("mrt", "m1", "bat", 400),
+        ("other_language_mrt", "m2", "katze", 500),
+        ("music_game", "", "", 600),
+        ("music_notes", "s", "", 700),
+        ("noise_game", "", "", 800),
+        ("noise_blanket", "", "", 900),
+    ]
+    corpora = Corpora(tmp_path / "work" / "collected")
+    assert [u.noise for u in corpora.utterances] == 4 * [False] + 4 * [True]
+    assert [u.other_language for u in corpora.utterances] == [False, True] * 2 + [False] * 4
+    sources = [corpora.roles.source(u.corpus) for u in corpora.utterances]
+    assert sources == 2 * ["continuous English", "other languages"] + 2 * ["music"] + 2 * ["noise"]
+    with np.load(tmp_path / "work" / "collected" / "rirs.npz") as saved:
+        assert saved["names"].tolist() == ["rir-hall/hall-000_L", "rir-hall/hall-000_R"]
+        assert saved["rirs"].shape == (2, 19200)
+        assert pitch(saved["rirs"][1].astype(float)) == pytest.approx(1400, abs=10)
+    # Beside those of DATA, every stage hears these rooms; they are one room, on one side.
+    np.savez(tmp_path / "rirs.npz", rirs=np.eye(10, 800, dtype=np.float16))
+    data = TrainingData.of(tmp_path / "work", tmp_path / "rirs.npz")
+    assert len(data.responses()) in (8, 10)
+
+    for at, (bad, message) in {
+        7: ("growl", "1.flac is of the kind 'growl'; expected one of speech, words, music"),
+        0: ("", "has no column path"),
+    }.items():
+        changed = [line.split("\t") for line in lines]
+        changed[int(at > 0)][at] = bad
+        (root / "manifest.tsv").write_text("\n".join("\t".join(line) for line in changed) + "\n")
+        with pytest.raises(ValueError, match=message):
+            list(importers.rows("collected", root))
+    lines = [line for line in lines if "en\tMIT\tmeasure" in line]
+    (root / "manifest.tsv").write_text("\t".join(columns) + "\n" + "\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match="holds nothing in the layout of collected"):
+        list(importers.rows("collected", root))
+
+
+def test_a_corpus_gets_a_name(tmp_path: Path) -> None:
+    tone(tmp_path / "sc" / "bed" / "0a7c2a8d_nohash_0.wav", 300)
+    work = tmp_path / "work"
+    layout = ("import", "--layout", "speech_commands", "--data", tmp_path / "sc", "--work", work)
+    assert train(*layout, "--name", "mine") == 0
+    assert [u.store for u in Corpora(work / "mine").utterances] == ["mine"]
+    for name in ("val", "targets", "a/b", ".."):
+        with pytest.raises(ConfigError, match=f"--name {name}: "):
+            train(*layout, "--name", name)
 
 
 def test_a_folder_of_another_layout_is_refused(

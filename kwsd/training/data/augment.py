@@ -7,6 +7,7 @@ that the GPU does not starve.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from kwsd.audio.format import SAMPLE_RATE
 
+FOLDS = 5
+"""One room in this many belongs to the development split."""
 FRAME_SAMPLES = 400
 """Frames of 25 ms, of which levels are taken."""
 
@@ -118,14 +121,19 @@ def stack(degradations: Sequence[Degradation]) -> Degradation:
 class Rooms:
     """Room impulse responses, the direct sound at sample 0 and of unit gain.
 
-    One in five belongs to the development split."""
+    One in five belongs to the development split, by what it sounds like. Responses whose names
+    begin with the same word and a slash are of one room, and on one side."""
 
-    def __init__(self, path: Path, development: bool = False) -> None:
-        """Read `path`: `rirs`, float16 `[room, sample]` at 16 kHz."""
-        responses = np.load(path)["rirs"].astype(np.float32)
-        chosen = [i for i in range(len(responses)) if (i % 5 == 0) == development]
-        self.responses = torch.zeros(len(chosen), responses.shape[1])
-        for row, response in zip(self.responses, responses[chosen], strict=True):
+    def __init__(self, paths: Path | Sequence[Path], development: bool = False) -> None:
+        """Read `paths`: in each, `rirs`, float16 `[response, sample]` at 16 kHz, and perhaps their
+        `names`."""
+        chosen = [
+            response
+            for path in ([paths] if isinstance(paths, Path) else paths)
+            for response in _responses(path, development)
+        ]
+        self.responses = torch.zeros(len(chosen), max(map(len, chosen), default=0))
+        for row, response in zip(self.responses, chosen, strict=True):
             tail = response[max(int(np.argmax(np.abs(response))) - 8, 0) :]
             row[: len(tail)] = torch.from_numpy(tail / (np.abs(tail).max() + 1e-9))
 
@@ -136,6 +144,23 @@ class Rooms:
         """Return the responses `which [batch]`, on its device; the first call moves all there."""
         self.responses = self.responses.to(which.device)
         return self.responses[which]
+
+
+def _responses(path: Path, development: bool) -> list[np.ndarray]:
+    """Return the responses of one split in `path`, each float32 `[sample]`."""
+    with np.load(path, allow_pickle=False) as saved:
+        responses = saved["rirs"]
+        names = saved["names"].tolist() if "names" in saved else [""] * len(responses)
+    rooms = [
+        zlib.crc32(name.split("/")[0].encode() if "/" in name else response.tobytes())
+        for name, response in zip(names, responses, strict=True)
+    ]
+    order = sorted(set(rooms))
+    return [
+        response.astype(np.float32)
+        for room, response in zip(rooms, responses, strict=True)
+        if (order.index(room) % FOLDS == FOLDS - 1) == development
+    ]
 
 
 def degrade(clean: Tensor, how: Degradation, rooms: Rooms) -> Tensor:
@@ -166,12 +191,12 @@ def speech_levels_dbfs(x: Tensor) -> Tensor:
 def reverberate(x: Tensor, responses: Tensor) -> Tensor:
     """Return `x [batch, sample]`, each row in its room `responses [batch, sample]`, equally
     loud."""
-    n = _transform_length(x.shape[1] + responses.shape[1])
+    n = transform_length(x.shape[1] + responses.shape[1])
     y = torch.fft.irfft(torch.fft.rfft(x, n) * torch.fft.rfft(responses, n), n)[:, : x.shape[1]]
     return y * ((x.square().mean(1) + 1e-9) / (y.square().mean(1) + 1e-9)).sqrt()[:, None]
 
 
-def _transform_length(least: int) -> int:
+def transform_length(least: int) -> int:
     """Return the next length of few small factors, which transforms fast: 1, 3 or 5 times 2^k."""
     return min(factor << max(-(-least // factor) - 1, 0).bit_length() for factor in (1, 3, 5))
 

@@ -2,8 +2,9 @@
 speaker.
 
 A store is a folder with `audio.npy` (int16, 16 kHz mono) and `manifest.tsv` (start, samples,
-corpus, speaker, label); its name is the folder's. It is made of recordings that a *manifest* names,
-one row per utterance:
+corpus, speaker, label, and the checksum `crc32` of the samples); its name is the folder's. The
+store `val` is for validation: it is opened for measuring alone. A store is made of recordings that
+a *manifest* names, one row per utterance:
 
 - `file`: relative to the manifest's folder; whatever libsndfile reads, at any rate
 - `start`, `samples`: the utterance's position in it; `samples` empty: to the end
@@ -18,8 +19,9 @@ from __future__ import annotations
 
 import csv
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -29,9 +31,15 @@ from kwsd.audio.format import SAMPLE_RATE
 from kwsd.training.settings.catalog import CorpusRoles, WordList, default_roles, default_words
 
 FIELDS = ("start", "samples", "corpus", "speaker", "label")
-"""The columns of a store's manifest."""
-DEVELOPMENT_SHARE = 5
-"""One speaker in this many belongs to the development split."""
+"""The columns of a store's manifest that manifests of recordings have, too."""
+CHECKSUM = "crc32"
+"""The column of the checksums; stores of earlier versions have none."""
+FOLDS = 5
+"""The speakers are split into this many folds, one of which is the development split."""
+VALIDATION = "val"
+"""The name of the store that no stage trains on."""
+VALIDATION_FOLD = -1
+"""The fold of its utterances: they are of the development split, whichever fold is chosen."""
 EXCLUSIONS = Path(__file__).with_name("exclusions.tsv")
 """Recordings named after a wake word that do not contain it, found with a transcriber; see the
 model card."""
@@ -63,17 +71,17 @@ class Utterance:
     """Whether its corpus holds no speech."""
     synthetic: bool = False
     other_language: bool = False
-    """Whether its label is the English name of a word of another language."""
+    """Whether it is of another language than English; its label may be an English name then."""
+    fold: int = 0
+    """The fold of its speaker; `VALIDATION_FOLD` in the store for validation. Utterances without a
+    speaker are split one by one, by what they sound like."""
+    development: bool = False
+    """Whether its fold is the development split."""
 
-    @property
-    def development(self) -> bool:
-        """Whether its speaker belongs to the development split. Utterances without a speaker are
-        split one by one."""
-        return _in_development(f"{self.corpus}/{self.speaker or self.start}")
 
-
-def _in_development(key: str) -> bool:
-    return zlib.crc32(key.encode()) % DEVELOPMENT_SHARE == 0
+def fold_of(name: str) -> int:
+    """Return the fold of a speaker, or of an utterance without one, by the checksum of its name."""
+    return zlib.crc32(name.encode()) % FOLDS
 
 
 def describe(
@@ -84,20 +92,24 @@ def describe(
     speaker: str,
     label: str,
     *,
+    checksum: int = 0,
     words: WordList | None = None,
     roles: CorpusRoles | None = None,
 ) -> Utterance:
     """Return the utterance of one row of a store's manifest, by the word list and the corpora's
-    roles (default: kwsd's own)."""
+    roles (default: kwsd's own).
+
+    `checksum` is that of its samples; only utterances without a speaker need it."""
     roles = roles or default_roles()
+    fold = VALIDATION_FOLD if store == VALIDATION else fold_of(f"{corpus}/{speaker or checksum}")
     noise = not roles.is_speech(corpus)
-    other_language = corpus in roles.other_language
+    other_language = roles.is_other_language(corpus)
     text = label.removeprefix("near ").replace("_", " ").lower()
     if text.startswith("neg-"):
         text = ""
     elif text and other_language:
         text = f"{corpus}/{text}"
-    is_person = speaker and not noise and corpus not in roles.not_people
+    is_person = speaker and roles.has_people(corpus)
     return Utterance(
         store=store,
         start=start,
@@ -111,6 +123,8 @@ def describe(
         noise=noise,
         synthetic=corpus == roles.synthetic,
         other_language=other_language,
+        fold=fold,
+        development=fold in (roles.development_fold, VALIDATION_FOLD),
     )
 
 
@@ -118,38 +132,59 @@ class Corpora:
     """All utterances of several stores."""
 
     def __init__(
-        self, *folders: Path, words: WordList | None = None, roles: CorpusRoles | None = None
+        self,
+        *folders: Path,
+        words: WordList | None = None,
+        roles: CorpusRoles | None = None,
+        left_out: Collection[tuple[str, int]] = (),
     ) -> None:
-        """Open the stores `folders`; `words` and `roles` default to kwsd's own."""
+        """Open the stores `folders`; `words` and `roles` default to kwsd's own.
+
+        `left_out` names utterances by store and start. Raises ValueError where the store for
+        validation is opened together with others."""
+        names = [folder.name for folder in folders]
+        if VALIDATION in names and len(names) > 1:
+            raise ValueError(
+                f"the store {VALIDATION!r} is for validation: it is never opened together with "
+                f"others ({', '.join(name for name in names if name != VALIDATION)})"
+            )
         self.words = words or default_words()
         self.roles = roles or default_roles()
         self.audio = {
             folder.name: np.load(folder / "audio.npy", mmap_mode="r") for folder in folders
         }
         excluded = _excluded()
-        self.utterances: list[Utterance] = []
-        for folder in folders:
-            with (folder / "manifest.tsv").open(encoding="utf-8") as lines:
-                for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
-                    start = int(row["start"])
-                    if (row["corpus"], start) not in excluded:
-                        self.utterances.append(
-                            describe(
-                                folder.name,
-                                start,
-                                int(row["samples"]),
-                                row["corpus"],
-                                row["speaker"],
-                                row["label"],
-                                words=self.words,
-                                roles=self.roles,
-                            )
-                        )
+        utterances = [
+            describe(
+                folder.name,
+                clip.start,
+                clip.samples,
+                clip.corpus,
+                clip.speaker,
+                clip.label,
+                # What has a speaker is not split by its checksum, and need not be read for it.
+                checksum=0 if clip.speaker else clip.checksum(self.audio[folder.name]),
+                words=self.words,
+                roles=self.roles,
+            )
+            for folder in folders
+            for clip in read_clips(folder)
+            if (clip.corpus, clip.speaker, clip.label, clip.samples) not in excluded
+            and (folder.name, clip.start) not in left_out
+        ]
+        folds = _balanced_folds(utterances)
+        self.utterances: list[Utterance] = [
+            replace(u, fold=fold, development=fold == self.roles.development_fold)
+            if (fold := folds.get(f"{u.corpus}/{u.speaker}", u.fold)) != u.fold
+            else u
+            for u in utterances
+        ]
 
-    def read(self, utterance: Utterance) -> np.ndarray:
-        """Return the samples, float32 in int16 scale `[sample]`."""
-        end = utterance.start + utterance.samples
-        return np.asarray(self.audio[utterance.store][utterance.start : end], np.float32)
+    def read(self, utterance: Utterance, begin: int = 0, end: int | None = None) -> np.ndarray:
+        """Return the samples `begin … end` (default: all), float32 in int16 scale `[sample]`."""
+        first = utterance.start
+        last = first + (utterance.samples if end is None else min(end, utterance.samples))
+        return np.asarray(self.audio[utterance.store][first + begin : last], np.float32)
 
     def people(self, development: bool) -> dict[str, list[Utterance]]:
         """Return the utterances of each person of the split with at least one second of speech,
@@ -165,12 +200,74 @@ class Corpora:
         }
 
 
-def _excluded() -> set[tuple[str, int]]:
-    """Return (corpus, start) of the recordings that are left out."""
-    if not EXCLUSIONS.exists():
-        return set()
+class Clip(NamedTuple):
+    """A row of a store's manifest."""
+
+    start: int
+    samples: int
+    corpus: str
+    speaker: str
+    label: str
+    crc32: int | None
+    """None in stores of earlier versions."""
+
+    def checksum(self, audio: np.ndarray) -> int:
+        """Return the checksum of its samples in the store's `audio [sample]`."""
+        if self.crc32 is not None:
+            return self.crc32
+        return zlib.crc32(audio[self.start : self.start + self.samples].tobytes())
+
+
+def read_clips(store: Path) -> Iterator[Clip]:
+    """Yield the rows of the manifest of the folder `store`."""
+    with (store / "manifest.tsv").open(encoding="utf-8") as lines:
+        for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
+            checksum = row.get(CHECKSUM)
+            yield Clip(
+                int(row["start"]),
+                int(row["samples"]),
+                row["corpus"],
+                row["speaker"],
+                row["label"],
+                int(checksum) if checksum else None,
+            )
+
+
+def _excluded() -> set[tuple[str, str, str, int]]:
+    """Return (corpus, speaker, label, samples) of the recordings that are left out."""
     with EXCLUSIONS.open(encoding="utf-8") as lines:
-        return {(row["corpus"], int(row["start"])) for row in csv.DictReader(lines, delimiter="\t")}
+        return {
+            (row["corpus"], row["speaker"], row["label"], int(row["samples"]))
+            for row in csv.DictReader(lines, delimiter="\t")
+        }
+
+
+def _balanced_folds(utterances: Iterable[Utterance]) -> Mapping[str, int]:
+    """Return the folds of the speakers of recorded wake words, by corpus and name.
+
+    They are few, so chance would leave folds without some word. Fold 0 holds those that their
+    checksum puts there; the others, those with the most takes first, go where their words are
+    rarest."""
+    takes: dict[str, Counter[int]] = {}
+    for utterance in utterances:
+        if utterance.word >= 0 and utterance.speaker and not utterance.synthetic:
+            if utterance.fold == VALIDATION_FOLD:
+                return {}
+            speaker = f"{utterance.corpus}/{utterance.speaker}"
+            takes.setdefault(speaker, Counter())[utterance.word] += 1
+    total = sum(takes.values(), Counter[int]())
+    folds = {speaker: 0 for speaker in takes if fold_of(speaker) == 0}
+    held = {fold: Counter[int]() for fold in range(1, FOLDS)}
+    others = sorted(takes.keys() - folds.keys(), key=lambda who: (-takes[who].total(), who))
+    for speaker in others:
+        words = takes[speaker]
+        emptiest = min(
+            held,
+            key=lambda fold: sum(held[fold][word] * n / total[word] for word, n in words.items()),
+        )
+        folds[speaker] = emptiest
+        held[emptiest] += words
+    return folds
 
 
 class Recording(NamedTuple):
@@ -197,12 +294,13 @@ def write_store(dest: Path, recordings: Iterable[Recording]) -> int:
         table = csv.writer(
             lines, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None
         )
-        table.writerow(FIELDS)
+        table.writerow([*FIELDS, CHECKSUM])
         _write_header(samples, 0)
         for recording in recordings:
             length = len(recording.samples)
-            samples.write(recording.samples.astype("<i2").tobytes())
-            table.writerow([position, length, recording.corpus, recording.speaker, recording.label])
+            pcm = recording.samples.astype("<i2").tobytes()
+            samples.write(pcm)
+            table.writerow([position, length, *recording[1:], zlib.crc32(pcm)])
             position += length
             count += 1
         samples.seek(0)

@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset
 from kwsd.audio.format import CHUNK_SAMPLES
 from kwsd.audio.speech_span import speech_span
 from kwsd.training.data import augment
-from kwsd.training.data.augment import Degradation, Rooms
+from kwsd.training.data.augment import Degradation
 from kwsd.training.data.corpora import Utterance
 from kwsd.training.data.loading import worker_seed
 from kwsd.training.data.scenes import SHORT_SAMPLES, Scenes
@@ -62,7 +62,7 @@ class Crops(IterableDataset[RawCrops]):
         self.features = features
         self.settings = settings
         self.seed = seed
-        self.responses = Rooms(data.rooms)
+        self.responses = data.responses()
 
     def prepare(self, raw: RawCrops) -> tuple[Tensor, ...]:
         """Return each of the features `[batch, frame, band]` of the degraded crops, and the person

@@ -14,6 +14,19 @@ from kwsd.training.data.manifests import ManifestRow
 
 SOUND = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 """Suffixes of the files that are read."""
+COLLECTED = ("path", "corpus", "speaker", "label", "kind", "lang", "verdict")
+"""The columns that are read of the layout `collected`."""
+ROOM_RESPONSE = "rir"
+SPOKEN = ("speech", "words")
+COLLECTED_KINDS = {
+    "speech": "",
+    "words": "",
+    "music": "music_",
+    "singing": "music_",
+    "effects": "noise_",
+    "ambient": "noise_",
+}
+"""What is put before the name of a corpus, by the kind of its recordings."""
 
 
 def speech_commands(root: Path) -> Iterator[ManifestRow]:
@@ -71,11 +84,70 @@ def mswc(root: Path) -> Iterator[ManifestRow]:
                     yield ManifestRow(file, 0, None, "mswc", speaker, word)
 
 
+def collected(root: Path) -> Iterator[ManifestRow]:
+    """Recordings gathered from many sources: `manifest.tsv` with the columns `COLLECTED`.
+
+    - `kind`: speech and words keep the name of their corpus, after `other_language_` where `lang`
+      is not English; music and singing come after `music_`, effects and ambience after `noise_`.
+      Room responses (`rir`) are no utterances: see `room_responses`.
+    - `label`: kept of words alone; that of sentences is a transcript, or the name of a file.
+    - `verdict`: all but `train` are left out, and so are the recordings that `wakewords.tsv` lists,
+      where it exists: they may hold a wake word.
+
+    Raises ValueError for a manifest of other columns, or a kind that is not known."""
+    for row in _collected(root):
+        kind = row["kind"]
+        if kind == ROOM_RESPONSE:
+            continue
+        if kind not in COLLECTED_KINDS:
+            known = ", ".join([*COLLECTED_KINDS, ROOM_RESPONSE])
+            raise ValueError(
+                f"{root / 'manifest.tsv'}: {row['path']} is of the kind {kind!r}; "
+                f"expected one of {known}"
+            )
+        corpus = COLLECTED_KINDS[kind] + row["corpus"]
+        if kind in SPOKEN and not row["lang"].startswith("en"):
+            corpus = f"other_language_{corpus}"
+        label = row["label"] if kind == "words" else ""
+        yield ManifestRow(root / row["path"], 0, None, corpus, row["speaker"], label)
+
+
+def room_responses(root: Path) -> Iterator[tuple[str, Path]]:
+    """Yield (name, file) of the room responses in the layout `collected`; a name is that of the
+    room's corpus, a slash, and that of the file."""
+    for row in _collected(root):
+        if row["kind"] == ROOM_RESPONSE:
+            file = root / row["path"]
+            yield f"{row['corpus']}/{file.parent.name}-{file.stem}", file
+
+
+def _collected(root: Path) -> Iterator[dict[str, str]]:
+    """Yield the rows of the layout `collected` that are to be trained on."""
+    manifest = root / "manifest.tsv"
+    if not manifest.exists():
+        return
+    listed = root / "wakewords.tsv"
+    lines = listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
+    doubtful = {line.split("\t")[0] for line in lines}
+    with manifest.open(encoding="utf-8") as rows:
+        table = csv.DictReader(rows, delimiter="\t", quoting=csv.QUOTE_NONE)
+        missing = set(COLLECTED) - set(table.fieldnames or ())
+        if missing:
+            raise ValueError(
+                f"{manifest}: has no column {', '.join(sorted(missing))}; "
+                f"the first line names {', '.join(COLLECTED)}, separated by tabs"
+            )
+        for row in table:
+            if row["verdict"] == "train" and row["path"] not in doubtful:
+                yield row
+
+
 LAYOUTS: dict[str, Callable[[Path], Iterator[ManifestRow]]] = {
     "speech_commands": speech_commands,
     "librispeech": librispeech,
     "voxceleb": voxceleb,
     "mswc": mswc,
+    "collected": collected,
 }
 """Importers by the name of their layout."""
 EXPECTED = {
@@ -83,6 +155,7 @@ EXPECTED = {
     "librispeech": "`SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER-N.flac`",
     "voxceleb": "`…/idNNNNN/VIDEO/N.wav`",
     "mswc": "`LANGUAGE/clips/WORD/N.opus` and `LANGUAGE/LANGUAGE_splits.csv`",
+    "collected": f"`manifest.tsv` with the columns {', '.join(COLLECTED)}",
 }
 """The files of each layout, for messages."""
 

@@ -13,6 +13,9 @@ import numpy as np
 from kwsd.audio.format import SAMPLE_RATE
 from kwsd.training.data.corpora import FIELDS, Recording
 
+ROOM_SAMPLES = 19200
+"""Kept of a room response: 1.2 s."""
+
 
 class ManifestRow(NamedTuple):
     """A row of a manifest of recordings; `kwsd.training.data.corpora` describes the columns."""
@@ -73,6 +76,18 @@ def decode(rows: Iterable[ManifestRow]) -> Iterator[Recording]:
             )
         if end > row.start:
             yield Recording(pcm[row.start : end], row.corpus, row.speaker, row.label)
+
+
+def write_rooms(dest: Path, responses: Iterable[tuple[str, Path]]) -> None:
+    """Write the room responses (name, file) to `dest`, as `Rooms` reads them; without any, write
+    nothing. Raises ValueError."""
+    named = [(name, _read(file)[:ROOM_SAMPLES]) for name, file in responses]
+    if not named:
+        return
+    rirs = np.zeros((len(named), ROOM_SAMPLES), np.float16)
+    for row, (_, pcm) in zip(rirs, named, strict=True):
+        row[: len(pcm)] = pcm / 32768
+    np.savez_compressed(dest, rirs=rirs, names=np.array([name for name, _ in named], np.str_))
 
 
 def _read(file: Path) -> np.ndarray:

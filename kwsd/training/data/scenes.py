@@ -62,13 +62,13 @@ class Scenes:
     def __init__(
         self,
         corpora: Corpora,
-        rooms: Path,
+        rooms: Path | Sequence[Path],
         *,
         development: bool = False,
         seed: int = 0,
         transcripts: Transcripts | None = None,
     ) -> None:
-        """`rooms` is the file of room impulse responses. Without `transcripts` only labels say
+        """`rooms` are files of room impulse responses. Without `transcripts` only labels say
         which words a scene holds."""
         self.corpora = corpora
         self.rng = np.random.default_rng(seed)

@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset
 from kwsd.audio.format import CHUNK_SAMPLES, SAMPLE_RATE
 from kwsd.training import features
 from kwsd.training.data import augment
-from kwsd.training.data.augment import Degradation, Rooms
+from kwsd.training.data.augment import Degradation
 from kwsd.training.data.corpora import Utterance
 from kwsd.training.data.loading import worker_seed
 from kwsd.training.data.scenes import Scenes
@@ -98,7 +98,7 @@ class TeacherScenes(IterableDataset[Batch]):
         self.teachers = list(teachers)
         self.settings = settings
         self.seed = seed
-        self.responses = Rooms(data.rooms)
+        self.responses = data.responses()
 
     def prepare(self, batch: Batch) -> Batch:
         """Return a drawn batch with the features of the degraded scenes, masked."""

@@ -4,11 +4,13 @@ transcripts, as the working folder holds them."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kwsd.config import ConfigError
-from kwsd.training.data.corpora import Corpora
+from kwsd.training.data.augment import Rooms
+from kwsd.training.data.corpora import VALIDATION, Corpora
+from kwsd.training.data.duplicates import Place, find_once
 from kwsd.training.data.scenes import Scenes
 from kwsd.training.data.transcripts import Transcripts
 from kwsd.training.settings.catalog import (
@@ -20,6 +22,9 @@ from kwsd.training.settings.catalog import (
     read_words,
 )
 
+ROOMS = "rirs.npz"
+"""The file of room impulse responses in a store's folder."""
+
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -27,35 +32,64 @@ class TrainingData:
 
     stores: Sequence[Path]
     """The folders of the stores."""
-    rooms: Path
-    """`rirs.npz`: room impulse responses."""
+    rooms: Path | Sequence[Path]
+    """Files of room impulse responses, `rirs.npz` each."""
     aligned: Path
     """What `kwsd train align` wrote; it may be missing."""
     words: WordList = field(default_factory=default_words)
     roles: CorpusRoles = field(default_factory=default_roles)
+    left_out: frozenset[Place] = frozenset()
+    """Duplicates, which are neither trained on nor measured."""
+    held_back: Path | None = None
+    """The store for validation, where there is one."""
 
     @classmethod
     def of(cls, work: Path, rooms: Path) -> TrainingData:
-        """Return the data of the working folder `work`.
+        """Return the data of the working folder `work`: all its stores but the one for validation.
 
-        Raises FileNotFoundError where it holds no store, ConfigError for a bad words.yaml or
-        corpora.yaml."""
-        stores = sorted(path.parent for path in work.glob("*/audio.npy"))
+        The file `rooms` is joined by those that `kwsd train import` left in the stores. The first
+        call writes WORK/duplicates.tsv. Raises FileNotFoundError where there is no store,
+        ConfigError for a bad words.yaml or corpora.yaml."""
+        folders = sorted(path.parent for path in work.glob("*/audio.npy"))
+        stores = [folder for folder in folders if folder.name != VALIDATION]
+        held_back = next((folder for folder in folders if folder.name == VALIDATION), None)
         if not stores:
             raise FileNotFoundError(
                 f"{work} holds no corpora yet: run `kwsd train unpack` (or import) "
                 "and `kwsd train synthesize` first"
             )
-        return cls(stores, rooms, work / "aligned.tsv", read_words(work), read_roles(work))
+        roles = read_roles(work)
+        duplicates = find_once(work / "duplicates.tsv", folders, roles.synthetic)
+        return cls(
+            stores,
+            [rooms, *sorted(folder / ROOMS for folder in stores if (folder / ROOMS).exists())],
+            work / "aligned.tsv",
+            read_words(work),
+            roles,
+            frozenset(duplicates),
+            held_back,
+        )
+
+    def validation(self) -> TrainingData | None:
+        """Return the data for validation, None where the working folder holds none.
+
+        All of it is of the development split, so that no training or cohort can be drawn of it."""
+        if self.held_back is None:
+            return None
+        return replace(self, stores=[self.held_back], held_back=None)
 
     def corpora(self) -> Corpora:
-        """Return the opened stores."""
-        return Corpora(*self.stores, words=self.words, roles=self.roles)
+        """Return the opened stores, without duplicates."""
+        return Corpora(*self.stores, words=self.words, roles=self.roles, left_out=self.left_out)
+
+    def responses(self) -> Rooms:
+        """Return the room responses of the training split."""
+        return Rooms(self.rooms)
 
     def transcripts(self) -> Transcripts:
         """Return the transcripts. Raises ConfigError where they are of other stores."""
         transcripts = Transcripts(self.aligned)
-        unknown = transcripts.stores - {store.name for store in self.stores}
+        unknown = transcripts.stores - {store.name for store in self.stores} - {VALIDATION}
         if unknown:
             raise ConfigError(
                 f"{self.aligned}: words of {min(unknown)!r}, which {self.aligned.parent} does not "

@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset
 
 from kwsd.audio.format import CHUNK_SAMPLES, SAMPLE_RATE
 from kwsd.training.data import augment
-from kwsd.training.data.augment import Degradation, Rooms
+from kwsd.training.data.augment import Degradation
 from kwsd.training.data.loading import worker_seed
 from kwsd.training.data.scenes import Scene
 from kwsd.training.data.training_data import TrainingData
@@ -66,7 +66,7 @@ class WordScenes(IterableDataset[RawScenes]):
         self.batch = batch
         self.scene_s = scene_s
         self.seed = seed
-        self.responses = Rooms(data.rooms)
+        self.responses = data.responses()
 
     def prepare(self, raw: RawScenes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the features of the degraded and of the clean scenes `[batch, frame, band]`, the

@@ -3,7 +3,7 @@ its stage declares."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,9 +44,17 @@ def read(stage: str, kind: type[Kind], changes: Sequence[str] = ()) -> Kind:
     return parse(kind, yaml.safe_dump(body), f"{path.name} with {', '.join(changes)}")
 
 
-def parse(kind: type[Kind], text: str, name: str) -> Kind:
-    """Return the YAML `text` as `kind`; `name` stands in the messages. Raises ConfigError."""
-    return parse_as(kind, text, name)
+def parse(
+    kind: type[Kind], text: str, name: str, defaults: Mapping[str, Any] | None = None
+) -> Kind:
+    """Return the YAML `text` as `kind`; `name` stands in the messages.
+
+    What `text` does not name is taken from `defaults`. Raises ConfigError."""
+
+    def filled_in(value: Any) -> Any:
+        return {**(defaults or {}), **value} if isinstance(value, dict) else value
+
+    return parse_as(kind, text, name, filled_in)
 
 
 def shipped(name: str) -> Path:

@@ -1,6 +1,7 @@
 """The words to train and what each corpus is used for: `words.yaml` and `corpora.yaml`.
 
-Files of these names in the working folder replace those that come with kwsd, for every stage alike.
+A file `words.yaml` in the working folder replaces the one that comes with kwsd, for every stage
+alike; of `corpora.yaml`, the entries that it has.
 """
 
 from __future__ import annotations
@@ -8,12 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Annotated
 
-from msgspec import field
+import yaml
+from msgspec import Meta, field
 
 from kwsd.config import ConfigError
 from kwsd.training import settings
 from kwsd.training.settings import Settings
+
+CONTINUOUS = "continuous English"
+"""The kind of negatives that no entry of `sources` names."""
 
 
 class WordEntry(Settings, frozen=True):
@@ -69,19 +75,41 @@ class CorpusRoles(Settings, frozen=True):
     synthetic: str
     """The corpus that `kwsd train synthesize` writes."""
     not_people: list[str]
-    """Corpora whose speakers are not people."""
+    """Beginnings of the names of corpora whose speakers are not people."""
     other_language: list[str]
-    """Corpora whose labels are English names of words of another language."""
+    """Beginnings of the names of corpora of other languages than English."""
     word_accuracy: list[str]
     """Corpora of single words that `compare` classifies."""
     speaker_groups: dict[str, list[str]]
     """Groups of corpora on whose speakers `evaluate` measures verification; `all` is needed."""
     negatives_s: dict[str, float]
     """Seconds of each corpus in the bank of negatives."""
+    sources: dict[str, list[str]] = field(default_factory=dict)
+    """Kinds of negatives by which false accepts are reported, in this order: beginnings of names of
+    corpora. The first that fits counts; the rest is `CONTINUOUS`."""
+    operating_sources: list[str] = field(default_factory=list)
+    """The kinds of negatives that operating points are read from; empty: all."""
+    development_fold: Annotated[int, Meta(ge=0, le=4)] = 0
+    """Which of the five folds of speakers is the development split."""
 
     def is_speech(self, corpus: str) -> bool:
         """Return whether `corpus` holds speech."""
         return not corpus.startswith(tuple(self.no_speech))
+
+    def is_other_language(self, corpus: str) -> bool:
+        """Return whether `corpus` is of another language than English."""
+        return corpus.startswith(tuple(self.other_language))
+
+    def has_people(self, corpus: str) -> bool:
+        """Return whether the speakers of `corpus` are people."""
+        return self.is_speech(corpus) and not corpus.startswith(tuple(self.not_people))
+
+    def source(self, corpus: str) -> str:
+        """Return which kind of negatives `corpus` is."""
+        for kind, beginnings in self.sources.items():
+            if corpus.startswith(tuple(beginnings)):
+                return kind
+        return CONTINUOUS
 
 
 def read_words(folder: Path | None = None) -> WordList:
@@ -103,15 +131,24 @@ def read_words(folder: Path | None = None) -> WordList:
 
 
 def read_roles(folder: Path | None = None) -> CorpusRoles:
-    """Return the roles of `folder/corpora.yaml` if it exists, else those that come with kwsd.
+    """Return the roles of `folder/corpora.yaml`; what it does not name, or all if it does not
+    exist, is as in the file that comes with kwsd.
 
     Raises ConfigError."""
     path = _path("corpora", folder)
-    roles = settings.parse(CorpusRoles, path.read_text(encoding="utf-8"), str(path))
+    shipped = yaml.safe_load(settings.shipped("corpora").read_text(encoding="utf-8"))
+    roles = settings.parse(CorpusRoles, path.read_text(encoding="utf-8"), str(path), shipped)
     if "all" not in roles.speaker_groups:
         raise ConfigError(
             f"{path}: speaker_groups has no group 'all', to which speakers are calibrated"
         )
+    kinds = [*roles.sources, CONTINUOUS]
+    for kind in roles.operating_sources:
+        if kind not in kinds:
+            raise ConfigError(
+                f"{path}: operating_sources names {kind!r}, which sources does not; "
+                f"expected some of {', '.join(kinds)}"
+            )
     return roles
 
 

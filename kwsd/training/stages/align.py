@@ -52,17 +52,17 @@ def align(corpora: Corpora, out: Path, settings: AlignSettings) -> None:
     utterances = [
         utterance
         for utterance in corpora.utterances
-        if (utterance.person and not utterance.label) or _is_doubtful(corpora, utterance)
+        if _is_sentence(utterance) or _is_doubtful(corpora, utterance)
     ]
-    last = _last_position(out)
+    last = _last_positions(out)
     logging.getLogger("faster_whisper").setLevel(logging.WARNING)
     model = WhisperModel(settings.whisper, device="auto", compute_type="int8")
     with out.open("a", encoding="utf-8", newline="") as lines:
         table = csv.writer(lines, delimiter="\t", lineterminator="\n")
-        if last is None:
+        if lines.tell() == 0:
             table.writerow(FIELDS)
         for n, group in enumerate(_groups(utterances)):
-            if last and (group[0].store, group[0].start) <= last:
+            if group[0].start <= last.get(group[0].store, -1):
                 continue
             audio, starts = _join(corpora, group)
             segments, _ = model.transcribe(
@@ -85,13 +85,20 @@ def align(corpora: Corpora, out: Path, settings: AlignSettings) -> None:
                 log.info("aligned to %s/%d, %d windows", end.corpus, end.start, n + 1)
 
 
-def _last_position(out: Path) -> tuple[str, int] | None:
-    """Return store and position of the last word found so far."""
-    if not out.exists():
-        return None
-    with out.open(encoding="utf-8") as lines:
-        rows = [(r["store"], int(r["start"])) for r in csv.DictReader(lines, delimiter="\t")]
-    return max(rows, default=None)
+def _last_positions(out: Path) -> dict[str, int]:
+    """Return the position of the last word found so far, by store."""
+    last: dict[str, int] = {}
+    if out.exists():
+        with out.open(encoding="utf-8") as lines:
+            for row in csv.DictReader(lines, delimiter="\t"):
+                last[row["store"]] = max(last.get(row["store"], -1), int(row["start"]))
+    return last
+
+
+def _is_sentence(utterance: Utterance) -> bool:
+    """Return whether `utterance` is English speech of which no words are known."""
+    speech = not utterance.noise and not utterance.synthetic and utterance.word < 0
+    return speech and not utterance.label and not utterance.other_language
 
 
 def _is_doubtful(corpora: Corpora, utterance: Utterance) -> bool:
@@ -109,7 +116,9 @@ def _groups(utterances: list[Utterance]) -> Iterator[list[Utterance]]:
     for utterance in utterances:
         seconds = utterance.samples / SAMPLE_RATE + GAP_S
         full = length + seconds > WINDOW_S
-        if group and (full or utterance.word >= 0 or group[-1].word >= 0):
+        if group and (
+            full or utterance.word >= 0 or group[-1].word >= 0 or group[-1].store != utterance.store
+        ):
             yield group
             group = []
             length = 0.0
