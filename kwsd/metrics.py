@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from statistics import NormalDist
 
 import numpy as np
 
@@ -15,6 +16,12 @@ MERGE_CHUNKS = 12
 """Two passes over the threshold within this many chunks, about a second, are one false accept."""
 TAIL_PEAKS = 30
 """Peaks that a tail is fitted to."""
+SURE_PEAKS = 10
+"""Peaks from which on a tail is fitted to them alone; fewer are filled up with `USUAL_EXCESS`."""
+USUAL_EXCESS = 1.0
+"""Mean excess of the logits of peaks over any of them, where hardly any were seen."""
+COUNTED = 5
+"""Where at least this many false accepts are allowed, they are counted, and no tail is needed."""
 SCORE_DIGITS = 6
 """Decimals of scores and thresholds."""
 MIN_PEAK = 0.01
@@ -38,12 +45,44 @@ def false_accept_peaks(scores: np.ndarray, merge_chunks: int = MERGE_CHUNKS) -> 
 def threshold_at(peaks: np.ndarray, hours: float, rate: float) -> float:
     """Return the lowest threshold at which `peaks` give at most `rate` false accepts per hour.
 
-    `peaks` are sorted, highest first.
+    `peaks` are all over `MIN_PEAK`, sorted, highest first. They are counted; where not even one is
+    allowed, the threshold lies over the highest and where the tail of `tail_threshold` puts it: few
+    or no peaks in little time are no evidence for a low one. Raises ValueError without any time.
     """
+    if hours <= 0:
+        raise ValueError("no audio was heard, so that no false accepts can be counted")
     allowed = int(rate * hours)
     if len(peaks) <= allowed:
-        return MIN_PEAK
-    return float(np.nextafter(np.float32(peaks[allowed]), np.float32(2)))
+        return max(MIN_PEAK, 0.0 if allowed else tail_threshold(peaks, hours, rate))
+    counted = float(np.nextafter(np.float32(peaks[allowed]), np.float32(2)))
+    return counted if allowed else max(counted, tail_threshold(peaks, hours, rate))
+
+
+def operating_threshold(peaks: np.ndarray, hours: float, rate: float) -> float:
+    """Return the threshold that `rate` of `peaks` (highest first) per hour reach: counted where
+    there are `COUNTED` of them or more, else by the tail."""
+    if rate * hours >= COUNTED:
+        return threshold_at(peaks, hours, rate)
+    return tail_threshold(peaks, hours, rate)
+
+
+def rate_interval(
+    peaks: np.ndarray, hours: float, threshold: float, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Return bounds of the rate per hour at which `peaks` (highest first) reach `threshold`.
+
+    Exact ones of the count (Garwood 1936) where there are `COUNTED` or more; beyond, those of the
+    tail: of its `n` peaks, whose mean excess has a standard error of 1 / sqrt(n) of itself, as the
+    logarithm of their count has."""
+    seen = int((peaks >= threshold).sum())
+    if seen >= COUNTED:
+        return poisson_interval(seen, hours, confidence)
+    base, scale, count = _tail(peaks)
+    beyond = max(_logit(threshold) - base, 0.0) / scale
+    spread = math.sqrt((1 + beyond**2) / count)
+    error = NormalDist().inv_cdf((1 + confidence) / 2) * spread
+    rate = tail_rate(peaks, hours, threshold)
+    return rate * math.exp(-error), rate * math.exp(error)
 
 
 def tail_threshold(peaks: np.ndarray, hours: float, rate: float) -> float:
@@ -69,10 +108,13 @@ def tail_rate(peaks: np.ndarray, hours: float, threshold: float) -> float:
 
 
 def _tail(peaks: np.ndarray) -> tuple[float, float, int]:
-    """Return the logit at which the tail begins, the mean excess over it, and its peaks."""
-    logits = [_logit(float(peak)) for peak in peaks[:TAIL_PEAKS]]
-    excess = math.fsum(logits) / len(logits) - logits[-1]
-    return logits[-1], max(excess, 0.05), len(logits)
+    """Return the logit at which the tail begins, the mean excess over it, and its peaks.
+
+    Without any peak, one at `MIN_PEAK` is assumed."""
+    logits = [_logit(float(peak)) for peak in peaks[:TAIL_PEAKS]] or [_logit(MIN_PEAK)]
+    assumed = max(SURE_PEAKS - len(logits), 0)
+    excess = math.fsum(logit - logits[-1] for logit in logits) + assumed * USUAL_EXCESS
+    return logits[-1], max(excess / (len(logits) + assumed), 0.05), len(logits)
 
 
 def _logit(share: float) -> float:

@@ -28,6 +28,47 @@ def test_false_accepts_and_thresholds_by_hand() -> None:
     assert metrics.threshold_at(np.array(peaks), hours=2.0, rate=5) == 0.01
 
 
+def test_little_time_is_no_evidence_for_a_low_threshold() -> None:
+    """Without a peak in a minute, 0.1 an hour asks for a high threshold; in ten hours, not."""
+    nothing = np.zeros(0)
+    found = [metrics.threshold_at(nothing, hours, 0.1) for hours in (1 / 60, 0.3, 1, 5, 30)]
+    assert found == sorted(found, reverse=True)
+    assert found[0] > 0.7
+    assert found[-1] == 0.01
+    assert metrics.threshold_at(np.array([0.3]), 0.5, 0.1) > 0.5
+    with pytest.raises(ValueError, match="no audio was heard"):
+        metrics.threshold_at(nothing, 0, 0.1)
+
+
+def test_intervals_of_the_tail_hold_what_they_promise() -> None:
+    """Peaks with exponential logits, 40 an hour over -3: of 200 draws, 95 % hold the true rate."""
+    rng = np.random.default_rng(0)
+    hours = 6.0
+    threshold = 0.9
+    logit = np.log(threshold / (1 - threshold))
+    true = 40 * np.exp(-(logit + 3) / 0.9)
+    assert true < 0.15
+    held = []
+    for _ in range(200):
+        logits = -3 + 0.9 * rng.exponential(size=rng.poisson(40 * hours))
+        peaks = np.sort(1 / (1 + np.exp(-logits)))[::-1]
+        low, high = metrics.rate_interval(peaks, hours, threshold)
+        assert low < metrics.tail_rate(peaks, hours, threshold) < high
+        held.append(low <= true <= high)
+    assert 0.9 <= np.mean(held) <= 0.995
+
+
+def test_an_operating_point_is_counted_where_it_can_be() -> None:
+    peaks = np.linspace(0.9, 0.1, 81)
+    assert metrics.operating_threshold(peaks, 100.0, 0.1) == metrics.threshold_at(peaks, 100.0, 0.1)
+    low, high = metrics.rate_interval(peaks, 100.0, 0.81)
+    assert (low, high) == metrics.poisson_interval(10, 100.0)
+    beyond = metrics.operating_threshold(peaks, 10.0, 0.1)
+    assert (
+        beyond == metrics.tail_threshold(peaks, 10.0, 0.1) != metrics.threshold_at(peaks, 10, 0.1)
+    )
+
+
 @pytest.mark.parametrize(
     ("count", "low", "high"),
     [  # Exact 95 % bounds (Garwood 1936), as printed in tables; 0 is one-sided: -ln 0.05

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kwsd.metrics import (
+    COUNTED,
     SCORE_DIGITS,
     Scorer,
     binomial_interval,
@@ -26,8 +27,6 @@ from kwsd.metrics import (
 from kwsd.protocol.data import LabeledTime, WordPeaks
 from kwsd.state.calibration import CalibrationError
 
-COUNTED = 5
-"""Where at least this many false accepts are allowed, they are counted, and no tail is needed."""
 MIN_PEAKS = 10
 """Peaks that a tail needs."""
 MIN_THRESHOLD = 0.05

@@ -59,13 +59,16 @@ class SpeakerInfo(Data, frozen=True):
     """Seconds since the epoch."""
 
 
-class OperatingPoint(Data, frozen=True):
+class OperatingPoint(Data, frozen=True, omit_defaults=True):
     """A threshold with the error rates that were measured there."""
 
     threshold: float
     false_accepts_per_hour: float
     miss_rate: float
     miss_rate_10db: float
+    low: float | None = None
+    """95 % bounds of the false accepts per hour, as far as the tail of their scores tells."""
+    high: float | None = None
 
 
 class MadeFrom(Data, frozen=True, omit_defaults=True):

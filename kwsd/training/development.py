@@ -3,17 +3,18 @@ people; clean, in noise, and in a room."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from kwsd.audio.format import SAMPLE_RATE
-from kwsd.metrics import false_accept_peaks
+from kwsd.metrics import false_accept_peaks, poisson_interval
 from kwsd.training.data import augment
 from kwsd.training.data.corpora import Utterance
 from kwsd.training.data.training_data import TrainingData
+from kwsd.training.settings.catalog import CONTINUOUS
 
 RATES = (0.1, 0.5, 1.0)
 """False accepts per hour at which misses are given."""
@@ -25,6 +26,10 @@ DRAWS = {"clean": 1, "10 dB": 4, "room": 4}
 time."""
 GAP_SAMPLES = 2400
 """Silence between joined utterances: 0.15 s."""
+BLOCK_SAMPLES = 180 * SAMPLE_RATE
+"""Audio that is scored at once: three minutes."""
+IN_NOISE = " at 10 dB"
+"""What follows the kind of speech in noise."""
 
 Report = dict[str, Any]
 """The figures of a measurement, as they are written to JSON."""
@@ -32,11 +37,59 @@ Scores = Callable[[np.ndarray], np.ndarray]
 """int16 `[sample]` to the scores `[chunk, word]`."""
 
 
+class FalseAccepts:
+    """The peaks of the scores of words in audio without them, by the kind of the audio."""
+
+    def __init__(self, words: int) -> None:
+        """`words` scores stand side by side."""
+        self.words = words
+        self.hours: dict[str, float] = {}
+        """Hours of audio by kind."""
+        self._peaks: dict[str, list[list[float]]] = {}
+
+    def add(self, kind: str, scores: np.ndarray, hours: float) -> None:
+        """Count the peaks of `scores [chunk, word]` of audio of a kind."""
+        self.hours[kind] = self.hours.get(kind, 0.0) + hours
+        peaks = self._peaks.setdefault(kind, [[] for _ in range(self.words)])
+        for word, found in enumerate(peaks):
+            found += false_accept_peaks(scores[:, word])
+
+    def peaks(self, kinds: Collection[str] | None = None) -> list[np.ndarray]:
+        """Return each word's peaks in audio of `kinds` (default: all), highest first."""
+        chosen = [peaks for kind, peaks in self._peaks.items() if kinds is None or kind in kinds]
+        return [
+            np.sort(np.array([peak for peaks in chosen for peak in peaks[word]], np.float64))[::-1]
+            for word in range(self.words)
+        ]
+
+    def total_hours(self, kinds: Collection[str] | None = None) -> float:
+        """Return the hours of `kinds` (default: all)."""
+        return sum(h for kind, h in self.hours.items() if kinds is None or kind in kinds)
+
+    def by_kind(self, thresholds: Sequence[float]) -> Report:
+        """Return, by kind, the hours, and how many false accepts an hour all words together have at
+        their `thresholds`, with its 95 % interval (Garwood 1936)."""
+        report: Report = {}
+        for kind, hours in sorted(self.hours.items()):
+            peaks = self.peaks([kind])
+            seen = sum(int((p >= t).sum()) for p, t in zip(peaks, thresholds, strict=True))
+            low, high = poisson_interval(seen, hours)
+            report[kind] = {
+                "hours": round(hours, 3),
+                "false_accepts": seen,
+                "per_hour": round(seen / hours, 3),
+                "low": round(low, 3),
+                "high": round(high, 3),
+            }
+        return report
+
+
 class Development:
     """Draws from the development split; the draws depend on `seed` and on the order of calls."""
 
     def __init__(self, data: TrainingData, seed: int = 7) -> None:
         """Open the stores of `data`."""
+        self.data = data
         self.scenes = data.scenes(development=True, seed=seed)
         self.corpora = self.scenes.corpora
         self.roles = data.roles
@@ -64,18 +117,47 @@ class Development:
         return {"clean": lambda x: x, "10 dB": self.noisy, "room": self.reverberant}
 
     def negatives(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield (source, int16 `[sample]`): minutes of audio without a wake word, clean and at
-        10 dB, and noise by itself."""
-        for name, snr_db in (("clean", None), ("10 dB", 10.0)):
-            for corpus, utterances in self.scenes.speech.items():
-                order = self.rng.permutation(len(utterances))
-                for at in range(0, len(order), 200):
-                    parts = [self.corpora.read(utterances[i]) for i in order[at : at + 200]]
-                    x = np.concatenate([np.pad(part, (0, GAP_SAMPLES)) for part in parts])
-                    x = x if snr_db is None else self.noisy(x, snr_db)
-                    yield f"{corpus} {name}", augment.quantize_int16(x).astype(np.int16)
+        """Yield (kind, int16 `[sample]`): blocks of audio without a wake word; speech clean and,
+        as `KIND at 10 dB`, in noise.
+
+        One block at a time is in memory, however much audio there is."""
+        noise: dict[str, list[Utterance]] = {}
         for utterance in self.scenes.noise:
-            yield "noise", self.corpora.read(utterance).astype(np.int16)
+            noise.setdefault(utterance.corpus, []).append(utterance)
+        for corpus, utterances in noise.items():
+            for x in self._blocks(utterances):
+                yield self.roles.source(corpus), augment.quantize_int16(x).astype(np.int16)
+        for corpus, utterances in self.scenes.speech.items():
+            kind = self.roles.source(corpus)
+            for x in self._blocks(utterances):
+                yield kind, augment.quantize_int16(x).astype(np.int16)
+            if not noise:
+                continue
+            for x in self._blocks(utterances):
+                heard = augment.quantize_int16(self.noisy(x))
+                yield f"{kind}{IN_NOISE}", heard.astype(np.int16)
+
+    def operating_kinds(self) -> list[str]:
+        """Return the kinds of negatives that operating points are read from."""
+        kinds = self.roles.operating_sources or [*self.roles.sources, CONTINUOUS]
+        return [f"{kind}{ending}" for kind in kinds for ending in ("", IN_NOISE)]
+
+    def _blocks(self, utterances: Sequence[Utterance]) -> Iterator[np.ndarray]:
+        """Yield `utterances` in a drawn order, joined and cut to blocks of float32 `[sample]`."""
+        parts: list[np.ndarray] = []
+        length = 0
+        gap = np.zeros(GAP_SAMPLES, np.float32)
+        for n in self.rng.permutation(len(utterances)):
+            utterance = utterances[n]
+            for begin in range(0, utterance.samples, BLOCK_SAMPLES):
+                part = self.corpora.read(utterance, begin, begin + BLOCK_SAMPLES)
+                if parts and length + len(part) > BLOCK_SAMPLES:
+                    yield np.concatenate(parts)
+                    parts, length = [], 0
+                parts += [part, gap]
+                length += len(part) + len(gap)
+        if parts:
+            yield np.concatenate(parts)
 
     def hits(
         self, scores_of: Scores, utterances: list[Utterance], condition: str = "clean"
@@ -95,18 +177,12 @@ class Development:
                 draw[n] = scores[:, utterance.word].max()
         return best
 
-    def false_accepts(
-        self, scores_of: Scores, words: int
-    ) -> tuple[list[np.ndarray], dict[str, float]]:
-        """Return each word's peaks in all negatives, highest first, and the hours by source."""
-        peaks: list[list[float]] = [[] for _ in range(words)]
-        hours: dict[str, float] = {}
-        for name, samples in self.negatives():
-            scores = scores_of(samples)
-            hours[name] = hours.get(name, 0.0) + len(samples) / SAMPLE_RATE / 3600
-            for word in range(words):
-                peaks[word] += false_accept_peaks(scores[:, word])
-        return [np.sort(np.array(found))[::-1] for found in peaks], hours
+    def false_accepts(self, scores_of: Scores, words: int) -> FalseAccepts:
+        """Return each word's peaks in all negatives."""
+        found = FalseAccepts(words)
+        for kind, samples in self.negatives():
+            found.add(kind, scores_of(samples), len(samples) / SAMPLE_RATE / 3600)
+        return found
 
     def takes(self, corpora: Sequence[str], per_person: int = 12) -> Iterator[list[np.ndarray]]:
         """Yield, for each person of `corpora` (beginnings of their names), takes `[sample]` of at

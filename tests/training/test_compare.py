@@ -20,7 +20,7 @@ from kwsd.model.bundle import Bundle
 from kwsd.training import features, settings
 from kwsd.training.data.targets import Voices
 from kwsd.training.data.training_data import TrainingData
-from kwsd.training.development import DRAWS, Development
+from kwsd.training.development import DRAWS, Development, FalseAccepts
 from kwsd.training.models.backbone import TransformerBackbone
 from kwsd.training.models.checkpoint import load, save
 from kwsd.training.models.encoder import Encoder
@@ -315,11 +315,11 @@ def test_misses_are_averaged_over_rates_and_draws(
     )
     # Ten hours hold one peak each of 0.25 and 0.15, so that 0.125 per hour allows for one of them,
     # all other rates for both.
-    monkeypatch.setattr(
-        development,
-        "false_accepts",
-        lambda *_: ([np.array([0.25, 0.15])] * len(WORDS), {"speech": 10.0}),
-    )
+    found = FalseAccepts(len(WORDS))
+    peaks = np.zeros((100, len(WORDS)))
+    peaks[[20, 60]] = [[0.25], [0.15]]
+    found.add("speech", peaks, 10.0)
+    monkeypatch.setattr(development, "false_accepts", lambda *_: found)
     monkeypatch.setattr(development, "hits", lambda *_: np.array([[0.1], [0.2], [0.3], [0.3]]))
     for word in range(len(WORDS)):
         development.scenes.words[word] = {

@@ -310,15 +310,21 @@ def test_a_bundle_is_evaluated_by_its_words_and_speakers(tmp_path: Path) -> None
             for n in range(7)
         ]
     rng = np.random.default_rng(0)
-    takes.append(
-        Recording(
-            rng.normal(0, 300, 160000).astype(np.int16),
-            "noise_fan",
-            of_the_split("noise_fan", 1)[0],
-            "",
-        )
-    )
+    fan = rng.normal(0, 300, 160000).astype(np.int16)
+    takes.append(Recording(fan, "noise_fan", of_the_split("noise_fan", 1)[0], ""))
     write_store(tmp_path / "work" / "recorded", takes)
+    held_back = [
+        Recording(espeak(text, "en-us+f1"), "pico", "anyone", word)
+        for word, text in texts.items()
+        if word != "snowboy"
+    ]
+    held_back += [
+        Recording(espeak("seven of them", f"en+{voice}", 150 + 5 * n), "an4", voice, "")
+        for voice in ("m2", "f5")
+        for n in range(6)
+    ]
+    held_back.append(Recording(rng.normal(0, 300, 80000).astype(np.int16), "noise_urban", "", ""))
+    write_store(tmp_path / "work" / "val", held_back)
     np.savez(tmp_path / "rirs.npz", rirs=np.eye(10, 2000, dtype=np.float16))
     shutil.copytree(bundles.load().path, tmp_path / "models")
     assert (
@@ -336,15 +342,32 @@ def test_a_bundle_is_evaluated_by_its_words_and_speakers(tmp_path: Path) -> None
     )
     report = json.loads((tmp_path / "work" / "evaluation.json").read_text())
     spoken = sum(len(t.samples) + 2400 for t in takes if t.corpus == "gsc") / 57.6e6
-    assert report["sources"] == pytest.approx(
-        {"gsc clean": spoken, "gsc 10 dB": spoken, "noise": 160000 / 57.6e6}, abs=0.001
+    hours = {kind: row["hours"] for kind, row in report["sources"].items()}
+    assert hours == pytest.approx(
+        {"words": spoken, "words at 10 dB": spoken, "noise": 162400 / 57.6e6}, abs=0.001
     )
+    assert all(row["low"] <= row["per_hour"] <= row["high"] for row in report["sources"].values())
     assert list(report["words"]) == list(texts)
     assert all(body["clips"] == 3 for body in report["words"].values())
     assert report["sweep"]["clean"] <= report["sweep"]["10 dB"] + 0.1 <= 0.5
     assert report["synthetic_sweep"]["clean"] <= 0.5
     assert report["speakers_gsc"]["people"] == 3
     assert report["speakers_gsc"]["eer_five"] < 0.2
+    # What validates is beside it: thresholds are those of the development split.
+    validation = report["validation"]
+    kinds = {"continuous English", "continuous English at 10 dB", "noise"}
+    assert set(validation["sources"]) == kinds
+    assert validation["words"].keys() == report["words"].keys() - {"snowboy"}
+    assert validation["speakers_an4"]["people"] == 2
+    for word, body in validation["words"].items():
+        assert [point["threshold"] for point in body["kept"]] == [
+            point["threshold"] for point in report["words"][word]["points"]
+        ]
     written = bundles.load(tmp_path / "models").words
     for word, body in report["words"].items():
-        assert written[word].threshold == pytest.approx(body["points"][1]["threshold"], abs=0.001)
+        strict = body["points"][0]
+        assert written[word].threshold == pytest.approx(strict["threshold"], abs=0.001)
+        assert strict["false_accepts_per_hour"] == 0.1
+        assert strict["low"] < 0.1 < strict["high"]
+        assert strict["threshold"] >= body["points"][1]["threshold"]
+        assert written[word].operating_points[0].high == pytest.approx(strict["high"], abs=1e-5)

@@ -23,11 +23,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from kwsd.audio.format import SAMPLE_RATE
+from kwsd.training.data.arrays import GrowingArray
 from kwsd.training.settings.catalog import CorpusRoles, WordList, default_roles, default_words
 
 FIELDS = ("start", "samples", "corpus", "speaker", "label")
@@ -288,28 +289,20 @@ def write_store(dest: Path, recordings: Iterable[Recording]) -> int:
     dest.mkdir(parents=True, exist_ok=True)
     audio = dest / "audio.partial"
     manifest = dest / "manifest.partial"
-    position = 0
     count = 0
-    with audio.open("wb") as samples, manifest.open("w", encoding="utf-8", newline="") as lines:
+    with (
+        GrowingArray(audio, "<i2") as samples,
+        manifest.open("w", encoding="utf-8", newline="") as lines,
+    ):
         table = csv.writer(
             lines, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None
         )
         table.writerow([*FIELDS, CHECKSUM])
-        _write_header(samples, 0)
         for recording in recordings:
-            length = len(recording.samples)
-            pcm = recording.samples.astype("<i2").tobytes()
-            samples.write(pcm)
-            table.writerow([position, length, *recording[1:], zlib.crc32(pcm)])
-            position += length
+            pcm = recording.samples.astype("<i2")
+            table.writerow([samples.rows, len(pcm), *recording[1:], zlib.crc32(pcm.tobytes())])
+            samples.append(pcm)
             count += 1
-        samples.seek(0)
-        _write_header(samples, position)  # numpy leaves room for the length to grow
     manifest.rename(dest / "manifest.tsv")
     audio.rename(dest / "audio.npy")
     return count
-
-
-def _write_header(out: BinaryIO, samples: int) -> None:
-    header = {"descr": "<i2", "fortran_order": False, "shape": (samples,)}
-    np.lib.format.write_array_header_1_0(out, header)

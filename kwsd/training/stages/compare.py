@@ -129,8 +129,9 @@ def misses(scores_of: Scores, development: Development) -> Report:
     """Return the mean of the words' miss rates at each rate of false accepts, and averaged over
     `SWEEP`; in each condition, with its interval over speakers."""
     words = development.corpora.words.names
-    peaks, by_source = development.false_accepts(scores_of, len(words))
-    hours = sum(by_source.values())
+    found = development.false_accepts(scores_of, len(words))
+    peaks = found.peaks()
+    hours = found.total_hours()
     out: Report = {"hours": round(hours, 2)}
     rng = np.random.default_rng(0)
     for condition in DRAWS:

@@ -1,9 +1,12 @@
-"""The input of `kwsd train heads --only wake`: all training audio as embeddings, made once."""
+"""The input of `kwsd train heads --only wake`: all training audio as embeddings, made once.
+
+Neither the audio nor the embeddings are ever in memory as a whole."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +17,8 @@ from torch import Tensor
 
 from kwsd.audio.format import CHUNK_SAMPLES, SAMPLE_RATE
 from kwsd.training import features
+from kwsd.training.data.arrays import GrowingArray
+from kwsd.training.data.corpora import Utterance
 from kwsd.training.data.scenes import Scenes
 from kwsd.training.features import WAKE_CONTEXT, mel_of
 from kwsd.training.models.encoder import Encoder
@@ -25,6 +30,8 @@ HARSH = {"clean": 0.0, "speech": 1.0, "near": 1.0, "noise": 0.3}
 """How often each kind of negative is degraded, as `Scenes.degradation` takes it."""
 BATCH = 16
 """Scenes that are embedded at once."""
+PARTS = ("embedding", "label", "timing", "near")
+"""The arrays of a bank, a file of this name each."""
 
 
 @dataclass
@@ -46,38 +53,78 @@ class EmbeddingBank:
         context = np.arange(1 - WAKE_CONTEXT, 1)
         return torch.from_numpy(self.embedding[at[:, None] + context].astype(np.float32))
 
-    def save(self, path: Path) -> None:
-        """Write the bank to `path`."""
-        np.savez(
-            path, embedding=self.embedding, label=self.label, timing=self.timing, near=self.near
-        )
-
     @classmethod
-    def load(cls, path: Path) -> EmbeddingBank:
-        """Return the bank in `path`."""
-        with np.load(path, allow_pickle=False) as saved:
-            return cls(saved["embedding"], saved["label"], saved["timing"], saved["near"])
+    def load(cls, folder: Path) -> EmbeddingBank:
+        """Return the bank in `folder`; its arrays stay on disk."""
+        embedding, label, timing, near = (
+            np.load(folder / f"{name}.npy", mmap_mode="r") for name in PARTS
+        )
+        return cls(embedding, label, timing, near)
+
+
+class _Stretch:
+    """Utterances in some order, one after the other, read where they are needed."""
+
+    def __init__(self, scenes: Scenes, utterances: Sequence[Utterance]) -> None:
+        self._scenes = scenes
+        self._utterances = utterances
+        self._ends = np.cumsum([utterance.samples for utterance in utterances])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def read(self, start: int, samples: int) -> np.ndarray:
+        """Return the samples from `start` on, float32 `[samples]`."""
+        end = start + samples
+        first = int(np.searchsorted(self._ends, start, side="right"))
+        last = int(np.searchsorted(self._ends, end))
+        parts = []
+        for n in range(first, last + 1):
+            utterance = self._utterances[n]
+            begins = int(self._ends[n]) - utterance.samples
+            parts.append(self._scenes.corpora.read(utterance, max(start - begins, 0), end - begins))
+        return np.concatenate(parts)
 
 
 class _Job(NamedTuple):
-    """A scene to embed: `words` is drawn when its turn comes, the others are cut already."""
+    """A scene to embed: `words` is drawn when its turn comes, the others are cut from a stretch."""
 
     kind: str
-    audio: np.ndarray | None = None
+    stretch: _Stretch | None = None
+    start: int = 0
 
 
-def gather(encoder: Encoder, scenes: Scenes, word_takes: int, passes: int) -> EmbeddingBank:
-    """Embed the split: every wake word among other words `word_takes` times, all else `passes`
-    times, the first time clean."""
+def gather(
+    encoder: Encoder, scenes: Scenes, word_takes: int, passes: int, folder: Path
+) -> EmbeddingBank:
+    """Embed the split into `folder`: every wake word among other words `word_takes` times, all else
+    `passes` times, the first time clean."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    words = len(scenes.words)
+    kinds = ("<f2", "<i1", "<f2", "|b1")
+    columns = ((encoder.embedding_dim,), (words,), (2,), ())
+    with ExitStack() as files:
+        arrays = [
+            files.enter_context(GrowingArray(partial / f"{name}.npy", kind, shape))
+            for name, kind, shape in zip(PARTS, kinds, columns, strict=True)
+        ]
+        for parts in _embedded(encoder, scenes, word_takes, passes):
+            for array, part in zip(arrays, parts, strict=True):
+                array.append(part)
+    partial.rename(folder)
+    return EmbeddingBank.load(folder)
+
+
+def _embedded(
+    encoder: Encoder, scenes: Scenes, word_takes: int, passes: int
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield the `PARTS` of each scene."""
     rng = scenes.rng
     jobs = list(_jobs(scenes, word_takes, passes))
     hours = len(jobs) * SCENE_SAMPLES / SAMPLE_RATE / 3600
     log.info("embedding %.1f h in %d scenes", hours, len(jobs))
     order = rng.permutation(len(jobs))
-    embeddings = []
-    labels = []
-    timings = []
-    nears = []
     for at in range(0, len(order), BATCH):
         batch = [jobs[i] for i in order[at : at + BATCH]]
         heard = [_hear(scenes, job) for job in batch]
@@ -85,13 +132,9 @@ def gather(encoder: Encoder, scenes: Scenes, word_takes: int, passes: int) -> Em
         for job, embedding, (_, words) in zip(batch, out, heard, strict=True):
             chunks = len(embedding)
             label = scenes.labels(words, chunks)
-            embeddings.append(embedding.astype(np.float16))
-            labels.append(label)
-            timings.append(_timing(words, label))
-            nears.append(np.full(chunks, job.kind == "near"))
+            yield embedding, label, _timing(words, label), np.full(chunks, job.kind == "near")
         if at // BATCH % 200 == 199:
             log.info("embedded %d of %d scenes", at + BATCH, len(jobs))
-    return EmbeddingBank(*map(np.concatenate, (embeddings, labels, timings, nears)))
 
 
 def _jobs(scenes: Scenes, word_takes: int, passes: int) -> Iterator[_Job]:
@@ -110,20 +153,21 @@ def _jobs(scenes: Scenes, word_takes: int, passes: int) -> Iterator[_Job]:
             if not utterances:
                 continue
             order = rng.permutation(len(utterances))
-            total = np.concatenate([scenes.corpora.read(utterances[i]) for i in order])
+            stretch = _Stretch(scenes, [utterances[i] for i in order])
             first = int(rng.integers(SCENE_SAMPLES))
-            for start in range(first, len(total) - SCENE_SAMPLES, SCENE_SAMPLES):
+            for start in range(first, len(stretch) - SCENE_SAMPLES, SCENE_SAMPLES):
                 name = "clean" if kind == "speech" and n == 0 else kind
-                yield _Job(name, total[start : start + SCENE_SAMPLES])
+                yield _Job(name, stretch, start)
 
 
 def _hear(scenes: Scenes, job: _Job) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
     """Return what a microphone hears of `job`, `[sample]`, and the wake words in it."""
-    if job.audio is None:
+    if job.stretch is None:
         scene = scenes.draw(SCENE_SAMPLES, word_share=0.65)
         return scenes.hear(scene.clean[None], [scene.degradation])[0], scene.words
     gain = np.float32(10 ** (scenes.rng.uniform(-12, 6) / 20))
-    return scenes.degrade(job.audio * gain, harsh=HARSH[job.kind]), []
+    audio = job.stretch.read(job.start, SCENE_SAMPLES)
+    return scenes.degrade(audio * gain, harsh=HARSH[job.kind]), []
 
 
 def _timing(words: list[tuple[int, int, int]], label: np.ndarray) -> np.ndarray:

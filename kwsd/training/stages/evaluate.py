@@ -3,7 +3,11 @@ and the embedder that run on the device.
 
 Words: miss rate at given false accepts per hour, per word, clean, at 10 dB and in rooms. A recorded
 word lies between a second of near-silence on either side; a false accept is a firing in audio that
-holds no such word. Speakers: equal error rate.
+holds no such word. Operating points come from the tail of the peaks over continuous speech and
+noise. Speakers: equal error rate.
+
+Where there is a store for validation, all of it is measured there as well, and what becomes there
+of the operating points; nothing is fitted to it.
 """
 
 from __future__ import annotations
@@ -23,6 +27,9 @@ from kwsd.metrics import (
     cosine,
     equal_error_rate,
     logistic_calibration,
+    operating_threshold,
+    rate_interval,
+    tail_rate,
     threshold_at,
     verification_trials,
 )
@@ -31,31 +38,82 @@ from kwsd.training.bundle_runtime import BundleRuntime
 from kwsd.training.bundle_writer import WordMeasure
 from kwsd.training.data.corpora import Corpora
 from kwsd.training.data.training_data import TrainingData
-from kwsd.training.development import DRAWS, RATES, SWEEP, Development, Report
+from kwsd.training.development import (
+    DRAWS,
+    RATES,
+    SWEEP,
+    Development,
+    FalseAccepts,
+    Report,
+)
 from kwsd.training.models.backend import Backend, fit_to_people
 
 log = logging.getLogger(__name__)
 QUANTILES = 41
 """Quantiles of the scores of a word's recordings that the bundle keeps."""
+DEFAULT_POINT = 0
+"""Which of the `RATES` a word's default threshold is for: the strictest."""
 MIN_TAKES = 6
 """Takes that a person needs: five enroll, one is tried."""
 
 
 def evaluate(models: BundleRuntime, data: TrainingData) -> Report:
-    """Return all figures of the model card, and the operating points under `points`."""
+    """Return all figures of the model card, and the operating points under `points`; those of the
+    store for validation, if there is one, under `validation`.
+
+    Raises ValueError where the development split holds no recording of a word."""
     development = Development(data)
+    for n, word in enumerate(models.words):
+        if not development.scenes.words[n][False]:
+            raise ValueError(f"the development split holds no recording of {word}")
+    report = _figures(models, development)
+    validation = data.validation()
+    if validation is not None:
+        log.info("validation, which nothing is fitted to:")
+        thresholds = {
+            word: [point["threshold"] for point in figures["points"]]
+            for word, figures in report["words"].items()
+        }
+        report["validation"] = _figures(models, Development(validation), thresholds)
+    return report
+
+
+def _figures(
+    models: BundleRuntime,
+    development: Development,
+    thresholds: Mapping[str, Sequence[float]] | None = None,
+) -> Report:
+    """Return the figures of a split: operating points of its own and, where they are given, the
+    points at `thresholds`, by word, under `kept`."""
     words = models.words
-    peaks, by_source = development.false_accepts(models.scores, len(words))
-    hours = sum(by_source.values())
-    sources = {name: round(each, 3) for name, each in by_source.items()}
-    log.info("%.1f h of negatives: %s", hours, sources)
-    report: Report = {"negative_hours": round(hours, 2), "sources": sources, "gated": models.gated}
-    table = {
-        word: _word_figures(models, development, n, peaks[n], hours) for n, word in enumerate(words)
-    }
+    found = development.false_accepts(models.scores, len(words))
+    report: Report = {"negative_hours": round(found.total_hours(), 2), "gated": models.gated}
+    table: dict[str, Report] = {}
     report["words"] = table
+    for n, word in enumerate(words):
+        if development.scenes.words[n][False]:
+            kept = thresholds[word] if thresholds else None
+            table[word] = _word_figures(models, development, n, found, kept)
+        else:
+            log.warning("%s: there is no recording of it", word)
     report |= _word_means(table)
+    if thresholds is None:
+        thresholds = {
+            word: [point["threshold"] for point in figures["points"]]
+            for word, figures in table.items()
+        }
+    if len(thresholds) == len(words):
+        default = [thresholds[word][DEFAULT_POINT] for word in words]
+        report["sources"] = found.by_kind(default)
+        for kind, row in report["sources"].items():
+            log.info(
+                "%-32s %6.2f h, %4d false accepts of all words at their defaults, %.2f an hour "
+                "(%.2f to %.2f)",
+                kind,
+                *(row[key] for key in ("hours", "false_accepts", "per_hour", "low", "high")),
+            )
     scorer = models.speaker_scorer()
+    data = development.data
     for group, corpora in data.roles.speaker_groups.items():
         people = voices(models, development, corpora)
         if len(people) < 2:
@@ -66,9 +124,16 @@ def evaluate(models: BundleRuntime, data: TrainingData) -> Report:
 
 
 def _word_figures(
-    models: BundleRuntime, development: Development, n: int, peaks: np.ndarray, hours: float
+    models: BundleRuntime,
+    development: Development,
+    n: int,
+    found: FalseAccepts,
+    kept: Sequence[float] | None,
 ) -> Report:
-    """Return the figures of the word with the index `n`, whose false accepts are `peaks`."""
+    """Return the figures of the word with the index `n`: its own operating points, and the points
+    at the thresholds `kept`."""
+    peaks = found.peaks()[n]
+    hours = found.total_hours()
     swept = np.array([threshold_at(peaks, hours, rate) for rate in SWEEP])
     recorded, synthetic = (
         {
@@ -77,18 +142,29 @@ def _word_figures(
         }
         for kind in (False, True)
     )
-    if not recorded["clean"].size:
-        raise ValueError(f"the development split holds no recording of {models.words[n]}")
     clean = recorded["clean"]
     noisy = recorded["10 dB"]
-    points = []
-    for rate in RATES:
-        threshold = threshold_at(peaks, hours, rate)
+    kinds = development.operating_kinds()
+    heard = found.peaks(kinds)[n]
+    heard_hours = found.total_hours(kinds)
+
+    def point_at(threshold: float, rate: float) -> OperatingPoint:
+        low, high = rate_interval(heard, heard_hours, threshold)
         missed = float((clean < threshold).mean())
-        points.append(OperatingPoint(threshold, rate, missed, float((noisy < threshold).mean())))
+        return OperatingPoint(
+            threshold, rate, missed, float((noisy < threshold).mean()), low=low, high=high
+        )
+
+    points = [point_at(operating_threshold(heard, heard_hours, rate), rate) for rate in RATES]
     figures: Report = {
         "clips": clean.shape[1],
         "points": msgspec.to_builtins(points),
+        # By counting alone, as other engines are measured.
+        "counted": {
+            str(rate): {name: float((s < at).mean()) for name, s in recorded.items()}
+            for rate in RATES
+            for at in [threshold_at(peaks, hours, rate)]
+        },
         "sweep": _missed_over_sweep(recorded, swept),
         "synthetic_sweep": _missed_over_sweep(synthetic, swept),
         "scores": [
@@ -96,6 +172,10 @@ def _word_figures(
             for kind in (clean, noisy)
         ],
     }
+    if kept is not None:
+        figures["kept"] = msgspec.to_builtins(
+            [point_at(at, tail_rate(heard, heard_hours, at)) for at in kept]
+        )
     log.info(
         "%-13s %d recordings, missed at %s FA/h: clean %s, 10 dB %s; "
         "of %d synthetic ones on average %s",
@@ -111,17 +191,20 @@ def _word_figures(
 
 
 def _missed_over_sweep(best: Mapping[str, np.ndarray], thresholds: np.ndarray) -> dict[str, float]:
-    """Return the share of the `best` scores below `thresholds`, by condition; NaN without
+    """Return the share of the `best` scores below `thresholds`, by condition; nothing without
     scores."""
     return {
-        condition: float((scores[..., None] < thresholds).mean()) if scores.size else math.nan
+        condition: float((scores[..., None] < thresholds).mean())
         for condition, scores in best.items()
+        if scores.size
     }
 
 
 def _word_means(table: Mapping[str, Report]) -> Report:
-    """Return the means over the words of `table`."""
+    """Return the means over the words of `table`, nothing without any."""
     report: Report = {}
+    if not table:
+        return report
     means = {
         kind: [
             float(np.mean([figures["points"][r][kind] for figures in table.values()]))
@@ -133,8 +216,11 @@ def _word_means(table: Mapping[str, Report]) -> Report:
     percent = [[round(100 * rate, 2) for rate in rates] for rates in means.values()]
     log.info("mean of the words at %s FA/h: clean %s, 10 dB %s", RATES, *percent)
     for kind, name in (("sweep", "recorded"), ("synthetic_sweep", "synthetic")):
+        measured = [figures[kind] for figures in table.values() if figures[kind]]
+        if not measured:
+            continue
         averaged = {
-            condition: float(np.mean([figures[kind][condition] for figures in table.values()]))
+            condition: float(np.mean([shares[condition] for shares in measured]))
             for condition in DRAWS
         }
         report[kind] = averaged
@@ -172,12 +258,11 @@ def _speaker_figures(group: str, people: list[np.ndarray], scorer: Scorer) -> Re
 
 
 def word_measures(report: Report) -> dict[str, WordMeasure]:
-    """Return what the bundle keeps of a report; a word's default is its threshold of 0.5 false
-    accepts per hour."""
+    """Return what the bundle keeps of a report; a word's default is its strict point."""
     measures = {}
     for word, figures in report["words"].items():
         points = [OperatingPoint(**point) for point in figures["points"]]
-        measures[word] = WordMeasure(points[1].threshold, points, *figures["scores"])
+        measures[word] = WordMeasure(points[DEFAULT_POINT].threshold, points, *figures["scores"])
     return measures
 
 

@@ -62,14 +62,13 @@ def train(data: TrainingData, encoder_path: Path, out: Path, settings: WakeSetti
     """Train the head of the checkpoint `encoder_path` into `out`.
 
     The bank beside `out` is made once; each head resumes at its last mining."""
-    path = out.with_suffix(".bank.npz")
-    if path.exists():
-        bank = EmbeddingBank.load(path)
+    folder = out.with_suffix(".bank")
+    if folder.exists():
+        bank = EmbeddingBank.load(folder)
     else:
         scenes = data.scenes(seed=settings.seed, transcripts=data.transcripts())
         encoder = channels_last(load_encoder(encoder_path))
-        bank = gather(encoder, scenes, settings.word_takes, settings.passes)
-        bank.save(path)
+        bank = gather(encoder, scenes, settings.word_takes, settings.passes, folder)
     heads = [
         train_head(bank, encoder_path, out.with_suffix(f".{n}.pt"), settings, settings.seed + n)
         for n in range(settings.heads)
