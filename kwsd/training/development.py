@@ -3,6 +3,7 @@ people; clean, in noise, and in a room."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -28,6 +29,8 @@ GAP_SAMPLES = 2400
 """Silence between joined utterances: 0.15 s."""
 BLOCK_SAMPLES = 180 * SAMPLE_RATE
 """Audio that is scored at once: three minutes."""
+ROOM_NOISE_SAMPLES = 30 * SAMPLE_RATE
+"""Noise of a room that people share: 30 s."""
 IN_NOISE = " at 10 dB"
 """What follows the kind of speech in noise."""
 
@@ -111,6 +114,32 @@ class Development:
         rooms = self.scenes.rooms.responses
         room = rooms[self.rng.integers(len(rooms))][None]
         return augment.reverberate(torch.from_numpy(x)[None], room)[0].numpy()
+
+    def by_telephone(self, x: np.ndarray) -> np.ndarray:
+        """Return `x [sample]` in the band of a telephone."""
+        return augment.quantize_int16(augment.narrow_band(x, *augment.TELEPHONE_HZ))
+
+    def same_room(self, name: str) -> Callable[[np.ndarray], np.ndarray]:
+        """Return what the room `name` does to each take `[sample]`: the same response, microphone
+        and noise for all, whoever speaks.
+
+        Raises ValueError where the split has no noise."""
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        rooms = self.scenes.rooms.responses
+        room = rooms[rng.integers(len(rooms))][None]
+        noise = self.scenes.fill(lambda: self.scenes.pick(self.scenes.noise), ROOM_NOISE_SAMPLES)
+        snr_db = torch.tensor([rng.uniform(10, 20)])
+        limits = [rng.uniform(60, 300), rng.uniform(3500, 8000), rng.uniform(-6, 6)]
+        microphone = [torch.tensor([limit], dtype=torch.float32) for limit in limits]
+
+        def heard(x: np.ndarray) -> np.ndarray:
+            speech = augment.reverberate(torch.from_numpy(augment.gain_to(x, -26))[None], room)
+            begin = int(rng.integers(max(len(noise) - len(x), 0) + 1))
+            around = np.resize(noise[begin:], len(x)).astype(np.float32)
+            mixed = augment.mix(speech, torch.from_numpy(around)[None], snr_db)
+            return augment.quantize_int16(augment.band_limit(mixed, *microphone)[0].numpy())
+
+        return heard
 
     def conditions(self) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
         """Return what each condition of `DRAWS` does to `[sample]`."""

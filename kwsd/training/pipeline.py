@@ -281,7 +281,8 @@ def evaluate(
     text = json.dumps(report, indent=1)
     (work / "evaluation.json").write_text(text, encoding="utf-8")
     if write:
-        speakers = report.get("speakers_all", {}).get("scale")
+        scale = report.get("speakers_all", {}).get("scale")
+        speakers = scale and {name: scale[name] for name in ("threshold", "slope", "offset")}
         with BundleWriter(models) as writer:
             writer.set_thresholds(evaluation.word_measures(report), speakers)
 

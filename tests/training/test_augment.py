@@ -128,6 +128,16 @@ def test_a_batch_is_degraded_as_its_takes_are(tmp_path: Path) -> None:
     assert torch.equal(together, together.round())
 
 
+def test_a_narrow_band_ends_where_it_ends() -> None:
+    noise = np.random.default_rng(0).normal(0, 1000, 32000).astype(np.float32)
+    power = np.square(np.abs(np.fft.rfft(augment.narrow_band(noise, *augment.TELEPHONE_HZ))))
+    power /= np.square(np.abs(np.fft.rfft(noise))).mean()
+    hz = np.arange(len(power)) / 2
+    assert power[(hz > 400) & (hz < 3000)].mean() == pytest.approx(1, abs=0.1)
+    assert power[hz < 150].mean() < 1e-3
+    assert power[hz > 5000].mean() < 1e-4
+
+
 def test_masks_lie_within_and_hold_the_least_value() -> None:
     rng = np.random.default_rng(0)
     mel = torch.rand(400, 32) + 1

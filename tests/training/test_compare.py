@@ -278,8 +278,12 @@ def test_every_row_of_the_ablations_is_made_of_settings() -> None:
 def test_figures_of_known_answers(work: Path) -> None:
     data = data_of(work)
     transcripts = data.transcripts()
-    words = [word for _, word, _ in compare.labeled_words(Development(data), transcripts)]
-    always_bed: Any = SimpleNamespace(word=lambda *_: "bed")
+    named = ["bed", "cat", "dog"]
+    words = [word for _, word, _ in compare.labeled_words(Development(data), transcripts, named)]
+    asked = compare.labeled_words(Development(data), transcripts, ["bed"])
+    assert "cat" not in {word for _, word, _ in asked}  # it cannot be named
+    assert "cat" in words
+    always_bed: Any = SimpleNamespace(words=named, word=lambda *_: "bed")
     accuracy = compare.word_accuracy(always_bed, Development(data), transcripts)
     assert accuracy["clips"] == len(words)
     assert {accuracy[c]["value"] for c in DRAWS} == {words.count("bed") / len(words)}

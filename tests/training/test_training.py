@@ -28,7 +28,7 @@ from kwsd.training.losses import MarginSoftmax, wake_loss
 from kwsd.training.models import backend as backends
 from kwsd.training.pipeline import HeadsSettings
 from kwsd.training.settings.catalog import default_roles, default_words
-from kwsd.training.stages import align, evaluate, negatives
+from kwsd.training.stages import align, negatives, verification
 from kwsd.training.stages.synthesize import SynthesizeSettings
 
 
@@ -89,7 +89,7 @@ def test_trials_over_people() -> None:
     centers = np.eye(8)
     people = [c + 0.05 * rng.normal(size=(8, 8)) for c in centers]
     people = [p / np.linalg.norm(p, axis=1, keepdims=True) for p in people]
-    result, target, impostor = evaluate.trials(people)
+    result, target, impostor = verification.trials(people)
     assert (result.one, result.five, result.people) == (0.0, 0.0, 8)
     assert target.min() > impostor.max()
 

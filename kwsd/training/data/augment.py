@@ -20,6 +20,8 @@ from kwsd.audio.format import SAMPLE_RATE
 
 FOLDS = 5
 """One room in this many belongs to the development split."""
+TELEPHONE_HZ = (300.0, 3400.0)
+"""The band of a telephone."""
 FRAME_SAMPLES = 400
 """Frames of 25 ms, of which levels are taken."""
 
@@ -219,6 +221,15 @@ def band_limit(x: Tensor, low_hz: Tensor, high_hz: Tensor, tilt_db: Tensor) -> T
     response = 1 / low_cut / high_cut
     response = response * 10 ** (tilt_db[:, None] * torch.log2(hz.clamp(min=125) / 1000) / 3 / 20)
     return torch.fft.irfft(torch.fft.rfft(x) * response, x.shape[1])
+
+
+def narrow_band(x: np.ndarray, low_hz: float, high_hz: float) -> np.ndarray:
+    """Return `x [sample]` without what lies outside of `low_hz … high_hz`, as if it had been
+    recorded at a low rate: 48 dB in the octave below and 96 dB in the octave above."""
+    hz = np.fft.rfftfreq(len(x), 1 / SAMPLE_RATE)
+    low_cut = np.sqrt(1 + (low_hz / np.maximum(hz, 1)) ** 16)
+    high_cut = np.sqrt(1 + (hz / high_hz) ** 32)
+    return np.fft.irfft(np.fft.rfft(x) / low_cut / high_cut, len(x)).astype(np.float32)
 
 
 def draw_masks(frames: int, bands: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import reduce
 from pathlib import Path
 
@@ -68,15 +68,18 @@ def compare(checkpoint: Path, data: TrainingData, out: Path) -> Report:
 
 
 def labeled_words(
-    development: Development, transcripts: Transcripts
+    development: Development, transcripts: Transcripts, named: Collection[str]
 ) -> Iterator[tuple[np.ndarray, str, str]]:
-    """Yield (samples, word, speaker) of the words to classify: those of the corpora of single
-    words, and among them others ("other") and silence."""
+    """Yield (samples, word, speaker) of the words to classify: those of the corpora of single words
+    that are `named`, and among them others ("other") and silence.
+
+    Words that a model has no name for cannot be classified right, and are not asked."""
     rng = development.rng
     corpora = development.corpora
     utterances = [u for u in corpora.utterances if u.development]
-    single = [u for u in utterances if u.corpus in development.roles.word_accuracy]
-    names = {u.text for u in single}
+    labeled = [u for u in utterances if u.corpus in development.roles.word_accuracy]
+    names = {u.text for u in labeled}
+    single = [u for u in labeled if u.text in named]
     others = [(u, 0, u.samples) for u in utterances if u.word >= 0 and not u.synthetic]
     others += [
         (u, word.start, word.end)
@@ -105,7 +108,7 @@ def word_accuracy(
     conditions = development.conditions()
     right: dict[str, list[bool]] = {name: [] for name in conditions}
     speakers: list[str] = []
-    items = list(labeled_words(development, transcripts))
+    items = list(labeled_words(development, transcripts, model.words))
     classes = [*sorted({word for _, word, _ in items} - {"other"})]
     for x, word, speaker in items:
         speakers.append(speaker)

@@ -13,9 +13,7 @@ of the operating points; nothing is fitted to it.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -23,15 +21,10 @@ import numpy as np
 
 from kwsd.audio.format import SAMPLE_RATE
 from kwsd.metrics import (
-    Scorer,
-    cosine,
-    equal_error_rate,
-    logistic_calibration,
     operating_threshold,
     rate_interval,
     tail_rate,
     threshold_at,
-    verification_trials,
 )
 from kwsd.protocol.data import OperatingPoint
 from kwsd.training.bundle_runtime import BundleRuntime
@@ -47,14 +40,13 @@ from kwsd.training.development import (
     Report,
 )
 from kwsd.training.models.backend import Backend, fit_to_people
+from kwsd.training.stages import verification
 
 log = logging.getLogger(__name__)
 QUANTILES = 41
 """Quantiles of the scores of a word's recordings that the bundle keeps."""
 DEFAULT_POINT = 0
 """Which of the `RATES` a word's default threshold is for: the strictest."""
-MIN_TAKES = 6
-"""Takes that a person needs: five enroll, one is tried."""
 
 
 def evaluate(models: BundleRuntime, data: TrainingData) -> Report:
@@ -112,15 +104,7 @@ def _figures(
                 kind,
                 *(row[key] for key in ("hours", "false_accepts", "per_hour", "low", "high")),
             )
-    scorer = models.speaker_scorer()
-    data = development.data
-    for group, corpora in data.roles.speaker_groups.items():
-        people = voices(models, development, corpora)
-        if len(people) < 2:
-            log.warning("speakers %s: fewer than two people with %d takes", group, MIN_TAKES)
-            continue
-        report[f"speakers_{group}"] = _speaker_figures(group, people, scorer)
-    return report
+    return report | verification.figures(models, development)
 
 
 def _word_figures(
@@ -229,34 +213,6 @@ def _word_means(table: Mapping[str, Report]) -> Report:
     return report
 
 
-def _speaker_figures(group: str, people: list[np.ndarray], scorer: Scorer) -> Report:
-    """Return the equal error rates of `people`, plain and normalized, and the calibration."""
-    plain, _, _ = trials(people)
-    normalized, target, impostor = trials(people, scorer)
-    log.info(
-        "speakers %s: %d people, EER one vs. one %.2f %%, five vs. one %.2f %%; "
-        "normalized %.2f, %.2f %%",
-        group,
-        plain.people,
-        100 * plain.one,
-        100 * plain.five,
-        100 * normalized.one,
-        100 * normalized.five,
-    )
-    slope, offset = logistic_calibration(target, impostor)
-    one_percent = float(np.quantile(impostor, 0.99))
-    threshold = 1 / (1 + math.exp(-(slope * one_percent + offset)))
-    return {
-        "people": plain.people,
-        "eer_one": plain.one,
-        "eer_five": plain.five,
-        "normalized_eer_one": normalized.one,
-        "normalized_eer_five": normalized.five,
-        "miss_at_1_percent_fa": float((target < one_percent).mean()),
-        "scale": {"threshold": threshold, "slope": slope, "offset": offset},
-    }
-
-
 def word_measures(report: Report) -> dict[str, WordMeasure]:
     """Return what the bundle keeps of a report; a word's default is its strict point."""
     measures = {}
@@ -264,46 +220,6 @@ def word_measures(report: Report) -> dict[str, WordMeasure]:
         points = [OperatingPoint(**point) for point in figures["points"]]
         measures[word] = WordMeasure(points[DEFAULT_POINT].threshold, points, *figures["scores"])
     return measures
-
-
-@dataclass(frozen=True)
-class Verification:
-    """Equal error rates over the people of one group."""
-
-    one: float
-    """One take against one."""
-    five: float
-    """Five enrolled takes against one."""
-    people: int
-
-
-def trials(
-    people: list[np.ndarray], scorer: Scorer = cosine
-) -> tuple[Verification, np.ndarray, np.ndarray]:
-    """Return the equal error rates over `people`, each embeddings `[take, dim]` with at least six
-    takes, and the target and impostor scores of five against one.
-
-    One take against one, and five enrolled against one: all pairs of a person's takes, and all
-    pairs with others'."""
-    (target_one, impostor_one), (target, impostor) = verification_trials(people, scorer)
-    one = equal_error_rate(target_one, impostor_one)[0]
-    five = equal_error_rate(target, impostor)[0]
-    return Verification(one, five, len(people)), target, impostor
-
-
-def voices(
-    models: BundleRuntime, development: Development, corpora: Sequence[str]
-) -> list[np.ndarray]:
-    """Return embeddings `[take, dim]` of each development person of `corpora` with at least six
-    takes."""
-    people: list[np.ndarray] = []
-    for takes in development.takes(corpora):
-        vectors = [
-            vector for take in takes if (vector := models.embed(take.astype(np.int16))) is not None
-        ]
-        if len(vectors) >= MIN_TAKES:
-            people.append(np.stack(vectors))
-    return people
 
 
 def fit_backend(models: BundleRuntime, corpora: Corpora) -> Backend:
@@ -326,12 +242,12 @@ def cohort(models: BundleRuntime, data: TrainingData, out: Path, per_person: int
         if vectors:
             mean = np.mean(vectors, axis=0)
             means.append(mean / np.linalg.norm(mean))
-    people = voices(models, development, data.roles.speaker_groups["all"])
+    people = verification.voices(models, development, data.roles.speaker_groups["all"])
     strangers = [takes[0] for takes in people]
     if not means or not strangers:
         raise ValueError(
             f"the stores hold {len(means)} people of the training split and {len(strangers)} of "
-            f"the development split with {MIN_TAKES} takes; a cohort needs both"
+            f"the development split with {verification.MIN_TAKES} takes; a cohort needs both"
         )
     np.savez(
         out,

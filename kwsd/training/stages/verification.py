@@ -1,0 +1,169 @@
+"""How well a bundle tells people apart: trials of the development split's people, as they were
+recorded, in one room, and by telephone."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kwsd.metrics import (
+    Scorer,
+    cosine,
+    equal_error_rate,
+    logistic_calibration,
+    verification_trials,
+)
+from kwsd.training.bundle_runtime import BundleRuntime
+from kwsd.training.development import Development, Report
+
+log = logging.getLogger(__name__)
+MIN_TAKES = 6
+"""Takes that a person needs: five enroll, one is tried."""
+RECORDED = "as recorded"
+TELEPHONE = "telephone"
+ROOMS = ("one room", "another room", "a third room")
+"""Conditions in which all people share a room, a noise and a microphone, enrolled and tried."""
+MOST_PEOPLE = 80
+"""People who are heard in each of these conditions."""
+
+
+def figures(models: BundleRuntime, development: Development) -> Report:
+    """Return the figures of each group of corpora whose people are in the split, by the name
+    `speakers_GROUP`."""
+    report: Report = {}
+    scorer = models.speaker_scorer()
+    for group, corpora in development.roles.speaker_groups.items():
+        people = voices(models, development, corpora)
+        if len(people) < 2:
+            log.info("speakers %s: fewer than two people with %d takes", group, MIN_TAKES)
+            continue
+        found = _group_figures(f"{group}, {RECORDED}", people, scorer)
+        scale = found["scale"]
+        if group != "all":
+            found["conditions"] = {
+                name: _at_scale(f"{group}, {name}", heard, scorer, scale["one_percent"])
+                for name, degrade in _conditions(development).items()
+                if len(heard := voices(models, development, corpora, degrade, MOST_PEOPLE)) > 1
+            }
+        report[f"speakers_{group}"] = found
+    return report
+
+
+def _conditions(development: Development) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """Return what is done to every take of every person, `[sample]`."""
+    conditions = {TELEPHONE: development.by_telephone}
+    if development.scenes.noise:
+        conditions |= {name: development.same_room(name) for name in ROOMS}
+    return conditions
+
+
+def _group_figures(name: str, people: list[np.ndarray], scorer: Scorer) -> Report:
+    """Return the equal error rates of `people`, plain and normalized, and the calibration."""
+    plain, _, _ = trials(people)
+    normalized, target, impostor = trials(people, scorer)
+    log.info(
+        "speakers %s: %d people, EER one vs. one %.2f %%, five vs. one %.2f %%; "
+        "normalized %.2f, %.2f %%",
+        name,
+        plain.people,
+        100 * plain.one,
+        100 * plain.five,
+        100 * normalized.one,
+        100 * normalized.five,
+    )
+    slope, offset = logistic_calibration(target, impostor)
+    one_percent = float(np.quantile(impostor, 0.99))
+    threshold = 1 / (1 + math.exp(-(slope * one_percent + offset)))
+    return {
+        "people": plain.people,
+        "eer_one": plain.one,
+        "eer_five": plain.five,
+        "normalized_eer_one": normalized.one,
+        "normalized_eer_five": normalized.five,
+        "miss_at_1_percent_fa": float((target < one_percent).mean()),
+        "scale": {
+            "threshold": threshold,
+            "slope": slope,
+            "offset": offset,
+            "one_percent": one_percent,
+        },
+    }
+
+
+def _at_scale(name: str, people: list[np.ndarray], scorer: Scorer, threshold: float) -> Report:
+    """Return the equal error rates of `people` in one condition, and what becomes of the
+    normalized `threshold` that lets 1 % of strangers pass as recorded."""
+    plain, _, _ = trials(people)
+    normalized, target, impostor = trials(people, scorer)
+    strangers = float((impostor >= threshold).mean())
+    owners = float((target < threshold).mean())
+    log.info(
+        "speakers %s: %d people, EER one vs. one %.2f %%, five vs. one %.2f %%; at the threshold "
+        "of 1 %% as recorded %.1f %% of strangers pass and %.1f %% of owners are missed",
+        name,
+        plain.people,
+        100 * plain.one,
+        100 * plain.five,
+        100 * strangers,
+        100 * owners,
+    )
+    return {
+        "people": plain.people,
+        "eer_one": plain.one,
+        "eer_five": plain.five,
+        "normalized_eer_one": normalized.one,
+        "normalized_eer_five": normalized.five,
+        "strangers_pass": strangers,
+        "owners_missed": owners,
+    }
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Equal error rates over the people of one group."""
+
+    one: float
+    """One take against one."""
+    five: float
+    """Five enrolled takes against one."""
+    people: int
+
+
+def trials(
+    people: list[np.ndarray], scorer: Scorer = cosine
+) -> tuple[Verification, np.ndarray, np.ndarray]:
+    """Return the equal error rates over `people`, each embeddings `[take, dim]` with at least six
+    takes, and the target and impostor scores of five against one.
+
+    One take against one, and five enrolled against one: all pairs of a person's takes, and all
+    pairs with others'."""
+    (target_one, impostor_one), (target, impostor) = verification_trials(people, scorer)
+    one = equal_error_rate(target_one, impostor_one)[0]
+    five = equal_error_rate(target, impostor)[0]
+    return Verification(one, five, len(people)), target, impostor
+
+
+def voices(
+    models: BundleRuntime,
+    development: Development,
+    corpora: Sequence[str],
+    degrade: Callable[[np.ndarray], np.ndarray] | None = None,
+    most: int | None = None,
+) -> list[np.ndarray]:
+    """Return embeddings `[take, dim]` of each development person of `corpora` (of `most` of them)
+    with at least six takes; `degrade` is what happens to each take `[sample]`."""
+    people: list[np.ndarray] = []
+    for takes in development.takes(corpora):
+        heard = takes if degrade is None else [degrade(take) for take in takes]
+        vectors = [
+            vector for take in heard if (vector := models.embed(take.astype(np.int16))) is not None
+        ]
+        if len(vectors) >= MIN_TAKES:
+            people.append(np.stack(vectors))
+        if most is not None and len(people) == most:
+            break
+    return people
