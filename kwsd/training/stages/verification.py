@@ -55,7 +55,9 @@ def figures(models: BundleRuntime, development: Development) -> Report:
 
 def _conditions(development: Development) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     """Return what is done to every take of every person, `[sample]`."""
-    conditions = {TELEPHONE: development.by_telephone}
+    conditions: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        TELEPHONE: development.by_telephone
+    }
     if development.scenes.noise:
         conditions |= {name: development.same_room(name) for name in ROOMS}
     return conditions
