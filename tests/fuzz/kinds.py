@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,6 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, cast
 
+import checkers
 import msgspec
 import numpy as np
 
@@ -25,7 +25,7 @@ from kwsd.detect.setup import resolve
 from kwsd.detect.speaker_id import SpeakerScorer, best_match, read_cohort
 from kwsd.learn.thresholds import choose, evidence
 from kwsd.model import bundle as bundles
-from kwsd.model.bundle import Bundle, BundleError
+from kwsd.model.bundle import Bundle, BundleError, read_front_end
 from kwsd.protocol import commands
 from kwsd.protocol.commands import Command, Request
 from kwsd.protocol.data import (
@@ -154,6 +154,8 @@ class VoiceprintKind(StateKind):
             unit = voices / np.linalg.norm(voices, axis=1, keepdims=True)
             voiceprint = Voiceprint("ann", self.bundle.encoder_id, unit.astype(np.float32), 1e9)
             yield VoiceprintStore(self.folder, "").to_bytes(voiceprint)
+            both = replace(voiceprint, checker_takes=voiceprint.takes, checker_id="a checker")
+            yield VoiceprintStore(self.folder, "").to_bytes(both)
 
     def corrupted(self, rng: Random, index: int) -> bytes:
         return archives.corrupt_archive(rng.choice(self.seeds), rng, {})
@@ -171,8 +173,10 @@ class VoiceprintKind(StateKind):
             self.request(commands.SpeakersTrials())
             voice = read_cohort(self.bundle, "strangers")[0]
             scorer = SpeakerScorer(self.bundle)
-            match = best_match(voice, good, 0.5, scorer)
-            check_finite(msgspec.to_builtins(match))
+            joined = {name: one.joined("a checker", 0.5) for name, one in good.items()}
+            for people in (good, joined):
+                match = best_match(voice, people, 0.5, scorer)
+                check_finite(msgspec.to_builtins(match))
         return bool(good)
 
 
@@ -379,11 +383,17 @@ class PeakLogKind(StateKind):
 class BundleKind(Kind):
     """A file of a model bundle whose manifest has its hash."""
 
-    FILES = ("manifest.json", "front_end.npz", "voice_front_end.npz", "cohort.npz")
+    FILES = (
+        "manifest.json",
+        "front_end.npz",
+        "voice_front_end.npz",
+        "cohort.npz",
+        "checker_front_end.npz",
+    )
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.bundle = Path(shutil.copytree(bundles.default_path(), folder / "bundle"))
+        self.bundle = checkers.write(folder / "bundle", "small")
         self.seeds = [(self.bundle / name).read_bytes() for name in self.FILES]
         self.changed: set[str] = set()
         SpeakerScorer(bundles.load())
@@ -416,6 +426,9 @@ class BundleKind(Kind):
             bundle = bundles.load(self.bundle)
             read_cohort(bundle, "cohort")
             assert bundle.voice_dim
+            for model in bundle.checkers.values():
+                if model.front_end:
+                    read_front_end(bundle.file(model.front_end))
         except BundleError as error:
             check_message(error, str(self.bundle))
             return False
