@@ -1,4 +1,5 @@
-"""An exported bundle as the device runs it: the same detector, embedder and speaker scores.
+"""The first stage of an exported bundle as the device runs it: the same detector, embedder and
+speaker scores.
 
 All that training needs of `kwsd.detect`, `kwsd.model.runtime` and `kwsd.state` is here.
 """
@@ -31,8 +32,12 @@ class BundleRuntime:
         self.words = list(self.bundle.words)
         self._runtime = Runtime(self.bundle)
         self._embedder = Embedder(self.bundle, self._runtime)
-        words = {word: WordConfig() for word in self.words}
-        self._setup = resolve(Config(words=words, vad=VadConfig(enabled=gated)), self.bundle)
+        config = Config(
+            words={word: WordConfig() for word in self.words},
+            vad=VadConfig(enabled=gated),
+            checker="off",
+        )
+        self._setup = resolve(config, self.bundle)
 
     def scores(self, samples: np.ndarray) -> np.ndarray:
         """Return the scores `[chunk, word]` of int16 `samples`, from the start of a stream."""
