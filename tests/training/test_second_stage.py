@@ -24,7 +24,6 @@ from kwsd.ort import onnxruntime
 from kwsd.training.data.training_data import TrainingData
 from kwsd.training.data.voice_rooms import TAKES, VoiceRooms, VoiceSettings
 from kwsd.training.data.windows import PEAK, WINDOW_SAMPLES, Windows
-from kwsd.training.models.transformer import Transformer
 from kwsd.training.settings.catalog import default_words
 from kwsd.training.stages.checker import candidates, distill, export, tune
 from kwsd.training.stages.checker.candidates import (
@@ -215,12 +214,11 @@ def test_any_teacher_to_one_checked_candidate(
     assert entry["samples"] == WINDOW_SAMPLES
     assert set(entry["words"]) == set(bundle.words)
     session = onnxruntime.InferenceSession(models / entry["file"])
-    encoder = export.load_checker(tmp_path / "checker" / "tuned.pt").encoder
-    assert isinstance(encoder, Transformer)
+    checker = export.load_checker(tmp_path / "checker" / "tuned.pt")
     found = Candidates.load(tmp_path / "checker" / "candidates")
     window = found.windows[:1, MARGIN_SAMPLES : MARGIN_SAMPLES + WINDOW_SAMPLES]
-    inputs = encoder.inputs(torch.from_numpy(window.astype(np.float32)))
-    logits, voice = session.run(["logits", "voice"], {entry["input"]: inputs.numpy()})
+    given = checker.given(torch.from_numpy(window.astype(np.float32)))
+    logits, voice = session.run(["logits", "voice"], {entry["input"]: given.numpy()})
     assert logits.shape == (1, len(bundle.words))
     assert np.isfinite(logits).all()
     assert np.linalg.norm(voice) == pytest.approx(1, abs=1e-4)

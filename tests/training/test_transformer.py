@@ -170,17 +170,20 @@ def test_the_exported_checker_hears_what_the_network_hears(
         CheckerHead(6, network.dim, [1, 3], frames // STEP_FRAMES),
         VoiceHead(network.dim, [0, 1]),
     ).eval()
+    given = checker.given(windows)
     with torch.inference_mode():
-        want = checker(inputs)
+        want = checker(given)
+        hidden = network(inputs)
+        assert torch.allclose(want[0], checker.words(hidden), atol=1e-5)
     assert torch.allclose(want[1].norm(dim=1), torch.ones(4), atol=1e-5)
-    given = inputs.numpy()
+    feed = given.numpy()
     if front := front_end(network):
-        given = front(windows.numpy())
-        assert np.abs(given - inputs.numpy()).max() < 1e-3
+        feed = front(windows.numpy())
+        assert np.abs(feed - inputs.numpy()).max() < 1e-3
     for quantized, close in ((False, 1e-4), (True, 0.1)):
         path = tmp_path / "checker.onnx"
         write_graph(checker, path, quantized=quantized)
         session = onnxruntime.InferenceSession(path)
-        got = session.run(["logits", "voice"], {network.kind: given})
+        got = session.run(["logits", "voice"], {network.kind: feed})
         for own, other in zip(got, want, strict=True):
             assert np.abs(own - other.numpy()).max() < close

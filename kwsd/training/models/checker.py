@@ -131,8 +131,13 @@ class Checker(nn.Module):
         self.words = words
         self.voice = voice
 
-    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits `[batch, word]` and the voices `[batch, 160]` of windows: mel bels
-        `[batch, frame, band]` or the waveform `[batch, sample]`."""
-        hidden = self.encoder(inputs)
+    def given(self, samples: Tensor) -> Tensor:
+        """Return what the daemon gives the graph for int16-scale windows `[batch, sample]`: mel
+        bels `[batch, frame, band]`, or the waveform in ±1."""
+        return self.encoder.inputs(samples) if self.encoder.kind == "mel" else samples / 32768
+
+    def forward(self, given: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits `[batch, word]` and the voices `[batch, 160]` of windows."""
+        is_mel = self.encoder.kind == "mel"
+        hidden = self.encoder(given if is_mel else self.encoder.stem.inputs(given))
         return self.words(hidden), self.voice(hidden)

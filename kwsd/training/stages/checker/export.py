@@ -50,7 +50,7 @@ def load_checker(path: Path) -> Checker:
 def write_graph(checker: Checker, path: Path, *, quantized: bool = True) -> None:
     """Write `checker` to `path`; `quantized`: the weights of its linear layers in 8 bit."""
     encoder = checker.encoder
-    inputs = encoder.inputs(torch.zeros(1, WINDOW_SAMPLES))
+    inputs = checker.given(torch.zeros(1, WINDOW_SAMPLES))
     kind = encoder.kind
     if isinstance(encoder.stem, MelStem):  # the positions of a window, of Whisper's 30 s
         frames = encoder.stem(inputs).shape[1]
@@ -111,7 +111,7 @@ def export(tuned: Path, development: Path, models: Path) -> None:
     with BundleWriter(models) as writer:
         path = writer.file(CHECKER)
         write_graph(checker, path)
-        calibration = calibrate(_logits(path, checker.encoder, found), found)
+        calibration = calibrate(_logits(path, checker, found), found)
         log.info("calibration %s, on %d candidates", calibration, len(found.word))
         parameters = sum(parameter.numel() for parameter in checker.parameters())
         writer.set_checker(
@@ -119,12 +119,14 @@ def export(tuned: Path, development: Path, models: Path) -> None:
         )
 
 
-def _logits(path: Path, encoder: Transformer, found: Candidates) -> np.ndarray:
+def _logits(path: Path, checker: Checker, found: Candidates) -> np.ndarray:
     """Return the exported graph's logits `[candidate, word]`."""
     session = ort.onnxruntime.InferenceSession(path)
     rows = []
     middle = slice(MARGIN_SAMPLES, MARGIN_SAMPLES + WINDOW_SAMPLES)
     for window in found.windows[:, middle]:
         samples = at_peak(torch.from_numpy(window.astype(np.float32))[None])
-        rows.append(session.run(["logits"], {encoder.kind: encoder.inputs(samples).numpy()})[0][0])
+        rows.append(
+            session.run(["logits"], {checker.encoder.kind: checker.given(samples).numpy()})[0][0]
+        )
     return np.stack(rows)
