@@ -137,7 +137,7 @@ def test_the_words_of_the_models_and_bad_files(tmp_path: Path) -> None:
         read_roles(tmp_path)
 
 
-@pytest.mark.parametrize("layout", importers.LAYOUTS.keys() - {"collected"})  # has many corpora
+@pytest.mark.parametrize("layout", sorted(importers.LAYOUTS.keys() - {"collected"}))  # has many
 def test_an_imported_corpus_has_a_role_in_every_later_stage(layout: str) -> None:
     roles = default_roles()
     assert describe("s", 0, 9, layout, "x", "").person == f"{layout}/x"

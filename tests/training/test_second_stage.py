@@ -68,9 +68,10 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "good evening",
     )
     texts = {**words, **dict.fromkeys(near, "")}
-    takes = [
-        (say(text, voice), "pico" if label else "gsc", voice, label)
-        for voice in (*VOICES, "en-gb+m2", "en-us+f1", "en-gb+f4", "en-us+m4")
+    voices = (*VOICES, "en-gb+m2", "en-us+f1", "en-gb+f4", "en-us+m4", "en-us+m6")
+    takes = [  # some of the voices are so near to each other that only their pace differs
+        (say(text, voice, 130 + 7 * n), "pico" if label else "gsc", voice, label)
+        for n, voice in enumerate(voices)
         for text, label in texts.items()
     ]
     noise = [(hiss(3.0, 300, seed=n), "noise_esc10", str(n), "") for n in range(8)]
