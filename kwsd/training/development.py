@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,10 @@ so it is the one to choose by."""
 DRAWS = {"clean": 1, "10 dB": 4, "room": 4}
 """How often a recorded word is heard in each condition, in other noise or another room each
 time."""
+PLAYBACK_DB = {"playback": 0.0, "playback +10 dB": 10.0}
+"""How loud the device's own loudspeaker is, over who speaks the word meanwhile."""
+PLAYBACK_DRAWS = 2
+"""How often a recorded word is heard in each."""
 GAP_SAMPLES = 2400
 """Silence between joined utterances: 0.15 s."""
 BLOCK_SAMPLES = 180 * SAMPLE_RATE
@@ -142,8 +147,19 @@ class Development:
         return heard
 
     def conditions(self) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-        """Return what each condition of `DRAWS` does to `[sample]`."""
-        return {"clean": lambda x: x, "10 dB": self.noisy, "room": self.reverberant}
+        """Return what each condition of `DRAWS` and of `PLAYBACK_DB` does to `[sample]`."""
+        conditions = {"clean": lambda x: x, "10 dB": self.noisy, "room": self.reverberant}
+        return conditions | {
+            name: partial(self.playing, louder_db=louder) for name, louder in PLAYBACK_DB.items()
+        }
+
+    def playing(self, x: np.ndarray, louder_db: float) -> np.ndarray:
+        """Return `x [sample]` while the device plays speech or music, `louder_db` over the
+        speech."""
+        played = self.scenes.backgrounds.of("playback", len(x))
+        snr_db = torch.tensor([-louder_db])
+        mixed = augment.mix(torch.from_numpy(x)[None], torch.from_numpy(played)[None], snr_db)
+        return mixed[0].numpy()
 
     def negatives(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield (kind, int16 `[sample]`): blocks of audio without a wake word; speech clean and,
@@ -195,7 +211,7 @@ class Development:
 
         Each utterance lies between a second of near-silence on either side."""
         degrade = self.conditions()[condition]
-        best = np.zeros((DRAWS[condition], len(utterances)))
+        best = np.zeros((DRAWS.get(condition, PLAYBACK_DRAWS), len(utterances)))
         for draw in best:
             for n, utterance in enumerate(utterances):
                 hiss = self.rng.normal(0, 3, 2 * SAMPLE_RATE).astype(np.float32)

@@ -12,17 +12,27 @@ import torch
 
 from kwsd.audio.format import CHUNK_SAMPLES, SAMPLE_RATE
 from kwsd.audio.speech_span import speech_span
-from kwsd.training.data import augment
+from kwsd.training.data import augment, revoicing
 from kwsd.training.data.augment import Degradation, Rooms
+from kwsd.training.data.backgrounds import Backgrounds, Draw
 from kwsd.training.data.corpora import Corpora, Utterance
 from kwsd.training.data.transcripts import SpokenWord, Transcripts
 from kwsd.training.features import SMOOTHING_CHUNKS
+from kwsd.training.settings.catalog import MUSIC
 
 SPEEDS = (0.87, 1.22)
 """Slowest and fastest playback: some people say a wake word in half a second."""
 TEMPOS = (0.85, 1.18)
 """Slowest and fastest tempo of a short utterance at its own pitch, in addition: children speak high
 and slowly."""
+REVOICED = 0.2
+"""Share of the short utterances that are spoken in another voice."""
+VOICES = (0.82, 1.2)
+"""Least and greatest change of pitch, and, apart from it, of the formants."""
+NARROW = (0.1, 0.25)
+"""Share of the utterances in a narrow band: others, and wake words."""
+NARROW_HZ = (3200, 5500)
+"""Lowest and highest end of a narrow band."""
 SHORT_SAMPLES = 3 * SAMPLE_RATE
 """Utterances below this length are single words or phrases, and are used whole."""
 IGNORED_SAMPLES = (5600, 9600)
@@ -91,6 +101,7 @@ class Scenes:
         for utterance in utterances:
             if utterance.word < 0 and not utterance.noise and not utterance.synthetic:
                 self.speech.setdefault(utterance.corpus, []).append(utterance)
+        self.backgrounds = self._make_backgrounds()
 
     def pick(self, utterances: list[Utterance]) -> Utterance:
         """Return one of `utterances`, at random."""
@@ -121,29 +132,44 @@ class Scenes:
         return self.pick(self.speech[names[self.rng.integers(len(names))]])
 
     def draw_noise(self, samples: int) -> np.ndarray:
-        """Return noise, music, babble or hiss, float32 `[samples]`."""
-        kind = self.rng.random()
-        if kind < 0.1 or not self.noise:
-            hiss = np.fft.rfft(self.rng.standard_normal(samples))
-            tilt = np.maximum(np.arange(len(hiss)), 1) ** -self.rng.uniform(0, 1)
-            return (np.fft.irfft(hiss * tilt, samples) * 1000).astype(np.float32)
-        if kind < 0.25:
-            voices = self.rng.integers(1, 5)
-            babble = (
-                augment.gain_to(self.fill(self.pick_other, samples), -26) for _ in range(voices)
-            )
-            return sum(babble, np.zeros(samples, np.float32))
-        return self.fill(lambda: self.pick(self.noise), samples)
+        """Return a background of any kind, float32 `[samples]`."""
+        return self.backgrounds.draw(samples).samples
+
+    def _pick_noise(self, music: bool) -> Callable[[], Utterance]:
+        """Return what picks music, or noise without it; a corpus is the likelier the longer it is,
+        by the root of its length.
+
+        Where there is none, it picks the other of both."""
+        corpora: dict[str, list[Utterance]] = {}
+        for utterance in self.noise:
+            corpora.setdefault(utterance.corpus, []).append(utterance)
+        roles = self.corpora.roles
+        wanted = {c: u for c, u in corpora.items() if (roles.source(c) == MUSIC) == music}
+        pools = list((wanted or corpora).values())
+        weights = np.sqrt([sum(u.samples for u in pool) for pool in pools])
+        return lambda: self.pick(pools[self.rng.choice(len(pools), p=weights / weights.sum())])
+
+    def _make_backgrounds(self) -> Backgrounds:
+        """Return what draws backgrounds from this split."""
+
+        def of(pick: Callable[[], Utterance]) -> Draw:
+            return lambda samples: self.fill(pick, samples)
+
+        return Backgrounds(
+            self.rng,
+            of(self.pick_other) if self.speech or self.near else None,
+            of(self._pick_noise(music=False)) if self.noise else None,
+            of(self._pick_noise(music=True)) if self.noise else None,
+        )
 
     def fill(self, draw: Callable[[], Utterance], samples: int) -> np.ndarray:
         """Return utterances that `draw` gives, cut and joined: float32 `[samples]`."""
         parts = []
         length = 0
         while length < samples:
-            x = self.corpora.read(draw())
-            if len(x) > samples:
-                begin = self.rng.integers(len(x) - samples + 1)
-                x = x[begin : begin + samples]
+            utterance = draw()
+            begin = int(self.rng.integers(max(utterance.samples - samples, 0) + 1))
+            x = self.corpora.read(utterance, begin, begin + samples)
             parts.append(x)
             length += len(x)
         return np.concatenate(parts)[:samples]
@@ -158,8 +184,7 @@ class Scenes:
         snr_db = 0.0
         microphone = (0.0, 0.0, 0.0)
         if rng.random() < 0.8 * harsh:
-            noise = self.draw_noise(samples)
-            snr_db = float(rng.uniform(0, 30))
+            noise, snr_db = self.backgrounds.draw(samples)
         if rng.random() < 0.4 * harsh:
             low_hz = rng.uniform(30, 350)
             high_hz = float(np.exp(rng.uniform(np.log(3000), np.log(9000))))
@@ -219,6 +244,7 @@ class Scenes:
             tempo = float(rng.uniform(*TEMPOS))
             x = augment.change_tempo(x, tempo)
             speed *= tempo
+        x = self._revoiced(x, word)
         if word < 0 and len(x) >= SHORT_SAMPLES:
             length = min(int(rng.uniform(0.8, 3.0) * SAMPLE_RATE), len(x))
             begin = int(rng.integers(len(x) - length + 1))
@@ -231,6 +257,24 @@ class Scenes:
         lead, tail = (int(rng.uniform(0.02, 0.2) * SAMPLE_RATE) for _ in range(2))
         begin = max(start - lead, 0)
         return _Excerpt(x[begin : end + tail], start - begin, end - begin, begin, speed)
+
+    def _revoiced(self, x: np.ndarray, word: int) -> np.ndarray:
+        """Return `x [sample]`, some of the time in another voice, and some of the time without what
+        recordings of a low rate lack; `word` is -1 for none.
+
+        Much of the speech without wake words is so narrow: unless the words are as well, the band
+        tells them apart."""
+        rng = self.rng
+        if len(x) < SHORT_SAMPLES and rng.random() < REVOICED:
+            if word < 0 and rng.random() < 0.3:
+                x = revoicing.vocode(x, rng, int(rng.integers(4, 17)))
+            else:
+                x = revoicing.change_pitch(x, float(rng.uniform(*VOICES)))
+                x = revoicing.change_formants(x, float(rng.uniform(*VOICES)))
+        if rng.random() < NARROW[word >= 0]:
+            high_hz = float(np.exp(rng.uniform(*np.log(NARROW_HZ))))
+            x = augment.narrow_band(x, float(rng.uniform(20, 300)), high_hz)
+        return x
 
     def _words_of(self, utterance: Utterance, excerpt: _Excerpt) -> list[SpokenWord]:
         """Return the known words of `excerpt`, in its samples."""

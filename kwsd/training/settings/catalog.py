@@ -18,6 +18,8 @@ from kwsd.config import ConfigError
 from kwsd.training import settings
 from kwsd.training.settings import Settings
 
+MUSIC = "music"
+"""The kind of negatives that is music, where `sources` names it."""
 CONTINUOUS = "continuous English"
 """The kind of negatives that no entry of `sources` names."""
 

@@ -105,7 +105,7 @@ def word_accuracy(
 ) -> Report:
     """Return the share of words that are classified right, and its interval over speakers, in each
     condition."""
-    conditions = development.conditions()
+    conditions = {name: development.conditions()[name] for name in DRAWS}
     right: dict[str, list[bool]] = {name: [] for name in conditions}
     speakers: list[str] = []
     items = list(labeled_words(development, transcripts, model.words))
@@ -193,7 +193,9 @@ def equal_errors(
             f"the development split holds {len(everyone)} people of {', '.join(corpora)} "
             "with six takes; the equal error rate needs two"
         )
-    for name, degrade in development.conditions().items():
+    conditions = development.conditions()
+    for name in DRAWS:
+        degrade = conditions[name]
         people = [np.stack([model.voice(degrade(x)) for x in takes]) for takes in everyone]
         # A person who is drawn twice would be compared with himself. Half of the people, each drawn
         # once, give the same spread (Politis et al. 1999).

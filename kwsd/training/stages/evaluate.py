@@ -33,6 +33,7 @@ from kwsd.training.data.corpora import Corpora
 from kwsd.training.data.training_data import TrainingData
 from kwsd.training.development import (
     DRAWS,
+    PLAYBACK_DB,
     RATES,
     SWEEP,
     Development,
@@ -140,7 +141,15 @@ def _word_figures(
         )
 
     points = [point_at(operating_threshold(heard, heard_hours, rate), rate) for rate in RATES]
+    playing = {
+        name: development.hits(models.scores, development.scenes.words[n][False], name)
+        for name in PLAYBACK_DB
+    }
     figures: Report = {
+        "playback": {
+            name: [float((best < point.threshold).mean()) for point in points]
+            for name, best in playing.items()
+        },
         "clips": clean.shape[1],
         "points": msgspec.to_builtins(points),
         # By counting alone, as other engines are measured.
