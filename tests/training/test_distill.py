@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from kwsd.audio.format import CHUNK_SAMPLES
 from kwsd.config import ConfigError
 from kwsd.model.bundle import Bundle
 from kwsd.training import features, loop, settings
-from kwsd.training.data.corpora import Corpora
+from kwsd.training.data import augment
+from kwsd.training.data.corpora import Corpora, Utterance
 from kwsd.training.data.targets import SCALE, Targets, TeacherError, open_targets
 from kwsd.training.data.teacher_scenes import Batch, TeacherScenes
 from kwsd.training.data.training_data import TrainingData
@@ -314,3 +316,59 @@ def test_the_shipped_settings() -> None:
     assert (shipped.steps, shipped.start, shipped.rate) == (7, "fresh", 4e-4)
     assert shipped.teachers["whisper"].dual_view == 0.7
     assert shipped.teachers["voice"].source == "intermediate"
+
+
+def test_a_perfect_student_has_no_error_at_joins(tmp_path: Path) -> None:
+    """A teacher that is the student itself, asked about each utterance alone: where there are
+    targets, the student says the same in the scene."""
+    torch.manual_seed(0)
+    student = Encoder().eval()
+    rng = np.random.default_rng(0)
+    takes = [
+        (
+            rng.normal(0, 900, 1280 * int(rng.integers(12, 60))).astype(np.int16),
+            "gsc",
+            f"v{n}",
+            "go",
+        )
+        for n in range(30)
+    ]
+    data = training_data(tmp_path, takes)
+
+    def heard(x: np.ndarray) -> np.ndarray:
+        mel = features.student_features(torch.from_numpy(x.astype(np.float32))[None])
+        with torch.no_grad():
+            answers = student(mel, student.zero_state())
+        return np.asarray(answers[0][0].numpy())
+
+    corpora = data.corpora()
+    wanted = settings.read("distill", DistillSettings, ["batch=4", "mask_share=0", "teachers={}"])
+    scenes = data.scenes(seed=3)
+    asked = {(u.store, u.start): heard(_at_level(corpora.read(u))) for u in corpora.utterances}
+
+    class Perfect:
+        layers, dims = 1, 96
+
+        def of(self, utterance: Utterance) -> tuple[np.ndarray, np.ndarray]:
+            answer = asked[utterance.store, utterance.start]
+            return answer[None], np.zeros(len(answer), np.int64)
+
+    drawn = TeacherScenes(data, tmp_path, [], wanted.scenes, 5)
+    teacher: Any = Perfect()
+    pool = [u for u in corpora.utterances if not u.development]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(augment, "gain_to", lambda x, _: _at_level(x))
+        batch = drawn._draw(scenes, {"perfect": teacher}, {}, [pool], np.ones(1))
+    targets = batch.frames["perfect"][:, :, 0]
+    answers = torch.from_numpy(np.stack([heard(x) for x in batch.mel.numpy()]))
+    inside = targets.abs().sum(2) > 0
+    assert inside.float().mean() > 0.3
+    assert (answers - targets)[inside].abs().max() < 0.01 * targets[inside].std()
+    for segment in batch.segments:
+        assert inside[segment.row, segment.begin : segment.end].all()
+    assert inside.sum() == sum(s.end - s.begin for s in batch.segments)
+
+
+def _at_level(x: np.ndarray) -> np.ndarray:
+    """Return `x` at a level that does not depend on what else is in it."""
+    return (0.5 * x).astype(np.float32)

@@ -23,13 +23,17 @@ from kwsd.training.data.scenes import Scenes
 from kwsd.training.data.targets import Targets, TeacherError, Voices, open_targets
 from kwsd.training.data.training_data import TrainingData
 
+SETTLING_CHUNKS = -(-(features.RECEPTIVE_FRAMES - features.STRIDE_FRAMES) // features.STRIDE_FRAMES)
+"""Chunks after a join in which a student still hears what came before, and a teacher, asked about
+the utterance alone, did not: they have no targets."""
+
 
 class Segment(NamedTuple):
-    """One utterance in a batch."""
+    """The chunks of one utterance in a batch that teachers have answered."""
 
     row: int
     begin: int
-    """First chunk."""
+    """First chunk: the utterance's own, or `SETTLING_CHUNKS` after it."""
     end: int
     """Chunk after the last."""
 
@@ -149,26 +153,31 @@ class TeacherScenes(IterableDataset[Batch]):
         segments: list[Segment] = []
         people: list[str] = []
         for row in range(batch):
-            at = int(rng.integers(0, 4))
+            at = int(rng.integers(0, 4)) if rng.random() < 0.5 else 0
             while at < chunks - 4:
                 utterance = scenes.pick(pools[rng.choice(len(pools), p=weights)])
                 available = min(
                     (len(cached.of(utterance)[1]) for cached in targets.values()),
                     default=utterance.samples // CHUNK_SAMPLES,
                 )
-                length = min(available, chunks - at, int(rng.integers(12, 38)))
+                wanted = int(rng.integers(12, 38)) + SETTLING_CHUNKS
+                length = min(available, chunks - at, wanted)
                 begin = int(rng.integers(0, available - length + 1))
+                # At the start of both, nothing was heard before, by the teacher or in the scene.
+                settled = 0 if at == begin == 0 else SETTLING_CHUNKS
                 x = scenes.corpora.read(utterance)
                 x = x[begin * CHUNK_SAMPLES : (begin + length) * CHUNK_SAMPLES]
                 x = augment.gain_to(x, float(rng.normal(-26, 3)))
                 clean[row, at * CHUNK_SAMPLES : at * CHUNK_SAMPLES + len(x)] = x
+                first = at + settled
                 for name, cached in targets.items():
                     answer, code = cached.of(utterance)
-                    part = answer[:, begin : begin + length].transpose(1, 0, 2)
-                    frames[name][row, at : at + length] = part
-                    codes[name][row, at : at + length] = code[begin : begin + length]
-                segments.append(Segment(row, at, at + length))
-                people.append(utterance.person)
+                    part = answer[:, begin + settled : begin + length].transpose(1, 0, 2)
+                    frames[name][row, first : at + length] = part
+                    codes[name][row, first : at + length] = code[begin + settled : begin + length]
+                if first < at + length:
+                    segments.append(Segment(row, first, at + length))
+                    people.append(utterance.person)
                 at += length + int(rng.integers(0, 5))
         degradation = augment.stack([scenes.degradation(clean.shape[1]) for _ in clean])
         known = {
