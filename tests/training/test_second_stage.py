@@ -13,7 +13,6 @@ import torch
 from conftest import VOICES, hiss, say, train, training_data
 from test_teachers import checkpoint
 
-from kwsd.audio.format import SAMPLE_RATE
 from kwsd.config import Config, VadConfig, WordConfig
 from kwsd.detect.detector import Detector
 from kwsd.detect.setup import resolve
@@ -27,7 +26,6 @@ from kwsd.training.data.windows import PEAK, WINDOW_SAMPLES, Windows
 from kwsd.training.settings.catalog import default_words
 from kwsd.training.stages.checker import candidates, distill, export, tune
 from kwsd.training.stages.checker.candidates import (
-    AFTER_PEAK_SAMPLES,
     MARGIN_SAMPLES,
     Candidates,
     CandidateSettings,
@@ -97,7 +95,7 @@ def test_windows_are_at_one_peak_and_degraded(data: TrainingData) -> None:
 
 
 def test_voices_share_devices_but_no_person_shares_one_with_themselves(data: TrainingData) -> None:
-    settings = VoiceSettings(people=4, devices=2, shared=1.0, telephone=0.5)
+    settings = VoiceSettings(people=4, devices=2, shared=1.0, telephone=0.0)
     rooms = VoiceRooms(data, settings, seed=2)
     raw = next(iter(rooms))
     assert raw.person[::TAKES].tolist() == raw.person[1::TAKES].tolist()
@@ -119,10 +117,7 @@ def test_candidates_are_what_the_first_stage_thinks_it_hears(
     assert found.windows.shape[1] == WINDOW_SAMPLES + 2 * MARGIN_SAMPLES
     assert (found.spoken == found.word).sum() >= 3
     assert (found.stream >= 0.02).all()
-    # Its word ends before the window does.
-    level = np.abs(found.windows[found.spoken == found.word].astype(np.float32))
-    end = -MARGIN_SAMPLES - AFTER_PEAK_SAMPLES
-    assert level[:, end - SAMPLE_RATE // 2 : end].mean() > level[:, end:].mean()
+    assert found.stream[found.spoken == found.word].max() > 0.5
     caplog.set_level(logging.INFO)
     candidates.gather(data, bundle.path, tmp_path / "found", settings)
     assert not caplog.records, "what is there is not made again"
