@@ -19,6 +19,7 @@ STAGES = {
     "synthesize": "speak the wake words and words near them in hundreds of voices",
     "folds": "count the clips, speakers and hours of each fold of the speakers",
     "align": "find the words of unlabeled sentences, by Whisper",
+    "homophones": "find phrases that sound nearly like the wake words",
     "cache": "ask each teacher about every utterance, once",
     "distill": "train an encoder from the teachers' answers",
     "finetune": "train words and voices over the whole encoder",
@@ -45,7 +46,17 @@ ROOMS = (
     "evaluate",
 )
 """Stages that need room responses."""
-SETTINGS = ("synthesize", "align", "cache", "distill", "finetune", "heads", "checker", "ablate")
+SETTINGS = (
+    "synthesize",
+    "align",
+    "homophones",
+    "cache",
+    "distill",
+    "finetune",
+    "heads",
+    "checker",
+    "ablate",
+)
 """Stages with settings."""
 BUNDLE = ("checker", "export", "negatives", "cohort", "evaluate")
 """Stages that read or write the bundle."""
@@ -163,6 +174,8 @@ def run(arguments: argparse.Namespace) -> int:
             pipeline.folds(work)
         case "align":
             pipeline.align(work, arguments.set)
+        case "homophones":
+            pipeline.homophones(work, arguments.set)
         case "cache":
             pipeline.cache(work, arguments.only, arguments.set)
         case "distill":

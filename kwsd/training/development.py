@@ -36,6 +36,8 @@ BLOCK_SAMPLES = 180 * SAMPLE_RATE
 """Audio that is scored at once: three minutes."""
 ROOM_NOISE_SAMPLES = 30 * SAMPLE_RATE
 """Noise of a room that people share: 30 s."""
+HOMOPHONES = "near-homophones"
+"""The kind of recorded phrases that sound nearly like a wake word."""
 IN_NOISE = " at 10 dB"
 """What follows the kind of speech in noise."""
 
@@ -172,8 +174,10 @@ class Development:
         for corpus, utterances in noise.items():
             for x in self._blocks(utterances):
                 yield self.roles.source(corpus), augment.quantize_int16(x).astype(np.int16)
-        for corpus, utterances in self.scenes.speech.items():
-            kind = self.roles.source(corpus)
+        speech = [(self.roles.source(c), pool) for c, pool in self.scenes.speech.items()]
+        if self.scenes.homophones:
+            speech.append((HOMOPHONES, self.scenes.homophones))
+        for kind, utterances in speech:
             for x in self._blocks(utterances):
                 yield kind, augment.quantize_int16(x).astype(np.int16)
             if not noise:

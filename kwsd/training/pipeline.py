@@ -45,6 +45,7 @@ from kwsd.training.stages import evaluate as evaluation
 from kwsd.training.stages import export as exporting
 from kwsd.training.stages import finetune as finetuning
 from kwsd.training.stages import folds as splitting
+from kwsd.training.stages import homophones as nearly
 from kwsd.training.stages import negatives as bank
 from kwsd.training.stages import speaker, wake
 from kwsd.training.stages import synthesize as synthesis
@@ -108,7 +109,15 @@ def synthesize(work: Path, changes: Sequence[str] = ()) -> None:
     """Speak the wake words and words near them into WORK/synthetic."""
     chosen = settings.read("synthesize", synthesis.SynthesizeSettings, changes)
     corpus = read_roles(work).synthetic
-    synthesis.synthesize(work / "synthetic", read_words(work), corpus, chosen)
+    near = nearly.listed(work)
+    synthesis.synthesize(work / "synthetic", read_words(work), corpus, chosen, near)
+
+
+def homophones(work: Path, changes: Sequence[str] = ()) -> None:
+    """Find what sounds nearly like the wake words, into WORK/homophones.tsv and, cut from the
+    aligned sentences, the store WORK/homophones."""
+    chosen = settings.read("homophones", nearly.HomophoneSettings, changes)
+    nearly.homophones(TrainingData.of(work, Path()), work, chosen)
 
 
 def folds(work: Path) -> None:

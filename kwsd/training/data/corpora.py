@@ -79,6 +79,11 @@ class Utterance:
     development: bool = False
     """Whether its fold is the development split."""
 
+    @property
+    def homophone(self) -> bool:
+        """Whether it is a recorded phrase that sounds nearly like a wake word."""
+        return self.label.startswith("near ") and not self.synthetic
+
 
 def fold_of(name: str) -> int:
     """Return the fold of a speaker, or of an utterance without one, by the checksum of its name."""
@@ -186,6 +191,11 @@ class Corpora:
         first = utterance.start
         last = first + (utterance.samples if end is None else min(end, utterance.samples))
         return np.asarray(self.audio[utterance.store][first + begin : last], np.float32)
+
+    def checksum(self, utterance: Utterance) -> int:
+        """Return the checksum of the samples, as manifests have it."""
+        end = utterance.start + utterance.samples
+        return zlib.crc32(self.audio[utterance.store][utterance.start : end].tobytes())
 
     def people(self, development: bool) -> dict[str, list[Utterance]]:
         """Return the utterances of each person of the split with at least one second of speech,

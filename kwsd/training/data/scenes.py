@@ -25,6 +25,8 @@ SPEEDS = (0.87, 1.22)
 TEMPOS = (0.85, 1.18)
 """Slowest and fastest tempo of a short utterance at its own pitch, in addition: children speak high
 and slowly."""
+HOMOPHONES = 0.15
+"""Share of the other speech that is recorded and sounds like a wake word, where there is any."""
 REVOICED = 0.2
 """Share of the short utterances that are spoken in another voice."""
 VOICES = (0.82, 1.2)
@@ -96,10 +98,13 @@ class Scenes:
         self.noise = [u for u in utterances if u.noise]
         self.near = [u for u in utterances if u.synthetic and u.word < 0]
         """Synthetic words that sound like a wake word."""
+        self.homophones = [u for u in utterances if u.homophone]
+        """Recorded phrases that sound like a wake word."""
         self.speech: dict[str, list[Utterance]] = {}
-        """Recorded speech without a wake word, by corpus."""
+        """Other recorded speech without a wake word, by corpus."""
         for utterance in utterances:
-            if utterance.word < 0 and not utterance.noise and not utterance.synthetic:
+            recorded = not utterance.noise and not utterance.synthetic and not utterance.homophone
+            if utterance.word < 0 and recorded:
                 self.speech.setdefault(utterance.corpus, []).append(utterance)
         self.backgrounds = self._make_backgrounds()
 
@@ -126,6 +131,8 @@ class Scenes:
         Raises ValueError where the split holds none."""
         if self.near and self.rng.random() < 0.3:
             return self.pick(self.near)
+        if self.homophones and self.rng.random() < HOMOPHONES:
+            return self.pick(self.homophones)
         names = list(self.speech)
         if not names:
             raise ValueError("the stores hold no recorded speech besides the wake words; add some")

@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 from kwsd.training.data.corpora import Utterance
 
+LEAST_LETTERS = 3
+"""Shorter words are no words to learn; they only make phrases."""
+
 
 class SpokenWord(NamedTuple):
     """A word or phrase and where it lies, in samples of the utterance or of the scene around it."""
@@ -38,8 +41,11 @@ class Transcripts:
         """The names of the stores of the aligned words."""
         return {store for store, *_ in self._rows}
 
-    def within(self, utterance: Utterance, begin: int, end: int) -> list[SpokenWord]:
-        """Return the aligned words that lie wholly in the samples `begin … end` of `utterance`.
+    def within(
+        self, utterance: Utterance, begin: int, end: int, *, short: bool = False
+    ) -> list[SpokenWord]:
+        """Return the aligned words that lie wholly in the samples `begin … end` of `utterance`;
+        `short`: with those of fewer than `LEAST_LETTERS` as well.
 
         Their positions count from `begin`."""
         origin = utterance.start + begin
@@ -48,6 +54,7 @@ class Transcripts:
         words = [
             SpokenWord(text, start - origin, start - origin + samples)
             for _, start, samples, text in self._rows[first:last]
+            if short or len(text) >= LEAST_LETTERS
         ]
         return [word for word in words if word.end <= end - begin]
 

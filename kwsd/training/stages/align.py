@@ -20,6 +20,7 @@ import numpy as np
 from kwsd.audio.format import SAMPLE_RATE
 from kwsd.audio.speech_span import speech_span
 from kwsd.training.data.corpora import Corpora, Utterance
+from kwsd.training.data.transcripts import LEAST_LETTERS
 from kwsd.training.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -157,9 +158,10 @@ def _row(
     sentence = group[n]
     begin = round((begin_s - starts[n]) * SAMPLE_RATE)
     end = round((end_s - starts[n]) * SAMPLE_RATE)
-    if probability < MIN_PROBABILITY or len(text) < 3:
+    least_s = 0.15 if len(text) >= LEAST_LETTERS else 0.02
+    if probability < MIN_PROBABILITY or not text:
         return None
-    if end > sentence.samples or end - begin < 0.15 * SAMPLE_RATE:
+    if end > sentence.samples or end - begin < least_s * SAMPLE_RATE:
         return None
     start = sentence.start + begin
     return [sentence.store, start, end - begin, sentence.corpus, sentence.speaker, text]

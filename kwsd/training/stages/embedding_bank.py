@@ -26,7 +26,7 @@ from kwsd.training.models.encoder import Encoder
 log = logging.getLogger(__name__)
 SCENE_SAMPLES = 8 * SAMPLE_RATE // CHUNK_SAMPLES * CHUNK_SAMPLES
 """Length of a scene: 8 s."""
-HARSH = {"clean": 0.0, "speech": 1.0, "near": 1.0, "noise": 0.3}
+HARSH = {"clean": 0.0, "speech": 1.0, "near": 1.0, "homophones": 1.0, "noise": 0.3}
 """How often each kind of negative is degraded, as `Scenes.degradation` takes it."""
 BATCH = 16
 """Scenes that are embedded at once."""
@@ -146,6 +146,7 @@ def _jobs(scenes: Scenes, word_takes: int, passes: int) -> Iterator[_Job]:
     pools = {
         "speech": [utterance for pool in scenes.speech.values() for utterance in pool],
         "near": scenes.near,
+        "homophones": scenes.homophones,
         "noise": scenes.noise,
     }
     for n in range(passes):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -40,15 +40,23 @@ class SynthesizeSettings(Settings, frozen=True):
     """Mixtures of Kokoro's voices; 0 where its packages are not installed."""
 
 
-def synthesize(dest: Path, words: WordList, corpus: str, settings: SynthesizeSettings) -> None:
-    """Write the store `dest`; its utterances belong to `corpus`.
+def synthesize(
+    dest: Path,
+    words: WordList,
+    corpus: str,
+    settings: SynthesizeSettings,
+    homophones: Sequence[str] = (),
+) -> None:
+    """Write the store `dest`; its utterances belong to `corpus`. `homophones` are spoken beside the
+    words' own near ones.
 
     Raises SynthesisError where espeak-ng, or Kokoro if wanted, is not installed."""
     seconds = 0.0
+    near = tuple(dict.fromkeys((*words.near, *homophones)))
 
     def recordings() -> Iterator[Recording]:
         nonlocal seconds
-        for n, (voice, label, pcm) in enumerate(_speak(words, settings)):
+        for n, (voice, label, pcm) in enumerate(_speak(words, near, settings)):
             if len(pcm) < 1600 or np.abs(pcm).max() < 200:
                 log.warning("%s gave no sound for %r", voice, label)
                 continue
@@ -74,16 +82,18 @@ def flite(text: str, voice: str, stretch: float = 1.0) -> np.ndarray:
     return read_wav(done.stdout)
 
 
-def _speak(words: WordList, settings: SynthesizeSettings) -> Iterator[Synthetic]:
+def _speak(
+    words: WordList, near: tuple[str, ...], settings: SynthesizeSettings
+) -> Iterator[Synthetic]:
     """Yield all utterances; the draws depend on their order."""
     rng = np.random.default_rng(settings.seed)
-    plans = _plan(words, rng)
+    plans = _plan(words, near, rng)
     with ThreadPoolExecutor(4) as pool:
         results = pool.map(lambda plan: plan[2](), plans)
         for (voice, label, _), pcm in zip(plans, results, strict=True):
             yield voice, label, pcm
     if settings.kokoro_voices:
-        yield from _speak_mixtures(words, rng, settings.kokoro_voices)
+        yield from _speak_mixtures(words, near, rng, settings.kokoro_voices)
     for variant in espeak_variants():
         for label, text in words.texts.items():
             if " " in text:
@@ -94,7 +104,7 @@ def _speak(words: WordList, settings: SynthesizeSettings) -> Iterator[Synthetic]
                 yield f"espeak-{variant}", label, pcm
 
 
-def _plan(words: WordList, rng: np.random.Generator) -> list[Plan]:
+def _plan(words: WordList, near: tuple[str, ...], rng: np.random.Generator) -> list[Plan]:
     """Return the utterances of espeak-ng and flite."""
     plans: list[Plan] = []
 
@@ -105,7 +115,6 @@ def _plan(words: WordList, rng: np.random.Generator) -> list[Plan]:
         plans.append((voice, label, lambda: espeak(text, f"{accent}+{variant}", speed, pitch)))
 
     texts = words.texts
-    near = words.near
     for variant in espeak_variants():
         for label, text in texts.items():
             for _ in range(6):
@@ -125,12 +134,13 @@ def _flite_plan(text: str, voice: str, stretch: float) -> Callable[[], np.ndarra
     return lambda: flite(text, voice, stretch)
 
 
-def _speak_mixtures(words: WordList, rng: np.random.Generator, voices: int) -> Iterator[Synthetic]:
+def _speak_mixtures(
+    words: WordList, near: tuple[str, ...], rng: np.random.Generator, voices: int
+) -> Iterator[Synthetic]:
     """Yield Kokoro's utterances in `voices` mixtures of its voices: each word once as an American
     says it, then in two other accents; and near-words."""
     kokoro = Kokoro()
     texts = words.texts
-    near = words.near
     mixtures = []
     for n in range(voices):
         mixtures.append(rng.dirichlet(np.full(len(kokoro.styles), 0.5)))
