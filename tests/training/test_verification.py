@@ -53,7 +53,10 @@ def test_voices_are_tried_in_each_condition(development: Development, bundle: Bu
     assert report.keys() == {"speakers_gsc", "speakers_all"}
     assert "conditions" not in report["speakers_all"]
     found = report["speakers_gsc"]["conditions"]
-    assert found.keys() == {"telephone", *verification.ROOMS}
+    assert found.keys() == {"as recorded", "telephone", *verification.ROOMS}
+    strict = verification.figures(BundleRuntime(bundle.path), development, threshold=1e6)
+    for condition in strict["speakers_gsc"]["conditions"].values():
+        assert (condition["strangers_pass"], condition["owners_missed"]) == (0, 1)
     for condition in found.values():
         assert condition["people"] == 3
         for share in ("eer_one", "eer_five", "strangers_pass", "owners_missed"):

@@ -67,7 +67,10 @@ def evaluate(models: BundleRuntime, data: TrainingData) -> Report:
             word: [point["threshold"] for point in figures["points"]]
             for word, figures in report["words"].items()
         }
-        report["validation"] = _figures(models, Development(validation), thresholds)
+        scale = report.get("speakers_all", {}).get("scale", {})
+        report["validation"] = _figures(
+            models, Development(validation), thresholds, scale.get("one_percent")
+        )
     return report
 
 
@@ -75,9 +78,10 @@ def _figures(
     models: BundleRuntime,
     development: Development,
     thresholds: Mapping[str, Sequence[float]] | None = None,
+    speaker_threshold: float | None = None,
 ) -> Report:
     """Return the figures of a split: operating points of its own and, where they are given, the
-    points at `thresholds`, by word, under `kept`."""
+    points at `thresholds`, by word, under `kept`; voices at `speaker_threshold`."""
     words = models.words
     found = development.false_accepts(models.scores, len(words))
     report: Report = {"negative_hours": round(found.total_hours(), 2), "gated": models.gated}
@@ -105,7 +109,7 @@ def _figures(
                 kind,
                 *(row[key] for key in ("hours", "false_accepts", "per_hour", "low", "high")),
             )
-    return report | verification.figures(models, development)
+    return report | verification.figures(models, development, speaker_threshold)
 
 
 def _word_figures(

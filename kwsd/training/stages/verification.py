@@ -31,32 +31,41 @@ MOST_PEOPLE = 80
 """People who are heard in each of these conditions."""
 
 
-def figures(models: BundleRuntime, development: Development) -> Report:
+def figures(
+    models: BundleRuntime, development: Development, threshold: float | None = None
+) -> Report:
     """Return the figures of each group of corpora whose people are in the split, by the name
-    `speakers_GROUP`."""
+    `speakers_GROUP`.
+
+    What passes in each condition is counted at `threshold`, a normalized score; by default the one
+    that 1 % of the strangers of the group `all` reach as recorded."""
     report: Report = {}
     scorer = models.speaker_scorer()
-    for group, corpora in development.roles.speaker_groups.items():
-        people = voices(models, development, corpora)
+    groups = development.roles.speaker_groups
+    for group in sorted(groups, key=lambda name: name != "all"):
+        people = voices(models, development, groups[group])
         if len(people) < 2:
             log.info("speakers %s: fewer than two people with %d takes", group, MIN_TAKES)
             continue
         found = _group_figures(f"{group}, {RECORDED}", people, scorer)
-        scale = found["scale"]
+        report[f"speakers_{group}"] = found
+        if threshold is None:
+            threshold = found["scale"]["one_percent"]
         if group != "all":
             found["conditions"] = {
-                name: _at_scale(f"{group}, {name}", heard, scorer, scale["one_percent"])
+                name: _at_scale(f"{group}, {name}", heard, scorer, threshold)
                 for name, degrade in _conditions(development).items()
-                if len(heard := voices(models, development, corpora, degrade, MOST_PEOPLE)) > 1
+                if len(heard := voices(models, development, groups[group], degrade, MOST_PEOPLE))
+                > 1
             }
-        report[f"speakers_{group}"] = found
     return report
 
 
 def _conditions(development: Development) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     """Return what is done to every take of every person, `[sample]`."""
     conditions: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        TELEPHONE: development.by_telephone
+        RECORDED: lambda x: x,
+        TELEPHONE: development.by_telephone,
     }
     if development.scenes.noise:
         conditions |= {name: development.same_room(name) for name in ROOMS}
@@ -97,15 +106,15 @@ def _group_figures(name: str, people: list[np.ndarray], scorer: Scorer) -> Repor
 
 
 def _at_scale(name: str, people: list[np.ndarray], scorer: Scorer, threshold: float) -> Report:
-    """Return the equal error rates of `people` in one condition, and what becomes of the
-    normalized `threshold` that lets 1 % of strangers pass as recorded."""
+    """Return the equal error rates of `people` in one condition, and who passes at the normalized
+    `threshold`."""
     plain, _, _ = trials(people)
     normalized, target, impostor = trials(people, scorer)
     strangers = float((impostor >= threshold).mean())
     owners = float((target < threshold).mean())
     log.info(
-        "speakers %s: %d people, EER one vs. one %.2f %%, five vs. one %.2f %%; at the threshold "
-        "of 1 %% as recorded %.1f %% of strangers pass and %.1f %% of owners are missed",
+        "speakers %s: %d people, EER one vs. one %.2f %%, five vs. one %.2f %%; "
+        "%.1f %% of strangers pass and %.1f %% of owners are missed",
         name,
         plain.people,
         100 * plain.one,
