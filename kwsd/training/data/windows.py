@@ -4,7 +4,7 @@ them."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ WINDOW_SAMPLES = 2 * SAMPLE_RATE + 240
 """200 frames of 25 ms, 10 ms apart."""
 PEAK = 0.5
 """Every window is brought to this peak, of full scale: the checker knows no levels."""
+REMEMBERED = 32
+"""Batches of windows that are remembered, to be heard again."""
 
 
 def at_peak(x: Tensor) -> Tensor:
@@ -41,11 +43,16 @@ class WindowPair:
     """None once it has happened."""
     heard: Tensor
     """float32 `[batch, sample]`: what a microphone hears of them."""
+    slots: list[int]
+    """Where each window is remembered, until another one has its slot."""
+    fresh: int
+    """So many windows, the first ones, have not been heard before."""
 
     def to(self, device: torch.device) -> WindowPair:
         """Return the batch on `device`."""
         degradation = self.degradation.to(device) if self.degradation else None
-        return WindowPair(self.clean.to(device), degradation, self.heard.to(device))
+        clean, heard = self.clean.to(device), self.heard.to(device)
+        return replace(self, clean=clean, degradation=degradation, heard=heard)
 
 
 class Windows(IterableDataset[WindowPair]):
@@ -53,17 +60,20 @@ class Windows(IterableDataset[WindowPair]):
 
     A corpus is drawn by the root of its hours, so that the largest do not drown the others."""
 
-    def __init__(self, data: TrainingData, batch: int, seed: int) -> None:
+    def __init__(self, data: TrainingData, batch: int, seed: int, views: int = 1) -> None:
+        """`views`: how often, on average, a window is heard, each time through another room, noise
+        and microphone."""
         self.data = data
         self.batch = batch
         self.seed = seed
+        self.views = views
         self.responses = Rooms(data.rooms)
 
     def prepare(self, pair: WindowPair) -> WindowPair:
         """Return the batch with its degradation applied; both sides at the checker's level."""
         assert pair.degradation is not None
         heard = augment.degrade(pair.clean, pair.degradation, self.responses)
-        return WindowPair(at_peak(pair.clean), None, at_peak(heard))
+        return replace(pair, clean=at_peak(pair.clean), degradation=None, heard=at_peak(heard))
 
     def __iter__(self) -> Iterator[WindowPair]:
         scenes = self.data.scenes(seed=worker_seed(self.seed))
@@ -74,14 +84,23 @@ class Windows(IterableDataset[WindowPair]):
         corpora = [_Pool(utterances) for utterances in pools.values()]
         weights = np.sqrt([pool.samples for pool in corpora])
         weights /= weights.sum()
+        rng = scenes.rng
+        remembered: list[np.ndarray] = []
+        base = worker_seed(0) * REMEMBERED * self.batch  # no two workers share a slot
         while True:
-            drawn = [
-                _window(scenes, corpora[scenes.rng.choice(len(corpora), p=weights)])
-                for _ in range(self.batch)
-            ]
-            clean = torch.from_numpy(np.stack(drawn))
-            how = augment.stack([scenes.degradation(WINDOW_SAMPLES) for _ in drawn])
-            yield WindowPair(clean, how, clean)
+            if len(remembered) < REMEMBERED * self.batch:
+                fresh = self.batch
+                rows = np.arange(len(remembered), len(remembered) + fresh)
+                remembered += [np.zeros(0, np.float32)] * fresh
+            else:
+                fresh = -(-self.batch // self.views)
+                rows = rng.choice(len(remembered), self.batch, replace=False)
+            for row in rows[:fresh]:
+                corpus = corpora[rng.choice(len(corpora), p=weights)]
+                remembered[row] = _window(scenes, corpus)
+            clean = torch.from_numpy(np.stack([remembered[row] for row in rows]))
+            how = augment.stack([scenes.degradation(WINDOW_SAMPLES) for _ in rows])
+            yield WindowPair(clean, how, clean, [base + int(row) for row in rows], fresh)
 
 
 class _Pool:

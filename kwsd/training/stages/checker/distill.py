@@ -44,6 +44,9 @@ class DistillCheckerSettings(Settings, frozen=True):
     """The blocks whose output is learned."""
     batch: int = 32
     """Windows of two seconds."""
+    views: int = 3
+    """How often the student hears a window, in other rooms and noise, for one answer of the
+    teacher's: on a CPU the answer takes as long as the student's whole step."""
     thin_windows: int = 384
     """Windows on which the thin blocks are chosen and fitted."""
     rate: float = 6e-4
@@ -76,14 +79,19 @@ class Standardized(nn.Module):
 
     def of(self, hidden: list[Tensor], n: int) -> Tensor:
         """Return the standardized layer number `n` of those that are compared."""
-        return (hidden[self.layers[n]] - self.mean[n]) * self.scale[n]
+        return (hidden[self.layers[n]].float() - self.mean[n]) * self.scale[n]
 
-    def forward(self, student: list[Tensor], teacher: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    @torch.no_grad()
+    def targets(self, hidden: list[Tensor]) -> Tensor:
+        """Return the teacher's standardized layers `[batch, layer, frame, dim]`."""
+        return torch.stack([self.of(hidden, n) for n in range(len(self.layers))], 1)
+
+    def forward(self, student: list[Tensor], targets: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the loss, the mean over layers, and the cosine of each layer."""
         parts = []
         cosines = []
         for n in range(len(self.layers)):
-            own, target = self.of(student, n), self.of(teacher, n).detach()
+            own, target = self.of(student, n), targets[:, n]
             parts.append(losses.l1_cosine(own, target))
             cosines.append(nn.functional.cosine_similarity(own, target, dim=-1).mean().detach())
         return torch.stack(parts).mean(), cosines
@@ -114,9 +122,11 @@ def train(data: TrainingData, teacher: str, out: Path, settings: DistillCheckerS
         groups = [Group(student.parameters(), settings.rate)]
         loop = Loop(out, parts, groups, loop_settings, here, run=settings)
         model = here.share(student)
-        windows = Windows(data, settings.batch, here.seed(settings.seed, loop.first))
+        seed = here.seed(settings.seed, loop.first)
+        windows = Windows(data, settings.batch, seed, settings.views)
         batches = load(windows, windows.prepare, here.device)
-        rng = np.random.default_rng(here.seed(settings.seed, loop.first))
+        rng = np.random.default_rng(seed)
+        answered: dict[int, Tensor] = {}  # by slot
         autocast = here.device.type == "cuda"
 
         def step(_: int) -> Iterator[tuple[Tensor, Mapping[str, Tensor]]]:
@@ -126,11 +136,13 @@ def train(data: TrainingData, teacher: str, out: Path, settings: DistillCheckerS
                 for one in inputs:
                     augment.mask(one, augment.draw_masks(len(one), one.shape[1], rng))
             with torch.autocast(here.device.type, torch.bfloat16, enabled=autocast):
-                with torch.inference_mode():
-                    target = whole(whole.inputs(pair.clean))
+                with torch.no_grad():
+                    fresh = compare.targets(whole(whole.inputs(pair.clean[: pair.fresh])))
                 answers = model(inputs)
-            target = [layer.float().clone() for layer in target]
-            loss, cosines = compare([layer.float() for layer in answers], target)
+            cloned = map(Tensor.clone, fresh)  # or each would keep its whole batch
+            answered.update(zip(pair.slots[: pair.fresh], cloned, strict=True))
+            target = torch.stack([answered[slot] for slot in pair.slots])
+            loss, cosines = compare(answers, target)
             figures = {f"cosine {n}": one for n, one in zip(settings.layers, cosines, strict=True)}
             yield loss, {"loss": loss.detach(), **figures}
 

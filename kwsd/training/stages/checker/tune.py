@@ -266,7 +266,7 @@ def train(
             figures = {"words": loss.detach(), "right": right}
             if pair is not None:
                 with torch.no_grad():
-                    target = whole(whole.inputs(pair.clean))
+                    target = compare.targets(whole(whole.inputs(pair.clean)))
                 own = [layer[len(batch.word) :] for layer in hidden]
                 distance, cosines = compare(own, target)
                 loss = loss + settings.distillation * distance
