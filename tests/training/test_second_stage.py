@@ -128,7 +128,7 @@ def test_voices_share_devices_but_no_person_shares_one_with_themselves(data: Tra
 def test_candidates_are_what_the_first_stage_thinks_it_hears(
     data: TrainingData, bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = CandidateSettings(word_scenes=6, passes=0)
+    settings = CandidateSettings(word_scenes=6, passes=0.5, clean_passes=1)
     candidates.gather(data, bundle.path, tmp_path / "found", settings)
     found = Candidates.load(tmp_path / "found")
     assert len(found.word) > 3
@@ -136,6 +136,10 @@ def test_candidates_are_what_the_first_stage_thinks_it_hears(
     assert (found.spoken == found.word).sum() >= 3
     assert (found.stream >= 0.02).all()
     assert found.stream[found.spoken == found.word].max() > 0.5
+    names = {path.stem for path in (tmp_path / "found").iterdir()}
+    assert {"words-000", "clean0-gsc-000", "degraded1-gsc-000"} <= names
+    assert found.hours.keys() == {"words", "gsc", "noise_esc10"}
+    assert found.hours["words"] == pytest.approx(6 * 8 / 3600, rel=0.01)
     caplog.set_level(logging.INFO)
     candidates.gather(data, bundle.path, tmp_path / "found", settings)
     assert not caplog.records, "what is there is not made again"
@@ -153,6 +157,12 @@ def test_peaks_and_what_is_in_a_window_by_hand() -> None:
     assert candidates._spoken(words, 25000) is None, "it is being said"
     assert candidates._spoken(words, 32000 + 12000) is None, "too late, and still in the window"
     assert candidates._spoken(words, 80000) == -1
+
+
+def test_a_part_of_a_pass() -> None:
+    assert candidates._shares(0) == []
+    assert candidates._shares(0.25) == [0.25]
+    assert candidates._shares(2.5) == [1.0, 1.0, 0.5]
 
 
 def test_word_loss_by_hand() -> None:
@@ -200,6 +210,7 @@ def test_the_calibration_weighs_both_stages() -> None:
         np.where(own, 0, -1),
         rng.uniform(0.02, 1, 400).astype(np.float32),
         np.full(400, "words"),
+        {"words": 1.0},
     )
     calibration = export.calibrate(checker[:, None], found)
     assert calibration.checker > 0.5

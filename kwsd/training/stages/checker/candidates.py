@@ -9,6 +9,7 @@ is nearly always sure: that is why they are degraded.
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -45,8 +46,10 @@ class CandidateSettings(Settings, frozen=True):
 
     word_scenes: int
     """Scenes of eight seconds with wake words among other words."""
-    passes: int
-    """How often everything else is heard, degraded; it is heard clean once besides."""
+    passes: float
+    """How often everything else is heard, degraded; of a part of a pass, a random share."""
+    clean_passes: float
+    """How often it is heard as recorded."""
     least: float = 0.02
     """The streaming score of a candidate."""
     seed: int = 5
@@ -66,6 +69,8 @@ class Candidates:
     """float32 `[n]`: the streaming score of the peak."""
     source: np.ndarray
     """str `[n]`: the corpus, or `words`."""
+    hours: dict[str, float]
+    """Hours that were heard, by source."""
 
     @classmethod
     def load(cls, folder: Path) -> Candidates:
@@ -74,14 +79,17 @@ class Candidates:
         if not shards:
             raise FileNotFoundError(f"{folder}: holds no candidates; run `kwsd train checker`")
         parts = [np.load(shard) for shard in shards]
+        hours: dict[str, float] = {}
+        for part in parts:
+            source = str(part["heard"])
+            hours[source] = hours.get(source, 0.0) + float(part["hours"])
         names = ("windows", "word", "spoken", "stream", "source")
-        return cls(*(np.concatenate([part[name] for part in parts]) for name in names))
+        return cls(*(np.concatenate([part[name] for part in parts]) for name in names), hours)
 
 
 class _Scene(NamedTuple):
     """Audio to go through the first stage."""
 
-    source: str
     samples: np.ndarray
     """int16 `[sample]`"""
     words: list[tuple[int, int, int]]
@@ -104,8 +112,12 @@ def gather(
         path = out / f"{name}.npz"
         if path.exists():
             continue
-        found = [one for scene in shard() for one in _candidates(models, scene, settings.least)]
-        columns = list(zip(*found, strict=True)) if found else [[]] * 5
+        found = []
+        samples = 0
+        for scene in shard():
+            found += _candidates(models, scene, settings.least)
+            samples += len(scene.samples)
+        columns = list(zip(*found, strict=True)) if found else [[]] * 4
         windows = np.array(columns[0], np.int16).reshape(-1, WINDOW_SAMPLES + 2 * MARGIN_SAMPLES)
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
@@ -115,7 +127,9 @@ def gather(
                 word=np.array(columns[1], np.int64),
                 spoken=np.array(columns[2], np.int64),
                 stream=np.array(columns[3], np.float32),
-                source=np.array(columns[4], str),
+                source=np.full(len(found), shard.source),
+                heard=shard.source,
+                hours=samples / SAMPLE_RATE / 3600,
             )
         partial.rename(path)
         log.info("%s: %d candidates", name, len(windows))
@@ -124,10 +138,13 @@ def gather(
 class _Shard(ABC):
     """Some scenes, drawn with a seed of their own when their turn comes."""
 
-    def __init__(self, data: TrainingData, development: bool, seed: Sequence[int]) -> None:
+    def __init__(
+        self, data: TrainingData, development: bool, seed: Sequence[int], source: str
+    ) -> None:
         self.data = data
         self.development = development
         self.seed = seed
+        self.source = source
 
     @abstractmethod
     def __call__(self) -> Iterator[_Scene]:
@@ -145,7 +162,7 @@ class _WordShard(_Shard):
     def __init__(
         self, data: TrainingData, development: bool, seed: Sequence[int], count: int
     ) -> None:
-        super().__init__(data, development, seed)
+        super().__init__(data, development, seed, "words")
         self.count = count
 
     def __call__(self) -> Iterator[_Scene]:
@@ -153,7 +170,7 @@ class _WordShard(_Shard):
         for _ in range(self.count):
             scene = scenes.draw(SCENE_SAMPLES, word_share=0.65)
             heard = scenes.hear(scene.clean[None], [scene.degradation])[0]
-            yield _Scene("words", heard.astype(np.int16), scene.words)
+            yield _Scene(heard.astype(np.int16), scene.words)
 
 
 class _OtherShard(_Shard):
@@ -167,7 +184,7 @@ class _OtherShard(_Shard):
         utterances: list[Utterance],
         harsh: float,
     ) -> None:
-        super().__init__(data, development, seed)
+        super().__init__(data, development, seed, utterances[0].corpus)
         self.utterances = utterances
         self.harsh = harsh
 
@@ -180,7 +197,7 @@ class _OtherShard(_Shard):
             part = joined[start : start + SCENE_SAMPLES]
             gain = np.float32(10 ** (scenes.rng.uniform(-12, 6) / 20))
             heard = scenes.degrade(part * gain, harsh=self.harsh)
-            yield _Scene(self.utterances[0].corpus, heard.astype(np.int16), [])
+            yield _Scene(heard.astype(np.int16), [])
 
 
 def _shards(
@@ -194,16 +211,23 @@ def _shards(
     for one in data.corpora().utterances:
         if one.development == development and one.word < 0:
             by_corpus.setdefault(one.corpus, []).append(one)
-    for n in range(settings.passes + 1):
+    parts = [(0, "clean", share) for share in _shares(settings.clean_passes)]
+    parts += [(1, "degraded", share) for share in _shares(settings.passes)]
+    for n, (degraded, kind, share) in enumerate(parts):
         rng = np.random.default_rng([settings.seed, 1, n])
         for corpus, utterances in by_corpus.items():
-            noise = utterances[0].noise
-            harsh = (0.3 if noise else 1.0) if n else 0.0
-            stretches = _stretches([utterances[i] for i in rng.permutation(len(utterances))])
-            for at, stretch in enumerate(stretches):
+            harsh = degraded * (0.3 if utterances[0].noise else 1.0)
+            drawn = rng.permutation(len(utterances))[: math.ceil(share * len(utterances))]
+            for at, stretch in enumerate(_stretches([utterances[i] for i in drawn])):
                 seed = [settings.seed, 2, n, at]
-                name = f"pass{n}-{corpus}-{at:03}"
+                name = f"{kind}{n}-{corpus}-{at:03}"
                 yield name, _OtherShard(data, development, seed, stretch, harsh)
+
+
+def _shares(passes: float) -> list[float]:
+    """Return the share of everything that each of `passes` hears."""
+    whole = int(passes)
+    return [1.0] * whole + ([passes - whole] if passes > whole else [])
 
 
 def _stretches(utterances: list[Utterance]) -> Iterator[list[Utterance]]:
@@ -222,8 +246,8 @@ def _stretches(utterances: list[Utterance]) -> Iterator[list[Utterance]]:
 
 def _candidates(
     models: BundleRuntime, scene: _Scene, least: float
-) -> Iterator[tuple[np.ndarray, int, int, float, str]]:
-    """Yield window, word, spoken word, score and source of each candidate of `scene`."""
+) -> Iterator[tuple[np.ndarray, int, int, float]]:
+    """Yield window, word, spoken word and score of each candidate of `scene`."""
     rng = np.random.default_rng(len(scene.samples))
     before, after = rng.normal(0, 3, (2, LEAD_SAMPLES)).astype(np.int16)
     samples = np.concatenate([before, scene.samples, after])
@@ -240,7 +264,7 @@ def _candidates(
                 continue
             end = at + AFTER_PEAK_SAMPLES + padding + MARGIN_SAMPLES
             window = heard[end - WINDOW_SAMPLES - 2 * MARGIN_SAMPLES : end]
-            yield window, word, spoken, float(scores[chunk, word]), scene.source
+            yield window, word, spoken, float(scores[chunk, word])
 
 
 def _peaks(scores: np.ndarray, least: float) -> list[int]:
