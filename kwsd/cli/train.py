@@ -136,6 +136,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 "--ungated", action="store_true", help="without the voice-activity gate"
             )
             sub.add_argument(
+                "--checker",
+                choices=("small", "large", "off"),
+                default="small",
+                help="second opinion, as in the configuration (default: small, where there is one)",
+            )
+            sub.add_argument(
                 "--write",
                 action="store_true",
                 help="put thresholds and operating points into the bundle",
@@ -210,6 +216,7 @@ def run(arguments: argparse.Namespace) -> int:
                 work,
                 rooms,
                 arguments.models,
+                checker=arguments.checker,
                 gated=not arguments.ungated,
                 write=arguments.write,
             )

@@ -1,5 +1,4 @@
-"""The first stage of an exported bundle as the device runs it: the same detector, embedder and
-speaker scores.
+"""An exported bundle as the device runs it: the same detector, embedder and speaker scores.
 
 All that training needs of `kwsd.detect`, `kwsd.model.runtime` and `kwsd.state` is here.
 """
@@ -7,6 +6,7 @@ All that training needs of `kwsd.detect`, `kwsd.model.runtime` and `kwsd.state` 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -18,31 +18,54 @@ from kwsd.detect.setup import resolve
 from kwsd.detect.speaker_id import read_cohort
 from kwsd.metrics import Scorer, as_norm
 from kwsd.model import bundle as bundles
+from kwsd.model.bundle import COHORT
 from kwsd.model.runtime import Runtime
+from kwsd.protocol.data import CheckerSize
 from kwsd.training.features import mel_of
 
 
 class BundleRuntime:
     """A bundle with its models loaded once; nothing is remembered between two calls."""
 
-    def __init__(self, folder: Path, *, gated: bool = True) -> None:
-        """`gated`: with the voice-activity gate. Raises BundleError."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        gated: bool = True,
+        checker: CheckerSize | Literal["off"] = "off",
+        join_voices: bool = False,
+    ) -> None:
+        """`gated`: with the voice-activity gate; `checker` as in the configuration; `join_voices`:
+        embeddings joined with the checker's even where the bundle has no cohort of such yet.
+
+        Raises BundleError, and ConfigError for a checker that the bundle lacks."""
         self.bundle = bundles.load(folder)
         self.gated = gated
         self.words = list(self.bundle.words)
+        self.checks = 0
+        """Windows that the checker has heard."""
         self._runtime = Runtime(self.bundle)
-        self._embedder = Embedder(self.bundle, self._runtime)
         config = Config(
             words={word: WordConfig() for word in self.words},
             vad=VadConfig(enabled=gated),
-            checker="off",
+            checker=checker,
         )
         self._setup = resolve(config, self.bundle)
+        self.checker = self._setup.checker
+        """The checker in force; None for none."""
+        graph = self._runtime.checker(self.checker)
+        joins = self.checker is not None and (join_voices or self.checker.voices is not None)
+        self._embedder = Embedder(self.bundle, self._runtime, graph if joins else None)
+        self.joins_voices = bool(self._embedder.checker_id)
+        """Whether embeddings are joined with the checker's."""
 
     def scores(self, samples: np.ndarray) -> np.ndarray:
         """Return the scores `[chunk, word]` of int16 `samples`, from the start of a stream."""
         detector = Detector(self.bundle, self._setup, self._runtime)
-        return detector.feed(HighPass().step(samples)).trace.scores
+        scores = detector.feed(HighPass().step(samples)).trace.scores
+        if detector.checker is not None:
+            self.checks += detector.checker.checks
+        return scores
 
     def embed(self, samples: np.ndarray) -> np.ndarray | None:
         """Return the speaker embedding `[dim]` of int16 `samples`; None where nobody speaks."""
@@ -59,5 +82,6 @@ class BundleRuntime:
     def speaker_scorer(self) -> Scorer:
         """Return how the device scores takes against references: cosines normalized by the bundle's
         cohort (AS-norm). Raises BundleError where the bundle has no cohort."""
-        cohort = read_cohort(self.bundle, "cohort")
+        voices = self.checker and self.checker.voices
+        cohort = read_cohort(self.bundle, "cohort", voices.cohort if voices else COHORT)
         return lambda takes, references: as_norm(takes, references, cohort)

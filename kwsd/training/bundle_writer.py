@@ -33,14 +33,13 @@ from kwsd.model.bundle import (
     write_front_end,
 )
 from kwsd.model.manifest import Fusion
-from kwsd.protocol.data import OperatingPoint
+from kwsd.protocol.data import CheckerSize, OperatingPoint
 from kwsd.training.features import SMOOTHING_CHUNKS, receptive_chunks
 from kwsd.training.settings.catalog import WordList
 
 CHECKER = "checker.onnx"
 CHECKER_FRONT_END = "checker_front_end.npz"
-CANDIDATE = 0.05
-"""Streaming score from which a word is checked, until it is measured."""
+CHECKER_COHORT = "checker_cohort.npz"
 FILES = (
     ENCODER,
     SPEAKER,
@@ -50,6 +49,7 @@ FILES = (
     COHORT,
     CHECKER,
     CHECKER_FRONT_END,
+    CHECKER_COHORT,
 )
 """The files of a bundle besides the manifest."""
 
@@ -95,6 +95,11 @@ class BundleWriter:
                 self._publish()
         finally:
             shutil.rmtree(self._staging, ignore_errors=True)
+
+    @property
+    def words(self) -> list[str]:
+        """The words of the encoder that the bundle has."""
+        return list(self._manifest["words"])
 
     def file(self, name: str) -> Path:
         """Return where to write the file `name` of the bundle."""
@@ -147,18 +152,20 @@ class BundleWriter:
         samples: int,
         peak: float,
         calibration: Fusion,
+        candidates: Mapping[str, float],
         parameters: int,
     ) -> None:
         """Describe the checker's graph, which the caller wrote to `file(CHECKER)`.
 
-        `front_end` is None where it takes the waveform. Its words get provisional thresholds."""
+        `front_end` is None where it takes the waveform; `candidates` are the streaming scores from
+        which the words are checked. They get provisional thresholds."""
         entry: dict[str, Any] = {
             "file": CHECKER,
             "input": "waveform" if front_end is None else "mel",
             "samples": samples,
             "peak": peak,
             "calibration": msgspec.to_builtins(calibration),
-            "candidate": dict.fromkeys(self._manifest["words"], CANDIDATE),
+            "candidate": {word: round(candidates[word], 6) for word in self._manifest["words"]},
             "words": {
                 word: {"threshold": 0.5, "operating_points": []} for word in self._manifest["words"]
             },
@@ -169,25 +176,38 @@ class BundleWriter:
         self._manifest.setdefault("checkers", {})["small"] = entry
         self._manifest["parameters"]["checker"] = parameters
 
+    def set_checker_cohort(self, size: CheckerSize) -> None:
+        """Name the cohort of joined voices, which the caller wrote to `file(CHECKER_COHORT)`.
+
+        How their scores are calibrated is provisional until it is measured."""
+        entry = self._manifest["checkers"][size]
+        entry["cohort"] = CHECKER_COHORT
+        entry.setdefault("speaker", dict(self._manifest["speaker"]))
+
     def set_thresholds(
-        self, words: Mapping[str, WordMeasure], speaker: Mapping[str, float] | None
+        self,
+        words: Mapping[str, WordMeasure],
+        speaker: Mapping[str, float] | None,
+        checker: CheckerSize | None = None,
     ) -> None:
-        """Put measured thresholds and operating points into the manifest.
+        """Put measured thresholds and operating points into the manifest: those with a `checker`,
+        or those without.
 
         `speaker` holds threshold, slope and offset; None leaves what is there."""
+        entry = self._manifest["checkers"][checker] if checker else self._manifest
         for word, measure in words.items():
             points = [
                 {name: round(value, 6) for name, value in msgspec.to_builtins(point).items()}
                 for point in measure.points
             ]
-            self._manifest["words"][word] = {
+            entry["words"][word] = {
                 "threshold": round(measure.threshold, 6),
                 "operating_points": points,
                 "scores": measure.scores,
                 "scores_10db": measure.scores_10db,
             }
         if speaker is not None:
-            self._manifest["speaker"] = {k: round(value, 4) for k, value in speaker.items()}
+            entry["speaker"] = {k: round(value, 4) for k, value in speaker.items()}
 
     def _publish(self) -> None:
         """Move the written files to their names, then write the manifest."""

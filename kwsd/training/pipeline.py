@@ -18,15 +18,17 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from kwsd.audio.format import CHUNK_SAMPLES, SAMPLE_RATE
 from kwsd.config import ConfigError
 from kwsd.model.bundle import COHORT, NEGATIVES
+from kwsd.protocol.data import CheckerSize
 from kwsd.training import features, settings
 from kwsd.training.bundle_runtime import BundleRuntime
-from kwsd.training.bundle_writer import BundleWriter
+from kwsd.training.bundle_writer import CHECKER_COHORT, BundleWriter
 from kwsd.training.data import importers
 from kwsd.training.data.corpora import VALIDATION, Recording, write_store
 from kwsd.training.data.manifests import ManifestRow, decode, read_manifest, write_rooms
@@ -76,6 +78,7 @@ class CheckerSettings(Settings, frozen=True):
     distill: checker_distillation.DistillCheckerSettings
     candidates: candidate_windows.CandidateSettings
     tune: checker_tuning.TuneSettings
+    export: checker_export.ExportSettings
 
 
 def unpack(work: Path, data: Path) -> None:
@@ -210,7 +213,7 @@ def checker(
     if "tune" in names:
         checker_tuning.train(data, teacher, distilled, found[False], tuned, chosen.tune)
     if "export" in names:
-        checker_export.export(tuned, found[True], models)
+        checker_export.export(tuned, found[True], models, data.roles, chosen.export)
 
 
 def compare(work: Path, rooms: Path, encoder: Path | None = None) -> None:
@@ -272,28 +275,44 @@ def negatives(work: Path, rooms: Path, models: Path) -> None:
 
 
 def cohort(work: Path, rooms: Path, models: Path) -> None:
-    """Put voices to normalize speaker scores by into the bundle `models`."""
+    """Put voices to normalize speaker scores by into the bundle `models`; for those that are joined
+    with the checker's as well, where it gives voices."""
     data = TrainingData.of(work, rooms)
     with BundleWriter(models) as writer:
         evaluation.cohort(BundleRuntime(models), data, writer.file(COHORT))
+        both = BundleRuntime(models, checker="small", join_voices=True)
+        if both.checker is not None and both.joins_voices:
+            evaluation.cohort(both, data, writer.file(CHECKER_COHORT))
+            writer.set_checker_cohort(both.checker.size)
 
 
 def evaluate(
-    work: Path, rooms: Path, models: Path, *, gated: bool = True, write: bool = False
+    work: Path,
+    rooms: Path,
+    models: Path,
+    *,
+    checker: CheckerSize | Literal["off"] = "small",
+    gated: bool = True,
+    write: bool = False,
 ) -> None:
-    """Measure the bundle `models` on the development split, into WORK/evaluation.json.
+    """Measure the bundle `models` on the development split, with `checker` as in the configuration,
+    into WORK/evaluation-CHECKER.json.
 
     `write`: put thresholds and operating points into the bundle; speakers get the threshold of 1 %
     false accepts."""
     data = TrainingData.of(work, rooms)
-    report = evaluation.evaluate(BundleRuntime(models, gated=gated), data)
+    runtime = BundleRuntime(models, checker=checker, gated=gated)
+    size = runtime.checker.size if runtime.checker else None
+    report = evaluation.evaluate(runtime, data)
     text = json.dumps(report, indent=1)
-    (work / "evaluation.json").write_text(text, encoding="utf-8")
+    (work / f"evaluation-{size or 'off'}.json").write_text(text, encoding="utf-8")
     if write:
         scale = report.get("speakers_all", {}).get("scale")
         speakers = scale and {name: scale[name] for name in ("threshold", "slope", "offset")}
+        if size is not None and not runtime.joins_voices:
+            speakers = None  # they are what they are without a checker
         with BundleWriter(models) as writer:
-            writer.set_thresholds(evaluation.word_measures(report), speakers)
+            writer.set_thresholds(evaluation.word_measures(report), speakers, size)
 
 
 def _voices(work: Path) -> Voices:

@@ -7,6 +7,7 @@ import logging
 import shutil
 from pathlib import Path
 
+import checkers
 import numpy as np
 import pytest
 import torch
@@ -260,3 +261,32 @@ def test_any_teacher_to_one_checked_candidate(
     assert (tmp_path / "checker" / "tuned.pt").read_bytes() == before, (
         "a finished run is left alone"
     )
+
+
+def test_a_checker_is_measured(work: Path, tmp_path: Path) -> None:
+    """Voices that are joined get a cohort of their own, and words thresholds of their own; what
+    holds without a checker stays."""
+    models = checkers.write(tmp_path / "models", "small")
+    arguments: list[str | Path] = ["--work", work, "--data", work, "--models", models]
+    before = json.loads((models / "manifest.json").read_text())
+    assert train("cohort", *arguments) == 0
+    assert train("evaluate", *arguments, "--write") == 0
+    report = json.loads((work / "evaluation-small.json").read_text())
+    assert report["checks_per_hour"] > 0
+    assert {len(body["unasked"]) for body in report["words"].values()} == {5}
+    after = json.loads((models / "manifest.json").read_text())
+    assert after["words"] == before["words"]
+    entry = after["checkers"]["small"]
+    assert entry["cohort"] == "checker_cohort.npz"
+    assert entry["speaker"] != after["speaker"]
+    alone, both = (np.load(models / f"{name}cohort.npz")["cohort"] for name in ("", "checker_"))
+    assert both.shape[1] == alone.shape[1] + checkers.WORDS
+    for word, body in entry["words"].items():
+        strict = body["operating_points"][0]
+        assert body["threshold"] == strict["threshold"] > CHECKED_FLOOR
+        assert body["scores"] == report["words"][word]["scores"][0]
+    assert train("evaluate", *arguments, "--checker", "off") == 0
+    plain = json.loads((work / "evaluation-off.json").read_text())
+    assert "checks_per_hour" not in plain
+    assert plain["words"]["computer"]["unasked"]["clean"] == 0
+    assert plain["speakers_gsc"] != report["speakers_gsc"]

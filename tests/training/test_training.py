@@ -341,7 +341,7 @@ def test_a_bundle_is_evaluated_by_its_words_and_speakers(tmp_path: Path) -> None
         )
         == 0
     )
-    report = json.loads((tmp_path / "work" / "evaluation.json").read_text())
+    report = json.loads((tmp_path / "work" / "evaluation-off.json").read_text())
     spoken = sum(len(t.samples) + 2400 for t in takes if t.corpus == "gsc") / 57.6e6
     hours = {kind: row["hours"] for kind, row in report["sources"].items()}
     assert hours == pytest.approx(

@@ -26,6 +26,7 @@ from kwsd.metrics import (
     tail_rate,
     threshold_at,
 )
+from kwsd.model.manifest import CHECKED_FLOOR
 from kwsd.protocol.data import OperatingPoint
 from kwsd.training.bundle_runtime import BundleRuntime
 from kwsd.training.bundle_writer import WordMeasure
@@ -83,8 +84,12 @@ def _figures(
     """Return the figures of a split: operating points of its own and, where they are given, the
     points at `thresholds`, by word, under `kept`; voices at `speaker_threshold`."""
     words = models.words
+    checks = models.checks
     found = development.false_accepts(models.scores, len(words))
     report: Report = {"negative_hours": round(found.total_hours(), 2), "gated": models.gated}
+    if models.checker is not None:
+        report["checks_per_hour"] = round((models.checks - checks) / found.total_hours(), 1)
+        log.info("%.0f checks an hour of all negatives", report["checks_per_hour"])
     table: dict[str, Report] = {}
     report["words"] = table
     for n, word in enumerate(words):
@@ -164,6 +169,11 @@ def _word_figures(
         },
         "sweep": _missed_over_sweep(recorded, swept),
         "synthetic_sweep": _missed_over_sweep(synthetic, swept),
+        # The share of the recordings that the checker was never asked about.
+        "unasked": {
+            name: float((best < CHECKED_FLOOR).mean()) if models.checker else 0.0
+            for name, best in (recorded | playing).items()
+        },
         "scores": [
             np.quantile(kind, np.linspace(0, 1, QUANTILES)).round(4).tolist()
             for kind in (clean, noisy)

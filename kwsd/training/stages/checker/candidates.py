@@ -39,6 +39,8 @@ LEAD_SAMPLES = 2 * SAMPLE_RATE // CHUNK_SAMPLES * CHUNK_SAMPLES
 """Near-silence before and after a scene: a candidate may lie at its end."""
 SHARD = 200
 """Scenes of a file."""
+SCENES = "words"
+"""The source of the scenes with wake words."""
 
 
 class CandidateSettings(Settings, frozen=True):
@@ -68,7 +70,7 @@ class Candidates:
     stream: np.ndarray
     """float32 `[n]`: the streaming score of the peak."""
     source: np.ndarray
-    """str `[n]`: the corpus, or `words`."""
+    """str `[n]`: the corpus, or `SCENES`."""
     hours: dict[str, float]
     """Hours that were heard, by source."""
 
@@ -84,7 +86,8 @@ class Candidates:
             source = str(part["heard"])
             hours[source] = hours.get(source, 0.0) + float(part["hours"])
         names = ("windows", "word", "spoken", "stream", "source")
-        return cls(*(np.concatenate([part[name] for part in parts]) for name in names), hours)
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in names}
+        return cls(**columns, hours=hours)
 
 
 class _Scene(NamedTuple):
@@ -112,12 +115,12 @@ def gather(
         path = out / f"{name}.npz"
         if path.exists():
             continue
-        found = []
+        found: list[tuple[np.ndarray, int, int, float]] = []
         samples = 0
         for scene in shard():
             found += _candidates(models, scene, settings.least)
             samples += len(scene.samples)
-        columns = list(zip(*found, strict=True)) if found else [[]] * 4
+        columns = [[row[n] for row in found] for n in range(4)]
         windows = np.array(columns[0], np.int16).reshape(-1, WINDOW_SAMPLES + 2 * MARGIN_SAMPLES)
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
@@ -162,7 +165,7 @@ class _WordShard(_Shard):
     def __init__(
         self, data: TrainingData, development: bool, seed: Sequence[int], count: int
     ) -> None:
-        super().__init__(data, development, seed, "words")
+        super().__init__(data, development, seed, SCENES)
         self.count = count
 
     def __call__(self) -> Iterator[_Scene]:

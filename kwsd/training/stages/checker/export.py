@@ -14,13 +14,16 @@ from torch.jit._trace import TracerWarning
 from kwsd import ort
 from kwsd.audio.log_mel import LogMel
 from kwsd.learn.regression import logistic_regression
+from kwsd.metrics import threshold_at
 from kwsd.model.manifest import STREAM_CLIP, Fusion
 from kwsd.training.bundle_writer import CHECKER, BundleWriter
 from kwsd.training.data.windows import PEAK, WINDOW_SAMPLES, at_peak
 from kwsd.training.models import checkpoint
 from kwsd.training.models.checker import Checker, CheckerHead, VoiceHead
 from kwsd.training.models.transformer import MelStem, Transformer
-from kwsd.training.stages.checker.candidates import MARGIN_SAMPLES, Candidates
+from kwsd.training.settings import Settings
+from kwsd.training.settings.catalog import CONTINUOUS, CorpusRoles
+from kwsd.training.stages.checker.candidates import MARGIN_SAMPLES, SCENES, Candidates
 
 log = logging.getLogger(__name__)
 OPSET = 17
@@ -101,7 +104,30 @@ def front_end(encoder: Transformer) -> LogMel | None:
     )
 
 
-def export(tuned: Path, development: Path, models: Path) -> None:
+class ExportSettings(Settings, frozen=True):
+    """The settings `export` of `checker.yaml`."""
+
+    candidates_per_hour: float
+    """Candidates of a word in an hour of continuous speech."""
+
+
+def begins_at(found: Candidates, roles: CorpusRoles, word: int, per_hour: float) -> float:
+    """Return the streaming score that `per_hour` candidates of a word reach in speech without it:
+    in continuous speech where `found` holds any, else in whatever it holds besides scenes."""
+    sources = [source for source in found.hours if roles.source(source) == CONTINUOUS]
+    sources = sources or [source for source in found.hours if source != SCENES]
+    hours = sum(found.hours[source] for source in sources)
+    lowest = float(found.stream.min(initial=1.0))
+    if not hours:
+        return lowest
+    chosen = (found.word == word) & (found.spoken < 0) & np.isin(found.source, sources)
+    peaks = -np.sort(-found.stream[chosen].astype(np.float64))
+    return max(threshold_at(peaks, hours, per_hour), lowest)
+
+
+def export(
+    tuned: Path, development: Path, models: Path, roles: CorpusRoles, settings: ExportSettings
+) -> None:
     """Put the checker of the checkpoint `tuned` into the bundle `models`, calibrated on the
     candidates in the folder `development`.
 
@@ -113,9 +139,14 @@ def export(tuned: Path, development: Path, models: Path) -> None:
         write_graph(checker, path)
         calibration = calibrate(_logits(path, checker, found), found)
         log.info("calibration %s, on %d candidates", calibration, len(found.word))
+        begins = {
+            word: begins_at(found, roles, n, settings.candidates_per_hour)
+            for n, word in enumerate(writer.words)
+        }
+        log.info("a candidate begins at %s", begins)
         parameters = sum(parameter.numel() for parameter in checker.parameters())
         writer.set_checker(
-            front_end(checker.encoder), WINDOW_SAMPLES, PEAK, calibration, parameters
+            front_end(checker.encoder), WINDOW_SAMPLES, PEAK, calibration, begins, parameters
         )
 
 
