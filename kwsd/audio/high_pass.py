@@ -50,11 +50,10 @@ class HighPass:
         self._from_row = np.zeros((rows, ROW_SAMPLES + ORDER))
         self._out = np.zeros((rows, ROW_SAMPLES))
         self._started = False
-        # The state at the start of a chunk, and what its rows add.
-        self._joined = np.zeros(ORDER + ROWS * ORDER)
-        self._state = self._joined[:ORDER]
-        self._inputs = self._joined[ORDER:].reshape(ROWS, ORDER)
-        self._states = np.zeros((rows + 1) * ORDER)  # before each row, and after the last
+        # By chunk: the state at its start, and what its rows add.
+        self._joined = np.zeros((MOST_CHUNKS + 1, ORDER + ROWS * ORDER))
+        self._state = self._joined[0, :ORDER]
+        self._states = np.zeros((MOST_CHUNKS, ROWS * ORDER))  # before each row
 
     def step(self, samples: np.ndarray) -> np.ndarray:
         """Return int16 `[sample]` filtered, as many as there are, int16 `[sample]`."""
@@ -87,15 +86,17 @@ class HighPass:
 
         `inputs [row, order]` is what each row adds to the state, before it is rounded.
         """
-        size = ROWS * ORDER
-        for n in range(len(inputs) // ROWS):
-            np.rint(inputs[n * ROWS : (n + 1) * ROWS], out=self._inputs)
-            after = self._states[n * size : n * size + len(self._joined)]
-            np.matmul(self._joined, _STATES, out=after)
+        chunks = len(inputs) // ROWS
+        joined = self._joined
+        np.rint(inputs.reshape(chunks, -1), out=joined[:chunks, ORDER:])
+        for n in range(chunks):
+            after = joined[n + 1, :ORDER]
+            np.matmul(joined[n], _AFTER, out=after)
             np.rint(after, out=after)
-            self._state[:] = after[size:]
-        self._state[:] = self._states[whole * size : whole * size + ORDER]
-        return self._states[: len(inputs) * ORDER].reshape(-1, ORDER)
+        states = np.matmul(joined[:chunks], _BEFORE, out=self._states[:chunks])
+        np.rint(states, out=states)
+        self._state[:] = joined[whole, :ORDER]
+        return states.reshape(-1, ORDER)
 
 
 def high_passed(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -210,3 +211,5 @@ def _rounded(values: FloatArray, bits: int) -> FloatArray:
 _FROM_ROW, _FROM_STATE, _STATES, _STEADY = _tables()
 ORDER = len(_STEADY)
 """Numbers of the state: the order of the filter."""
+_BEFORE, _AFTER = map(np.ascontiguousarray, np.split(_STATES, [ROWS * ORDER], axis=1))
+"""The state before each row, and after all of them."""

@@ -19,8 +19,8 @@ from kwsd.server.listener import Listener
 from kwsd.server.systemd import Notifier
 
 log = logging.getLogger(__name__)
-WATCH_S = 0.5
-"""Longest time between two looks at the listener."""
+WATCH_S = 1.0
+"""Longest time between two looks at the listener: each wakes a machine that may be idle."""
 FAILURE = 70
 """Exit status after an internal error (sysexits.h)."""
 
@@ -69,7 +69,7 @@ class Watchdog:
                     seen = self._listener.heartbeats
                     self._notifier.send(WATCHDOG=1)
                 self._hangs(motion, stall_s())
-            await asyncio.sleep(min(stall_s() / 4, WATCH_S))
+            await asyncio.sleep(min(stall_s() / 3, WATCH_S))
 
     def _hangs(self, motion: Motion, stall_s: float) -> None:
         if motion is Motion.HUNG:
