@@ -28,11 +28,13 @@ class SpeakerMatch(Struct, frozen=True, omit_defaults=True):
     """Probability, 0 to 1, that the voice is the nearest enrolled speaker's, at even prior odds."""
     threshold: float
     verified: bool
-    """Whether the score reaches the threshold."""
+    """Whether the score reaches the threshold, and says enough."""
     nearest: SpeakerScore | None = None
     """The nearest enrolled speaker, verified or not. With `details` only."""
     runner_up: SpeakerScore | None = None
     """The second nearest, where several are enrolled. With `details` only."""
+    reason: str | None = None
+    """Why nobody can be verified, whatever the score is; None where the score says it."""
 
     def __post_init__(self) -> None:
         """Forget the name of a voice that is not verified: 0.1.0 stored it in clips."""
@@ -41,7 +43,9 @@ class SpeakerMatch(Struct, frozen=True, omit_defaults=True):
 
     def without_details(self) -> SpeakerMatch:
         """Return it as everybody may have it."""
-        return SpeakerMatch(self.name, self.score, self.threshold, self.verified)
+        return SpeakerMatch(
+            self.name, self.score, self.threshold, self.verified, reason=self.reason
+        )
 
 
 class Stages(Struct, frozen=True):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import soxr
 from conftest import PHRASE, RATE, VOICES, Daemon, Start, say
 
 from kwsd import config_file
@@ -96,6 +97,50 @@ def test_embed_writes_one_row_a_file(capsys: pytest.CaptureFixture[str], tmp_pat
         assert kept["files"].tolist() == [str(f) for f in files]
     assert e.shape[0] == 3
     assert e[0] @ e[1] > e[0] @ e[2]
+
+
+def test_who_speaks_in_recordings(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """There is a line for every file, whatever is in it."""
+    said = ("computer", "the weather is nice today", "turn on the light please", "good evening")
+    for n, text in enumerate(said):
+        soundfile.write(tmp_path / f"{n}.wav", say(text), RATE)
+    soundfile.write(tmp_path / "silent.wav", np.zeros(RATE, np.int16), RATE)
+    soundfile.write(tmp_path / "other.wav", say("the weather is nice today", "en-us+f4"), RATE)
+    narrow = soxr.resample(say(said[1]).astype(np.float32), RATE, RATE // 2)
+    soundfile.write(tmp_path / "narrow.wav", np.round(narrow).astype(np.int16), RATE // 2)
+    names = ("3.wav", "other.wav", "narrow.wav", "silent.wav", "missing.wav")
+    files = [tmp_path / name for name in names]
+    state = tmp_path / "voices"
+    state.mkdir()
+    status, out, err = run(capsys, "speakers", "test", "--state", state, "--json", files[0])
+    assert status == 65
+    assert json.loads(out)["reason"] == "nobody is enrolled; `kwsd enroll NAME` enrolls a speaker"
+    takes = [tmp_path / f"{n}.wav" for n in range(3)]
+    assert run(capsys, "enroll", "ann", "--state", state, "--wav", *takes)[0] == 0
+    status, out, err = run(capsys, "speakers", "--state", state, "test", "--json", *files)
+    assert status == 66
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["file"] for line in lines] == [str(path) for path in files]
+    assert {tuple(line) for line in lines} == {
+        ("file", "name", "score", "threshold", "verified", "reason")
+    }
+    known, stranger, narrow_band, silent, missing = lines
+    assert (known["name"], known["verified"], known["reason"]) == ("ann", True, None)
+    assert known["score"] >= known["threshold"] > stranger["score"]
+    assert (stranger["name"], stranger["verified"], stranger["reason"]) == (None, False, None)
+    assert (narrow_band["name"], narrow_band["verified"]) == (None, None)
+    assert narrow_band["reason"] == "cannot tell: telephone band"
+    assert narrow_band["score"] is not None
+    assert (silent["verified"], silent["score"]) == (None, None)
+    assert silent["reason"] == "contains no voice"
+    assert "no such file" in missing["reason"]
+    status, out, err = run(capsys, "speakers", "test", "--state", state, *files)
+    assert [line.partition(": ")[2].partition(",")[0] for line in out.splitlines()] == [
+        "ann",
+        "a stranger",
+        "cannot tell: telephone band",
+    ]
+    assert err.count("\n") == 2
 
 
 def test_enroll_without_a_daemon_and_detect_who_it_was(

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kwsd.audio.format import BLOCK_S, SAMPLE_RATE
 from kwsd.audio.pcm import level_dbfs
@@ -43,8 +42,8 @@ STEP_DB = 28.0
 dB, in vowels by 20."""
 WIDE_DB = 20.0
 """Greatest drop that is none."""
-MIN_FRAMES = 20
-"""Frames of 32 ms that must say something."""
+MIN_FRAMES = 8
+"""Frames of 32 ms that must say something: a short word has as many."""
 
 Band = Literal["wide", "telephone", "unknown"]
 
@@ -80,7 +79,7 @@ def diagnose(samples: np.ndarray) -> Diagnosis:
         level_dbfs=max(level_dbfs(one - one.mean()) for one in blocks),
         offset=offset / 32768,
         clipped=_clipped(samples),
-        band=_band(centered),
+        band=band(samples),
     )
 
 
@@ -100,15 +99,16 @@ def _clipped(samples: np.ndarray) -> float:
     return float(np.mean(at_rail | flat))
 
 
-def _band(samples: NDArray[np.float64]) -> Band:
-    """Return the band of a recording by the drop of its spectrum at 4 kHz.
+def band(samples: np.ndarray) -> Band:
+    """Return the band of int16 `[sample]` at 16 kHz, by the drop of its spectrum at 4 kHz; filtered
+    by the high-pass or not.
 
     A band's power is the median over its frequencies, so that neither a tone nor the harmonics of a
     voice count as sound everywhere. The drop must be there in nearly all frames that say something,
     those of the room's noise as well: a vowel has little above 4 kHz, and other sounds have.
     """
     whole = len(samples) // FRAME_SAMPLES * FRAME_SAMPLES
-    frames = samples[:whole].reshape(-1, FRAME_SAMPLES)
+    frames = samples[:whole].astype(np.float64).reshape(-1, FRAME_SAMPLES)
     window = np.hanning(FRAME_SAMPLES)
     spectrum = np.fft.rfft((frames - frames.mean(axis=1, keepdims=True)) * window)
     power = 10 * np.log10(np.abs(spectrum) ** 2 / np.sum(window**2) + 1e-9)

@@ -90,14 +90,20 @@ def add_yes(parser: argparse.ArgumentParser, text: str = "keep it without asking
     parser.add_argument("--yes", action="store_true", help=text)
 
 
-def add_actions(parser: argparse.ArgumentParser) -> Actions:
+def add_actions(parser: argparse.ArgumentParser, *, required: bool = True) -> Actions:
     """Return what adds the parsers of a verb's actions; `arguments.action` names the one chosen."""
-    return parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    return parser.add_subparsers(dest="action", required=required, metavar="ACTION")
 
 
-def add_action(actions: Actions, name: str, text: str) -> argparse.ArgumentParser:
-    """Return the parser of the action `name`, described by `text`, one line as a verb's `HELP`."""
-    return actions.add_parser(name, help=text, description=sentence(text))
+def add_action(
+    actions: Actions, name: str, text: str, *, inherits: bool = False
+) -> argparse.ArgumentParser:
+    """Return the parser of the action `name`, described by `text`, one line as a verb's `HELP`.
+
+    `inherits`: the verb has all its options too, and one that is not given is the verb's.
+    """
+    default = argparse.SUPPRESS if inherits else None
+    return actions.add_parser(name, help=text, description=sentence(text), argument_default=default)
 
 
 def word_list(text: str) -> list[str]:

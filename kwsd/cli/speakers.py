@@ -1,25 +1,35 @@
-"""`kwsd speakers`: who is enrolled."""
+"""`kwsd speakers`: who is enrolled, and who of them speaks in a recording."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from kwsd.cli import options
-from kwsd.cli.endpoint import open_endpoint
-from kwsd.cli.output import print_json
+from kwsd.cli.endpoint import Endpoint, open_endpoint
+from kwsd.cli.output import DATA, NO_INPUT, fail, print_json
 from kwsd.protocol.commands import Speakers, SpeakersDelete
 
-HELP = "list the enrolled speakers, or delete one"
+HELP = "list the enrolled speakers, delete one, or find them in recordings"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `kwsd speakers`."""
+    """Add the arguments of `kwsd speakers`, and its action."""
     parser.add_argument("--delete", metavar="NAME", help="delete this speaker's voiceprint")
     options.add_endpoint(parser)
+    actions = options.add_actions(parser, required=False)
+    text = "tell who of the enrolled speaks in recordings"
+    test = options.add_action(actions, "test", text, inherits=True)
+    test.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    options.add_config(test)
+    options.add_state(test, "the speakers of the state directory DIR (default: the configured one)")
+    options.add_json(test)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Delete a speaker where one is named, and list those who are enrolled."""
+    """List who is enrolled, without the speaker that is to be deleted; or test recordings."""
+    if arguments.action == "test":
+        return _test(arguments)
     with open_endpoint(arguments) as endpoint:
         if arguments.delete:
             endpoint.requester.request(SpeakersDelete(name=arguments.delete))
@@ -34,3 +44,42 @@ def run(arguments: argparse.Namespace) -> int:
     for why in found.unusable:
         endpoint.report(why)
     return 0
+
+
+def _test(arguments: argparse.Namespace) -> int:
+    """Print a line for each recording."""
+    from kwsd.audio.files import AudioFileError
+    from kwsd.detect.offline import Recordings
+    from kwsd.detect.setup import resolve
+
+    endpoint = Endpoint(arguments)
+    setup = resolve(endpoint.config, endpoint.bundle, endpoint.state.library())
+    recordings = Recordings(endpoint.bundle, setup, endpoint.config.microphone.channel)
+    threshold = setup.speakers.threshold
+    status = 0
+    for path in arguments.files:
+        match = None
+        reason = None
+        try:
+            if setup.speakers.scorer is None:
+                status, reason = DATA, "nobody is enrolled; `kwsd enroll NAME` enrolls a speaker"
+            else:
+                match = recordings.identify(path)
+                if match is None:
+                    status, reason = DATA, "contains no voice"
+                else:
+                    reason = match.reason
+        except AudioFileError as error:
+            status, reason = NO_INPUT, str(error)
+        score = match and match.score
+        verified = None if match is None or reason else match.verified
+        if arguments.json:
+            name = match and match.name
+            line = {"file": str(path), "name": name, "score": score, "threshold": threshold}
+            print_json({**line, "verified": verified, "reason": reason})
+        elif match is None:
+            fail(status, reason if reason and reason.startswith(str(path)) else f"{path}: {reason}")
+        else:
+            who = reason or match.name or "a stranger"
+            print(f"{path}: {who}, score {match.score:.3f} of {threshold:.3f}")
+    return status

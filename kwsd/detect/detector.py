@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from kwsd.audio.diagnosis import band
 from kwsd.audio.format import SAMPLE_RATE
 from kwsd.audio.ring import Ring
 from kwsd.audio.vad import VoiceGate
@@ -361,16 +362,28 @@ class Detector:
         speakers = self.setup.speakers
         if speakers.scorer is None:
             return None
-        embedding = self.embedding(start, end)
-        if embedding is None or not np.isfinite(embedding).all():
+        span = self._voice_span(start, end)
+        if span is None:
             return None
-        return best_match(embedding, speakers.voiceprints, speakers.threshold, speakers.scorer)
+        embedding = self._embedding_of(*span)
+        if not np.isfinite(embedding).all():
+            return None
+        heard = band(self._samples(*span, 0))
+        return best_match(
+            embedding, speakers.voiceprints, speakers.threshold, speakers.scorer, heard
+        )
 
     def embedding(self, start: int, end: int) -> np.ndarray | None:
         """Return the speaker embedding `[dim]` of samples `[start, end)`, widened to 0.8 s.
 
         None where the frames or the audio are gone.
         """
+        span = self._voice_span(start, end)
+        return None if span is None else self._embedding_of(*span)
+
+    def _voice_span(self, start: int, end: int) -> tuple[int, int] | None:
+        """Return the chunks `[first, last)` that the speaker head gets for samples `[start, end)`;
+        None where the frames or the audio are gone."""
         last = min(-(-end // self.chunk_samples), self._fed)
         first = min(start // self.chunk_samples, last - MIN_SPAN_CHUNKS)
         heard_from = self._origin
@@ -379,6 +392,9 @@ class Detector:
         first = max(first, last - MAX_SPAN_CHUNKS, self._intermediate.begin, heard_from)
         if last - first < self._speaker.min_chunks or last > self._intermediate.end:
             return None
+        return first, last
+
+    def _embedding_of(self, first: int, last: int) -> np.ndarray:
         history = self._speaker.history_samples
         samples = self._samples(first, last, history)
         intermediate = self._intermediate.read(first, last)

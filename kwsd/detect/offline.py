@@ -8,17 +8,22 @@ from pathlib import Path
 
 import numpy as np
 
+from kwsd.audio.diagnosis import band
 from kwsd.audio.files import read_blocks
 from kwsd.audio.format import SAMPLE_RATE
 from kwsd.audio.high_pass import high_passed
 from kwsd.detect.detector import Detector, Step, Trace
 from kwsd.detect.embedder import Embedder
 from kwsd.detect.setup import DetectorSetup
+from kwsd.detect.speaker_id import best_match
+from kwsd.events import SpeakerMatch
 from kwsd.model.bundle import Bundle
 from kwsd.model.runtime import Runtime
 
 READ_S = 5.0
 """Seconds that are read and detected at once."""
+BAND_S = 30.0
+"""Seconds of a recording that say what band it has."""
 TAIL_SAMPLES = SAMPLE_RATE // 2
 """Samples of silence after a recording, so that a word at its very end is decided."""
 
@@ -64,6 +69,24 @@ class Recordings:
         """
         return self.embedder().embed(high_passed(self._blocks(path, progress)))
 
+    def identify(self, path: Path, progress: Progress | None = None) -> SpeakerMatch | None:
+        """Return who of those who are enrolled speaks in one recording.
+
+        None where it contains no voice. Raises AudioFileError, and ValueError where nobody is
+        enrolled.
+        """
+        speakers = self._setup.speakers
+        if speakers.scorer is None:
+            raise ValueError("nobody is enrolled")
+        beginning = _Beginning(high_passed(self._blocks(path, progress)))
+        embedding = self.embedder().embed(beginning)
+        if embedding is None or not np.isfinite(embedding).all():
+            return None
+        heard = band(np.concatenate(beginning.kept))
+        return best_match(
+            embedding, speakers.voiceprints, speakers.threshold, speakers.scorer, heard
+        )
+
     def embedder(self) -> Embedder:
         """Return what embeds voices as the setup asks for. Raises BundleError."""
         checker = self._runtime.checker(self._setup.checker)
@@ -74,6 +97,22 @@ class Recordings:
             yield block
             if progress:
                 progress(len(block) / SAMPLE_RATE)
+
+
+class _Beginning:
+    """Passes blocks on, and keeps those of the first seconds."""
+
+    def __init__(self, blocks: Iterable[np.ndarray]) -> None:
+        self.kept: list[np.ndarray] = []
+        self._blocks = blocks
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        left = int(BAND_S * SAMPLE_RATE)
+        for block in self._blocks:
+            if left > 0:
+                self.kept.append(block[:left])
+                left -= len(block)
+            yield block
 
 
 class TraceFile:

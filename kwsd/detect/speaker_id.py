@@ -7,11 +7,15 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from kwsd.audio.diagnosis import Band
 from kwsd.bounded.npz import Kinds
 from kwsd.events import SpeakerMatch, SpeakerScore
 from kwsd.metrics import Scorer, as_norm
 from kwsd.model.bundle import COHORT, COHORT_ARRAYS, RESTORE, Bundle, BundleError, CheckerModel
 from kwsd.state.voiceprints import Voiceprint
+
+TELEPHONE = "cannot tell: telephone band"
+"""Why nobody is verified in audio without anything above 4 kHz."""
 
 
 class SpeakerScorer:
@@ -69,8 +73,12 @@ def best_match(
     voiceprints: Mapping[str, Voiceprint],
     threshold: float,
     scorer: Scorer,
+    band: Band = "unknown",
 ) -> SpeakerMatch:
-    """Return whose voice `embedding [dim]` is, with the nearest speaker and the runner-up."""
+    """Return whose voice `embedding [dim]` is, with the nearest speaker and the runner-up.
+
+    Nobody is verified in the `band` of a telephone, where most voices score as one.
+    """
     references = list(voiceprints.values())
     scores = np.array([scorer(embedding[None], one.mean[None])[0, 0] for one in references])
     nearest, *others = (
@@ -81,9 +89,10 @@ def best_match(
         name=nearest.name,
         score=nearest.score,
         threshold=threshold,
-        verified=bool(scores.max() >= threshold),
+        verified=bool(scores.max() >= threshold) and band != "telephone",
         nearest=nearest,
         runner_up=others[0] if others else None,
+        reason=TELEPHONE if band == "telephone" else None,
     )
 
 
