@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import msgspec
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from kwsd.config import ConfigError
+from kwsd.training.figures import Figures
 from kwsd.training.models.checkpoint import resume, save
 from kwsd.training.settings import Settings
 
@@ -170,22 +172,25 @@ class Loop:
         steps = self.settings.steps
         log_every = self.settings.log_every
         is_first_process = self.devices.rank == 0
+        written = Figures(self.out, self.first) if is_first_process else None
         began = time.monotonic()
-        sums: dict[str, float] = {}
+        seen: dict[str, list[float]] = {}
         for n in range(self.first, steps):
             for loss, figures in step(n):
                 self._update(loss)
                 for name, value in figures.items():
-                    sums[name] = sums.get(name, 0.0) + value.item()
+                    seen.setdefault(name, []).append(value.item())
             done = n + 1
-            if is_first_process and done % log_every == 0:
+            if written is not None and done % log_every == 0:
                 pace = (time.monotonic() - began) / (done - self.first)
-                means = "  ".join(f"{name} {total / log_every:.4f}" for name, total in sums.items())
+                means = {name: fmean(values) for name, values in seen.items()}
+                written.add(done, means)
+                text = "  ".join(f"{name} {mean:.4f}" for name, mean in means.items())
                 left = pace * (steps - done) / 60
                 log.info(
-                    "step %d/%d  %s  %.2f s/step  %.0f min left", done, steps, means, pace, left
+                    "step %d/%d  %s  %.2f s/step  %.0f min left", done, steps, text, pace, left
                 )
-                sums.clear()
+                seen.clear()
             if is_first_process and (done % self.settings.checkpoint_every == 0 or done == steps):
                 save(self.out, **self._saved_modules(), **self.notes, step=done)
 

@@ -48,9 +48,9 @@ class WakeSettings(Settings, frozen=True):
     mine_every: int = 500
     """Steps from one mining, and one checkpoint, to the next."""
     rate: float = 5e-4
-    ema_decay: float = 0.998
-    """Decay of the running average of the weights, which is the result: a single step's weights
-    vary by several utterances."""
+    averaged: float = 0.04
+    """Share of the steps over whose weights the result is a running average: a single step's
+    weights vary by several utterances."""
     heads: int = 2
     """Heads trained from the same start on other draws; the mean of their weights is the result
     (Wortsman et al. 2022, arXiv 2203.05482)."""
@@ -90,7 +90,7 @@ def train_head(
     """Train one head through the checkpoint `out`; return the average of its weights."""
     torch.manual_seed(seed)
     head = load(encoder_path, "head", WakeHead).train().requires_grad_(True)
-    decay = get_ema_multi_avg_fn(settings.ema_decay)  # type: ignore[no-untyped-call]
+    decay = get_ema_multi_avg_fn(_decay(settings))  # type: ignore[no-untyped-call]
     average = AveragedModel(head, multi_avg_fn=decay, use_buffers=True)
     averaged = average.module
     assert isinstance(averaged, WakeHead)
@@ -122,6 +122,11 @@ def train_head(
 
     loop.run(step)
     return averaged
+
+
+def _decay(settings: WakeSettings) -> float:
+    """Return the decay of an average whose weights are a mean number of steps old."""
+    return 1 - 1 / max(settings.averaged * settings.steps, 1.0)
 
 
 class _Draws:
