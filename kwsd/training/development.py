@@ -38,6 +38,10 @@ ROOM_NOISE_SAMPLES = 30 * SAMPLE_RATE
 """Noise of a room that people share: 30 s."""
 HOMOPHONES = "near-homophones"
 """The kind of recorded phrases that sound nearly like a wake word."""
+NO_RECORDING = (
+    "the development split holds no recording of {}; bring some by other speakers, or choose "
+    "another development_fold in corpora.yaml (`kwsd train folds` counts them)"
+)
 IN_NOISE = " at 10 dB"
 """What follows the kind of speech in noise."""
 

@@ -120,18 +120,18 @@ def homophones(work: Path, changes: Sequence[str] = ()) -> None:
     """Find what sounds nearly like the wake words, into WORK/homophones.tsv and, cut from the
     aligned sentences, the store WORK/homophones."""
     chosen = settings.read("homophones", nearly.HomophoneSettings, changes)
-    nearly.homophones(TrainingData.of(work, Path()), work, chosen)
+    nearly.homophones(TrainingData.of(work, None), work, chosen)
 
 
 def folds(work: Path) -> None:
     """Write what each fold of the speakers holds into WORK/folds.tsv, and log it."""
-    splitting.folds(TrainingData.of(work, Path()), work / "folds.tsv")
+    splitting.folds(TrainingData.of(work, None), work / "folds.tsv")
 
 
 def align(work: Path, changes: Sequence[str] = ()) -> None:
     """Find the words of unlabeled sentences by Whisper, into WORK/aligned.tsv."""
     chosen = settings.read("align", alignment.AlignSettings, changes)
-    data = TrainingData.of(work, Path())
+    data = TrainingData.of(work, None)
     alignment.align(data.corpora(), data.aligned, chosen)
 
 
@@ -140,7 +140,7 @@ def cache(work: Path, only: Sequence[str] | None = None, changes: Sequence[str] 
     teachers = settings.read("cache", dict[str, caching.TeacherSettings], changes)
     usual = settings.read("distill", distillation.DistillSettings).teachers
     names = _chosen(only or list(usual), teachers, "cache")
-    corpora = TrainingData.of(work, Path()).corpora()
+    corpora = TrainingData.of(work, None).corpora()
     for name in names:
         caching.cache(corpora, name, teachers[name], work / "targets" / name)
 

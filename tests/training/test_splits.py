@@ -12,6 +12,7 @@ from conftest import say, train, training_data
 
 from kwsd.audio.synthesis import espeak
 from kwsd.config import ConfigError
+from kwsd.model import bundle as bundles
 from kwsd.training.data import duplicates
 from kwsd.training.data.augment import Rooms
 from kwsd.training.data.corpora import (
@@ -274,3 +275,20 @@ def test_the_table_of_folds(work: Path) -> None:
 def test_unpack_says_what_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train("unpack", "--work", tmp_path) == 64
     assert "--data FOLDER, --val FOLDER" in capsys.readouterr().err
+
+
+def test_what_is_missing_is_named_with_its_remedy(work: Path, tmp_path: Path) -> None:
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
+    bundle = bundles.default_path()
+    checks: list[tuple[list[str | Path], str]] = [
+        (["evaluate", "--data", nothing, "--models", bundle], "no such file; --data names"),
+        (["heads", "--data", work], "finetuned.pt: no such checkpoint; run `kwsd train finetune`"),
+        (
+            ["checker", "--data", work, "--models", bundle, "--teacher", nothing / "whisper"],
+            "no such folder; name one with a model",
+        ),
+    ]
+    for arguments, said in checks:
+        with pytest.raises((FileNotFoundError, ValueError), match=said):
+            train(*arguments, "--work", work)

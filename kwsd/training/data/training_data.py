@@ -44,12 +44,12 @@ class TrainingData:
     """The store for validation, where there is one."""
 
     @classmethod
-    def of(cls, work: Path, rooms: Path) -> TrainingData:
+    def of(cls, work: Path, rooms: Path | None) -> TrainingData:
         """Return the data of the working folder `work`: all its stores but the one for validation.
 
-        The file `rooms` is joined by those that `kwsd train import` left in the stores. The first
-        call writes WORK/duplicates.tsv. Raises FileNotFoundError where there is no store,
-        ConfigError for a bad words.yaml or corpora.yaml."""
+        The file `rooms`, None where none are needed, is joined by those that `kwsd train import`
+        left in the stores. The first call writes WORK/duplicates.tsv. Raises FileNotFoundError
+        where there is no store or no room, ConfigError for a bad words.yaml or corpora.yaml."""
         folders = sorted(path.parent for path in work.glob("*/audio.npy"))
         stores = [folder for folder in folders if folder.name != VALIDATION]
         held_back = next((folder for folder in folders if folder.name == VALIDATION), None)
@@ -58,11 +58,19 @@ class TrainingData:
                 f"{work} holds no corpora yet: run `kwsd train unpack` (or import) "
                 "and `kwsd train synthesize` first"
             )
+        found = [folder / ROOMS for folder in stores if (folder / ROOMS).exists()]
+        if rooms is not None and rooms.exists():
+            found.insert(0, rooms)
+        elif rooms is not None and not found:
+            raise FileNotFoundError(
+                f"{rooms}: no such file; --data names the folder with the room responses {ROOMS}, "
+                "and `kwsd train import --layout collected` brings some"
+            )
         roles = read_roles(work)
         duplicates = find_once(work / "duplicates.tsv", folders, roles.synthetic)
         return cls(
             stores,
-            [rooms, *sorted(folder / ROOMS for folder in stores if (folder / ROOMS).exists())],
+            found,
             work / "aligned.tsv",
             read_words(work),
             roles,

@@ -15,6 +15,13 @@ from torch import nn
 from kwsd.training.models.encoder import Encoder
 
 Part = TypeVar("Part", bound=nn.Module)
+STAGES = {
+    "finetuned.pt": "finetune",
+    "wake.pt": "heads --only wake",
+    "speaker.pt": "heads --only speaker",
+    "tuned.pt": "checker --only tune",
+}
+"""What writes the checkpoints that later stages read."""
 
 
 def save(out: Path, **parts: object) -> None:
@@ -50,6 +57,10 @@ def load(path: Path, name: str, kind: type[Part]) -> Part:
     """Return the part `name` of a checkpoint, of its saved shape, in evaluation mode.
 
     Raises OSError, KeyError, RuntimeError or pickle.UnpicklingError where `path` has none."""
+    if not path.exists():
+        stage = STAGES.get(path.name)
+        fix = f"run `kwsd train {stage}` first" if stage else "check the name"
+        raise FileNotFoundError(f"{path}: no such checkpoint; {fix}")
     saved = torch.load(path, weights_only=True)
     part = kind(**saved.get("shapes", {}).get(name, {}))
     part.load_state_dict(saved[name])

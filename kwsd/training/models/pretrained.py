@@ -31,6 +31,8 @@ def load_pretrained(where: str | Path) -> Pretrained:
     Raises TeacherError."""
     import transformers
 
+    if Path(where).is_absolute() and not Path(where).is_dir():
+        raise TeacherError(f"{where}: no such folder; name one with a model of transformers")
     try:
         config: Any = transformers.AutoConfig.from_pretrained(where)
     except (OSError, ValueError) as error:

@@ -23,7 +23,7 @@ from kwsd.training.data import augment
 from kwsd.training.data.training_data import TrainingData
 from kwsd.training.data.transcripts import Transcripts
 from kwsd.training.data.word_scenes import SILENCE
-from kwsd.training.development import DRAWS, RATES, SWEEP, Development, Report, Scores
+from kwsd.training.development import DRAWS, NO_RECORDING, RATES, SWEEP, Development, Report, Scores
 from kwsd.training.models.backend import fit_to_people
 from kwsd.training.stages.trained_model import TrainedModel
 
@@ -142,7 +142,7 @@ def misses(scores_of: Scores, development: Development) -> Report:
         for n, word in enumerate(words):
             utterances = development.scenes.words[n][False]
             if not utterances:
-                raise ValueError(f"the development split holds no recording of {word}")
+                raise ValueError(NO_RECORDING.format(word))
             best = development.hits(scores_of, utterances, condition)[..., None]
             at, swept = (
                 best < np.array([threshold_at(peaks[n], hours, rate) for rate in rates])

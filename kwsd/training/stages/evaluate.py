@@ -34,6 +34,7 @@ from kwsd.training.data.corpora import Corpora
 from kwsd.training.data.training_data import TrainingData
 from kwsd.training.development import (
     DRAWS,
+    NO_RECORDING,
     PLAYBACK_DB,
     RATES,
     SWEEP,
@@ -59,7 +60,7 @@ def evaluate(models: BundleRuntime, data: TrainingData) -> Report:
     development = Development(data)
     for n, word in enumerate(models.words):
         if not development.scenes.words[n][False]:
-            raise ValueError(f"the development split holds no recording of {word}")
+            raise ValueError(NO_RECORDING.format(word))
     report = _figures(models, development)
     validation = data.validation()
     if validation is not None:
