@@ -14,11 +14,12 @@ its own.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -97,14 +98,19 @@ class LoopSettings:
     """Greatest norm of the gradients of one update; None: not clipped."""
     log_every: int = 50
     checkpoint_every: int = 200
+    patience: int = 10
+    """Checkpoints without a lower loss in validation after which a run stops."""
 
 
-def _compare(out: Path, settings: Mapping[str, Any]) -> None:
-    """Raise ConfigError where the checkpoint `out` was trained with other settings: a schedule
-    cannot be changed on its way, and figures would be of neither."""
+def _saved(out: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the checkpoint `out`, empty where there is none.
+
+    Raises ConfigError where it was trained with other settings: a schedule cannot be changed on its
+    way, and figures would be of neither."""
     if not out.exists():
-        return
-    before = torch.load(out, weights_only=True, map_location="cpu").get("settings", settings)
+        return {}
+    saved: dict[str, Any] = torch.load(out, weights_only=True, map_location="cpu")
+    before = saved.get("settings", settings)
     changed = [
         f"{name} was {before.get(name)!r} and is {value!r}"
         for name, value in settings.items()
@@ -115,6 +121,28 @@ def _compare(out: Path, settings: Mapping[str, Any]) -> None:
             f"{out} was trained with other settings: {'; '.join(changed)}. "
             "Give those that it had, or remove it to train anew"
         )
+    return saved
+
+
+@dataclass
+class Best:
+    """The parts of a run where its loss in validation was lowest."""
+
+    loss: float = math.inf
+    step: int = 0
+    last: int = 0
+    """The step that was validated last."""
+    stale: int = 0
+    """Validations since."""
+    parts: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return vars(self).copy()
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Take over what a checkpoint kept."""
+        vars(self).update(saved)
 
 
 class Loop:
@@ -139,7 +167,7 @@ class Loop:
         KeyError or RuntimeError where it holds other parts."""
         self.out = out
         kept = msgspec.to_builtins(run)
-        _compare(out, kept)
+        saved = _saved(out, kept)
         self.parts = dict(parts)
         self.settings = settings
         self.devices = devices
@@ -157,6 +185,8 @@ class Loop:
             total_steps=settings.steps * settings.updates_per_step + 1,
             pct_start=settings.ramp,
         )
+        self._best = Best()
+        self._best.load_state_dict(saved.get("best", {}))
         self.first = resume(out, devices.device, **self._saved_modules())
         """The step that comes first: 0, or where the checkpoint was written."""
         log.info("%s: step %d of %d", out.name, self.first, settings.steps)
@@ -164,11 +194,21 @@ class Loop:
     def _saved_modules(self) -> dict[str, Any]:
         return {**self.parts, "optimizer": self.optimizer, "schedule": self.schedule}
 
-    def run(self, step: Callable[[int], Iterable[tuple[Tensor, Mapping[str, Tensor]]]]) -> None:
+    def _save(self, step: int) -> None:
+        best = self._best.state_dict()
+        save(self.out, **self._saved_modules(), **self.notes, best=best, step=step)
+
+    def run(
+        self,
+        step: Callable[[int], Iterable[tuple[Tensor, Mapping[str, Tensor]]]],
+        validate: Callable[[], float] | None = None,
+    ) -> None:
         """Run `step(n)` for every step that is left.
 
         It yields, in turn, each loss to back-propagate and the figures to log beside it; the
-        parameters are updated between two of them."""
+        parameters are updated between two of them. `validate` returns a loss on what is not trained
+        on: where it has not fallen for `patience` checkpoints, the run ends, and the parts of the
+        checkpoint at which it was lowest are the result."""
         steps = self.settings.steps
         log_every = self.settings.log_every
         is_first_process = self.devices.rank == 0
@@ -191,8 +231,38 @@ class Loop:
                     "step %d/%d  %s  %.2f s/step  %.0f min left", done, steps, text, pace, left
                 )
                 seen.clear()
-            if is_first_process and (done % self.settings.checkpoint_every == 0 or done == steps):
-                save(self.out, **self._saved_modules(), **self.notes, step=done)
+            if done % self.settings.checkpoint_every and done != steps:
+                continue
+            stops = False
+            if validate is not None:
+                stops = self._validated(validate(), done, written)
+            if is_first_process:
+                self._save(done)
+            if stops:
+                break
+        if self._best.parts and self._best.step != self._best.last:
+            log.info("step %d was the best in validation, and is the result", self._best.step)
+            for name, part in self.parts.items():
+                part.load_state_dict(self._best.parts[name])
+            self._best.parts = {}
+            if is_first_process:
+                self._save(steps)
+
+    def _validated(self, loss: float, done: int, written: Figures | None) -> bool:
+        """Note the loss in validation after `done` steps; return whether to stop."""
+        log.info("step %d: %.4f in validation", done, loss)
+        if written is not None:
+            written.add(done, {"validation": loss})
+        self._best.last = done
+        if loss < self._best.loss:
+            self._best.loss, self._best.step, self._best.stale = loss, done, 0
+            self._best.parts = {
+                name: {key: value.clone() for key, value in part.state_dict().items()}
+                for name, part in self.parts.items()
+            }
+        else:
+            self._best.stale += 1
+        return self._best.stale >= self.settings.patience
 
     def _update(self, loss: Tensor) -> None:
         """Update the parameters by the gradients of `loss`."""

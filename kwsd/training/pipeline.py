@@ -205,13 +205,19 @@ def checker(
     folder.mkdir(exist_ok=True)
     distilled, tuned = folder / "distilled.pt", folder / "tuned.pt"
     found = {False: folder / "candidates", True: folder / "candidates-development"}
+    held_back = data.validation()
+    validating = None if held_back is None else folder / "candidates-validation"
     if "distill" in names:
         checker_distillation.train(data, teacher, distilled, chosen.distill)
     if "candidates" in names:
         for development, out in found.items():
             candidate_windows.gather(data, models, out, chosen.candidates, development=development)
+        if held_back is not None and validating is not None:
+            candidate_windows.gather(
+                held_back, models, validating, chosen.candidates, development=True
+            )
     if "tune" in names:
-        checker_tuning.train(data, teacher, distilled, found[False], tuned, chosen.tune)
+        checker_tuning.train(data, teacher, distilled, found[False], validating, tuned, chosen.tune)
     if "export" in names:
         checker_export.export(tuned, found[True], models, data.roles, chosen.export)
 

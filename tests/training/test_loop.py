@@ -59,6 +59,51 @@ def test_figures_are_written_once_over_an_interruption(tmp_path: Path) -> None:
     ]
 
 
+def test_a_run_ends_where_validation_says_and_keeps_the_best(tmp_path: Path) -> None:
+    """Whether it was interrupted or not."""
+    losses = {3: 0.5, 6: 0.2, 9: 0.4, 12: 0.3, 15: 0.1}
+    kept = {}
+    for name, interrupted in (("whole", False), ("resumed", True)):
+        out = tmp_path / f"{name}.pt"
+
+        def run(broken_at: int, out: Path = out) -> list[int]:
+            torch.manual_seed(0)
+            line = nn.Linear(1, 1)
+            settings = LoopSettings(30, ramp=0.5, weight_decay=0.0, checkpoint_every=3, patience=2)
+            groups = [Group(line.parameters(), 0.1)]
+            here = Devices(torch.device("cpu"))
+            made = Loop(out, {"line": line}, groups, settings, here, run=Nothing())
+            done: list[int] = []
+
+            def step(n: int) -> Iterator[tuple[Tensor, Mapping[str, Tensor]]]:
+                if n == broken_at:
+                    raise KeyboardInterrupt
+                done.append(n)
+                yield line(torch.ones(1, 1)).square().sum(), {}
+
+            made.run(step, lambda: losses[done[-1] + 1])
+            return done
+
+        if interrupted:
+            with pytest.raises(KeyboardInterrupt):
+                run(broken_at=8)
+            assert run(broken_at=-1) == [6, 7, 8, 9, 10, 11], "it ends at 12: two were no better"
+        else:
+            assert run(broken_at=-1)[-1] == 11
+        assert run(broken_at=-1) == [], "it has ended"
+        saved = torch.load(out, weights_only=True)
+        assert saved["best"]["step"] == 6
+        kept[name] = saved["line"]["weight"].item()
+    assert kept["whole"] == kept["resumed"]
+    rows = figures.read(tmp_path / "resumed.csv")
+    assert [float(row["value"]) for row in rows if row["figure"] == "validation"] == [
+        0.5,
+        0.2,
+        0.4,
+        0.3,
+    ]
+
+
 def test_the_head_is_averaged_over_a_share_of_its_steps() -> None:
     """After that share of the steps, the weights of the start count for 1 / e."""
     for steps in (1000, 12000):

@@ -21,6 +21,8 @@ from kwsd.model import bundle as bundles
 from kwsd.model.bundle import Bundle
 from kwsd.model.manifest import CHECKED_FLOOR
 from kwsd.ort import onnxruntime
+from kwsd.training import figures
+from kwsd.training.data.corpora import Recording, write_store
 from kwsd.training.data.training_data import TrainingData
 from kwsd.training.data.voice_rooms import TAKES, VoiceRooms, VoiceSettings
 from kwsd.training.data.windows import PEAK, REMEMBERED, WINDOW_SAMPLES, Windows
@@ -41,6 +43,7 @@ SMALL = [
     "distill.layers=[1,3]",
     "distill.checkpoint_every=2",
     "candidates.word_scenes=4",
+    "candidates.held_back_scenes=4",
     "candidates.passes=0",
     "tune.head_steps=1",
     "tune.steps=2",
@@ -129,7 +132,7 @@ def test_voices_share_devices_but_no_person_shares_one_with_themselves(data: Tra
 def test_candidates_are_what_the_first_stage_thinks_it_hears(
     data: TrainingData, bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = CandidateSettings(word_scenes=6, passes=0.5, clean_passes=1)
+    settings = CandidateSettings(word_scenes=6, held_back_scenes=0, passes=0.5, clean_passes=1)
     candidates.gather(data, bundle.path, tmp_path / "found", settings)
     found = Candidates.load(tmp_path / "found")
     assert len(found.word) > 3
@@ -229,6 +232,14 @@ def test_any_teacher_to_one_checked_candidate(
     shutil.copytree(bundle.path, models)
     for path in work.iterdir():
         (tmp_path / path.name).symlink_to(path)
+    if family == "whisper":
+        held_back = [
+            Recording(say(word, "en-gb+f3"), "pico", "v", word.replace(" ", "_"))
+            for word in default_words().texts.values()
+        ]
+        held_back += [Recording(say("good evening to you"), "an4", f"v{n}", "") for n in range(3)]
+        held_back.append(Recording(hiss(3.0), "noise_urban", "", ""))
+        write_store(tmp_path / "val", held_back)
     arguments: list[str | Path] = ["checker", "--work", tmp_path, "--data", work]
     arguments += ["--models", models, "--teacher", tmp_path / "teacher"]
     for change in SMALL:
@@ -256,6 +267,11 @@ def test_any_teacher_to_one_checked_candidate(
     assert detector.checker is not None
     assert detector.checker.checks > 0
     assert scores.max() > CHECKED_FLOOR
+    for stage in ("distilled", "tuned"):
+        rows = figures.read(tmp_path / "checker" / f"{stage}.csv")
+        validated = [float(row["value"]) for row in rows if row["figure"] == "validation"]
+        assert len(validated) == (2 if stage == "distilled" else 1) * (family == "whisper")
+        assert all(0 < loss < 10 for loss in validated)
     before = (tmp_path / "checker" / "tuned.pt").read_bytes()
     assert train(*arguments, "--only", "distill,tune") == 0
     assert (tmp_path / "checker" / "tuned.pt").read_bytes() == before, (

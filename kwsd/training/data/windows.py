@@ -56,18 +56,27 @@ class WindowPair:
 
 
 class Windows(IterableDataset[WindowPair]):
-    """Endless batches of windows of the training split, whatever is in them.
+    """Endless batches of windows of one split, whatever is in them.
 
     A corpus is drawn by the root of its hours, so that the largest do not drown the others."""
 
-    def __init__(self, data: TrainingData, batch: int, seed: int, views: int = 1) -> None:
+    def __init__(
+        self,
+        data: TrainingData,
+        batch: int,
+        seed: int,
+        views: int = 1,
+        *,
+        development: bool = False,
+    ) -> None:
         """`views`: how often, on average, a window is heard, each time through another room, noise
-        and microphone."""
+        and microphone; `development`: of that split instead."""
         self.data = data
         self.batch = batch
         self.seed = seed
         self.views = views
-        self.responses = Rooms(data.rooms)
+        self.development = development
+        self.responses = Rooms(data.rooms, development)
 
     def prepare(self, pair: WindowPair) -> WindowPair:
         """Return the batch with its degradation applied; both sides at the checker's level."""
@@ -76,10 +85,10 @@ class Windows(IterableDataset[WindowPair]):
         return replace(pair, clean=at_peak(pair.clean), degradation=None, heard=at_peak(heard))
 
     def __iter__(self) -> Iterator[WindowPair]:
-        scenes = self.data.scenes(seed=worker_seed(self.seed))
+        scenes = self.data.scenes(development=self.development, seed=worker_seed(self.seed))
         pools: dict[str, list[Utterance]] = {}
         for utterance in scenes.corpora.utterances:
-            if not utterance.development:
+            if utterance.development == self.development:
                 pools.setdefault(utterance.corpus, []).append(utterance)
         corpora = [_Pool(utterances) for utterances in pools.values()]
         weights = np.sqrt([pool.samples for pool in corpora])

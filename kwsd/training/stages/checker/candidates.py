@@ -48,6 +48,8 @@ class CandidateSettings(Settings, frozen=True):
 
     word_scenes: int
     """Scenes of eight seconds with wake words among other words."""
+    held_back_scenes: int
+    """The same, of the development split and for validation."""
     passes: float
     """How often everything else is heard, degraded; of a part of a pass, a random share."""
     clean_passes: float
@@ -207,8 +209,9 @@ def _shards(
     data: TrainingData, settings: CandidateSettings, development: bool
 ) -> Iterator[tuple[str, _Shard]]:
     """Yield the name of each shard, and the shard."""
-    for n in range(-(-settings.word_scenes // SHARD)):
-        count = min(SHARD, settings.word_scenes - n * SHARD)
+    scenes = settings.held_back_scenes if development else settings.word_scenes
+    for n in range(-(-scenes // SHARD)):
+        count = min(SHARD, scenes - n * SHARD)
         yield f"words-{n:03}", _WordShard(data, development, [settings.seed, 0, n], count)
     by_corpus: dict[str, list[Utterance]] = {}
     for one in data.corpora().utterances:

@@ -10,7 +10,7 @@ large as the others, and would be all that counts.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,8 @@ class DistillCheckerSettings(Settings, frozen=True):
     """Windows on which the thin blocks are chosen and fitted."""
     rate: float = 6e-4
     ramp: float = 0.1
+    validation_windows: int = 96
+    """Windows of the store for validation, where there is one."""
     seed: int = 1
     checkpoint_every: int = 200
     log_every: int = 50
@@ -146,7 +148,33 @@ def train(data: TrainingData, teacher: str, out: Path, settings: DistillCheckerS
             figures = {f"cosine {n}": one for n, one in zip(settings.layers, cosines, strict=True)}
             yield loss, {"loss": loss.detach(), **figures}
 
-        loop.run(step)
+        held_back = data.validation()
+        validate = None
+        if held_back is not None:
+            validate = _validation(held_back, whole, student, compare, settings)
+        loop.run(step, validate)
+
+
+def _validation(
+    data: TrainingData,
+    whole: Transformer,
+    student: Transformer,
+    compare: Standardized,
+    settings: DistillCheckerSettings,
+) -> Callable[[], float]:
+    """Return what measures the loss on windows for validation, always the same."""
+    windows = Windows(data, settings.validation_windows, settings.seed, development=True)
+    pair = windows.prepare(next(iter(windows)))
+    device = compare.mean.device
+    with torch.no_grad():
+        targets = compare.targets(whole(whole.inputs(pair.clean.to(device))))
+        heard = student.inputs(pair.heard.to(device))
+
+    @torch.no_grad()
+    def validate() -> float:
+        return float(compare(student(heard), targets)[0])
+
+    return validate
 
 
 def _thin(

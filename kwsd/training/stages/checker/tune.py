@@ -9,7 +9,7 @@ encoder as it is.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,9 @@ from kwsd.training.stages.checker.candidates import MARGIN_SAMPLES, Candidates
 from kwsd.training.stages.checker.distill import Standardized
 
 log = logging.getLogger(__name__)
+
+
+VALIDATION_BATCH = 64
 
 
 class TuneSettings(Settings, frozen=True):
@@ -200,11 +203,14 @@ def train(
     teacher: str,
     distilled: Path,
     candidates: Path,
+    validation: Path | None,
     out: Path,
     settings: TuneSettings,
 ) -> None:
     """Tune the encoder of the checkpoint `distilled` with its heads, through the checkpoint
-    `out`."""
+    `out`.
+
+    `validation` are candidates that stop the run."""
     with devices() as here:
         torch.manual_seed(settings.seed)
         whole = load_pretrained(teacher).network.to(here.device)
@@ -279,4 +285,28 @@ def train(
             )
             yield settings.voice * loss, {"voices": loss.detach(), "same": right}
 
-        loop.run(step)
+        validate = None
+        if validation is not None:
+            validate = _validation(Candidates.load(validation), tuned, here.device)
+        loop.run(step, validate)
+
+
+def _validation(found: Candidates, tuned: Tuned, device: torch.device) -> Callable[[], float]:
+    """Return what measures the word loss on candidates for validation."""
+    middle = slice(MARGIN_SAMPLES, MARGIN_SAMPLES + WINDOW_SAMPLES)
+
+    @torch.no_grad()
+    def validate() -> float:
+        tuned.eval()
+        total = 0.0
+        for at in range(0, len(found.word), VALIDATION_BATCH):
+            rows = slice(at, at + VALIDATION_BATCH)
+            heard = at_peak(torch.from_numpy(found.windows[rows, middle].astype(np.float32)))
+            word, spoken = (torch.from_numpy(known[rows]) for known in (found.word, found.spoken))
+            inputs = tuned.encoder.inputs(heard.to(device))
+            loss, _, _ = tuned("words", inputs, word.to(device), spoken.to(device))
+            total += float(loss) * len(word)
+        tuned.train()
+        return total / max(len(found.word), 1)
+
+    return validate
