@@ -54,6 +54,14 @@ class Devices(NamedTuple):
             return model
         return nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
 
+    def mean(self, figures: Mapping[str, float]) -> dict[str, float]:
+        """Return the means of the processes' `figures`, whose names are the same in all."""
+        if self.world == 1:
+            return dict(figures)
+        total = torch.tensor(list(figures.values()), dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return dict(zip(figures, (total / self.world).tolist(), strict=True))
+
     def seed(self, seed: int, first: int) -> int:
         """Return the seed of this process's batches from step `first` on."""
         return seed + first * self.world + self.rank
@@ -221,16 +229,17 @@ class Loop:
                 for name, value in figures.items():
                     seen.setdefault(name, []).append(value.item())
             done = n + 1
+            if done % log_every == 0:
+                means = self.devices.mean({name: fmean(values) for name, values in seen.items()})
+                seen.clear()
             if written is not None and done % log_every == 0:
                 pace = (time.monotonic() - began) / (done - self.first)
-                means = {name: fmean(values) for name, values in seen.items()}
                 written.add(done, means)
                 text = "  ".join(f"{name} {mean:.4f}" for name, mean in means.items())
                 left = pace * (steps - done) / 60
                 log.info(
                     "step %d/%d  %s  %.2f s/step  %.0f min left", done, steps, text, pace, left
                 )
-                seen.clear()
             if done % self.settings.checkpoint_every and done != steps:
                 continue
             stops = False

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import checkers
@@ -25,7 +28,7 @@ from kwsd.training import figures
 from kwsd.training.data.corpora import Recording, write_store
 from kwsd.training.data.training_data import TrainingData
 from kwsd.training.data.voice_rooms import TAKES, VoiceRooms, VoiceSettings
-from kwsd.training.data.windows import PEAK, REMEMBERED, WINDOW_SAMPLES, Windows
+from kwsd.training.data.windows import PEAK, REMEMBERED, WINDOW_SAMPLES, Draw, WindowPair, Windows
 from kwsd.training.settings.catalog import default_words
 from kwsd.training.stages.checker import candidates, distill, export, tune
 from kwsd.training.stages.checker.candidates import (
@@ -99,21 +102,70 @@ def test_windows_are_at_one_peak_and_degraded(data: TrainingData) -> None:
 
 
 def test_a_window_is_heard_again_in_other_noise(data: TrainingData) -> None:
-    """What lies under a slot stays until a fresh window takes it."""
-    known: dict[int, torch.Tensor] = {}
+    """It comes again within the steps that are remembered, as it was."""
+    known: dict[Draw, tuple[torch.Tensor, torch.Tensor]] = {}
     heard_again = 0
-    batches = iter(Windows(data, 4, seed=1, views=2))
-    for n in range(REMEMBERED + 20):
-        pair = next(batches)
-        assert pair.fresh == (4 if n < REMEMBERED else 2)
-        assert len(set(pair.slots)) == 4
-        for row, slot in enumerate(pair.slots):
-            if row < pair.fresh:
-                known[slot] = pair.clean[row]
-                continue
-            heard_again += 1
-            assert torch.equal(pair.clean[row], known[slot])
-    assert heard_again == 40
+    windows = Windows(data, 4, seed=1, views=2)
+    for step, raw in enumerate(itertools.islice(windows, 40)):
+        pair = windows.prepare(raw)
+        assert pair.draws[:2] == [(step, 0), (step, 1)]
+        assert len(set(pair.draws)) == 4
+        assert all(0 < step - draw[0] <= REMEMBERED for draw in pair.draws[2:])
+        for draw, clean, heard in zip(pair.draws, pair.clean, pair.heard, strict=True):
+            if draw in known:
+                heard_again += 1
+                assert torch.equal(clean, known[draw][0])
+                assert not torch.equal(heard, known[draw][1])
+            known[draw] = clean, heard
+    assert heard_again > 10
+
+
+def test_a_step_hears_the_same_whoever_hears_it(data: TrainingData) -> None:
+    """A run that resumes, and two processes with half of the batch each."""
+
+    def heard(batch: int, steps: int = 1, first: int = 2, rank: int = 0) -> WindowPair:
+        windows = Windows(data, batch, seed=1, first=first, rank=rank)
+        *_, last = itertools.islice(windows, steps)
+        return windows.prepare(last)
+
+    whole = heard(4, steps=3, first=0)
+    later = heard(4)
+    halves = [heard(2, rank=rank) for rank in (0, 1)]
+    for name in ("clean", "heard"):
+        expected = getattr(whole, name)
+        assert torch.equal(getattr(later, name), expected)
+        both = torch.cat([getattr(half, name) for half in halves])
+        assert torch.allclose(both, expected, atol=0.1)
+    assert [*halves[0].seeds, *halves[1].seeds] == whole.seeds
+
+
+def test_two_processes_learn_as_one_with_the_double_batch(work: Path, tmp_path: Path) -> None:
+    """The same losses, step by step."""
+    checkpoint("whisper", tmp_path / "teacher")
+    rows = {}
+    for processes, batch in ((1, 4), (2, 2)):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        for path in work.iterdir():
+            (folder / path.name).symlink_to(path)
+        arguments: list[str | Path] = ["checker", "--only", "distill"]
+        arguments += ["--work", folder, "--data", work]
+        arguments += ["--models", bundles.default_path(), "--teacher", tmp_path / "teacher"]
+        for change in (*SMALL, f"distill.batch={batch}", "distill.views=1", "distill.log_every=1"):
+            arguments += ["--set", change]
+        if processes == 1:
+            assert train(*arguments) == 0
+        else:
+            launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+            launch += ["--nproc-per-node", "2", "-m", "kwsd", "train"]
+            done = subprocess.run([*launch, *map(str, arguments)], capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+        rows[processes] = {
+            (row["step"], row["figure"]): float(row["value"])
+            for row in figures.read(folder / "checker" / "distilled.csv")
+        }
+    assert len(rows[1]) == 4 * 3
+    assert rows[2] == pytest.approx(rows[1], rel=1e-4)
 
 
 def test_voices_share_devices_but_no_person_shares_one_with_themselves(data: TrainingData) -> None:

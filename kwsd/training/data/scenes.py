@@ -112,6 +112,11 @@ class Scenes:
         """Return one of `utterances`, at random."""
         return utterances[self.rng.integers(len(utterances))]
 
+    def reseed(self, seed: Sequence[int]) -> None:
+        """Draw as a new source would with this seed."""
+        state = np.random.default_rng(seed).bit_generator.state
+        self.rng.bit_generator.state = state  # the backgrounds draw from it too
+
     def pick_word(self, word: int, synthetic_share: float = 0.35) -> Utterance:
         """Return an utterance of the wake word with the index `word`.
 

@@ -3,19 +3,19 @@ them."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
 from kwsd.audio.format import SAMPLE_RATE
 from kwsd.training.data import augment
 from kwsd.training.data.augment import Degradation, Rooms
 from kwsd.training.data.corpora import Utterance
-from kwsd.training.data.loading import worker_seed
 from kwsd.training.data.scenes import Scenes
 from kwsd.training.data.training_data import TrainingData
 
@@ -24,7 +24,9 @@ WINDOW_SAMPLES = 2 * SAMPLE_RATE + 240
 PEAK = 0.5
 """Every window is brought to this peak, of full scale: the checker knows no levels."""
 REMEMBERED = 32
-"""Batches of windows that are remembered, to be heard again."""
+"""Steps for which windows are heard again."""
+Draw = tuple[int, int]
+"""Which window it is: the step and the row at which it is heard first."""
 
 
 def at_peak(x: Tensor) -> Tensor:
@@ -43,10 +45,10 @@ class WindowPair:
     """None once it has happened."""
     heard: Tensor
     """float32 `[batch, sample]`: what a microphone hears of them."""
-    slots: list[int]
-    """Where each window is remembered, until another one has its slot."""
-    fresh: int
-    """So many windows, the first ones, have not been heard before."""
+    draws: list[Draw]
+    """Which windows they are."""
+    seeds: list[list[int]]
+    """For what else is drawn for each."""
 
     def to(self, device: torch.device) -> WindowPair:
         """Return the batch on `device`."""
@@ -56,9 +58,11 @@ class WindowPair:
 
 
 class Windows(IterableDataset[WindowPair]):
-    """Endless batches of windows of one split, whatever is in them.
+    """Batches of windows of one split, whatever is in them, for every step from one on.
 
-    A corpus is drawn by the root of its hours, so that the largest do not drown the others."""
+    A corpus is drawn by the root of its hours, so that the largest do not drown the others. The
+    batch of a step depends on nothing but the seed: a run that resumes goes on as it would have,
+    and two processes with half of the batch each hear what one would with all of it."""
 
     def __init__(
         self,
@@ -67,14 +71,18 @@ class Windows(IterableDataset[WindowPair]):
         seed: int,
         views: int = 1,
         *,
+        first: int = 0,
+        rank: int = 0,
         development: bool = False,
     ) -> None:
         """`views`: how often, on average, a window is heard, each time through another room, noise
-        and microphone; `development`: of that split instead."""
+        and microphone; `first` step and `rank` of this process; `development`: of that split."""
         self.data = data
         self.batch = batch
         self.seed = seed
         self.views = views
+        self.first = first
+        self.rank = rank
         self.development = development
         self.responses = Rooms(data.rooms, development)
 
@@ -85,7 +93,7 @@ class Windows(IterableDataset[WindowPair]):
         return replace(pair, clean=at_peak(pair.clean), degradation=None, heard=at_peak(heard))
 
     def __iter__(self) -> Iterator[WindowPair]:
-        scenes = self.data.scenes(development=self.development, seed=worker_seed(self.seed))
+        scenes = self.data.scenes(development=self.development)
         pools: dict[str, list[Utterance]] = {}
         for utterance in scenes.corpora.utterances:
             if utterance.development == self.development:
@@ -93,23 +101,33 @@ class Windows(IterableDataset[WindowPair]):
         corpora = [_Pool(utterances) for utterances in pools.values()]
         weights = np.sqrt([pool.samples for pool in corpora])
         weights /= weights.sum()
-        rng = scenes.rng
-        remembered: list[np.ndarray] = []
-        base = worker_seed(0) * REMEMBERED * self.batch  # no two workers share a slot
-        while True:
-            if len(remembered) < REMEMBERED * self.batch:
-                fresh = self.batch
-                rows = np.arange(len(remembered), len(remembered) + fresh)
-                remembered += [np.zeros(0, np.float32)] * fresh
-            else:
-                fresh = -(-self.batch // self.views)
-                rows = rng.choice(len(remembered), self.batch, replace=False)
-            for row in rows[:fresh]:
-                corpus = corpora[rng.choice(len(corpora), p=weights)]
-                remembered[row] = _window(scenes, corpus)
-            clean = torch.from_numpy(np.stack([remembered[row] for row in rows]))
-            how = augment.stack([scenes.degradation(WINDOW_SAMPLES) for _ in rows])
-            yield WindowPair(clean, how, clean, [base + int(row) for row in rows], fresh)
+        worker = get_worker_info()
+        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        for step in itertools.count(self.first + first, stride):
+            clean = []
+            degradations = []
+            draws = self._draws(step)
+            seeds = [[self.seed, 1, step, self._row(n)] for n in range(self.batch)]
+            for draw, seed in zip(draws, seeds, strict=True):
+                scenes.reseed([self.seed, 0, draw[0] + REMEMBERED, draw[1]])
+                clean.append(_window(scenes, corpora[scenes.rng.choice(len(corpora), p=weights)]))
+                scenes.reseed(seed)
+                degradations.append(scenes.degradation(WINDOW_SAMPLES))
+            samples = torch.from_numpy(np.stack(clean))
+            yield WindowPair(samples, augment.stack(degradations), samples, draws, seeds)
+
+    def _row(self, n: int) -> int:
+        """Return the row of this process's row `n` in the batch of all processes."""
+        return self.rank * self.batch + n
+
+    def _draws(self, step: int) -> list[Draw]:
+        """Return which windows are heard: new ones, and some of the `REMEMBERED` steps before."""
+        new = -(-self.batch // self.views)
+        draws = [(step, self._row(n)) for n in range(new)]
+        rng = np.random.default_rng([self.seed, 2, step, self.rank])
+        others = rng.choice(REMEMBERED * new, self.batch - new, replace=False)
+        draws += [(step - 1 - int(one) // new, self._row(int(one) % new)) for one in others]
+        return draws
 
 
 class _Pool:

@@ -157,7 +157,7 @@ class _Shard(ABC):
 
     def scenes(self) -> Scenes:
         found = self.data.scenes(development=self.development, transcripts=self.data.transcripts())
-        found.rng = np.random.default_rng(self.seed)
+        found.reseed(self.seed)
         return found
 
 

@@ -21,7 +21,7 @@ from kwsd.training import losses
 from kwsd.training.data import augment
 from kwsd.training.data.loading import load
 from kwsd.training.data.training_data import TrainingData
-from kwsd.training.data.windows import WindowPair, Windows
+from kwsd.training.data.windows import REMEMBERED, Draw, WindowPair, Windows
 from kwsd.training.loop import Group, Loop, LoopSettings, devices
 from kwsd.training.models import checkpoint
 from kwsd.training.models.pretrained import load_pretrained
@@ -124,26 +124,30 @@ def train(data: TrainingData, teacher: str, out: Path, settings: DistillCheckerS
         groups = [Group(student.parameters(), settings.rate)]
         loop = Loop(out, parts, groups, loop_settings, here, run=settings)
         model = here.share(student)
-        seed = here.seed(settings.seed, loop.first)
-        windows = Windows(data, settings.batch, seed, settings.views)
+        windows = Windows(
+            data, settings.batch, settings.seed, settings.views, first=loop.first, rank=here.rank
+        )
         batches = load(windows, windows.prepare, here.device)
-        rng = np.random.default_rng(seed)
-        answered: dict[int, Tensor] = {}  # by slot
+        answered: dict[Draw, Tensor] = {}
         autocast = here.device.type == "cuda"
 
-        def step(_: int) -> Iterator[tuple[Tensor, Mapping[str, Tensor]]]:
+        def step(at: int) -> Iterator[tuple[Tensor, Mapping[str, Tensor]]]:
             pair: WindowPair = next(batches)
             inputs = student.inputs(pair.heard)
             if student.kind == "mel":
-                for one in inputs:
+                for one, seed in zip(inputs, pair.seeds, strict=True):
+                    rng = np.random.default_rng([*seed, 0])
                     augment.mask(one, augment.draw_masks(len(one), one.shape[1], rng))
             with torch.autocast(here.device.type, torch.bfloat16, enabled=autocast):
+                new = [k for k, draw in enumerate(pair.draws) if draw not in answered]
                 with torch.no_grad():
-                    fresh = compare.targets(whole(whole.inputs(pair.clean[: pair.fresh])))
+                    fresh = compare.targets(whole(whole.inputs(pair.clean[new])))
                 answers = model(inputs)
-            cloned = map(Tensor.clone, fresh)  # or each would keep its whole batch
-            answered.update(zip(pair.slots[: pair.fresh], cloned, strict=True))
-            target = torch.stack([answered[slot] for slot in pair.slots])
+            for k, target in zip(new, fresh, strict=True):
+                answered[pair.draws[k]] = target.clone()  # or it would keep its whole batch
+            target = torch.stack([answered[draw] for draw in pair.draws])
+            for draw in [draw for draw in answered if draw[0] < at - REMEMBERED]:
+                del answered[draw]
             loss, cosines = compare(answers, target)
             figures = {f"cosine {n}": one for n, one in zip(settings.layers, cosines, strict=True)}
             yield loss, {"loss": loss.detach(), **figures}

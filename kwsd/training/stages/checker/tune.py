@@ -254,7 +254,7 @@ def train(
         model = here.share(tuned)
         drawn = CandidateWindows(data, Candidates.load(candidates), settings, seed)
         word_batches = load(drawn, drawn.prepare, here.device)
-        anything = Windows(data, settings.windows, seed + 1)
+        anything = Windows(data, settings.windows, settings.seed, first=loop.first, rank=here.rank)
         windows = load(anything, anything.prepare, here.device)
         rooms = VoiceRooms(data, settings.voices, seed + 2)
         voices = load(rooms, rooms.prepare, here.device)
