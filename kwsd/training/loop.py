@@ -101,7 +101,9 @@ class LoopSettings:
     """Share of the steps in which the learning rates rise (one cycle, Smith and Topin 2017)."""
     weight_decay: float
     updates_per_step: int = 1
-    """Losses that each step yields."""
+    """Updates in each step."""
+    accumulate: int = 1
+    """Losses whose gradients an update averages; each step yields so many for each update."""
     clip: float | None = 5.0
     """Greatest norm of the gradients of one update; None: not clipped."""
     log_every: int = 50
@@ -213,10 +215,10 @@ class Loop:
     ) -> None:
         """Run `step(n)` for every step that is left.
 
-        It yields, in turn, each loss to back-propagate and the figures to log beside it; the
-        parameters are updated between two of them. `validate` returns a loss on what is not trained
-        on: where it has not fallen for `patience` checkpoints, the run ends, and the parts of the
-        checkpoint at which it was lowest are the result."""
+        It yields, in turn, each loss to back-propagate and the figures to log beside it; after
+        every `accumulate` of them the parameters are updated. `validate` returns a loss on what is
+        not trained on: where it has not fallen for `patience` checkpoints, the run ends, and the
+        parts of the checkpoint at which it was lowest are the result."""
         steps = self.settings.steps
         log_every = self.settings.log_every
         is_first_process = self.devices.rank == 0
@@ -224,8 +226,8 @@ class Loop:
         began = time.monotonic()
         seen: dict[str, list[float]] = {}
         for n in range(self.first, steps):
-            for loss, figures in step(n):
-                self._update(loss)
+            for number, (loss, figures) in enumerate(step(n)):
+                self._learn(loss, number)
                 for name, value in figures.items():
                     seen.setdefault(name, []).append(value.item())
             done = n + 1
@@ -273,10 +275,14 @@ class Loop:
             self._best.stale += 1
         return self._best.stale >= self.settings.patience
 
-    def _update(self, loss: Tensor) -> None:
-        """Update the parameters by the gradients of `loss`."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+    def _learn(self, loss: Tensor, number: int) -> None:
+        """Back-propagate a loss of a step; update where its batch is whole."""
+        accumulate = self.settings.accumulate
+        if number % accumulate == 0:
+            self.optimizer.zero_grad(set_to_none=True)
+        (loss / accumulate).backward()  # type: ignore[no-untyped-call]
+        if (number + 1) % accumulate:
+            return
         if self.settings.clip is not None:
             nn.utils.clip_grad_norm_(self._parameters, self.settings.clip)
         self.optimizer.step()

@@ -73,16 +73,21 @@ class Windows(IterableDataset[WindowPair]):
         *,
         first: int = 0,
         rank: int = 0,
+        parts: int = 1,
+        harsh: float = 1.0,
         development: bool = False,
     ) -> None:
         """`views`: how often, on average, a window is heard, each time through another room, noise
-        and microphone; `first` step and `rank` of this process; `development`: of that split."""
+        and microphone; `first` step and `rank` of this process; `parts`: batches of a step;
+        `harsh` as for scenes; `development`: of that split."""
         self.data = data
         self.batch = batch
         self.seed = seed
         self.views = views
         self.first = first
         self.rank = rank
+        self.parts = parts
+        self.harsh = harsh
         self.development = development
         self.responses = Rooms(data.rooms, development)
 
@@ -103,31 +108,30 @@ class Windows(IterableDataset[WindowPair]):
         weights /= weights.sum()
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        for step in itertools.count(self.first + first, stride):
+        for at in itertools.count(self.first * self.parts + first, stride):
             clean = []
             degradations = []
-            draws = self._draws(step)
-            seeds = [[self.seed, 1, step, self._row(n)] for n in range(self.batch)]
+            step, part = divmod(at, self.parts)
+            part += self.rank * self.parts
+            draws = self._draws(step, part)
+            seeds = [[self.seed, 1, step, part * self.batch + n] for n in range(self.batch)]
             for draw, seed in zip(draws, seeds, strict=True):
                 scenes.reseed([self.seed, 0, draw[0] + REMEMBERED, draw[1]])
                 clean.append(_window(scenes, corpora[scenes.rng.choice(len(corpora), p=weights)]))
                 scenes.reseed(seed)
-                degradations.append(scenes.degradation(WINDOW_SAMPLES))
+                degradations.append(scenes.degradation(WINDOW_SAMPLES, self.harsh))
             samples = torch.from_numpy(np.stack(clean))
             yield WindowPair(samples, augment.stack(degradations), samples, draws, seeds)
 
-    def _row(self, n: int) -> int:
-        """Return the row of this process's row `n` in the batch of all processes."""
-        return self.rank * self.batch + n
-
-    def _draws(self, step: int) -> list[Draw]:
-        """Return which windows are heard: new ones, and some of the `REMEMBERED` steps before."""
+    def _draws(self, step: int, part: int) -> list[Draw]:
+        """Return which windows are heard in a part of a step, of those of all processes: new ones,
+        and some that were in the `REMEMBERED` steps before."""
         new = -(-self.batch // self.views)
-        draws = [(step, self._row(n)) for n in range(new)]
-        rng = np.random.default_rng([self.seed, 2, step, self.rank])
+        begin = part * self.batch
+        draws = [(step, begin + n) for n in range(new)]
+        rng = np.random.default_rng([self.seed, 2, step, part])
         others = rng.choice(REMEMBERED * new, self.batch - new, replace=False)
-        draws += [(step - 1 - int(one) // new, self._row(int(one) % new)) for one in others]
-        return draws
+        return draws + [(step - 1 - int(n) // new, begin + int(n) % new) for n in others]
 
 
 class _Pool:

@@ -44,6 +44,10 @@ class DistillCheckerSettings(Settings, frozen=True):
     """The blocks whose output is learned."""
     batch: int = 32
     """Windows of two seconds."""
+    harsh: float = 0.6
+    """How often the student hears a room (0.5 times), noise (0.8) and a microphone (0.4)."""
+    accumulate: int = 1
+    """Batches whose gradients one update averages."""
     views: int = 3
     """How often the student hears a window, in other rooms and noise, for one answer of the
     teacher's: on a CPU the answer takes as long as the student's whole step."""
@@ -117,6 +121,7 @@ def train(data: TrainingData, teacher: str, out: Path, settings: DistillCheckerS
             settings.steps,
             settings.ramp,
             weight_decay=1e-2,
+            accumulate=settings.accumulate,
             log_every=settings.log_every,
             checkpoint_every=settings.checkpoint_every,
         )
@@ -125,13 +130,24 @@ def train(data: TrainingData, teacher: str, out: Path, settings: DistillCheckerS
         loop = Loop(out, parts, groups, loop_settings, here, run=settings)
         model = here.share(student)
         windows = Windows(
-            data, settings.batch, settings.seed, settings.views, first=loop.first, rank=here.rank
+            data,
+            settings.batch,
+            settings.seed,
+            settings.views,
+            first=loop.first,
+            rank=here.rank,
+            parts=settings.accumulate,
+            harsh=settings.harsh,
         )
         batches = load(windows, windows.prepare, here.device)
         answered: dict[Draw, Tensor] = {}
         autocast = here.device.type == "cuda"
 
         def step(at: int) -> Iterator[tuple[Tensor, Mapping[str, Tensor]]]:
+            for _ in range(settings.accumulate):
+                yield part(at)
+
+        def part(at: int) -> tuple[Tensor, Mapping[str, Tensor]]:
             pair: WindowPair = next(batches)
             inputs = student.inputs(pair.heard)
             if student.kind == "mel":
@@ -150,7 +166,7 @@ def train(data: TrainingData, teacher: str, out: Path, settings: DistillCheckerS
                 del answered[draw]
             loss, cosines = compare(answers, target)
             figures = {f"cosine {n}": one for n, one in zip(settings.layers, cosines, strict=True)}
-            yield loss, {"loss": loss.detach(), **figures}
+            return loss, {"loss": loss.detach(), **figures}
 
         held_back = data.validation()
         validate = None
@@ -167,7 +183,9 @@ def _validation(
     settings: DistillCheckerSettings,
 ) -> Callable[[], float]:
     """Return what measures the loss on windows for validation, always the same."""
-    windows = Windows(data, settings.validation_windows, settings.seed, development=True)
+    windows = Windows(
+        data, settings.validation_windows, settings.seed, harsh=settings.harsh, development=True
+    )
     pair = windows.prepare(next(iter(windows)))
     device = compare.mean.device
     with torch.no_grad():
