@@ -11,7 +11,7 @@ from pathlib import Path
 from kwsd.cli.output import UNAVAILABLE, USAGE, fail
 
 HELP = "train the models, or models for words of your own"
-LAYOUTS = ("speech_commands", "librispeech", "voxceleb", "mswc", "collected")
+LAYOUTS = ("speech_commands", "librispeech", "voxceleb", "mswc", "collected", "webdataset")
 """Layouts that `import` reads: those of `kwsd.training.data.importers`, which needs the extra."""
 STAGES = {
     "unpack": "decode the recordings that DATA/manifest.tsv names",

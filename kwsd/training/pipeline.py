@@ -29,7 +29,7 @@ from kwsd.protocol.data import CheckerSize
 from kwsd.training import features, settings
 from kwsd.training.bundle_runtime import BundleRuntime
 from kwsd.training.bundle_writer import CHECKER_COHORT, BundleWriter
-from kwsd.training.data import importers
+from kwsd.training.data import importers, shards
 from kwsd.training.data.corpora import VALIDATION, Recording, write_store
 from kwsd.training.data.manifests import ManifestRow, decode, read_manifest, write_rooms
 from kwsd.training.data.targets import Voices
@@ -61,6 +61,10 @@ CALIBRATION_SCENES = 100
 """Scenes of four seconds that the 8-bit encoder is calibrated on."""
 
 
+SHARDS = "webdataset"
+"""The layout of WebDataset shards, which are no files of a manifest."""
+LAYOUTS = (*importers.LAYOUTS, SHARDS)
+"""The layouts that `import` reads."""
 RESERVED = ("targets", "ablations")
 """Folders of the working folder that other stages write."""
 
@@ -103,7 +107,10 @@ def import_corpus(work: Path, data: Path, layout: str, name: str | None = None) 
             f"--name {store}: {', '.join((VALIDATION, *RESERVED))} and paths are no names for a "
             "corpus; write another"
         )
-    _write_store(work / store, importers.rows(layout, data))
+    if layout == SHARDS:
+        _write_recordings(work / store, shards.recordings(data, store))
+    else:
+        _write_store(work / store, importers.rows(layout, data))
     if layout == "collected":
         write_rooms(work / store / ROOMS, importers.room_responses(data))
 
@@ -338,10 +345,15 @@ def _chosen(only: Iterable[str], available: Iterable[str], stage: str) -> list[s
 
 def _write_store(dest: Path, rows: Iterable[ManifestRow]) -> None:
     """Decode the recordings of `rows` into the store `dest`."""
+    _write_recordings(dest, decode(rows))
+
+
+def _write_recordings(dest: Path, recordings: Iterable[Recording]) -> None:
+    """Write the store `dest`, and log how far it is."""
 
     def logged() -> Iterator[Recording]:
         seconds = 0.0
-        for n, recording in enumerate(decode(rows), 1):
+        for n, recording in enumerate(recordings, 1):
             yield recording
             seconds += len(recording.samples) / SAMPLE_RATE
             if n % 5000 == 0:

@@ -3,12 +3,15 @@ hold."""
 
 from __future__ import annotations
 
+import io
+import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from conftest import train
+from conftest import hiss, train
 
 from kwsd.config import ConfigError
 from kwsd.training.data import importers
@@ -251,6 +254,54 @@ def test_a_corpus_gets_a_name(tmp_path: Path) -> None:
     for name in ("val", "targets", "a/b", ".."):
         with pytest.raises(ConfigError, match=f"--name {name}: "):
             train(*layout, "--name", name)
+
+
+def shard(path: Path, recordings: dict[str, dict[str, bytes]]) -> None:
+    """Write a tar file with the files of each recording."""
+    with tarfile.open(path, "w") as tar:
+        for name, files in recordings.items():
+            for suffix, data in files.items():
+                member = tarfile.TarInfo(f"{name}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+
+
+def test_shards_come_in_and_a_damaged_one_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def flac(seconds: float, rate: int = 16000) -> bytes:
+        file = io.BytesIO()
+        soundfile.write(file, hiss(seconds)[: int(seconds * rate)], rate, format="FLAC")
+        return file.getvalue()
+
+    anna = json.dumps({"speaker": "anna", "label": "computer"}).encode()
+    root = tmp_path / "shards"
+    root.mkdir()
+    whole = {
+        "one": {"flac": flac(1.0), "json": anna},
+        "two": {"txt": b"no sound"},
+        "three": {"flac": b"no flac"},
+        "four": {"json": b"[]", "flac": flac(1.0)},
+        "five": {"flac": flac(0.5, 8000), "json": b'{"corpus": "noise_mine"}'},
+    }
+    shard(root / "a.tar", whole)
+    shard(root / "b.tar", {str(n): {"flac": flac(1.0), "json": anna} for n in range(4)})
+    data = (root / "b.tar").read_bytes()
+    (root / "b.tar").write_bytes(data[: len(data) // 2])
+    shard(root / "c.tar", {"last": {"flac": flac(1.0), "json": anna}})
+    work = tmp_path / "work"
+    layout = ("import", "--layout", "webdataset", "--work", work)
+    assert train(*layout, "--data", root, "--name", "mine") == 0
+    found = [(u.corpus, u.speaker, u.samples) for u in Corpora(work / "mine").utterances]
+    assert found[0] == found[-1] == ("mine", "anna", 16000)
+    assert found[1] == ("noise_mine", "", 8000)
+    assert 3 <= len(found) < 7, "what comes before the damage is kept, and the next shard"
+    assert f"{root / 'b.tar'}: damaged" in caplog.text
+    no_object = "four is skipped: its .json is no object"
+    for name in ("two holds no sound", "three is skipped", no_object):
+        assert f"{root / 'a.tar'}: {name}" in caplog.text
+    with pytest.raises(ValueError, match="holds no WebDataset shards"):
+        train(*layout, "--data", tmp_path, "--name", "other")
 
 
 def test_a_folder_of_another_layout_is_refused(

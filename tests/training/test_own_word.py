@@ -19,7 +19,7 @@ from kwsd.cli import train as verb
 from kwsd.config import ConfigError
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import Bundle
-from kwsd.training import features
+from kwsd.training import features, pipeline
 from kwsd.training.bundle_runtime import BundleRuntime
 from kwsd.training.bundle_writer import BundleWriter
 from kwsd.training.data import importers
@@ -162,4 +162,4 @@ def test_the_help_needs_no_torch_and_names_every_stage() -> None:
     for stage, help in verb.STAGES.items():
         assert stage in done.stdout
         assert help.split()[0] in done.stdout
-    assert tuple(importers.LAYOUTS) == verb.LAYOUTS
+    assert pipeline.LAYOUTS == verb.LAYOUTS

@@ -6,7 +6,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -90,17 +90,26 @@ def write_rooms(dest: Path, responses: Iterable[tuple[str, Path]]) -> None:
     np.savez_compressed(dest, rirs=rirs, names=np.array([name for name, _ in named], np.str_))
 
 
-def _read(file: Path) -> np.ndarray:
-    """Return int16 `[sample]` of the first channel of `file`, at 16 kHz. Raises ValueError."""
+def read_sound(file: Path | BinaryIO) -> np.ndarray:
+    """Return int16 `[sample]` of the first channel of `file`, at 16 kHz.
+
+    Raises soundfile.LibsndfileError."""
     import soundfile
     import soxr
 
+    pcm, rate = soundfile.read(file, dtype="int16", always_2d=True)
+    mono = pcm[:, 0]
+    return np.asarray(mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE))
+
+
+def _read(file: Path) -> np.ndarray:
+    """Return the samples of `file` as above. Raises ValueError."""
+    import soundfile
+
     try:
-        pcm, rate = soundfile.read(file, dtype="int16", always_2d=True)
+        return read_sound(file)
     except soundfile.LibsndfileError as error:
         raise ValueError(
             f"{file}: {error.error_string}; "
             "libsndfile reads WAV, FLAC, Ogg, Opus and MP3: convert other kinds first"
         ) from error
-    mono = pcm[:, 0]
-    return np.asarray(mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE))
