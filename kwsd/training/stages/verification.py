@@ -128,6 +128,8 @@ def _at_scale(name: str, people: list[np.ndarray], scorer: Scorer, threshold: fl
         "eer_five": plain.five,
         "normalized_eer_one": normalized.one,
         "normalized_eer_five": normalized.five,
+        "one_percent": float(np.quantile(impostor, 0.99)),
+        "miss_at_1_percent_fa": float((target < np.quantile(impostor, 0.99)).mean()),
         "strangers_pass": strangers,
         "owners_missed": owners,
     }

@@ -39,6 +39,7 @@ LEAD_SAMPLES = 2 * SAMPLE_RATE // CHUNK_SAMPLES * CHUNK_SAMPLES
 """Near-silence before and after a scene: a candidate may lie at its end."""
 SHARD = 200
 """Scenes of a file."""
+DEGRADED = " degraded"
 SCENES = "words"
 """The source of the scenes with wake words."""
 
@@ -72,7 +73,7 @@ class Candidates:
     stream: np.ndarray
     """float32 `[n]`: the streaming score of the peak."""
     source: np.ndarray
-    """str `[n]`: the corpus, or `SCENES`."""
+    """str `[n]`: the corpus, with `DEGRADED` after it where it was, or `SCENES`."""
     hours: dict[str, float]
     """Hours that were heard, by source."""
 
@@ -189,7 +190,7 @@ class _OtherShard(_Shard):
         utterances: list[Utterance],
         harsh: float,
     ) -> None:
-        super().__init__(data, development, seed, utterances[0].corpus)
+        super().__init__(data, development, seed, utterances[0].corpus + DEGRADED * bool(harsh))
         self.utterances = utterances
         self.harsh = harsh
 

@@ -23,7 +23,7 @@ from kwsd.training.models.checker import Checker, CheckerHead, VoiceHead
 from kwsd.training.models.transformer import MelStem, Transformer
 from kwsd.training.settings import Settings
 from kwsd.training.settings.catalog import CONTINUOUS, CorpusRoles
-from kwsd.training.stages.checker.candidates import MARGIN_SAMPLES, SCENES, Candidates
+from kwsd.training.stages.checker.candidates import DEGRADED, MARGIN_SAMPLES, SCENES, Candidates
 
 log = logging.getLogger(__name__)
 OPSET = 17
@@ -108,14 +108,15 @@ class ExportSettings(Settings, frozen=True):
     """The settings `export` of `checker.yaml`."""
 
     candidates_per_hour: float
-    """Candidates of a word in an hour of continuous speech."""
+    """Candidates of a word in an hour of continuous speech, as recorded."""
 
 
 def begins_at(found: Candidates, roles: CorpusRoles, word: int, per_hour: float) -> float:
     """Return the streaming score that `per_hour` candidates of a word reach in speech without it:
-    in continuous speech where `found` holds any, else in whatever it holds besides scenes."""
-    sources = [source for source in found.hours if roles.source(source) == CONTINUOUS]
-    sources = sources or [source for source in found.hours if source != SCENES]
+    in continuous speech as recorded where `found` holds any, else in all that it holds."""
+    recorded = [s for s in found.hours if s != SCENES and not s.endswith(DEGRADED)]
+    sources = [source for source in recorded if roles.source(source) == CONTINUOUS]
+    sources = sources or list(found.hours)
     hours = sum(found.hours[source] for source in sources)
     lowest = float(found.stream.min(initial=1.0))
     if not hours:
