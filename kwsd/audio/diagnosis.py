@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kwsd.audio.format import BLOCK_S, SAMPLE_RATE
 from kwsd.audio.pcm import level_dbfs
@@ -99,6 +100,13 @@ def _clipped(samples: np.ndarray) -> float:
     return float(np.mean(at_rail | flat))
 
 
+def _at_share(values: NDArray[np.float64], share: float) -> NDArray[np.float64]:
+    """Return the value over a `share` of each row `[…, n]`; `np.quantile` imports modules when
+    it is first called."""
+    at = int(share * values.shape[-1])
+    return np.asarray(np.partition(values, at, axis=-1)[..., at])
+
+
 def band(samples: np.ndarray) -> Band:
     """Return the band of int16 `[sample]` at 16 kHz, by the drop of its spectrum at 4 kHz; filtered
     by the high-pass or not.
@@ -114,14 +122,14 @@ def band(samples: np.ndarray) -> Band:
     power = 10 * np.log10(np.abs(spectrum) ** 2 / np.sum(window**2) + 1e-9)
     hz = np.fft.rfftfreq(FRAME_SAMPLES, 1 / SAMPLE_RATE)
     inside, outside = (
-        np.median(power[:, (hz >= low) & (hz <= high)], axis=1)
+        _at_share(power[:, (hz >= low) & (hz <= high)], 0.5)
         for low, high in (INSIDE_HZ, OUTSIDE_HZ)
     )
     drops = (inside - outside)[inside > ROUNDING_DB + AUDIBLE_DB]
-    if len(drops) >= MIN_FRAMES and np.quantile(drops, 0.1) >= STEP_DB:
+    if len(drops) >= MIN_FRAMES and _at_share(drops, 0.1) >= STEP_DB:
         return "telephone"
     # Sound outside that is above the rounding is sound outside, however quiet the room is.
     heard = outside > ROUNDING_DB + 10
-    if heard.sum() >= MIN_FRAMES and np.quantile((inside - outside)[heard], 0.25) <= WIDE_DB:
+    if heard.sum() >= MIN_FRAMES and _at_share((inside - outside)[heard], 0.25) <= WIDE_DB:
         return "wide"
     return "unknown"

@@ -69,7 +69,7 @@ class Watchdog:
                     seen = self._listener.heartbeats
                     self._notifier.send(WATCHDOG=1)
                 self._hangs(motion, stall_s())
-            await asyncio.sleep(min(stall_s() / 3, WATCH_S))
+            await asyncio.sleep(min(stall_s() / 3, interval_s or WATCH_S, WATCH_S))
 
     def _hangs(self, motion: Motion, stall_s: float) -> None:
         if motion is Motion.HUNG:
