@@ -66,8 +66,9 @@ def test_what_is_in_force_is_shown(
     assert shown(f"models: {models}\n") == 'checker: "small"  # default'
     assert shown(f"models: {models}\nchecker: large\n") == f'checker: "large"  # {line}'
     assert shown(f"models: {models}\nchecker: off\n") == f'checker: "off"  # {line}'
-    assert shown("checker: small\n") == 'checker: "off"  # model'
-    config.write_text("checker: large\n")
+    bare = checkers.write(tmp_path / "bare")
+    assert shown(f"models: {bare}\nchecker: small\n") == 'checker: "off"  # model'
+    config.write_text(f"models: {bare}\nchecker: large\n")
     status, _, err = run(capsys, "config", "show", "--config", config, "--state", tmp_path)
     assert status
     assert "has no checker 'large'; it has none: set `checker: off`" in err
@@ -90,9 +91,10 @@ def test_doctor_says_what_it_uses(
     assert found(f"models: {models}\nchecker: large\n") == [(True, "large, checker_large.onnx")]
     ((ok, detail),) = found(f"models: {models}\nchecker: off\n")
     assert (ok, "checker: off" in detail) == (True, True)
-    ((ok, detail),) = found("")
+    bare = f"models: {checkers.write(tmp_path / 'bare')}\n"
+    ((ok, detail),) = found(bare)
     assert (ok, "the models have none" in detail) == (True, True)
-    ((ok, detail),) = found("checker: large\n")
+    ((ok, detail),) = found(f"{bare}checker: large\n")
     assert (ok, "no checker 'large'" in detail) == (False, True)
     broken = checkers.write(tmp_path / "broken", "small")
     (broken / "checker.onnx").write_bytes(b"cut off")

@@ -74,7 +74,7 @@ def test_the_fields_of_a_wake_on_the_wire(
     assert bodies[1]["type"] == "microphone"
     wakes = [body for body in bodies if body["type"] == "wake"]
     assert [wake["word"] for wake in wakes] == ["computer", "computer"]
-    fields = {"score", "threshold", "start", "end", "time", "speaker", "latency_ms"}
+    fields = {"score", "stages", "threshold", "start", "end", "time", "speaker", "latency_ms"}
     for wake in wakes:
         assert set(wake) == {"seq", "type", "word", *fields}
         assert wake["speaker"] is None

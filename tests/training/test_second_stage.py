@@ -55,6 +55,7 @@ SMALL = [
     "tune.candidates=4",
     "tune.windows=2",
     "tune.voices={people: 3, devices: 2}",
+    "export.voices=true",
 ]
 
 

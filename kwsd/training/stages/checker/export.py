@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
 from kwsd import ort
@@ -50,26 +50,42 @@ def load_checker(path: Path) -> Checker:
     ).eval()
 
 
-def write_graph(checker: Checker, path: Path, *, quantized: bool = True) -> None:
-    """Write `checker` to `path`; `quantized`: the weights of its linear layers in 8 bit."""
+class _WordsOnly(nn.Module):
+    """A checker that gives no voices."""
+
+    def __init__(self, checker: Checker) -> None:
+        super().__init__()
+        self.checker = checker
+
+    def forward(self, given: Tensor) -> Tensor:
+        logits, _ = self.checker(given)
+        return logits
+
+
+def write_graph(
+    checker: Checker, path: Path, *, quantized: bool = True, voices: bool = True
+) -> None:
+    """Write `checker` to `path`; `quantized`: the weights of its linear layers in 8 bit; `voices`:
+    with the output `voice`."""
     encoder = checker.encoder
     inputs = checker.given(torch.zeros(1, WINDOW_SAMPLES))
     kind = encoder.kind
     if isinstance(encoder.stem, MelStem):  # the positions of a window, of Whisper's 30 s
         frames = encoder.stem(inputs).shape[1]
         encoder.stem.positions = nn.Parameter(encoder.stem.positions[:frames].detach())
+    outputs = ["logits", "voice"] if voices else ["logits"]
     whole = path.with_suffix(".float.onnx")
     with warnings.catch_warnings():
         # A group normalization asks whether its batch is large enough.
         warnings.simplefilter("ignore", TracerWarning)
         torch.onnx.export(
-            checker,
+            checker if voices else _WordsOnly(checker),
             (inputs,),
             str(whole),
             input_names=[kind],
-            output_names=["logits", "voice"],
+            output_names=outputs,
             opset_version=OPSET,
-            dynamic_axes={kind: {0: "batch"}, "logits": {0: "batch"}, "voice": {0: "batch"}},
+            dynamic_axes={name: {0: "batch"} for name in (kind, *outputs)},
             dynamo=False,
         )
     if quantized:
@@ -109,6 +125,8 @@ class ExportSettings(Settings, frozen=True):
 
     candidates_per_hour: float
     """Candidates of a word in an hour of continuous speech, as recorded."""
+    voices: bool
+    """Whether the graph gives voices as well, which are then joined with the speaker head's."""
 
 
 def begins_at(found: Candidates, roles: CorpusRoles, word: int, per_hour: float) -> float:
@@ -137,7 +155,7 @@ def export(
     found = Candidates.load(development)
     with BundleWriter(models) as writer:
         path = writer.file(CHECKER)
-        write_graph(checker, path)
+        write_graph(checker, path, voices=settings.voices)
         calibration = calibrate(_logits(path, checker, found), found)
         log.info("calibration %s, on %d candidates", calibration, len(found.word))
         begins = {
@@ -145,7 +163,8 @@ def export(
             for n, word in enumerate(writer.words)
         }
         log.info("a candidate begins at %s", begins)
-        parameters = sum(parameter.numel() for parameter in checker.parameters())
+        parts = [checker.encoder, checker.words, *([checker.voice] if settings.voices else [])]
+        parameters = sum(p.numel() for part in parts for p in part.parameters())
         writer.set_checker(
             front_end(checker.encoder), WINDOW_SAMPLES, PEAK, calibration, begins, parameters
         )
