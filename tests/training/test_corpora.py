@@ -364,6 +364,7 @@ def test_words_of_another_store_are_reported(tmp_path: Path) -> None:
     (tmp_path / "aligned.tsv").write_text(
         "store\tstart\tsamples\tcorpus\tspeaker\tlabel\nold\t0\t4000\tlibri\ta\tfig\n"
     )
+    np.savez(tmp_path / "rirs.npz", rirs=np.eye(2, 800, dtype=np.float16))
     with pytest.raises(
         ConfigError,
         match=r"aligned.tsv: words of 'old', which .* does not hold; "

@@ -195,7 +195,10 @@ def test_candidates_are_what_the_first_stage_thinks_it_hears(
     assert found.stream[found.spoken == found.word].max() > 0.5
     names = {path.stem for path in (tmp_path / "found").iterdir()}
     assert {"words-000", "clean0-gsc-000", "degraded1-gsc-000"} <= names
-    assert found.hours.keys() == {"words", "gsc", "noise_esc10"}
+    assert found.hours.keys() == {
+        "words",
+        *(corpus + ending for corpus in ("gsc", "noise_esc10") for ending in ("", " degraded")),
+    }
     assert found.hours["words"] == pytest.approx(6 * 8 / 3600, rel=0.01)
     caplog.set_level(logging.INFO)
     candidates.gather(data, bundle.path, tmp_path / "found", settings)

@@ -122,7 +122,7 @@ def test_every_family_loads_and_gives_its_layers(
 
 
 def test_what_is_no_teacher_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TeacherError, match="no model that transformers can load"):
+    with pytest.raises(TeacherError, match="no such folder; name one with a model"):
         Transformer(tmp_path / "nothing", (1,))
     transformers.BertConfig(
         hidden_size=8, num_attention_heads=2, num_hidden_layers=1, intermediate_size=8

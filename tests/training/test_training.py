@@ -337,6 +337,8 @@ def test_a_bundle_is_evaluated_by_its_words_and_speakers(tmp_path: Path) -> None
             tmp_path / "work",
             "--models",
             tmp_path / "models",
+            "--checker",
+            "off",
             "--write",
         )
         == 0

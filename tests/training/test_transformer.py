@@ -73,7 +73,7 @@ def test_whisper_gives_what_transformers_gives(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TeacherError, match="no model that transformers can load"):
+    with pytest.raises(TeacherError, match="no such folder; name one with a model"):
         load_pretrained(tmp_path / "nothing")
     config = transformers.HubertConfig(**SIZES, conv_pos_batch_norm=True)
     transformers.HubertModel(config).save_pretrained(tmp_path)
