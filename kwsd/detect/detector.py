@@ -21,7 +21,6 @@ from kwsd.audio.ring import Ring
 from kwsd.audio.vad import VoiceGate
 from kwsd.detect.checker import REMEMBERED_CHUNKS, Checker
 from kwsd.detect.setup import DetectorSetup
-from kwsd.detect.speaker_id import best_match
 from kwsd.detect.trigger import Firing
 from kwsd.detect.word_stream import WordStream
 from kwsd.events import Detection, Rejected, SpeakerMatch, Wake
@@ -360,18 +359,12 @@ class Detector:
         None where nobody is enrolled, or the frames are gone.
         """
         speakers = self.setup.speakers
-        if speakers.scorer is None:
+        if speakers.scorer is None:  # the embedding takes a while
             return None
         span = self._voice_span(start, end)
         if span is None:
             return None
-        embedding = self._embedding_of(*span)
-        if not np.isfinite(embedding).all():
-            return None
-        heard = band(self._samples(*span, 0))
-        return best_match(
-            embedding, speakers.voiceprints, speakers.threshold, speakers.scorer, heard
-        )
+        return speakers.match(self._embedding_of(*span), band(self._samples(*span, 0)))
 
     def embedding(self, start: int, end: int) -> np.ndarray | None:
         """Return the speaker embedding `[dim]` of samples `[start, end)`, widened to 0.8 s.

@@ -15,7 +15,6 @@ from kwsd.audio.high_pass import high_passed
 from kwsd.detect.detector import Detector, Step, Trace
 from kwsd.detect.embedder import Embedder
 from kwsd.detect.setup import DetectorSetup
-from kwsd.detect.speaker_id import best_match
 from kwsd.events import SpeakerMatch
 from kwsd.model.bundle import Bundle
 from kwsd.model.runtime import Runtime
@@ -80,12 +79,9 @@ class Recordings:
             raise ValueError("nobody is enrolled")
         beginning = _Beginning(high_passed(self._blocks(path, progress)))
         embedding = self.embedder().embed(beginning)
-        if embedding is None or not np.isfinite(embedding).all():
+        if embedding is None:
             return None
-        heard = band(np.concatenate(beginning.kept))
-        return best_match(
-            embedding, speakers.voiceprints, speakers.threshold, speakers.scorer, heard
-        )
+        return speakers.match(embedding, band(np.concatenate(beginning.kept)))
 
     def embedder(self) -> Embedder:
         """Return what embeds voices as the setup asks for. Raises BundleError."""

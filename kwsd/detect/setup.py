@@ -13,6 +13,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+import numpy as np
+
+from kwsd.audio.diagnosis import Band
 from kwsd.config import (
     Config,
     ConfigError,
@@ -21,7 +24,8 @@ from kwsd.config import (
     VadConfig,
     WordConfig,
 )
-from kwsd.detect.speaker_id import SpeakerScorer
+from kwsd.detect.speaker_id import SpeakerScorer, best_match
+from kwsd.events import SpeakerMatch
 from kwsd.metrics import SCORE_DIGITS
 from kwsd.model.bundle import Bundle, CheckerModel, WordModel
 from kwsd.model.manifest import CHECKED_FLOOR
@@ -69,6 +73,15 @@ class SpeakerSetup:
         """Identifies what joins the speaker head in giving scores; empty for the head alone."""
         joined = any(one.is_joined for one in self.voiceprints.values())
         return self.joins.voice_id if self.joins and joined else ""
+
+    def match(self, embedding: np.ndarray, band: Band) -> SpeakerMatch | None:
+        """Return whose voice `embedding [dim]` is, heard in this band.
+
+        None where nobody is enrolled, or the embedding is not finite.
+        """
+        if self.scorer is None or not np.isfinite(embedding).all():
+            return None
+        return best_match(embedding, self.voiceprints, self.threshold, self.scorer, band)
 
     def as_compared(self, voiceprint: Voiceprint) -> Voiceprint:
         """Return a voiceprint with both of its parts, where both are compared."""

@@ -40,6 +40,7 @@ LEAD_SAMPLES = 2 * SAMPLE_RATE // CHUNK_SAMPLES * CHUNK_SAMPLES
 SHARD = 200
 """Scenes of a file."""
 DEGRADED = " degraded"
+"""What follows the corpus of a source that was degraded."""
 SCENES = "words"
 """The source of the scenes with wake words."""
 
