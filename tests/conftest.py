@@ -216,8 +216,14 @@ def scene_wav(scene: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return path
 
 
+FIRST_STAGE_ALONE = "checker: off\n"
+"""The configuration of daemons whose models are not what is tested: the second stage takes longer
+to load than all else."""
+
+
 class Daemon:
-    """`kwsd run` in a process of its own."""
+    """`kwsd run` in a process of its own, with the configuration `FIRST_STAGE_ALONE` where `folder`
+    has none and the arguments name none."""
 
     def __init__(
         self,
@@ -232,6 +238,10 @@ class Daemon:
         self.socket = folder / "k.sock"
         self.state = folder / "state"
         self.log = folder / "log"
+        config = folder / "kwsd" / "kwsd.yaml"
+        if not config.exists():
+            config.parent.mkdir(exist_ok=True)
+            config.write_text(FIRST_STAGE_ALONE)
         where = ["--socket", str(self.socket), "--state", str(self.state)]
         command = [*wrapper, sys.executable, *program, "run", *where, *arguments]
         given = {"PYTHONUNBUFFERED": "1", "XDG_CONFIG_HOME": str(folder), **(env or {})}

@@ -60,8 +60,11 @@ def test_a_recording_goes_the_whole_way_to_a_subscriber(start: Start, scene_wav:
 
 
 def test_the_fields_of_a_wake_on_the_wire(
-    start: Start, scene_wav: Path, raw_client: RawClient
+    start: Start, scene_wav: Path, raw_client: RawClient, tmp_path: Path
 ) -> None:
+    default = tmp_path / "kwsd" / "kwsd.yaml"
+    default.parent.mkdir()
+    default.touch()
     daemon = start("--source", str(scene_wav), "--wait-for-client")
     daemon.connect().close()
     client = raw_client(daemon.socket)
