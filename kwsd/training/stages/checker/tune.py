@@ -62,7 +62,10 @@ class TuneSettings(Settings, frozen=True):
     other_words: float = 0.3
     """Weight of the other words' logits; the candidate's own word has 1."""
     distillation: float = 0.3
+    harsh: float = 0.6
+    """How often the student hears a room, noise and a microphone in these windows."""
     voice: float = 0.2
+    """Weight of the voices; 0: words alone, and no batch of voices is drawn."""
     margin: float = 0.2
     scale: float = 24.0
     noisy: float = 0.5
@@ -241,7 +244,7 @@ def train(
             total,
             settings.ramp,
             weight_decay=2e-2,
-            updates_per_step=2,
+            updates_per_step=2 if settings.voice else 1,
             log_every=settings.log_every,
             checkpoint_every=settings.checkpoint_every,
         )
@@ -254,7 +257,14 @@ def train(
         model = here.share(tuned)
         drawn = CandidateWindows(data, Candidates.load(candidates), settings, seed)
         word_batches = load(drawn, drawn.prepare, here.device)
-        anything = Windows(data, settings.windows, settings.seed, first=loop.first, rank=here.rank)
+        anything = Windows(
+            data,
+            settings.windows,
+            settings.seed,
+            first=loop.first,
+            rank=here.rank,
+            harsh=settings.harsh,
+        )
         windows = load(anything, anything.prepare, here.device)
         rooms = VoiceRooms(data, settings.voices, seed + 2)
         voices = load(rooms, rooms.prepare, here.device)
@@ -278,6 +288,8 @@ def train(
                 loss = loss + settings.distillation * distance
                 figures["cosine"] = torch.stack(cosines).mean()
             yield loss, figures
+            if not settings.voice:
+                return
             heard, person = next(voices)
             margin = rising_margin(settings.margin, n, total)
             loss, _, right = model(
