@@ -62,7 +62,8 @@ BUNDLE = ("checker", "export", "negatives", "cohort", "evaluate")
 """Stages that read or write the bundle."""
 ENCODER = {
     "finetune": "checkpoint to start from (default: WORK/distilled.pt, else the speech embedding)",
-    "heads": "checkpoint of the encoder (default: WORK/finetuned.pt)",
+    "heads": "checkpoint of the encoder (default: WORK/finetuned.pt), or, for the wake head alone, "
+    "the folder of a bundle",
     "compare": "checkpoint to measure (default: WORK/finetuned.pt)",
     "export": "checkpoint of the encoder (default: WORK/finetuned.pt)",
 }
@@ -71,7 +72,8 @@ ONLY = {
     "heads": "only wake or speaker",
     "checker": "only distill, candidates, tune or export",
     "ablate": "only these rows",
-    "export": "only student or speaker; the other part of the bundle stays",
+    "export": "only student or speaker, and the other part of the bundle stays; or the wake head "
+    "alone, behind the encoder that the bundle has",
 }
 
 
@@ -111,7 +113,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 "--models", type=Path, default=Path("models"), help="the bundle (default: models)"
             )
         if stage in ENCODER:
-            sub.add_argument("--encoder", type=Path, metavar="FILE", help=ENCODER[stage])
+            sub.add_argument("--encoder", type=Path, metavar="PATH", help=ENCODER[stage])
         if stage in ONLY:
             sub.add_argument("--only", type=_names, metavar="A,B", help=ONLY[stage])
         if stage in SETTINGS:

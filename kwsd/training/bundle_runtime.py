@@ -71,8 +71,13 @@ class BundleRuntime:
         """Return the speaker embedding `[dim]` of int16 `samples`; None where nobody speaks."""
         return self._embedder.embed([HighPass().step(samples)])
 
+    @property
+    def embedding_dim(self) -> int:
+        """Numbers of an embedding of the encoder."""
+        return self._runtime.encoder.embedding_dim
+
     def embeddings(self, samples: np.ndarray) -> np.ndarray:
-        """Return the encoder's embeddings `[chunk, 96]` of `samples` in whole chunks, int16 scale,
+        """Return the encoder's embeddings `[chunk, dim]` of `samples` in whole chunks, int16 scale,
         from the start of a stream."""
         mel = mel_of(self.bundle.front_end, HighPass().step(samples))
         encoder = self._runtime.encoder

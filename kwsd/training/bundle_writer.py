@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -67,6 +67,11 @@ class WordMeasure:
     """The same at 10 dB."""
 
 
+def _provisional(words: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return the entries of `words` until they are measured."""
+    return {word: {"threshold": 0.5, "operating_points": []} for word in words}
+
+
 class BundleWriter:
     """A context manager over the bundle in one folder; what is not written stays as it is."""
 
@@ -119,7 +124,6 @@ class BundleWriter:
 
         The words get provisional thresholds: measured ones were of another graph."""
         write_front_end(self.file(FRONT_END), front_end)
-        provisional = {"threshold": 0.5, "operating_points": []}
         self._manifest |= {
             "kind": "kwsd-bundle",
             "format": FORMAT,
@@ -128,11 +132,22 @@ class BundleWriter:
             "chunk_samples": CHUNK_SAMPLES,
             "receptive_chunks": receptive_chunks(),
             "smoothing_chunks": SMOOTHING_CHUNKS,
-            "words": {word: dict(provisional) for word in words.names},
+            "words": _provisional(words.names),
             "macs_per_second": macs_per_second,
         }
         self._manifest.setdefault("speaker", {"threshold": 0.5, "slope": 1.0, "offset": 0.0})
         self._manifest.setdefault("parameters", {}).update(parameters)
+
+    def set_wake(self, words: WordList, parameters: int, macs_per_second: int) -> None:
+        """Describe another wake head behind the bundle's encoder; the caller wrote both to
+        `file(ENCODER)`.
+
+        The words get provisional thresholds. The second stage goes: it was fitted to the candidates
+        of the head before."""
+        self._manifest["words"] = _provisional(words.names)
+        self._manifest["macs_per_second"] = macs_per_second
+        self._manifest["parameters"]["wake"] = parameters
+        self._manifest.pop("checkers", None)
 
     def set_speaker(self, front_end: LogMel, parameters: int) -> None:
         """Describe the speaker graph, which the caller wrote to `file(SPEAKER)`.
@@ -166,9 +181,7 @@ class BundleWriter:
             "peak": peak,
             "calibration": msgspec.to_builtins(calibration),
             "candidate": {word: round(candidates[word], 6) for word in self._manifest["words"]},
-            "words": {
-                word: {"threshold": 0.5, "operating_points": []} for word in self._manifest["words"]
-            },
+            "words": _provisional(self._manifest["words"]),
         }
         if front_end is not None:
             write_front_end(self.file(CHECKER_FRONT_END), front_end)

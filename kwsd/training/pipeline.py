@@ -181,12 +181,18 @@ def heads(
     changes: Sequence[str] = (),
 ) -> None:
     """Train the wake head and the speaker heads (`only`: one of them) on the frozen encoder of the
-    checkpoint `encoder` (default: WORK/finetuned.pt), into WORK/wake.pt and WORK/speaker.pt."""
+    checkpoint `encoder` (default: WORK/finetuned.pt), into WORK/wake.pt and WORK/speaker.pt; the
+    wake head also on that of the bundle in the folder `encoder`."""
     chosen = settings.read("heads", HeadsSettings, changes)
     both = ("wake", "speaker")
     names = _chosen(only or both, both, "heads")
     data = TrainingData.of(work, rooms)
     trained = encoder or work / "finetuned.pt"
+    if trained.is_dir() and names != ["wake"]:
+        raise ConfigError(
+            f"{trained} is a bundle, on whose encoder the wake head alone is trained: add "
+            "`--only wake`, or give a checkpoint"
+        )
     for head in names:
         if head == "wake":
             wake.train(data, trained, work / "wake.pt", chosen.wake)
@@ -256,11 +262,11 @@ def export(
     quantized: bool = True,
 ) -> None:
     """Write the bundle `models`: encoder and wake head (`student`), and the speaker heads with
-    their backend (`speaker`); `only`: one of them, and the other stays as it is.
+    their backend (`speaker`); `only`: one of them, and the other stays as it is, or the `wake` head
+    alone, behind the encoder that the bundle has.
 
     The encoder is that of the checkpoint `encoder` (default: WORK/finetuned.pt)."""
-    both = ("student", "speaker")
-    chosen = _chosen(only or both, both, "export")
+    chosen = _chosen(only or ("student", "speaker"), ("student", "wake", "speaker"), "export")
     data = TrainingData.of(work, rooms)
     if "student" in chosen:
         exporting.export_encoder(
@@ -271,6 +277,9 @@ def export(
             models,
             _calibration(data) if quantized else [],
         )
+    if "wake" in chosen:
+        head = checkpoint.load(work / "wake.pt", "head", WakeHead)
+        exporting.export_wake(head, data.words, models)
     if "speaker" in chosen:
         trained = checkpoint.load(work / "speaker.pt", "head", SpeakerHeads)
         # The backend is fitted to the embeddings of the exported bundle, so the heads go first.

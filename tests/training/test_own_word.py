@@ -19,14 +19,15 @@ from kwsd.cli import train as verb
 from kwsd.config import ConfigError
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import Bundle
+from kwsd.model.runtime import StreamingEncoder
 from kwsd.training import features, pipeline
 from kwsd.training.bundle_runtime import BundleRuntime
 from kwsd.training.bundle_writer import BundleWriter
 from kwsd.training.data import importers
 from kwsd.training.data.corpora import Corpora, describe
-from kwsd.training.models.checkpoint import save
+from kwsd.training.models.checkpoint import load, save
 from kwsd.training.models.encoder import Encoder
-from kwsd.training.models.heads import SpeakerHeads
+from kwsd.training.models.heads import SpeakerHeads, WakeHead
 from kwsd.training.settings.catalog import default_roles, read_roles, read_words
 
 WORDS = """
@@ -104,6 +105,46 @@ def test_a_word_of_ones_own_from_a_manifest_to_the_detector(
     scores = made.scores(np.concatenate([say("porridge"), np.zeros(16000, np.int16)]))
     assert scores.shape[1] == 2
     assert np.isfinite(scores).all()
+
+
+def test_a_word_of_ones_own_behind_the_encoder_that_ships(
+    recordings: Path, tmp_path: Path, bundle: Bundle, scene: np.ndarray
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    models = Path(shutil.copytree(bundle.path, tmp_path / "models"))
+    (work / "words.yaml").write_text(WORDS)
+    (work / "corpora.yaml").write_text(ROLES)
+    assert train("unpack", "--data", recordings, "--work", work) == 0
+    stage = ("--data", recordings, "--work", work)
+    tiny = {"steps": 4, "passes": 1, "word_takes": 2, "positives": 16, "negatives": 40, "hard": 8}
+    tiny |= {"hard_pool": 50, "mine_every": 2}
+    changes = [part for key, value in tiny.items() for part in ("--set", f"wake.{key}={value}")]
+    with pytest.raises(ConfigError, match="is a bundle"):
+        train("heads", *stage, "--encoder", models, *changes)
+    assert train("heads", *stage, "--encoder", models, "--only", "wake", *changes) == 0
+    assert train("export", *stage, "--models", models, "--only", "wake") == 0
+    made = bundles.load(models)
+    assert list(made.words) == ["porridge", "green_tea"]
+    assert made.encoder_id == bundle.encoder_id
+    assert not made.checkers
+    mel = features.mel_of(bundle.front_end, scene[: len(scene) // 1280 * 1280])
+    before, after = (StreamingEncoder(one) for one in (bundle, made))
+    shipped, _ = before.step(mel, before.zero_state())
+    frames, _ = after.step(mel, after.zero_state())
+    np.testing.assert_array_equal(frames.embedding, shipped.embedding)
+    np.testing.assert_array_equal(frames.intermediate, shipped.intermediate)
+    head = load(work / "wake.pt", "head", WakeHead).eval()
+    logits, timing, _ = head(torch.from_numpy(frames.embedding)[None], head.zero_state())
+    np.testing.assert_allclose(frames.logits, logits[0].detach().numpy(), atol=1e-4)
+    np.testing.assert_allclose(frames.timing, timing[0].detach().numpy(), atol=1e-4)
+    # A stream in pieces gives the same.
+    state = after.zero_state()
+    pieces = []
+    for at in range(0, len(mel), 24):
+        piece, state = after.step(mel[at : at + 24], state)
+        pieces.append(piece.logits)
+    np.testing.assert_allclose(np.concatenate(pieces), frames.logits, atol=1e-4)
 
 
 def test_exporting_one_part_again_keeps_the_rest(tmp_path: Path) -> None:

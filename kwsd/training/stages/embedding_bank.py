@@ -5,7 +5,7 @@ Neither the audio nor the embeddings are ever in memory as a whole."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,9 @@ HARSH = {"clean": 0.0, "speech": 1.0, "near": 1.0, "homophones": 1.0, "noise": 0
 """How often each kind of negative is degraded, as `Scenes.degradation` takes it."""
 BATCH = 16
 """Scenes that are embedded at once."""
+Embed = Callable[[np.ndarray], np.ndarray]
+"""Returns float32 embeddings `[batch, chunk, dim]` of what is heard, `[batch, sample]`, each from
+the start of a stream."""
 PARTS = ("embedding", "label", "timing", "near")
 """The arrays of a bank, a file of this name each."""
 
@@ -39,7 +42,7 @@ class EmbeddingBank:
     """Embedded audio: one long row of embeddings, and what each frame is for each word."""
 
     embedding: np.ndarray
-    """float16 `[frame, 96]`."""
+    """float16 `[frame, dim]`."""
     label: np.ndarray
     """int8 `[frame, word]`: 1 fire, 0 do not fire, -1 ignored."""
     timing: np.ndarray
@@ -95,21 +98,21 @@ class _Job(NamedTuple):
 
 
 def gather(
-    encoder: Encoder, scenes: Scenes, word_takes: int, passes: int, folder: Path
+    embed: Embed, dim: int, scenes: Scenes, word_takes: int, passes: int, folder: Path
 ) -> EmbeddingBank:
     """Embed the split into `folder`: every wake word among other words `word_takes` times, all else
-    `passes` times, the first time clean."""
+    `passes` times, the first time clean. `dim`: numbers of an embedding."""
     partial = folder.with_name(f"{folder.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
     words = len(scenes.words)
     kinds = ("<f2", "<i1", "<f2", "|b1")
-    columns = ((encoder.embedding_dim,), (words,), (2,), ())
+    columns = ((dim,), (words,), (2,), ())
     with ExitStack() as files:
         arrays = [
             files.enter_context(GrowingArray(partial / f"{name}.npy", kind, shape))
             for name, kind, shape in zip(PARTS, kinds, columns, strict=True)
         ]
-        for parts in _embedded(encoder, scenes, word_takes, passes):
+        for parts in _embedded(embed, scenes, word_takes, passes):
             for array, part in zip(arrays, parts, strict=True):
                 array.append(part)
     partial.rename(folder)
@@ -117,7 +120,7 @@ def gather(
 
 
 def _embedded(
-    encoder: Encoder, scenes: Scenes, word_takes: int, passes: int
+    embed: Embed, scenes: Scenes, word_takes: int, passes: int
 ) -> Iterator[tuple[np.ndarray, ...]]:
     """Yield the `PARTS` of each scene."""
     rng = scenes.rng
@@ -128,7 +131,7 @@ def _embedded(
     for at in range(0, len(order), BATCH):
         batch = [jobs[i] for i in order[at : at + BATCH]]
         heard = [_hear(scenes, job) for job in batch]
-        out = embed(encoder, np.stack([samples for samples, _ in heard]))
+        out = embed(np.stack([samples for samples, _ in heard]))
         for job, embedding, (_, words) in zip(batch, out, heard, strict=True):
             chunks = len(embedding)
             label = scenes.labels(words, chunks)
@@ -183,10 +186,13 @@ def _timing(words: list[tuple[int, int, int]], label: np.ndarray) -> np.ndarray:
     return timing
 
 
-@torch.no_grad()
-def embed(encoder: Encoder, heard: np.ndarray) -> np.ndarray:
-    """Return float32 embeddings `[batch, chunk, 96]` of `heard [batch, sample]`, each from the zero
-    state."""
-    mel = torch.from_numpy(mel_of(features.front_end(), heard))
-    with torch.autocast("cpu", torch.bfloat16):
-        return encoder(mel, encoder.zero_state(len(heard)))[0].float().numpy()
+def embedding(encoder: Encoder) -> Embed:
+    """Return what embeds by `encoder`."""
+
+    @torch.no_grad()
+    def embed(heard: np.ndarray) -> np.ndarray:
+        mel = torch.from_numpy(mel_of(features.front_end(), heard))
+        with torch.autocast("cpu", torch.bfloat16):
+            return encoder(mel, encoder.zero_state(len(heard)))[0].float().numpy()
+
+    return embed

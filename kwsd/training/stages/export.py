@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kwsd.audio.format import CHUNK_SAMPLES, SAMPLE_RATE
 from kwsd.audio.log_mel import LogMel
 from kwsd.config import ConfigError
+from kwsd.model import bundle as bundles
 from kwsd.model.bundle import ENCODER, SPEAKER
 from kwsd.model.runtime import INTERMEDIATE
 from kwsd.ort import onnxruntime
@@ -34,6 +35,8 @@ from kwsd.training.stages.quantize import quantize
 
 OPSET = 17
 """Version of the ONNX operators."""
+WAKE_STATE = "state_in.wake"
+"""Name of the wake head's state in the graph."""
 
 
 class StreamingModel(nn.Module):
@@ -81,11 +84,7 @@ def export_encoder(
 
     `evaluate` sets the measured ones. The encoder is put into 8 bit where there are `mels`, each
     `[frame, band]`, to calibrate it on. Raises ConfigError where the head has other words."""
-    if wake.words != len(words):
-        raise ConfigError(
-            f"the wake head has {wake.words} words, words.yaml has {len(words)}; "
-            "train it with this words.yaml"
-        )
+    _check_words(wake, words)
     with BundleWriter(out) as writer:
         path = writer.file(ENCODER)
         _export_streaming(StreamingModel(encoder, wake), path)
@@ -98,6 +97,23 @@ def export_encoder(
         writer.set_encoder(
             words, encoder_id(encoder, front_end, grids), front_end, parameters, macs
         )
+
+
+def export_wake(wake: WakeHead, words: WordList, out: Path) -> None:
+    """Put `wake` into the bundle `out` behind the encoder that it has, in place of its head.
+
+    The encoder's id stays, and with it all that was made from its frames. Thresholds are
+    provisional, and the second stage, whose candidates were the other head's, is left out until it
+    is exported again. Raises ConfigError where the head has other words than `words`, BundleError
+    where there is no bundle."""
+    _check_words(wake, words)
+    student = bundles.load(out).file(ENCODER)
+    with BundleWriter(out) as writer:
+        path = writer.file(ENCODER)
+        _export_head(wake, path)
+        _join(student, path)
+        parameters = sum(p.numel() for p in wake.parameters())
+        writer.set_wake(words, parameters, graph_macs_per_second(path))
 
 
 def export_speaker(speaker: SpeakerModel, out: Path) -> None:
@@ -126,6 +142,47 @@ def encoder_id(encoder: Encoder, front_end: LogMel, grids: str = "") -> str:
     digest.update(front_end.window.tobytes() + front_end.filters.tobytes())
     digest.update(repr((front_end.floor_db, front_end.scale, front_end.offset)).encode())
     return digest.hexdigest()[:16]
+
+
+def _check_words(wake: WakeHead, words: WordList) -> None:
+    if wake.words != len(words):
+        raise ConfigError(
+            f"the wake head has {wake.words} words, words.yaml has {len(words)}; "
+            "train it with this words.yaml"
+        )
+
+
+def _export_head(wake: WakeHead, path: Path) -> None:
+    """Write the graph of the head alone to `path`."""
+    torch.onnx.export(
+        wake.eval(),
+        (torch.zeros(1, 2, wake.inputs), wake.zero_state()),
+        str(path),
+        input_names=["embedding", WAKE_STATE],
+        output_names=["logits", "timing", WAKE_STATE.replace("_in.", "_out.")],
+        opset_version=OPSET,
+        dynamic_axes={name: {1: "chunks"} for name in ("embedding", "logits", "timing")},
+        dynamo=False,
+    )
+    _finish(path)
+
+
+def _join(student: Path, head: Path) -> None:
+    """Replace the head in the streaming graph `student` by the graph `head`, into `head`."""
+    whole, new = onnx.load(str(student)), onnx.load(str(head))
+    inputs = [value.name for value in whole.graph.input if value.name != WAKE_STATE]
+    outputs = [value.name for value in whole.graph.output]
+    own = {value.name for value in new.graph.output}
+    encoder = onnx.utils.Extractor(whole).extract_model(
+        inputs, [name for name in outputs if name not in own]
+    )
+    new.ir_version = encoder.ir_version
+    onnx.compose.add_prefix(new, "head.", rename_inputs=False, rename_outputs=False, inplace=True)
+    joined = onnx.compose.merge_models(
+        encoder, new, io_map=[("embedding", "embedding")], outputs=outputs
+    )
+    onnx.checker.check_model(joined)
+    onnx.save(joined, str(head))
 
 
 def _export_streaming(model: StreamingModel, path: Path) -> None:
@@ -211,6 +268,9 @@ def graph_macs_per_second(path: Path) -> int:
         for value in [*graph.value_info, *graph.output, *graph.input]
     }
     weights = {weight.name: list(weight.dims) for weight in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in weights:
+            weights[node.output[0]] = weights[node.input[0]]
     total = 0
     for node in graph.node:
         if node.op_type in ("Conv", "FusedConv"):

@@ -1,5 +1,8 @@
-"""`kwsd train heads --only wake`: the wake head on the frozen encoder, from the provisional head
-on, with hard negatives mined again and again.
+"""`kwsd train heads --only wake`: the wake head on the frozen encoder, with hard negatives mined
+again and again.
+
+It starts from the provisional head of the checkpoint. On the encoder of a bundle, in 8 bit and on
+the frames that the device will have, it starts from nothing.
 
 All training audio is embedded several times, clean and degraded, once for all. Then the head sees
 windows of 16 embeddings: those where a word has just ended, and negatives, a good part of them from
@@ -18,13 +21,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from kwsd.training.bundle_runtime import BundleRuntime
 from kwsd.training.data.training_data import TrainingData
 from kwsd.training.loop import Devices, Group, Loop, LoopSettings
 from kwsd.training.models.backbone import channels_last
 from kwsd.training.models.checkpoint import load, load_encoder, save
 from kwsd.training.models.heads import WakeHead
 from kwsd.training.settings import Settings
-from kwsd.training.stages.embedding_bank import EmbeddingBank, gather
+from kwsd.training.stages.embedding_bank import Embed, EmbeddingBank, embedding, gather
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +63,7 @@ class WakeSettings(Settings, frozen=True):
 
 
 def train(data: TrainingData, encoder_path: Path, out: Path, settings: WakeSettings) -> None:
-    """Train the head of the checkpoint `encoder_path` into `out`.
+    """Train the head on the encoder of the checkpoint or the bundle `encoder_path` into `out`.
 
     The bank beside `out` is made once; each head resumes at its last mining."""
     folder = out.with_suffix(".bank")
@@ -67,10 +71,16 @@ def train(data: TrainingData, encoder_path: Path, out: Path, settings: WakeSetti
         bank = EmbeddingBank.load(folder)
     else:
         scenes = data.scenes(seed=settings.seed, transcripts=data.transcripts())
-        encoder = channels_last(load_encoder(encoder_path))
-        bank = gather(encoder, scenes, settings.word_takes, settings.passes, folder)
+        embed, dim = _embedding(encoder_path)
+        bank = gather(embed, dim, scenes, settings.word_takes, settings.passes, folder)
     heads = [
-        train_head(bank, encoder_path, out.with_suffix(f".{n}.pt"), settings, settings.seed + n)
+        train_head(
+            bank,
+            _start(encoder_path, bank, settings.seed + n),
+            out.with_suffix(f".{n}.pt"),
+            settings,
+            settings.seed + n,
+        )
         for n in range(settings.heads)
     ]
     first, *_ = heads
@@ -84,12 +94,36 @@ def train(data: TrainingData, encoder_path: Path, out: Path, settings: WakeSetti
     save(out, head=averaged, step=settings.steps)
 
 
-def train_head(
-    bank: EmbeddingBank, encoder_path: Path, out: Path, settings: WakeSettings, seed: int
-) -> WakeHead:
-    """Train one head through the checkpoint `out`; return the average of its weights."""
+def _embedding(path: Path) -> tuple[Embed, int]:
+    """Return what embeds by the encoder of a checkpoint or a bundle, and the numbers of an
+    embedding."""
+    if not path.is_dir():
+        encoder = channels_last(load_encoder(path))
+        return embedding(encoder), encoder.embedding_dim
+    models = BundleRuntime(path)
+
+    def embed(heard: np.ndarray) -> np.ndarray:
+        clipped = np.clip(heard, -32768, 32767).astype(np.int16)
+        return np.stack([models.embeddings(x) for x in clipped])
+
+    return embed, models.embedding_dim
+
+
+def _start(path: Path, bank: EmbeddingBank, seed: int) -> WakeHead:
+    """Return the head to start from: that of a checkpoint, or a fresh one."""
+    if not path.is_dir():
+        return load(path, "head", WakeHead)
     torch.manual_seed(seed)
-    head = load(encoder_path, "head", WakeHead).train().requires_grad_(True)
+    return WakeHead(bank.label.shape[1], inputs=bank.embedding.shape[1])
+
+
+def train_head(
+    bank: EmbeddingBank, start: WakeHead, out: Path, settings: WakeSettings, seed: int
+) -> WakeHead:
+    """Train one head from `start` through the checkpoint `out`; return the average of its
+    weights."""
+    torch.manual_seed(seed)
+    head = start.train().requires_grad_(True)
     decay = get_ema_multi_avg_fn(_decay(settings))  # type: ignore[no-untyped-call]
     average = AveragedModel(head, multi_avg_fn=decay, use_buffers=True)
     averaged = average.module
