@@ -42,8 +42,8 @@ VALIDATION = "val"
 VALIDATION_FOLD = -1
 """The fold of its utterances: they are of the development split, whichever fold is chosen."""
 EXCLUSIONS = Path(__file__).with_name("exclusions.tsv")
-"""Recordings named after a wake word that do not contain it, found with a transcriber; see the
-model card."""
+"""Recordings named after a wake word that do not contain it, and others that contain one, found
+with a transcriber; see the model card."""
 
 
 @dataclass(frozen=True)
