@@ -24,6 +24,8 @@ COUNTED = 5
 """Where at least this many false accepts are allowed, they are counted, and no tail is needed."""
 SCORE_DIGITS = 6
 """Decimals of scores and thresholds."""
+HIGHEST_THRESHOLD = 0.999
+"""No threshold that is measured or calibrated is higher."""
 MIN_PEAK = 0.01
 """Scores below it are no peaks."""
 
@@ -92,7 +94,8 @@ def tail_threshold(peaks: np.ndarray, hours: float, rate: float) -> float:
     """
     base, scale, count = _tail(peaks)
     logit = base + scale * math.log(max(count / hours / rate, 1e-6))
-    return round(float(np.clip(1 / (1 + math.exp(-logit)), 0.02, 0.98)), SCORE_DIGITS)
+    threshold = np.clip(1 / (1 + math.exp(-logit)), 0.02, HIGHEST_THRESHOLD)
+    return round(float(threshold), SCORE_DIGITS)
 
 
 def tail_rate(peaks: np.ndarray, hours: float, threshold: float) -> float:

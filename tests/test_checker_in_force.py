@@ -18,6 +18,7 @@ from kwsd import config_file
 from kwsd.config import Config, ConfigError
 from kwsd.detect.setup import resolve
 from kwsd.events import Wake
+from kwsd.metrics import HIGHEST_THRESHOLD
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import BundleError
 from kwsd.protocol.commands import CalibrationPut, Peaks, Reload, Status
@@ -249,4 +250,4 @@ def test_recordings_are_calibrated_by_the_scores_in_force(
         highest = float(kept["scores_0"].max())
         assert (highest == float(kept["stream_scores_0"].max())) is (size == "off")
     assert out
-    assert setup.words["computer"].threshold >= min(round(highest, 6), 0.98)
+    assert setup.words["computer"].threshold >= min(round(highest, 6), HIGHEST_THRESHOLD)

@@ -16,6 +16,7 @@ import numpy as np
 
 from kwsd.metrics import (
     COUNTED,
+    HIGHEST_THRESHOLD,
     SCORE_DIGITS,
     Scorer,
     binomial_interval,
@@ -30,7 +31,6 @@ from kwsd.state.calibration import CalibrationError
 MIN_PEAKS = 10
 """Peaks that a tail needs."""
 MIN_THRESHOLD = 0.05
-MAX_THRESHOLD = 0.98
 LABEL_WITHIN_S = 1.5
 """A label belongs to the peaks at most this far from its clip's word."""
 
@@ -111,8 +111,8 @@ def choose(evidence: Evidence, rate: float, present: float) -> Choice:
         enough = len(peaks) >= MIN_PEAKS
         tail = tail_threshold(peaks, evidence.hours, rate) if enough else present
         threshold = max(threshold, tail)
-    capped = threshold >= MAX_THRESHOLD
-    threshold = _rounded_up(float(np.clip(threshold, MIN_THRESHOLD, MAX_THRESHOLD)))
+    capped = threshold >= HIGHEST_THRESHOLD
+    threshold = _rounded_up(float(np.clip(threshold, MIN_THRESHOLD, HIGHEST_THRESHOLD)))
     seen = int((peaks >= threshold).sum())
     return Choice(
         threshold=threshold,
