@@ -6,18 +6,20 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from kwsd.config import ConfigError
 from kwsd.model import bundle as bundles
 from kwsd.model.runtime import SpeakerEncoder, StreamingEncoder
+from kwsd.ort import onnxruntime
 from kwsd.training.features import receptive_chunks, voice_front_end
 from kwsd.training.models.backend import Backend
 from kwsd.training.models.encoder import Encoder
 from kwsd.training.models.heads import SpeakerHeads, WakeHead
 from kwsd.training.settings.catalog import default_words
-from kwsd.training.stages import export
+from kwsd.training.stages import export, quantize
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +147,23 @@ def test_in_8_bit_online_still_equals_offline(
         b = getattr(whole, name)
         assert np.mean((a - b) ** 2) < 0.1 * np.var(a), name
     assert bundles.load(tmp_path / "float").encoder_id != bundles.load(tmp_path / "int8").encoder_id
+
+
+def test_unsigned_weights_are_the_same_weights(
+    networks: tuple[Encoder, WakeHead, export.SpeakerModel], bundle: bundles.Bundle, tmp_path: Path
+) -> None:
+    encoder, wake, _ = networks
+    mel = np.random.default_rng(4).uniform(0, 10, (8 * 30, 32)).astype(np.float32)
+    export.export_encoder(encoder, wake, bundle.front_end, default_words(), tmp_path, [mel])
+    path = str(tmp_path / "student.onnx")
+    options = onnxruntime.SessionOptions()
+    # Its products are then those of floats, and nothing is added in 16 bits.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    exact = onnxruntime.InferenceSession(path, options)
+    fast = onnxruntime.InferenceSession(path)
+    feed = quantize._feed(onnx.load(path), mel)
+    (want,), (got,) = (session.run(["embedding"], feed) for session in (exact, fast))
+    assert np.abs(got - want).mean() < 0.02 * want.std()
 
 
 def test_the_receptive_field_is_what_the_bundle_says(

@@ -143,8 +143,8 @@ class MelStem(nn.Module):
 
     def __init__(self, dim: int, bands: int, positions: int) -> None:
         super().__init__()
-        self.first = nn.Conv1d(bands, dim, 3, padding=1)
-        self.second = nn.Conv1d(dim, dim, 3, stride=2, padding=1)
+        self.first: nn.Module = nn.Conv1d(bands, dim, 3, padding=1)
+        self.second: nn.Module = nn.Conv1d(dim, dim, 3, stride=2, padding=1)
         self.positions = nn.Parameter(torch.zeros(positions, dim))
         self.filters: Tensor
         self.register_buffer("filters", torch.zeros(201, bands))
