@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 RejectReason = Literal["near_miss", "wrong_speaker", "refractory"]
-MicrophoneState = Literal["ok", "lost", "silent", "overflow", "moved"]
+MicrophoneState = Literal["ok", "lost", "silent", "overflow", "moved", "paused"]
 
 
 class SpeakerScore(Struct, frozen=True):
@@ -101,11 +101,14 @@ class MicrophoneChange(Struct, frozen=True, kw_only=True, tag="microphone"):
     state: MicrophoneState
     """`ok`: sound comes. `lost`: none can be had. `silent`: nothing but zeros for a minute.
     `overflow`: samples were lost, and it goes on. `moved`: a sound server gives another source's
-    sound, and it goes on."""
+    sound, and it goes on. `paused`: nobody listens; it was released because a client asked for
+    that."""
     detail: str = ""
-    """Name of the source, or what went wrong."""
+    """Name of the source, what went wrong, or who has paused it."""
     samples_lost: int | None = None
     """With `overflow`: about how many samples were lost."""
+    holders: tuple[str, ...] | None = None
+    """With `paused`: who has paused it."""
     seq: int | None = None
     """Number of the event among those sent to this subscriber, from 1."""
 

@@ -48,6 +48,8 @@ def values(kind: types.Type) -> st.SearchStrategy[Any]:
             return st.binary(max_size=LONGEST)
         case types.ListType():
             return st.lists(values(kind.item_type), max_size=LONGEST)
+        case types.VarTupleType():
+            return st.lists(values(kind.item_type), max_size=LONGEST).map(tuple)
         case types.TupleType():
             return st.tuples(*(values(one) for one in kind.item_types))
         case types.DictType():

@@ -19,6 +19,7 @@ from kwsd.protocol.paging import PAGE_BYTES
 from kwsd.protocol.parsing import MAX_DEPTH, MAX_VALUES
 from kwsd.server.clients import LONG_LINE_S, MAX_LONG_LINES
 from kwsd.server.hub import MAX_BACKLOG_BYTES
+from kwsd.server.pauses import MAX_HOLDERS
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "protocol.md").read_text()
@@ -163,6 +164,7 @@ def test_the_greeting_and_the_numbers() -> None:
     assert f"objects in a line | {MAX_DEPTH} |" in bounds
     assert f"{MAX_IDS:,} |" in bounds
     assert f"| {MAX_BACKLOG_BYTES >> 20} MiB; then" in bounds
+    assert f"pause at the same time | {MAX_HOLDERS} |" in bounds
     assert f"| {LONG_LINE_S:g} s from its begin to its end, and {MAX_LONG_LINES} of" in bounds
     assert f"pages of at most {PAGE_BYTES:,} bytes" in section("Pages")
     first = section("The greeting").split("\n\n")[0]

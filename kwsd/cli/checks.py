@@ -19,7 +19,7 @@ from kwsd.audio.capture import open_microphone
 from kwsd.audio.devices import MicrophoneError, devices
 from kwsd.audio.diagnosis import Diagnosis, diagnose
 from kwsd.audio.format import BLOCK_S, SILENCE_DBFS
-from kwsd.cli.output import channel_levels
+from kwsd.cli.output import channel_levels, pause_sentence
 from kwsd.client.client import connect
 from kwsd.config import Config, ConfigError
 from kwsd.detect.setup import chosen_checker, resolve
@@ -79,7 +79,8 @@ def examine(config_path: Path | None, socket: Path | None) -> Iterator[Finding]:
         yield _rights(status)
     yield from _groups(config)
     yield from _services(status)
-    yield from _audio(config, daemon_runs=reached.ok)
+    paused = status is not None and status.microphone.state == "paused"
+    yield from _audio(config, daemon_runs=reached.ok or paused)
 
 
 def _configuration(path: Path | None, user: str | None = None) -> tuple[Config, Finding]:
@@ -196,6 +197,10 @@ def _daemon(socket: Path | None) -> tuple[StatusReply | None, Finding]:
         text = f"{at} has run for {status.uptime_s:.0f} s, but has no microphone"
         fix = "see the finding about the microphone below; if it is fine, see the daemon's log"
         return status, Finding("daemon", False, text, fix)
+    if status.microphone.state == "paused":
+        text = f"{at} hears nothing: the microphone is paused {pause_sentence(status.pauses)}"
+        fix = "   and: ".join(one.remedy for one in status.pauses)
+        return status, Finding("daemon", False, text, fix)
     microphone = status.microphone
     heard = f"has listened to {microphone.name} for {status.audio_s:.0f} s"
     if microphone.levels_dbfs:
@@ -276,7 +281,7 @@ def _audio(config: Config, *, daemon_runs: bool) -> Iterator[Finding]:
         return
     listed = ", ".join(f"{device.index}: {device.name}" for device in found)
     yield Finding("input devices", True, listed)
-    if not daemon_runs:  # it has the microphone; opening it twice would show nothing
+    if not daemon_runs:  # it has the microphone, or has left it to somebody else
         yield from _microphone(config)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from kwsd.cli.parser import sentence
 from kwsd.config import word_name
+from kwsd.protocol.data import CLI_HOLDER
 
 if TYPE_CHECKING:
     Actions = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -48,6 +49,14 @@ def add_words(
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add `--json`."""
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+
+def add_holder(parser: argparse.ArgumentParser) -> None:
+    """Add `--holder`."""
+    text = (
+        f"whose pause it is (default: {CLI_HOLDER}); the microphone returns when the last is gone"
+    )
+    parser.add_argument("--holder", default=CLI_HOLDER, metavar="NAME", help=text)
 
 
 def add_details(parser: argparse.ArgumentParser, text: str = "") -> None:

@@ -17,7 +17,7 @@ import msgspec
 
 from kwsd.audio.format import SAMPLE_RATE, SILENCE_DBFS
 from kwsd.events import Event, Lag, MicrophoneChange, Rejected, SpeakerMatch, to_dict
-from kwsd.protocol.data import ClipInfo
+from kwsd.protocol.data import ClipInfo, PauseInfo
 
 if TYPE_CHECKING:
     from kwsd.client.exchange import Gap
@@ -105,6 +105,22 @@ def event_sentence(event: Event, *, details: bool = False) -> str:
     if event.stale and event.latency_ms is not None:
         late = f", {event.latency_ms / 1000:.1f} s late"
     return f"{kind}: “{word}”{by}, {score}, {span}{late}"
+
+
+def pause_sentence(pauses: Sequence[PauseInfo]) -> str:
+    """Return who has paused the microphone, and for how long, for people."""
+    return " and ".join(f"by {one.holder} {_for(one.left_s)}" for one in pauses)
+
+
+def _for(left_s: float | None) -> str:
+    """Return how long a pause lasts."""
+    if left_s is None:
+        return "for as long as it is connected"
+    units = (("d", 86400), ("h", 3600), ("min", 60))
+    for unit, seconds in units:
+        if left_s >= 2 * seconds:
+            return f"for {left_s / seconds:.0f} {unit}"
+    return f"for {left_s:.0f} s"
 
 
 def channel_levels(levels_dbfs: Sequence[float]) -> str:

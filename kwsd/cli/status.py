@@ -6,7 +6,7 @@ import argparse
 
 from kwsd.cli import options
 from kwsd.cli.endpoint import connect_daemon
-from kwsd.cli.output import channel_levels, print_json
+from kwsd.cli.output import channel_levels, pause_sentence, print_json
 from kwsd.protocol.commands import Status
 from kwsd.protocol.replies import StatusReply
 
@@ -33,11 +33,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _sentences(status: StatusReply) -> list[str]:
     microphone = f"microphone {status.microphone.state}"
+    paused = status.microphone.state == "paused"
+    if paused:
+        microphone += f" {pause_sentence(status.pauses)}"
     if status.microphone.name:  # not before the first sound
         microphone += f": {status.microphone.name}"
     if levels := status.microphone.levels_dbfs:
         microphone += f" ({channel_levels(levels)})"
-    if status.lag_s is not None and status.lag_s >= 0.1:
+    if status.lag_s is not None and status.lag_s >= 0.1 and not paused:
         microphone += f", {status.lag_s:.1f} s behind"
     words = [f"{name} (threshold {word.threshold:.2f})" for name, word in status.words.items()]
     speakers = "no speaker is enrolled"

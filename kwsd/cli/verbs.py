@@ -21,6 +21,8 @@ GROUPS = {
         "events": "kwsd.cli.events",
         "status": "kwsd.cli.status",
         "reload": "kwsd.cli.reload",
+        "pause": "kwsd.cli.pause",
+        "resume": "kwsd.cli.resume",
     },
     "Speakers, words and thresholds": {
         "enroll": "kwsd.cli.enroll",

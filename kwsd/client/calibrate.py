@@ -144,6 +144,9 @@ def check_listening(requester: Requester) -> None:
     if not status.log_peaks:
         text = "the configuration has log_peaks: false, so nothing that is heard would be kept"
         raise CalibrationError(f"{text}; remove it, then `kwsd reload`")
+    if status.microphone.state == "paused":
+        text = "the microphone is paused; `kwsd resume` or `kwsd status` says more"
+        raise CalibrationError(text)
     if status.microphone.state == "lost":
         text = f"the daemon has no microphone ({status.microphone.name or 'none was found'})"
         raise CalibrationError(f"{text}; `kwsd doctor` says more")

@@ -31,7 +31,7 @@ MAX_RETRIES = 6
 """Rejected takes after which a guided recording gives up."""
 TAKE_TIMEOUT_S = 20.0
 SOMEBODY_ELSE = "sounds like somebody else than most of the takes"
-FATAL = ("closed", "timeout", "permission_denied", "unknown_word", "internal", "busy")
+FATAL = ("closed", "timeout", "permission_denied", "unknown_word", "internal", "busy", "paused")
 """Codes of errors that another take does not fix."""
 
 

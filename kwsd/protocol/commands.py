@@ -32,8 +32,10 @@ from kwsd.protocol.replies import (
     EnrollBeginReply,
     EnrollCommitReply,
     EnrollNextReply,
+    PauseReply,
     PeaksReply,
     Reply,
+    ResumeReply,
     SpeakersReply,
     SpeakersTrialsReply,
     StatusReply,
@@ -49,12 +51,16 @@ MAX_AUDIO_S = 20.0
 """Longest stretch of audio in one message, in seconds: its base64 must fit a line."""
 
 EventType = Literal["wake", "rejected", "microphone", "lag"]
+MAX_PAUSE_S = 604_800.0
+"""Longest pause that outlives its connection, in seconds: a week."""
 MAX_IDS = 10_000
 """Clips that one request may name."""
 
 Name = Annotated[str, Meta(max_length=256)]
 Cursor = Annotated[str, Meta(max_length=256)]
 """The `next` of a page, which asks for the page after it."""
+Holder = Annotated[str, Meta(max_length=64)]
+"""Who asks for a pause."""
 ClipIds = Annotated[list[Name], Meta(max_length=MAX_IDS)]
 Sample = Annotated[int, Meta(ge=0, le=2**53)]
 Timeout = Annotated[float, Meta(ge=1, le=60)]
@@ -245,6 +251,21 @@ class Reload(Request[Done], frozen=True, tag="reload"):
     """Read the configuration and the state directory again."""
 
 
+class Pause(Request[PauseReply], frozen=True, tag="pause"):
+    """Release the microphone until the last pause is gone; a holder's second replaces the first."""
+
+    holder: Holder
+    for_s: Annotated[float, Meta(gt=0, le=MAX_PAUSE_S)] | None = None
+    """Seconds after which it ends, also where its connection has gone before; without, it ends with
+    its connection."""
+
+
+class Resume(Request[ResumeReply], frozen=True, tag="resume"):
+    """End the pause of a holder."""
+
+    holder: Holder
+
+
 Command = (
     Subscribe
     | Status
@@ -271,6 +292,8 @@ Command = (
     | ClipsLabel
     | ClipsClear
     | Reload
+    | Pause
+    | Resume
 )
 """Every request."""
 COMMANDS: dict[str, type[Command]] = {

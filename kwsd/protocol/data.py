@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -11,6 +12,8 @@ from kwsd.events import SpeakerMatch
 ThresholdOrigin = Literal["configured", "calibrated", "model"]
 """Who sets a threshold: the configuration, a calibration, or the model."""
 CheckerSize = Literal["small", "large"]
+CLI_HOLDER = "cli"
+"""Whose pause `kwsd pause` and `kwsd resume` mean."""
 ClipLabel = Literal["right", "wrong"]
 Threshold = Annotated[float, Meta(gt=0, le=1)]
 
@@ -41,6 +44,21 @@ class MicrophoneInfo(Data, frozen=True):
     name: str
     levels_dbfs: list[float] = []
     """Level of each channel over the last second, before anything is mixed or filtered."""
+
+
+class PauseInfo(Data, frozen=True):
+    """A pause that keeps the microphone released."""
+
+    holder: str
+    """Who asked for it, in their own words."""
+    left_s: float | None
+    """Seconds until it ends; null for one that ends with its connection."""
+
+    @property
+    def remedy(self) -> str:
+        """The command that ends it."""
+        whose = "" if self.holder == CLI_HOLDER else f" --holder {shlex.quote(self.holder)}"
+        return f"kwsd resume{whose}"
 
 
 class LookBack(Data, frozen=True):

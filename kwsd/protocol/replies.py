@@ -17,6 +17,7 @@ from kwsd.protocol.data import (
     LabeledTime,
     LookBack,
     MicrophoneInfo,
+    PauseInfo,
     SpeakerInfo,
     SpeakerThreshold,
     WordPeaks,
@@ -80,6 +81,8 @@ class StatusReply(Reply, frozen=True):
     """Why files of the state directory cannot be used; the daemon goes on without them."""
     checker: CheckerInfo | None = None
     """The second stage; null where none is in force."""
+    pauses: list[PauseInfo] = []
+    """What keeps the microphone released, by holder."""
 
 
 class ConfigReply(Reply, frozen=True):
@@ -239,3 +242,17 @@ class EnrollCommitReply(Reply, frozen=True):
     """Numbers of the accepted takes, from 1, that sound like somebody else than most of them."""
     known_as: list[str]
     """Other names under which this voice is enrolled."""
+
+
+class PauseReply(Reply, frozen=True):
+    """The pauses in force: the microphone is released."""
+
+    pauses: list[PauseInfo]
+
+
+class ResumeReply(Reply, frozen=True):
+    """The pauses that are left; where none is, the microphone is opened again."""
+
+    resumed: bool
+    """Whether the holder had a pause, which has ended."""
+    pauses: list[PauseInfo]

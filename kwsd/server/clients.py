@@ -92,6 +92,12 @@ class ClientSession:
 
 
 Dispatch = Callable[[ClientSession, Command], Awaitable[Reply]]
+Gone = Callable[[ClientSession], None]
+"""Is told which client has gone."""
+
+
+def _nothing(session: ClientSession) -> None:
+    """Do nothing for a client that has gone."""
 
 
 class Clients:
@@ -103,11 +109,13 @@ class Clients:
         hub: Hub,
         greeting: Callable[[], bytes],
         dispatch: Dispatch,
+        gone: Gone = _nothing,
     ) -> None:
         self.config = config
         self.hub = hub
         self.greeting = greeting
         self.dispatch = dispatch
+        self.gone = gone
         self.long_lines = asyncio.Semaphore(MAX_LONG_LINES)
         self._connected: dict[_Client, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -178,10 +186,11 @@ async def serving(
     hub: Hub,
     greeting: Callable[[], bytes],
     dispatch: Dispatch,
+    gone: Gone = _nothing,
 ) -> AsyncIterator[None]:
     """Accept clients for as long as the context lasts. Raises ConfigError."""
     loop = asyncio.get_running_loop()
-    clients = Clients(config, hub, greeting, dispatch)
+    clients = Clients(config, hub, greeting, dispatch, gone)
     retry: asyncio.TimerHandle | None = None
     with bound(path, config) as sock:
 
@@ -255,6 +264,7 @@ class _Client:
         finally:
             self.subscriber.close()
             self._session.close_fds()
+            self._clients.gone(self._session)
 
     def check_hang_up(self) -> None:
         """Close the socket if the other end is, where `_read` is not called for it."""

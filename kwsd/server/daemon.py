@@ -39,6 +39,7 @@ from kwsd.server.disk import Disk
 from kwsd.server.handlers import Handlers, Parts
 from kwsd.server.hub import Hub
 from kwsd.server.listener import Listener
+from kwsd.server.pauses import Pauses
 from kwsd.server.peak_recorder import PeakRecorder
 from kwsd.server.process import prepare
 from kwsd.server.sound_server import MoveWatch
@@ -127,6 +128,7 @@ class Daemon:
             done=lambda error: self._cross(self._ended, error),
             source=source,
         )
+        self._pauses = Pauses(self._listener)
         self._moves = MoveWatch(self._moved)
         self._clips = ClipRecorder(self._keep_clip, self.config.clips.enabled)
         self._peaks = PeakRecorder(self._keep_peaks, self._listener.clock)
@@ -139,6 +141,7 @@ class Daemon:
             disk=self._disk,
             embedder=self._embedder,
             peaks=self._peaks,
+            pauses=self._pauses,
             apply=self._apply_state,
             reload=self.reload,
             config_path=lambda: self._config_path,
@@ -166,7 +169,9 @@ class Daemon:
             self._disk.write("the check of clips and peaks", self._state.check_records)
             handlers = self._handlers
             socket = self.config.socket
-            served = serving(path, socket, self._hub, handlers.greeting, handlers.dispatch)
+            served = serving(
+                path, socket, self._hub, handlers.greeting, handlers.dispatch, self._pauses.left
+            )
             try:
                 await stack.enter_async_context(served)
             except ConfigError as error:
@@ -237,7 +242,8 @@ class Daemon:
                 warn_of_groups(self.config.socket)
         finally:
             stats = self._listener.stats
-            self._notifier.send(READY=1, STATUS=self._status(stats.microphone, stats.source))
+            detail = f"by {', '.join(stats.paused_by)}" if stats.paused_by else stats.source
+            self._notifier.send(READY=1, STATUS=self._status(stats.microphone, detail))
         words = ", ".join(self.setup.words)
         log.info("reloaded: %s; %d speaker(s)", words, len(self.setup.speakers.voiceprints))
 
@@ -312,8 +318,8 @@ class Daemon:
     def _status(self, state: str, detail: str) -> str:
         if state == "lost":
             return f"microphone lost, trying again: {detail}"
-        if state == "silent":
-            return f"microphone silent: {detail}"
+        if state in ("silent", "paused"):
+            return f"microphone {state}: {detail}"
         words = ", ".join(self.setup.words)
         enrolled = len(self.setup.speakers.voiceprints)
         return f"listening for {words} on {detail}; {enrolled} speaker(s) enrolled"

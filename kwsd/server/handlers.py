@@ -36,6 +36,7 @@ from kwsd.server.disk import Disk
 from kwsd.server.hub import Filter, Hub
 from kwsd.server.listener import Listener
 from kwsd.server.passed import PassedFiles
+from kwsd.server.pauses import Pauses
 from kwsd.server.peak_recorder import PeakRecorder
 from kwsd.server.state_handlers import StateHandlers
 from kwsd.server.take_recorder import TakeRecorder
@@ -66,6 +67,7 @@ class Parts:
     embedder: Callable[[], Embedder]
     """Returns what embeds voices now."""
     peaks: PeakRecorder
+    pauses: Pauses
     apply: Callable[[], Coroutine[Any, Any, None]]
     """Configures the detector after a change of the state directory. Raises RequestError."""
     reload: Callable[[], Coroutine[Any, Any, None]]
@@ -95,6 +97,8 @@ class Handlers:
             commands.EnrollCommit: self._enroll_commit,
             commands.EnrollAbort: self._enroll_abort,
             commands.Reload: self._reload,
+            commands.Pause: parts.pauses.pause,
+            commands.Resume: parts.pauses.resume,
             commands.Peaks: self._peaks,
         }
         for kind in parts.state.handled - self._handlers.keys():
@@ -185,6 +189,7 @@ class Handlers:
             refused=session.peer.refusal(config.socket.admin_group),
             warnings=detector.setup.warnings,
             unusable=self._parts.state.unusable,
+            pauses=self._parts.pauses.infos(),
         )
 
     async def _audio(self, session: ClientSession, command: commands.Audio) -> replies.AudioReply:
@@ -309,6 +314,9 @@ class Handlers:
         if self._recording:
             text = "another client is recording a take; try again when it has finished"
             raise RequestError("busy", text)
+        pauses = self._parts.pauses
+        if pauses.holders:
+            raise pauses.refusal()
         loop = asyncio.get_running_loop()
         listener = self._parts.listener
 
@@ -317,14 +325,20 @@ class Handlers:
 
         recorder = TakeRecorder(TakeCutter(kind, word, listener.audio.end), send_level)
         self._recording = True
+        paused = loop.create_task(pauses.any.wait())
         try:
             await self._on_listener(lambda: listener.consumers.append(recorder))
-            return await asyncio.wait_for(asyncio.wrap_future(recorder.taken), timeout_s)
-        except TimeoutError:
-            text = self._not_heard(kind, word, timeout_s)
-            raise RequestError("no_speech", text) from None
+            taken = asyncio.wrap_future(recorder.taken)
+            either: list[asyncio.Future[Any]] = [taken, paused]
+            await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if taken.done():
+                return taken.result()
+            if paused.done():
+                raise pauses.refusal()
+            raise RequestError("no_speech", self._not_heard(kind, word, timeout_s))
         finally:
             self._recording = False
+            paused.cancel()
             listener.call(lambda: _remove(listener.consumers, recorder))
 
     def _not_heard(self, kind: TakeKind, word: str | None, timeout_s: float) -> str:

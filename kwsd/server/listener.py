@@ -6,9 +6,11 @@ Promises:
 - What others want of the detector runs between two blocks (`call`), so that nothing needs a lock.
 - A lost microphone or pipe is reported and retried for ever; any other error ends the thread and is
   given to `done`.
+- While it is paused (`paused_by`), the microphone is released, what a pipe gives is dropped, and a
+  recording is held. `paused` is reported when that is so.
 - `ok` is reported when sound has come, not when a device was opened.
 - `heartbeats` rises when audio and inference have moved forward, before the source is read at all
-  (`go`), and while a known loss is being retried. Nothing else moves it.
+  (`go`), in a pause, and while a known loss is being retried. Nothing else moves it.
 - `moves` rises also while a read waits. Where it stands still, the thread hangs in a call.
 """
 
@@ -60,6 +62,8 @@ class Stats:
     cpu_s: float = 0.0
     microphone: MicrophoneState = "lost"
     source: str = ""
+    paused_by: tuple[str, ...] = ()
+    """Who has paused it, as it was reported last; there is nobody while it listens."""
     meter: ChannelMeter | None = None
     """What the channels of a live source carry."""
     lag_s: float | None = None
@@ -102,10 +106,14 @@ class Listener:
         self._input: LiveInput = MicrophoneInput()
         if source is not None and not isinstance(source, RecordingSource):
             self._input = source
+        self.paused_by: tuple[str, ...] = ()
+        """Who has paused it. The event loop sets it; it is so once `stats.paused_by` is the same.
+        """
         self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._go = threading.Event()
         self._reopen = False
+        self._broken_off = False  # reading was to stop, and the source has not ended
         self._reported_lost = False
         self._interrupted = True  # nothing has come from the source since it was opened
         self._heard_until = 0.0
@@ -151,8 +159,9 @@ class Listener:
             while not self._go.wait(0.05):
                 self._beat()
                 self._serve_calls()
+                self._rest(lambda: not self._go.wait(0.05))
             if self._recording is not None:
-                self._listen(self._recording)
+                self._listen_to(self._recording)
             else:
                 self._listen_for_ever()
             self._done(None)
@@ -166,17 +175,31 @@ class Listener:
             for consumer in self.consumers:
                 consumer.close()
 
+    def _listen_to(self, recording: RecordingSource) -> None:
+        """Hear a recording to its end. Raises AudioFileError."""
+        while not self._stop.is_set():
+            self._rest(recording.rest)
+            self._listen(recording)
+            if not self._broken_off:
+                return
+
     def _listen_for_ever(self) -> None:
         pause_s = self._config.microphone.retry_s
         while not self._stop.is_set():
+            if self.paused_by:
+                if not self._rest(self._input.rest):
+                    return
+                if not self._stop.is_set():
+                    self._input.rescan()
+                continue
             began = time.monotonic()
             try:
-                with self._input.open(self._config.microphone, self._stopping) as source:
+                with self._input.open(self._config.microphone, self._breaks_off) as source:
                     self._interrupted = True
                     self._reopen = False
                     began = time.monotonic()
                     self._listen(source)
-                    if not (self._reopen or self._stop.is_set()):
+                    if not (self._reopen or self._broken_off):
                         return
             except MicrophoneError as error:
                 self._lost(str(error))
@@ -187,8 +210,12 @@ class Listener:
                 self._input.rescan()
 
     def _listen(self, source: Source) -> None:
-        """Hear a source until it ends, or until this is stopped. Raises MicrophoneError."""
-        while not (self._stop.is_set() or self._reopen):
+        """Hear a source until it ends, or until this is stopped or paused.
+
+        Raises MicrophoneError.
+        """
+        self._broken_off = False
+        while not (self._breaks_off() or self._reopen):
             every_block = any(consumer.every_block for consumer in self.consumers)
             block = source.read(1 if every_block else self.detector.max_chunks_per_call)
             if block is None:
@@ -197,10 +224,39 @@ class Listener:
             self._hear(block)
             self._serve_calls()
 
-    def _stopping(self) -> bool:
-        """Return whether to stop; whoever waits asks this all the time."""
+    def _breaks_off(self) -> bool:
+        """Return whether to stop reading; whoever waits for sound asks this all the time."""
         self.moves += 1
-        return self._stop.is_set()
+        self._broken_off = self._broken_off or self._stop.is_set() or bool(self.paused_by)
+        return self._broken_off
+
+    def _rest(self, rest: Callable[[], bool]) -> bool:
+        """Stay paused while somebody wants that, with `rest` again and again; go on answering.
+
+        Return whether the source goes on, as `rest` says.
+        """
+        goes_on = True
+        while goes_on and (holders := self.paused_by) and not self._stop.is_set():
+            if holders != self.stats.paused_by:
+                self._report_pause(holders)
+            goes_on = rest()
+            self._beat()
+            self._serve_calls()
+        if self.stats.paused_by and not self.paused_by:
+            log.info("microphone resumed")
+            self.stats.paused_by = ()
+            self._reported_lost = False
+            self._interrupted = True
+            self.stats.microphone = "lost"  # until sound comes
+        return goes_on
+
+    def _report_pause(self, holders: tuple[str, ...]) -> None:
+        detail = f"by {', '.join(holders)}"
+        log.info("microphone paused: %s", detail)
+        self._emit(MicrophoneChange(state="paused", detail=detail, holders=holders))
+        self.stats.meter = None
+        self.stats.microphone = "paused"
+        self.stats.paused_by = holders
 
     def _beat(self) -> None:
         self.moves += 1
@@ -237,7 +293,7 @@ class Listener:
 
     def _arrived(self, source: Source, block: Block) -> None:
         """Report the first block of a source that was opened, or that comes again."""
-        if self._heard_until:
+        if self._heard_until and self.live:  # a recording was held meanwhile
             self._gap(max(self._missing(block), 0))
         self.stats.source = source.name
         self._reported_lost = False
@@ -318,12 +374,12 @@ class Listener:
         self.audio.restart(self.detector.end)
 
     def _idle(self, seconds: float) -> None:
-        """Wait for the microphone to come back, and go on answering.
+        """Wait for the microphone to come back, unless it is paused, and go on answering.
 
         This loss is known, so it counts as a heartbeat.
         """
         until = time.monotonic() + seconds
-        while time.monotonic() < until and not self._stop.wait(0.05):
+        while time.monotonic() < until and not self.paused_by and not self._stop.wait(0.05):
             self._beat()
             self._serve_calls()
 

@@ -32,6 +32,8 @@ from kwsd.detect.offline import with_tail
 
 POLL_S = 0.1
 """Seconds between two looks at a pipe."""
+REST_S = 0.05
+"""Seconds between two looks at whether a pause has ended."""
 MAX_READ_BYTES = 1 << 20
 
 
@@ -64,7 +66,13 @@ class LiveInput(Protocol):
         """Open it; `stop` is asked all the time while a read waits. Raises MicrophoneError."""
 
     def rescan(self) -> None:
-        """Look for it again after it was lost."""
+        """Look for it again after it was lost, or released for a while."""
+
+    def rest(self) -> bool:
+        """Wait for a moment while nobody listens and it is not open; return whether it goes on.
+
+        What comes meanwhile is dropped.
+        """
 
 
 class MicrophoneInput:
@@ -83,6 +91,11 @@ class MicrophoneInput:
         """Make PortAudio look for devices again."""
         self._again = True
         devices.rescan()
+
+    def rest(self) -> bool:
+        """Wait for a moment: it is released, and others may have it."""
+        time.sleep(REST_S)
+        return True
 
 
 class PipeInput:
@@ -127,6 +140,16 @@ class PipeInput:
     def rescan(self) -> None:
         """Do nothing: a pipe stays what it is."""
 
+    def rest(self) -> bool:
+        """Read and drop what comes, so that whoever writes it is not held up.
+
+        Raises AudioFileError where it cannot be read.
+        """
+        asked = time.monotonic()
+        if self._is_ready() and (data := self._take(self._block_bytes, asked)):
+            self._arrival(len(self._converter.step(data)))
+        return not self._ended
+
     def read(self, blocks: int = 1) -> Block | None:
         """Return the next `blocks` of 80 ms in one, fewer where the pipe is empty; None at the end.
 
@@ -138,21 +161,11 @@ class PipeInput:
             if self._stop():
                 return None
             asked = time.monotonic()
-            ready, _, _ = select.select([self._fd], [], [], POLL_S)
-            if not ready:
-                self._empty_at = None
+            if not self._is_ready():
                 if parts or asked - self._came_at > self._stall_s:
                     break
                 continue
-            if self._empty_at is None:
-                self._empty_at = asked
-                self._heard_s = 0.0
-            try:
-                data = os.read(self._fd, min(wanted, MAX_READ_BYTES))
-            except OSError as error:
-                text = f"{self.name} cannot be read ({error.strerror})"
-                raise AudioFileError(text) from error
-            self._ended = not data
+            data = self._take(wanted, asked)
             parts.append(self._converter.step(data) if data else self._end(parts))
             wanted -= len(data)
             self._came_at = time.monotonic()
@@ -164,6 +177,29 @@ class PipeInput:
         if self._ended:
             return None
         raise MicrophoneError(f"{self.name} has delivered nothing for {self._stall_s:g} s")
+
+    def _is_ready(self) -> bool:
+        """Wait for a moment; return whether there is something to read, be it the end."""
+        ready, _, _ = select.select([self._fd], [], [], POLL_S)
+        if not ready:
+            self._empty_at = None
+        return bool(ready)
+
+    def _take(self, wanted: int, asked: float) -> bytes:
+        """Return what is there, at most `wanted` bytes, and none at the end.
+
+        The pipe may have been empty at `asked`. Raises AudioFileError.
+        """
+        if self._empty_at is None:
+            self._empty_at = asked
+            self._heard_s = 0.0
+        try:
+            data = os.read(self._fd, min(wanted, MAX_READ_BYTES))
+        except OSError as error:
+            text = f"{self.name} cannot be read ({error.strerror})"
+            raise AudioFileError(text) from error
+        self._ended = not data
+        return data
 
     def _end(self, parts: list[np.ndarray]) -> np.ndarray:
         """Return the end of the stream, which goes on from `parts`, with a tail."""
@@ -218,6 +254,12 @@ class RecordingSource:
         if self._due > now:
             time.sleep(self._due - now)
         return Block(samples, self._due)
+
+    def rest(self) -> bool:
+        """Wait for a moment; it is held, and goes on where it stood."""
+        time.sleep(REST_S)
+        self._due = 0.0
+        return True
 
 
 def open_recording(path: str, channel: int | str, *, realtime: bool) -> RecordingSource:

@@ -1,0 +1,439 @@
+"""Pauses: whose they are, when they end, and what they mean for each kind of source."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from fake_portaudio import FakePortAudio, FakeStream
+from test_listener import changes, wait_for
+
+from kwsd.audio.raw_pcm import RawFormat
+from kwsd.config import Config, MicrophoneConfig
+from kwsd.detect.detector import Detector
+from kwsd.detect.offline import with_tail
+from kwsd.detect.setup import resolve
+from kwsd.events import Detection, Event, Wake
+from kwsd.model.bundle import Bundle
+from kwsd.model.runtime import Runtime
+from kwsd.protocol.commands import Pause, Resume
+from kwsd.protocol.data import PauseInfo
+from kwsd.protocol.errors import RequestError
+from kwsd.server import pauses as module
+from kwsd.server.consumer import Consumer, Heard
+from kwsd.server.listener import Listener
+from kwsd.server.pauses import MAX_HOLDERS, Pauses
+from kwsd.server.sources import LiveInput, PipeInput, RecordingSource
+
+FAST = Config(microphone=MicrophoneConfig(retry_s=0.05, stall_s=0.5))
+
+
+class Heart(Consumer):
+    """Counts the samples that were heard, and keeps what was detected."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.found: list[Detection] = []
+
+    def consume(self, heard: Heard) -> None:
+        self.samples += len(heard.block.samples)
+        self.found += heard.wakes
+
+
+class Running:
+    """A listener that runs, with what it reports."""
+
+    def __init__(
+        self, bundle: Bundle, runtime: Runtime, source: RecordingSource | LiveInput | None = None
+    ) -> None:
+        self.events: list[Event] = []
+        self.ends: list[BaseException | None] = []
+        self.heart = Heart()
+        detector = Detector(bundle, resolve(FAST, bundle), runtime)
+        self.listener = Listener(
+            FAST, detector, self.events.append, self.ends.append, source=source
+        )
+        self.listener.consumers.append(self.heart)
+
+    @property
+    def states(self) -> list[str]:
+        """The states that were reported."""
+        return [change.state for change in changes(self.events)]
+
+    def pause(self, *holders: str) -> None:
+        """Pause, and wait until it is in force."""
+        self.listener.paused_by = holders
+        wait_for(lambda: self.listener.stats.paused_by == holders)
+        assert self.listener.stats.microphone == "paused"
+
+
+@pytest.fixture
+def streams(portaudio: FakePortAudio) -> list[FakeStream]:
+    """Every stream that was opened."""
+    opened: list[FakeStream] = []
+
+    def stream(*arguments: Any, **more: Any) -> FakeStream:
+        opened.append(FakeStream(*arguments, **more))
+        return opened[-1]
+
+    portaudio.stream = stream  # type: ignore[assignment]
+    return opened
+
+
+def test_the_microphone_is_released_and_comes_back(
+    portaudio: FakePortAudio, streams: list[FakeStream], bundle: Bundle, runtime: Runtime
+) -> None:
+    run = Running(bundle, runtime)
+    listener = run.listener
+    with listener.running():
+        listener.go()
+        wait_for(lambda: run.states == ["ok"])
+        run.pause("cli")
+        assert not any(stream.active for stream in streams)
+        assert listener.stats.meter is None
+        heard = run.heart.samples
+        end = listener.call(lambda: listener.detector.end).result(5)
+        beats = listener.heartbeats
+        wait_for(lambda: listener.heartbeats > beats + 5)  # which feeds the watchdog
+        assert (len(streams), run.heart.samples) == (1, heard)
+        scans = portaudio.scans
+        listener.paused_by = ()
+        wait_for(lambda: run.states == ["ok", "paused", "ok"])
+        assert portaudio.scans == scans + 1  # devices may have come or gone meanwhile
+        assert [stream.active for stream in streams] == [False, True]
+        assert listener.call(lambda: listener.detector.end).result(5) > end + 0.2 * 16000
+    paused = changes(run.events)[1]
+    assert (paused.detail, paused.holders) == ("by cli", ("cli",))
+    assert run.ends == [None]
+
+
+def test_other_holders_are_reported_and_nothing_is_opened_between_them(
+    portaudio: FakePortAudio, streams: list[FakeStream], bundle: Bundle, runtime: Runtime
+) -> None:
+    run = Running(bundle, runtime)
+    with run.listener.running():
+        run.listener.go()
+        wait_for(lambda: run.states == ["ok"])
+        for holders in (("a",), ("a", "b"), ("b",)):
+            run.pause(*holders)
+            assert changes(run.events)[-1].holders == holders
+        assert len(streams) == 1
+    assert run.states == ["ok", "paused", "paused", "paused"]
+
+
+def test_a_microphone_that_is_lost_can_be_paused_and_is_lost_again_afterwards(
+    portaudio: FakePortAudio, streams: list[FakeStream], bundle: Bundle, runtime: Runtime
+) -> None:
+    portaudio.gone = True
+    run = Running(bundle, runtime)
+    with run.listener.running():
+        run.listener.go()
+        wait_for(lambda: run.states == ["lost"])
+        run.pause("cli")
+        run.listener.paused_by = ()
+        wait_for(lambda: run.states == ["lost", "paused", "lost"])
+        portaudio.gone = False
+        wait_for(lambda: run.states[3:] == ["ok"])
+
+
+def test_a_microphone_that_delivers_nothing_is_released_at_once(
+    portaudio: FakePortAudio, streams: list[FakeStream], bundle: Bundle, runtime: Runtime
+) -> None:
+    """A read waits for `stall_s`, and breaks off."""
+    run = Running(bundle, runtime)
+    with run.listener.running():
+        run.listener.go()
+        wait_for(lambda: run.states == ["ok"])
+        portaudio.silent = True
+        run.pause("cli")
+        assert run.states == ["ok", "paused"]  # never lost
+
+
+def test_a_pause_may_begin_before_anything_is_heard(
+    portaudio: FakePortAudio, streams: list[FakeStream], bundle: Bundle, runtime: Runtime
+) -> None:
+    run = Running(bundle, runtime)
+    listener = run.listener
+    with listener.running():
+        run.pause("cli")
+        listener.go()
+        beats = listener.heartbeats
+        wait_for(lambda: listener.heartbeats > beats + 3)
+        assert not streams
+        assert run.states == ["paused"]
+        listener.paused_by = ()
+        wait_for(lambda: run.states == ["paused", "ok"])
+
+
+def test_a_stop_ends_a_pause(
+    portaudio: FakePortAudio, streams: list[FakeStream], bundle: Bundle, runtime: Runtime
+) -> None:
+    run = Running(bundle, runtime)
+    with run.listener.running():
+        run.listener.go()
+        wait_for(lambda: run.states == ["ok"])
+        run.pause("cli")
+    assert run.ends == [None]
+    assert len(streams) == 1
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """Open a pipe: the end that is read, and the end that is written."""
+    reading, writing = os.pipe()
+    ends = [reading, writing]
+    yield reading, writing
+    for fd in ends:
+        try:
+            os.close(fd)
+        except OSError:
+            continue  # the test has closed it
+
+
+def test_what_is_written_into_a_pipe_is_dropped_and_its_writer_not_held_up(
+    pipe: tuple[int, int], bundle: Bundle, runtime: Runtime
+) -> None:
+    reading, writing = pipe
+    run = Running(bundle, runtime, PipeInput(reading, RawFormat(channels=2), 1))
+    tone = np.zeros((1 << 18, 2), "<i2")
+    with run.listener.running():
+        run.listener.go()
+        os.write(writing, tone[:16000].tobytes())
+        wait_for(lambda: run.heart.samples >= 15000)
+        run.pause("cli")
+        heard = run.heart.samples
+        more = tone.tobytes()  # far more than a pipe holds
+        writer = threading.Thread(target=os.write, args=(writing, more), daemon=True)
+        writer.start()
+        writer.join(10)
+        assert not writer.is_alive()
+        assert run.heart.samples == heard
+    assert run.ends == [None]
+
+
+def test_frames_stay_whole_over_a_pause(
+    pipe: tuple[int, int], bundle: Bundle, runtime: Runtime
+) -> None:
+    reading, writing = pipe
+    run = Running(bundle, runtime, PipeInput(reading, RawFormat(channels=2), 1))
+    stereo = np.zeros((32000, 2), "<i2")
+    stereo[:, 0] = 20000  # a step that the high-pass lets through, were it heard
+    with run.listener.running():
+        run.listener.go()
+        os.write(writing, stereo[:4000].tobytes())
+        wait_for(lambda: run.heart.samples >= 2560)
+        run.pause("cli")
+        os.write(writing, stereo[:8000].tobytes()[:-2])
+        beats = run.listener.heartbeats
+        wait_for(lambda: run.listener.heartbeats > beats + 20)
+        run.listener.paused_by = ()
+        wait_for(lambda: run.listener.stats.microphone == "lost")
+        os.write(writing, stereo[-1:].tobytes()[2:] + stereo[:8000].tobytes())
+        wait_for(lambda: run.states == ["ok", "paused", "ok"])
+        audio = run.listener.audio
+        kept = run.listener.call(lambda: audio.read(audio.begin, audio.end)).result(5)
+    assert len(kept)
+    assert not kept.any()
+
+
+def test_a_pipe_that_ends_in_a_pause_ends_the_listener(
+    pipe: tuple[int, int], bundle: Bundle, runtime: Runtime
+) -> None:
+    reading, writing = pipe
+    run = Running(bundle, runtime, PipeInput(reading, RawFormat(), 0))
+    with run.listener.running():
+        run.listener.go()
+        os.write(writing, bytes(64000))
+        wait_for(lambda: run.states == ["ok"])
+        run.pause("cli")
+        os.close(writing)
+        wait_for(lambda: run.ends)
+    assert run.ends == [None]
+    assert run.states == ["ok", "paused"]
+
+
+@pytest.mark.parametrize("realtime", [False, True])
+def test_a_recording_is_held_and_no_sample_is_lost(
+    bundle: Bundle, runtime: Runtime, scene: np.ndarray, realtime: bool
+) -> None:
+    def blocks(x: np.ndarray) -> Iterator[np.ndarray]:
+        return with_tail(x[at : at + 1280] for at in range(0, len(x), 1280))
+
+    sound = scene[: 2 * 16000] if realtime else scene
+    reached = threading.Event()
+    paused = threading.Event()
+
+    def interrupted() -> Iterator[np.ndarray]:
+        for number, block in enumerate(blocks(sound)):
+            if number == 8:
+                reached.set()
+                paused.wait(5)
+            yield block
+
+    plain = Running(bundle, runtime, RecordingSource("a", blocks(sound), realtime=False))
+    with plain.listener.running():
+        plain.listener.go()
+        wait_for(lambda: plain.ends, 20)
+    run = Running(bundle, runtime, RecordingSource("a", interrupted(), realtime=realtime))
+    with run.listener.running():
+        run.listener.go()
+        assert reached.wait(5)
+        run.listener.paused_by = ("cli",)
+        paused.set()
+        wait_for(lambda: run.listener.stats.microphone == "paused")
+        beats = run.listener.heartbeats
+        wait_for(lambda: run.listener.heartbeats > beats + 10)  # longer than a lag
+        run.listener.paused_by = ()
+        wait_for(lambda: run.ends, 20)
+    assert run.states == ["ok", "paused", "ok"]
+    assert len(run.events) == len(plain.events) + 2  # no lag
+    assert run.heart.samples == plain.heart.samples
+    assert spans(run.heart.found) == spans(plain.heart.found)
+    assert len(spans(plain.heart.found)) == (0 if realtime else 2)
+
+
+def spans(found: list[Detection]) -> list[tuple[int, int, float]]:
+    """Return where the wakes were, and their scores."""
+    return [(one.start, one.end, one.score) for one in found if isinstance(one, Wake)]
+
+
+class Board:
+    """Pauses of a listener that releases at once, or hangs."""
+
+    def __init__(self, *, hangs: bool = False) -> None:
+        everybody = () if hangs else (*"abcd", "cli", "another", *map("h{}".format, range(99)))
+        stats = SimpleNamespace(paused_by=everybody)
+        self.listener: Any = SimpleNamespace(paused_by=(), stats=stats)
+        self.pauses = Pauses(cast(Listener, self.listener))
+
+    async def pause(self, holder: str, owner: object = None, for_s: float | None = None) -> None:
+        """Pause as `owner`."""
+        await self.pauses.pause(owner, Pause(holder=holder, for_s=for_s))
+
+    async def resume(self, holder: str) -> bool:
+        """Return whether there was a pause to end."""
+        return (await self.pauses.resume(None, Resume(holder=holder))).resumed
+
+
+def test_it_lasts_until_the_last_holder_resumes() -> None:
+    async def check() -> None:
+        board = Board()
+        await board.pause("a")
+        await board.pause("b", for_s=60)
+        assert board.listener.paused_by == ("a", "b")
+        assert board.pauses.infos() == [PauseInfo("a", None), PauseInfo("b", 60.0)]
+        assert await board.resume("a")
+        assert not await board.resume("a")
+        assert board.listener.paused_by == ("b",)
+        assert await board.resume("b")
+        assert board.listener.paused_by == ()
+        assert not board.pauses.any.is_set()
+
+    asyncio.run(check())
+
+
+def test_without_a_time_it_ends_with_its_owner_and_with_one_it_does_not() -> None:
+    async def check() -> None:
+        board = Board()
+        ours, others = object(), object()
+        await board.pause("a", ours)
+        await board.pause("b", ours)
+        await board.pause("c", others)
+        await board.pause("d", ours, for_s=60)
+        board.pauses.left(ours)
+        assert board.listener.paused_by == ("c", "d")
+
+    asyncio.run(check())
+
+
+def test_the_last_request_of_a_holder_counts() -> None:
+    async def check() -> None:
+        board = Board()
+        ours, others = object(), object()
+        await board.pause("cli", ours)
+        await board.pause("cli", others, for_s=60)
+        board.pauses.left(ours)
+        assert board.listener.paused_by == ("cli",)
+        await board.pause("cli", others, for_s=0.01)
+        await board.pause("cli", others)
+        await asyncio.sleep(0.05)
+        assert board.listener.paused_by == ("cli",)  # the timer of the one before is gone
+        await board.pause("cli", ours)
+        board.pauses.left(others)
+        assert board.listener.paused_by == ("cli",)
+        board.pauses.left(ours)
+        assert board.listener.paused_by == ()
+
+    asyncio.run(check())
+
+
+def test_the_time_of_a_pause_runs_out() -> None:
+    async def check() -> None:
+        board = Board()
+        await board.pause("a", for_s=0.01)
+        async with asyncio.timeout(10):
+            while board.listener.paused_by:
+                await asyncio.sleep(0.01)
+        assert not await board.resume("a")
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("holder", ["", "  ", "a\nb", "\x1b[2J", "a\u202eb", "\ud800"])
+def test_a_holder_has_a_name_that_can_be_printed(holder: str) -> None:
+    board = Board()
+    with pytest.raises(RequestError, match="is not a name of printable characters") as caught:
+        asyncio.run(board.pause(holder))
+    assert caught.value.code == "bad_request"
+    assert str(caught.value).isprintable()
+    assert board.listener.paused_by == ()
+
+
+def test_holders_are_bounded() -> None:
+    async def check() -> None:
+        board = Board()
+        for number in range(MAX_HOLDERS):
+            await board.pause(f"h{number}")
+        with pytest.raises(RequestError, match=r"16 holders have paused .*: h0, h1, ") as caught:
+            await board.pause("another")
+        assert caught.value.code == "busy"
+        await board.pause("h3", for_s=60)  # one that is there already is none more
+        await board.resume("h0")
+        await board.pause("another")
+        assert len(board.listener.paused_by) == MAX_HOLDERS
+
+    asyncio.run(check())
+
+
+def test_a_listener_that_hangs_is_reported_and_the_pause_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "RELEASE_S", 0.05)
+    board = Board(hangs=True)
+    with pytest.raises(RequestError, match="the pause takes effect as soon as") as caught:
+        asyncio.run(board.pause("a"))
+    assert caught.value.code == "stalled"
+    assert board.listener.paused_by == ("a",)
+
+
+def test_a_request_that_waits_is_answered_where_another_ends_its_pause() -> None:
+    async def check() -> None:
+        board = Board(hangs=True)
+        async with asyncio.timeout(5):
+            waiting = asyncio.create_task(board.pause("a"))
+            await asyncio.sleep(0.05)
+            assert await board.resume("a")
+            await waiting
+
+    asyncio.run(check())
+
+
+def test_the_command_that_ends_a_pause_can_be_pasted() -> None:
+    assert PauseInfo("cli", None).remedy == "kwsd resume"
+    assert PauseInfo("Ann's call", None).remedy == """kwsd resume --holder 'Ann'"'"'s call'"""
