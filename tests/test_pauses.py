@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from conftest import hiss
 from fake_portaudio import FakePortAudio, FakeStream
 from test_listener import changes, wait_for
 
@@ -223,7 +224,7 @@ def test_frames_stay_whole_over_a_pause(
     reading, writing = pipe
     run = Running(bundle, runtime, PipeInput(reading, RawFormat(channels=2), 1))
     stereo = np.zeros((32000, 2), "<i2")
-    stereo[:, 0] = 20000  # a step that the high-pass lets through, were it heard
+    stereo[:, 0] = hiss(2.0, 5000)
     with run.listener.running():
         run.listener.go()
         os.write(writing, stereo[:4000].tobytes())
