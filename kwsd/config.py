@@ -50,6 +50,9 @@ class WordConfig(_Section, frozen=True):
     measured at 0.1, 0.5 and 1 false accept an hour (0.5, 1 and 2 for an added word)."""
     refractory_s: Annotated[float, Meta(ge=0, le=60)] = 2.0
     """Seconds after a wake during which the same word does not fire again."""
+    enabled: bool = True
+    """Whether it is listened for from the start; `kwsd word enable` and `disable` change that while
+    the daemon runs."""
 
 
 class MicrophoneConfig(_Section, frozen=True):

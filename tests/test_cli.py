@@ -272,7 +272,7 @@ def test_the_effective_configuration_as_json(
     status, out, _ = run(capsys, "config", "show", "--json", "--config", tmp_path / "c.yaml")
     assert status == 0
     body = json.loads(out)
-    assert body["words"] == {"alexa": {"threshold": 0.7, "refractory_s": 2.0}}
+    assert body["words"] == {"alexa": {"threshold": 0.7, "refractory_s": 2.0, "enabled": True}}
     assert body["clips"]["enabled"] is True
 
 
@@ -450,7 +450,7 @@ def test_what_is_in_force_has_sources(
         client.request(calibrated)
         client.request(Reload())
     body = json.loads(run(capsys, "config", "show", *socket, "--json")[1])
-    assert body["words"] == {"computer": {"threshold": 0.77, "refractory_s": 2.0}}
+    assert body["words"] == {"computer": {"threshold": 0.77, "refractory_s": 2.0, "enabled": True}}
     assert body["sources"]["words.computer.threshold"] == "calibrated"
     assert (body["speaker"]["threshold"], body["sources"]["speaker.threshold"]) == (
         0.66,

@@ -20,6 +20,8 @@ CHANGES_STATE = {
     "speakers.delete",
     "words.put",
     "words.delete",
+    "words.enable",
+    "words.disable",
     "calibration.put",
     "calibration.undo",
 }

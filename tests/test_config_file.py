@@ -28,7 +28,7 @@ TOP_KEYS = ", ".join(Config.__struct_fields__)
         (
             "words:\n  computer:\n    treshold: 0.5",
             "line 3: unknown key 'words.computer.treshold'; "
-            "expected one of threshold, refractory_s; did you mean 'threshold'?",
+            "expected one of threshold, refractory_s, enabled; did you mean 'threshold'?",
         ),
         (
             "words:\n  computer:\n    threshold: 1.5",

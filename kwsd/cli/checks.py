@@ -124,6 +124,8 @@ def _models(config: Config, folder: Path, status: StatusReply | None) -> Iterato
         if "`kwsd calibrate" in warning:
             fix = "kwsd calibrate" + (" --speakers" if warning.startswith("speaker.") else "")
             yield Finding("calibration", False, warning, fix)
+        elif warning.startswith("words:"):
+            yield Finding("words", False, warning, "kwsd word enable WORD")
         else:
             fix = "kwsd enroll NAME, or change speaker.require"
             yield Finding("speakers", False, warning, fix)

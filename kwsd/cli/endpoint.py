@@ -128,7 +128,10 @@ def overrides(arguments: argparse.Namespace) -> Callable[[Config], Config]:
 
     def change(config: Config) -> Config:
         if words := getattr(arguments, "words", None):
-            chosen = {name: config.words.get(name, WordConfig()) for name in words}
+            given = {name: config.words.get(name, WordConfig()) for name in words}
+            chosen = {
+                name: msgspec.structs.replace(word, enabled=True) for name, word in given.items()
+            }
             config = msgspec.structs.replace(config, words=chosen, added_words=False)
         if state := getattr(arguments, "state", None):
             config = msgspec.structs.replace(config, state=str(state))

@@ -43,6 +43,7 @@ def _sentences(status: StatusReply) -> list[str]:
     if status.lag_s is not None and status.lag_s >= 0.1 and not paused:
         microphone += f", {status.lag_s:.1f} s behind"
     words = [f"{name} (threshold {word.threshold:.2f})" for name, word in status.words.items()]
+    disabled = f"; disabled: {', '.join(status.disabled)}" if status.disabled else ""
     speakers = "no speaker is enrolled"
     if status.speakers:
         speakers = f"knows {', '.join(status.speakers)}"
@@ -52,7 +53,7 @@ def _sentences(status: StatusReply) -> list[str]:
         checked = f"the {status.checker.size} checker hears candidates again, {checks}"
     lines = [
         f"up for {status.uptime_s:.0f} s, {microphone}",
-        f"listens for {', '.join(words) or 'no word'}",
+        f"listens for {', '.join(words) or 'no word'}{disabled}",
         checked,
         f"{speakers}; {status.clients} client(s)",
     ]

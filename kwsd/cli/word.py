@@ -52,6 +52,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     test.add_argument("files", type=Path, nargs="+", metavar="FILE")
     for action in actions.choices.values():
         options.add_endpoint(action, stores=action in (add, imported))
+    for name, text in (
+        ("enable", "listen for a word that is disabled, until the daemon is restarted"),
+        ("disable", "do not listen for a word, until the daemon is restarted"),
+    ):
+        switch = options.add_action(actions, name, text)
+        switch.add_argument("word", metavar="WORD")
+        switch.set_defaults(state=None)
+        options.add_config(switch)
+        options.add_socket(switch)
+        options.add_json(switch)
 
 
 def _add_origin(add: argparse.ArgumentParser) -> None:
@@ -219,6 +229,19 @@ def _remove(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
     return 0
 
 
+def _enable(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
+    from kwsd.protocol.commands import WordsDisable, WordsEnable
+
+    kind = WordsEnable if arguments.action == "enable" else WordsDisable
+    done = endpoint.requester.request(kind(name=arguments.word))
+    if arguments.json:
+        print_json(done)
+    else:
+        listens = ", ".join(done.words) or "no word"
+        print(f"{_plain(arguments.word)} is {arguments.action}d; kwsd listens for {listens}.")
+    return 0
+
+
 def _export(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
     from kwsd.client import words
     from kwsd.state.words import to_bytes
@@ -268,6 +291,8 @@ ACTIONS: dict[str, Callable[[argparse.Namespace, Endpoint], int]] = {
     "improve": _improve,
     "list": _list,
     "remove": _remove,
+    "enable": _enable,
+    "disable": _enable,
     "export": _export,
     "import": _import,
     "test": _test,

@@ -200,8 +200,9 @@ class Detector:
         gate = self._gate
         begin = self.end
         rows = samples.reshape(-1, self.chunk_samples)
+        listens = bool(self._streams)  # else there is nothing to encode for
         opened = [
-            gate is None or gate.step(row, begin + n * self.chunk_samples)
+            (gate is None or gate.step(row, begin + n * self.chunk_samples)) and listens
             for n, row in enumerate(rows, 1)
         ]
         wakes: list[Detection] = []

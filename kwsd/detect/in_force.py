@@ -53,7 +53,10 @@ def describe(
         if isinstance(word.model, AddedWord):
             maker = str(config.state_directory() / f"{name}{WordStore.suffix}")
         threshold = _threshold(word.threshold, word.origin, given["threshold"].source, maker)
-        words[name] = {**given, "threshold": threshold}
+        words[name] = {**given, "threshold": threshold, "enabled": _enabled(given, True)}
+    for name in setup.disabled:
+        given = tree["words"].get(name, defaults)
+        words[name] = {**given, "enabled": _enabled(given, False)}
     tree["words"] = words
     size = setup.checker.size if setup.checker else "off"
     given = tree["checker"]
@@ -103,6 +106,11 @@ def _origin(path: str, origins: Origins) -> str:
         return origins[path]
     section, _, key = path.rpartition(".")
     return origins.get(section, "default") if key == "enabled" else "default"
+
+
+def _enabled(given: Mapping[str, _Leaf], value: bool) -> _Leaf:
+    """Return whether a word is listened for, with who said so."""
+    return given["enabled"] if given["enabled"].value == value else _Leaf(value, "kwsd word")
 
 
 def _threshold(value: float, origin: ThresholdOrigin, configured: str, maker: str) -> _Leaf:

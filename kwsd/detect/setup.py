@@ -119,6 +119,8 @@ class DetectorSetup:
     speakers: SpeakerSetup
     checker: CheckerModel | None = None
     """The second stage in force."""
+    disabled: tuple[str, ...] = ()
+    """Words that it could listen for, and that are disabled."""
 
     @property
     def warnings(self) -> list[str]:
@@ -134,7 +136,14 @@ class DetectorSetup:
                 "speaker.threshold: the calibrated one was found for voices that were compared by "
                 "other models, and is not used; run `kwsd calibrate --speakers` again"
             )
-        return [*stale, *self.speakers.warnings]
+        return [*self._deaf, *stale, *self.speakers.warnings]
+
+    @property
+    def _deaf(self) -> list[str]:
+        if self.words:
+            return []
+        remedy = f"run `kwsd word enable {self.disabled[0]}`" if self.disabled else "add a word"
+        return [f"words: every word is disabled, so that nothing wakes it; {remedy}"]
 
 
 def resolve(
@@ -142,8 +151,11 @@ def resolve(
     bundle: Bundle,
     library: Library | None = None,
     required: Collection[str] = (),
+    enabled: Mapping[str, bool] | None = None,
 ) -> DetectorSetup:
     """Return the setup that `config` asks for, with what the `library` holds.
+
+    `enabled` says of words, by name, whether they are listened for; else the configuration does.
 
     A word whose file cannot be used is left out, unless it is `required`. Raises ConfigError for
     such a word, for one that neither the bundle has nor the user has added, for an operating point
@@ -152,12 +164,16 @@ def resolve(
     """
     library = library or Library()
     checker = chosen_checker(config, bundle)
+    words = _active_words(config, bundle, checker, library, required)
+    listened_for = {name: config.words.get(name, WordConfig()).enabled for name in words}
+    listened_for |= enabled or {}
     return DetectorSetup(
-        words=_active_words(config, bundle, checker, library, required),
+        words={name: word for name, word in words.items() if listened_for[name]},
         vad=config.vad,
         near_miss=config.near_miss,
         speakers=_speakers(config, bundle, checker, library),
         checker=checker,
+        disabled=tuple(name for name in words if not listened_for[name]),
     )
 
 

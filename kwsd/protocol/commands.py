@@ -40,6 +40,7 @@ from kwsd.protocol.replies import (
     SpeakersTrialsReply,
     StatusReply,
     TakeReply,
+    WordsEnabledReply,
     WordsGetReply,
     WordsPutReply,
     WordsReply,
@@ -190,6 +191,20 @@ class WordsDelete(Request[DeletedReply], frozen=True, tag="words.delete"):
     name: Name
 
 
+class WordsEnable(Request[WordsEnabledReply], frozen=True, tag="words.enable"):
+    """Listen for a word that is disabled, until the daemon's restart."""
+
+    changes_state: ClassVar[bool] = True
+    name: Name
+
+
+class WordsDisable(Request[WordsEnabledReply], frozen=True, tag="words.disable"):
+    """Do not listen for a word, until the daemon's restart."""
+
+    changes_state: ClassVar[bool] = True
+    name: Name
+
+
 class GetCalibration(Request[CalibrationReply], frozen=True, tag="calibration"):
     """Ask for the thresholds in force."""
 
@@ -283,6 +298,8 @@ Command = (
     | WordsGet
     | WordsPut
     | WordsDelete
+    | WordsEnable
+    | WordsDisable
     | GetCalibration
     | CalibrationPut
     | CalibrationUndo

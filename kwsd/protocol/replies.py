@@ -83,6 +83,8 @@ class StatusReply(Reply, frozen=True):
     """The second stage; null where none is in force."""
     pauses: list[PauseInfo] = []
     """What keeps the microphone released, by holder."""
+    disabled: list[str] = []
+    """Words that it could listen for, and that are disabled."""
 
 
 class ConfigReply(Reply, frozen=True):
@@ -160,6 +162,14 @@ class WordsPutReply(Reply, frozen=True):
 
     name: str
     replaces: bool
+
+
+class WordsEnabledReply(Reply, frozen=True):
+    """What is listened for from now on."""
+
+    words: list[str]
+    disabled: list[str]
+    """The words that are not, and could be."""
 
 
 class CalibrationReply(Reply, frozen=True):

@@ -186,7 +186,7 @@ class Daemon:
                 stack.push_async_callback(_cancel, task)
             self._notifier.send(READY=1, STATUS="starting to listen")
             stack.callback(self._notifier.send, STOPPING=1)
-            words = ", ".join(self.setup.words)
+            words = ", ".join(self.setup.words) or "no word"
             log.info("listening for %s on %s; socket %s", words, options.source, path)
             if options.wait_for_client:
                 await _either(self._hub.subscribed, self._stop)
@@ -244,7 +244,7 @@ class Daemon:
             stats = self._listener.stats
             detail = f"by {', '.join(stats.paused_by)}" if stats.paused_by else stats.source
             self._notifier.send(READY=1, STATUS=self._status(stats.microphone, detail))
-        words = ", ".join(self.setup.words)
+        words = ", ".join(self.setup.words) or "no word"
         log.info("reloaded: %s; %d speaker(s)", words, len(self.setup.speakers.voiceprints))
 
     async def _apply_state(self) -> None:
@@ -276,7 +276,8 @@ class Daemon:
     def _resolve(self, config: Config) -> DetectorSetup:
         """Return the setup, for which the runtime has loaded all: the listener must not wait."""
         library = self._state.library()
-        setup = resolve(config, self._bundle, library, self._options.required_words)
+        required = self._options.required_words
+        setup = resolve(config, self._bundle, library, required, self._state.enabled)
         self._runtime.checker(setup.checker)
         return setup
 
@@ -320,7 +321,7 @@ class Daemon:
             return f"microphone lost, trying again: {detail}"
         if state in ("silent", "paused"):
             return f"microphone {state}: {detail}"
-        words = ", ".join(self.setup.words)
+        words = ", ".join(self.setup.words) or "no word"
         enrolled = len(self.setup.speakers.voiceprints)
         return f"listening for {words} on {detail}; {enrolled} speaker(s) enrolled"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -143,10 +143,11 @@ class Handlers:
     async def _subscribe(self, session: ClientSession, command: commands.Subscribe) -> replies.Done:
         if command.details:
             self._check_privilege(session, "subscribe with details")
-        words = None if command.words is None else frozenset(map(self._check_word, command.words))
+        disabled = self._parts.listener.detector.setup.disabled
+        words = command.words and [self._check_word(word, disabled) for word in command.words]
         session.subscriber.filter = Filter(
             types=None if command.types is None else frozenset(command.types),
-            words=words,
+            words=None if words is None else frozenset(words),
             details=command.details,
         )
         self._parts.hub.subscribed.set()
@@ -190,6 +191,7 @@ class Handlers:
             warnings=detector.setup.warnings,
             unusable=self._parts.state.unusable,
             pauses=self._parts.pauses.infos(),
+            disabled=list(detector.setup.disabled),
         )
 
     async def _audio(self, session: ClientSession, command: commands.Audio) -> replies.AudioReply:
@@ -352,9 +354,9 @@ class Handlers:
     def _words(self) -> list[str]:
         return list(self._parts.listener.detector.setup.words)
 
-    def _check_word(self, word: str) -> str:
-        """Return the name of a word that is listened for. Raises RequestError."""
-        words = self._words()
+    def _check_word(self, word: str, others: Sequence[str] = ()) -> str:
+        """Return the name of a word that is listened for, or of `others`. Raises RequestError."""
+        words = [*self._words(), *others]
         name = word_name(word)
         if name not in words:
             text = f"{word!r} is not listened for; the words are {', '.join(words)}"

@@ -17,7 +17,7 @@ import numpy as np
 
 from kwsd.audio import pcm
 from kwsd.audio.format import SAMPLE_RATE
-from kwsd.config import Config, ConfigError
+from kwsd.config import Config, ConfigError, word_name
 from kwsd.detect import in_force
 from kwsd.detect.in_force import Origins
 from kwsd.detect.setup import DetectorSetup, resolve
@@ -86,6 +86,8 @@ class StateHandlers:
         self.calibrations = CalibrationStore(folder, bundle.encoder_id)
         self.peaks = PeakLog(folder)
         self.clips = ClipStore(folder, lambda: config().clips)
+        self.enabled: dict[str, bool] = {}
+        """Whether words are listened for, where a client has said so since the start."""
         self._config = config
         self._origins = origins
         self._report = report
@@ -99,6 +101,8 @@ class StateHandlers:
             commands.WordsGet: self._get_word,
             commands.WordsPut: self._put_word,
             commands.WordsDelete: self._delete_word,
+            commands.WordsEnable: self._enable_word,
+            commands.WordsDisable: self._enable_word,
             commands.GetConfig: self._get_config,
             commands.GetCalibration: self._get_calibration,
             commands.CalibrationPut: self._put_calibration,
@@ -228,14 +232,28 @@ class StateHandlers:
                 text = f"{name!r} is in the configuration; remove it from `words` there first"
                 raise RequestError("in_use", text)
             self.words.delete(name)
+            self.enabled.pop(name, None)
         except WordError as error:
             raise RequestError("unknown_word", str(error)) from error
         return replies.DeletedReply(deleted=name)
 
+    def _enable_word(
+        self, command: commands.WordsEnable | commands.WordsDisable
+    ) -> replies.WordsEnabledReply:
+        name = word_name(command.name)
+        setup = self._setup()
+        known = [*setup.words, *setup.disabled]
+        if name not in known:
+            text = f"{name!r} is neither in the configuration nor added"
+            raise RequestError("unknown_word", f"{text}; the words are {', '.join(known)}")
+        self.enabled[name] = isinstance(command, commands.WordsEnable)
+        setup = self._setup()
+        return replies.WordsEnabledReply(words=list(setup.words), disabled=list(setup.disabled))
+
     def _setup(self) -> DetectorSetup:
-        """Return what the configuration asks for now. Raises RequestError."""
+        """Return what is asked for now. Raises RequestError."""
         try:
-            return resolve(self._config(), self.bundle, self.library())
+            return resolve(self._config(), self.bundle, self.library(), enabled=self.enabled)
         except ConfigError as error:
             raise RequestError("bad_config", str(error)) from error
 
@@ -245,11 +263,8 @@ class StateHandlers:
         return replies.ConfigReply(text=text, sources=sources)
 
     def _get_calibration(self, command: commands.GetCalibration) -> replies.CalibrationReply:
+        setup = self._setup()
         library = self.library()
-        try:
-            setup = resolve(self._config(), self.bundle, library)
-        except ConfigError as error:
-            raise RequestError("bad_config", str(error)) from error
         in_force = {
             name: CalibratedWord(word.threshold, word.model.id, word.origin)
             for name, word in setup.words.items()
