@@ -311,6 +311,14 @@ def test_the_verbs(listening: Daemon, capsys: pytest.CaptureFixture[str]) -> Non
         "hears nothing: the microphone is paused by cli for 10 min\n    fix: kwsd resume" in found
     )
     assert "BAD microphone" not in found  # it is left to whoever has it now
+    code, _, why = run(capsys, "calibrate", "--listen", "1m", "--yes", *at)
+    assert code != 0
+    assert "the microphone is paused by cli; it returns with `kwsd resume`" in why
+    code, _, why = run(capsys, "enroll", "ann", *at)
+    assert (code, why.splitlines()[-1]) == (
+        69,
+        "kwsd: the microphone is paused by cli; it returns with `kwsd resume`",
+    )
     ended = "The pause by cli has ended; the microphone is not paused.\n"
     assert run(capsys, "resume", *at) == (0, ended, "")
     again = "cli has not paused it; the microphone is not paused.\n"

@@ -39,6 +39,7 @@ from kwsd.protocol.data import (
     ThresholdOrigin,
     WordPeaks,
     WordThreshold,
+    why_paused,
 )
 from kwsd.protocol.messages import Requester
 from kwsd.state.calibration import CalibrationError
@@ -145,8 +146,7 @@ def check_listening(requester: Requester) -> None:
         text = "the configuration has log_peaks: false, so nothing that is heard would be kept"
         raise CalibrationError(f"{text}; remove it, then `kwsd reload`")
     if status.microphone.state == "paused":
-        text = "the microphone is paused; `kwsd resume` or `kwsd status` says more"
-        raise CalibrationError(text)
+        raise CalibrationError(why_paused(status.pauses))
     if status.microphone.state == "lost":
         text = f"the daemon has no microphone ({status.microphone.name or 'none was found'})"
         raise CalibrationError(f"{text}; `kwsd doctor` says more")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -59,6 +60,13 @@ class PauseInfo(Data, frozen=True):
         """The command that ends it."""
         whose = "" if self.holder == CLI_HOLDER else f" --holder {shlex.quote(self.holder)}"
         return f"kwsd resume{whose}"
+
+
+def why_paused(pauses: Sequence[PauseInfo]) -> str:
+    """Return the sentence for whoever needs the microphone during these pauses."""
+    holders = ", ".join(one.holder for one in pauses)
+    ends = " and ".join(f"`{one.remedy}`" for one in pauses)
+    return f"the microphone is paused by {holders}; it returns with {ends}"
 
 
 class LookBack(Data, frozen=True):

@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import dataclass
 
 from kwsd.protocol import commands
-from kwsd.protocol.data import PauseInfo
+from kwsd.protocol.data import PauseInfo, why_paused
 from kwsd.protocol.errors import RequestError
 from kwsd.protocol.replies import PauseReply, ResumeReply
 from kwsd.server.listener import Listener
@@ -82,9 +82,7 @@ class Pauses:
 
     def refusal(self) -> RequestError:
         """Return the error for whoever needs the microphone now."""
-        ends = " and ".join(f"`{one.remedy}`" for one in self.infos())
-        text = f"the microphone is paused by {', '.join(self.holders)}; it returns with {ends}"
-        return RequestError("paused", text)
+        return RequestError("paused", why_paused(self.infos()))
 
     def _begin(self, holder: str, owner: object, for_s: float | None) -> None:
         if not (holder.strip() and holder.isprintable()):
