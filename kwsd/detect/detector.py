@@ -321,11 +321,11 @@ class Detector:
         }
         if firing.kind != "wake":
             return Rejected(**facts, reason=firing.kind)
-        wake = Wake(**facts, speaker=self.identify(start, firing.at))
-        if not self._may_wake(wake.speaker):
-            return rejected(wake)
+        speaker = self.identify(start, firing.at)
+        if not self._may_wake(speaker):
+            return Rejected(**facts, speaker=speaker, reason="wrong_speaker")
         self._streams[word].trigger.accepted(firing.at)
-        return wake
+        return Wake(**facts, speaker=speaker)
 
     def _may_wake(self, speaker: SpeakerMatch | None) -> bool:
         require = self.setup.speakers.require
@@ -396,9 +396,3 @@ class Detector:
         head = self._speaker(intermediate, frames, self._speaker.fine(samples))
         graph = self.checker and self.checker.graph
         return graph.with_voice(head, samples[history:][-graph.model.samples :]) if graph else head
-
-
-def rejected(wake: Wake) -> Rejected:
-    """Return the event for a wake whose speaker may not wake the detector."""
-    facts = {name: getattr(wake, name) for name in Wake.__struct_fields__}
-    return Rejected(**facts, reason="wrong_speaker")
