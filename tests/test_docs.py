@@ -49,6 +49,13 @@ def test_every_decision_has_a_status() -> None:
         assert re.match(r"Status: (accepted|superseded by \d+) · \d{4}-\d\d-\d\d", status), path
 
 
+def test_no_file_of_the_code_is_longer_than_400_lines() -> None:
+    files = list((ROOT / "kwsd").rglob("*.py"))
+    assert len(files) > 100
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    assert not [f"{path}: {lines}" for path, lines in lengths.items() if lines > 400]
+
+
 def test_the_readme_is_short_and_has_both_commands() -> None:
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 150
