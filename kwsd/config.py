@@ -222,8 +222,3 @@ def why_unsafe(folder: Path) -> str | None:
     if status.st_mode & 0o022:
         return f"others may write into {folder} (mode {stat.S_IMODE(status.st_mode):o})"
     return None
-
-
-def word_name(text: str) -> str:
-    """Return the name of a word as it is stored: `hey_banana` for `hey banana`."""
-    return "_".join(text.split())

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kwsd.bounded import file as bounded
-from kwsd.config import Config, ConfigError, word_name
+from kwsd.config import Config, ConfigError
+from kwsd.names import look_up, word_name
 
 MAX_BYTES = 1 << 20
 """Bytes of a configuration."""
@@ -126,8 +127,8 @@ def _fill_in(value: Any, name: str) -> Any:
     if isinstance(full.get("words"), dict):
         words: dict[str, Any] = {}
         for word, own in full["words"].items():
-            if word_name(word) in words:
-                raise ConfigError(f"{name}: words: {word!r} appears twice, as {word_name(word)!r}")
+            if first := look_up(word_name(word), words):
+                raise ConfigError(f"{name}: words: {word!r} appears twice, as {first!r}")
             words[word_name(word)] = {} if own is None else own
         full["words"] = words
     return full

@@ -164,7 +164,7 @@ def test_enroll_without_a_daemon_and_detect_who_it_was(
     status, _, err = run(capsys, "enroll", "bob", "--state", state, "--wav", takes[0])
     assert status == 65
     assert "at least 3 are needed" in err
-    assert [p.name for p in state.iterdir()] == ["ann.voiceprint"]
+    assert [p.name for p in state.iterdir()] == ["ann-49915e.voiceprint"]
     assert run(capsys, "enroll", "bob", "--state", state)[0] == 64
 
 

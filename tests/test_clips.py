@@ -58,8 +58,8 @@ def test_stored_listed_labeled_cleared(store: ClipStore) -> None:
     samples = np.arange(-500, 500, dtype=np.int16)
     first = store.add(clip(NOW - 60), samples)
     twin = store.add(clip(NOW - 60), samples[::-1])
-    assert first.id == "20270115-075900-computer"
-    assert twin.id == "20270115-075900-computer-2"
+    assert first.id == "20270115-075900-computer-aa9730"
+    assert twin.id == "20270115-075900-computer-aa9730-2"
     assert store.listed() == [first, twin]
     assert (store.samples(first) == samples).all()
     assert {p.stat().st_mode & 0o777 for p in store.folder.iterdir()} == {0o600}

@@ -236,7 +236,7 @@ def test_a_speaker_is_replaced_only_when_somebody_says_so(run: Run, tmp_path: Pa
         takes.append(tmp_path / f"{n}.wav")
         soundfile.write(takes[-1], say(text), RATE)
     assert run("enroll ann", *state, "--wav", *takes)[0] == 0
-    stored = tmp_path / "state" / "ann.voiceprint"
+    stored = tmp_path / "state" / "ann-49915e.voiceprint"
     before = stored.read_bytes()
     got, printed = run("enroll ann", *state, "--wav", *takes)
     assert (got, "--yes goes on without asking" in printed) == (cli.DATA, True)

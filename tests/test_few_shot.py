@@ -229,7 +229,7 @@ def test_stored_and_read_again(tmp_path: Path, deaf_banana: AddedWord) -> None:
     again = store.load("hey_banana")
     assert again.info() == deaf_banana.info()
     assert (again.weights == deaf_banana.weights).all()
-    assert (tmp_path / "hey_banana.word").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "hey_banana-9f80e5.word").stat().st_mode & 0o777 == 0o600
     (tmp_path / "bad.word").write_bytes(b"no word")
     good, bad = store.load_all()
     assert list(good) == ["hey_banana"]

@@ -180,7 +180,7 @@ def test_guided_enrollment_from_the_stream(start: Start, tmp_path: Path) -> None
     assert "[1/7] Please say “computer”." in printed
     assert printed.count("good:") == 7
     assert "ann is enrolled, from 7 takes." in printed
-    assert (daemon.state / "ann.voiceprint").exists()
+    assert (daemon.state / "ann-49915e.voiceprint").exists()
 
 
 def test_bad_requests_are_answered_and_the_daemon_lives_on(
@@ -274,11 +274,11 @@ def test_a_full_disk_is_an_answer_and_the_voiceprint_before_it_stays(
             client.request(EnrollCommit())
 
         enroll()
-        before = (daemon.state / "ann.voiceprint").read_bytes()
+        before = (daemon.state / "ann-49915e.voiceprint").read_bytes()
         resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (1000, 1000))
         with pytest.raises(DaemonError, match=r"could not be saved .*; nothing was changed"):
             enroll()
-        assert (daemon.state / "ann.voiceprint").read_bytes() == before
+        assert (daemon.state / "ann-49915e.voiceprint").read_bytes() == before
         assert client.request(Status()).speakers == ["ann"]
 
 

@@ -259,7 +259,7 @@ def test_a_voiceprint_has_a_direction(tmp_path: Path, takes: np.ndarray, why: st
     with pytest.raises(VoiceprintError, match=why):
         store.save(odd)
     store.path("ann").write_bytes(store.to_bytes(odd))
-    with pytest.raises(VoiceprintError, match=f"ann.voiceprint: damaged .*{why}"):
+    with pytest.raises(VoiceprintError, match=f"ann-49915e.voiceprint: damaged .*{why}"):
         store.load("ann")
 
 

@@ -15,6 +15,7 @@ from kwsd.detect.in_force import describe
 from kwsd.detect.setup import DetectorSetup, resolve
 from kwsd.model.bundle import COHORT, Bundle, BundleError
 from kwsd.model.runtime import Runtime
+from kwsd.names import identifier
 from kwsd.protocol.data import SpeakerThreshold, WordThreshold
 from kwsd.state.calibration import Calibration
 from kwsd.state.library import Library
@@ -102,9 +103,10 @@ def test_an_added_words_threshold_is_said_to_come_from_its_file(
     text, sources = describe(config, resolve(config, bundle, library), bundle, {})
     assert sources["words.computer.threshold"] == "model"
     for name in ("hey_banana", "two"):
-        assert sources[f"words.{name}.threshold"] == str(tmp_path / f"{name}.word")
+        file = tmp_path / f"{identifier(name)}.word"
+        assert sources[f"words.{name}.threshold"] == str(file)
         assert sources[f"words.{name}.refractory_s"] == "default"
-        assert f"threshold: 0.5  # {tmp_path / name}.word\n" in text
+        assert f"threshold: 0.5  # {file}\n" in text
 
 
 def test_the_configuration_precedes_a_calibration_and_that_the_model(bundle: Bundle) -> None:
@@ -141,13 +143,14 @@ def test_who_cannot_wake_it_though_the_configuration_means_it(bundle: Bundle) ->
         return resolve(config, bundle, Library(voiceprints=people)).speakers.warnings
 
     assert warnings("anyone") == warnings("enrolled", "ann") == warnings(["ann"], "ann") == []
+    assert warnings(["Ann"], "ann") == warnings(["ANITA\u0301"], "anit\u00e1") == []
     for require in ("enrolled", ["ann"]):
         (nobody,) = warnings(require)
         assert "none is enrolled: every wake will be rejected; run `kwsd enroll NAME`" in nobody
     (one,) = warnings(["ann", "bob"], "ann")
     assert "names 'bob', who is not enrolled (enrolled: ann): that voice cannot wake it" in one
     assert "run `kwsd enroll bob`, or correct the name" in one
-    both = warnings(["Ann", "bob"], "ann")
+    both = warnings(["Anna", "bob"], "ann")
     assert [("every wake will be rejected" in text) for text in both] == [True, True]
 
 

@@ -32,7 +32,7 @@ def test_round_trip_with_mode_and_no_leftovers(store: VoiceprintStore) -> None:
     assert np.linalg.norm(loaded.mean) == pytest.approx(1, abs=1e-5)
     assert store.path("ann").stat().st_mode & 0o777 == 0o600
     assert store.folder.stat().st_mode & 0o777 == 0o700
-    assert [p.name for p in store.folder.iterdir()] == ["ann.voiceprint"]
+    assert [p.name for p in store.folder.iterdir()] == ["ann-49915e.voiceprint"]
 
 
 def test_names_that_cannot_be_file_names_are_refused() -> None:
@@ -111,7 +111,7 @@ except VoiceprintError as error:
     assert "could not be saved" in done.stdout
     assert "nothing was changed" in done.stdout
     assert store.path("ann").read_bytes() == before
-    assert [p.name for p in store.folder.iterdir()] == ["ann.voiceprint"]
+    assert [p.name for p in store.folder.iterdir()] == ["ann-49915e.voiceprint"]
 
 
 def test_delete(store: VoiceprintStore) -> None:

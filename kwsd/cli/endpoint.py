@@ -15,6 +15,7 @@ import msgspec
 from kwsd import config_file
 from kwsd.cli.output import show
 from kwsd.config import Config, ConfigError, WordConfig
+from kwsd.names import look_up
 from kwsd.protocol.messages import Requester
 
 if TYPE_CHECKING:
@@ -128,7 +129,10 @@ def overrides(arguments: argparse.Namespace) -> Callable[[Config], Config]:
 
     def change(config: Config) -> Config:
         if words := getattr(arguments, "words", None):
-            given = {name: config.words.get(name, WordConfig()) for name in words}
+            given = {
+                name: config.words.get(look_up(name, config.words) or name, WordConfig())
+                for name in words
+            }
             chosen = {
                 name: msgspec.structs.replace(word, enabled=True) for name, word in given.items()
             }

@@ -8,6 +8,7 @@ from pathlib import Path
 from kwsd.cli import options
 from kwsd.cli.endpoint import connect_daemon, load_config
 from kwsd.cli.output import USAGE, Terminal, confirmed_loss, fail, print_json, show
+from kwsd.names import normal
 
 HELP = "enroll a speaker"
 
@@ -36,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from kwsd.client import enroll
 
-    name = arguments.speaker
+    name = normal(arguments.speaker)
 
     def replace() -> bool:
         return confirmed_loss(

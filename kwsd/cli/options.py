@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kwsd.cli.parser import sentence
-from kwsd.config import word_name
+from kwsd.names import word_name
 from kwsd.protocol.data import CLI_HOLDER
 
 if TYPE_CHECKING:

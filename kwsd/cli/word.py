@@ -19,7 +19,7 @@ from kwsd.cli.output import (
     show,
     write_file,
 )
-from kwsd.config import word_name
+from kwsd.names import word_name
 
 if TYPE_CHECKING:
     from kwsd.client.words import Takes
@@ -225,7 +225,7 @@ def _remove(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
     if arguments.json:
         print_json(removed)
     else:
-        print(f"{_plain(arguments.word)} is removed.")
+        print(f"{_plain(removed.deleted)} is removed.")
     return 0
 
 

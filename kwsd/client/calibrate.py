@@ -29,6 +29,7 @@ from kwsd.learn.thresholds import (
     trade_off,
 )
 from kwsd.model.bundle import Bundle
+from kwsd.names import look_up
 from kwsd.protocol import commands
 from kwsd.protocol.data import (
     CalibratedSpeakers,
@@ -126,13 +127,20 @@ def from_log(requester: Requester, since: float, *, nobody_spoke: bool) -> Evide
     return found
 
 
-def check_words(requester: Requester, only: Sequence[str] | None) -> None:
-    """Raise CalibrationError for a word in `only` that is not listened for."""
-    in_force = requester.request(commands.GetCalibration()).words
-    for name in only or ():
-        if name not in in_force:
+def check_words(requester: Requester, only: Sequence[str] | None) -> list[str]:
+    """Return the words that are listened for, or those in `only`.
+
+    Raises CalibrationError for a word in `only` that is not listened for.
+    """
+    in_force = list(requester.request(commands.GetCalibration()).words)
+    chosen = []
+    for name in in_force if only is None else only:
+        found = look_up(name, in_force)
+        if found is None:
             known = ", ".join(in_force)
             raise CalibrationError(f"{name!r} is not listened for; the words are {known}")
+        chosen.append(found)
+    return chosen
 
 
 def check_listening(requester: Requester) -> None:
@@ -215,12 +223,12 @@ def calibrate(
 
     Raises CalibrationError or RequestError.
     """
-    check_words(requester, only)
+    chosen = check_words(requester, only)
     in_force = requester.request(commands.GetCalibration()).words
     checker = _checker(bundle, in_force)
     models = bundle.checkers[checker].words if checker else bundle.words
     results = []
-    for name in only or in_force:
+    for name in chosen:
         if name not in found:
             text = f"nothing was heard with {name!r} as it is now; listen first"
             fix = "`kwsd calibrate --listen 1h`, or log_peaks: true in the configuration"

@@ -15,12 +15,13 @@ from kwsd.audio import pcm
 from kwsd.audio.files import AudioFileError, dead_channel, read_all
 from kwsd.audio.high_pass import HighPass
 from kwsd.client.client import Client
-from kwsd.config import Config, word_name
+from kwsd.config import Config
 from kwsd.detect.offline import Recordings
 from kwsd.detect.setup import resolve
 from kwsd.learn.enrollment import FREE_TAKES, WORD_TAKES, Enrollment, known_as
 from kwsd.learn.takes import TakeRejected
 from kwsd.model import bundle as bundles
+from kwsd.names import look_up, word_name
 from kwsd.protocol.commands import EnrollAbort, EnrollBegin, EnrollCommit, EnrollNext, Status
 from kwsd.protocol.errors import DaemonError, RequestError
 from kwsd.state.folder import check as check_folder
@@ -89,11 +90,12 @@ def from_microphone(
         _abort(client)
         text = "the daemon listens for no word; `kwsd status` says why"
         raise DaemonError("unknown_word", text)
-    word = word_name(word or begun.words[0])
-    if word not in begun.words:
+    wanted = word_name(word or begun.words[0])
+    word = look_up(wanted, begun.words)
+    if word is None:
         _abort(client)
         known = ", ".join(begun.words)
-        text = f"{word!r} is not listened for; the words are {known}"
+        text = f"{wanted!r} is not listened for; the words are {known}"
         raise DaemonError("unknown_word", text)
     if begun.replaces and not confirm():
         _abort(client)

@@ -12,6 +12,7 @@ from kwsd.audio import pcm
 from kwsd.client.words import get
 from kwsd.learn.few_shot import WordTrainer
 from kwsd.learn.word_takes import WordTake
+from kwsd.names import look_up
 from kwsd.protocol import commands
 from kwsd.protocol.messages import Requester
 from kwsd.state.words import MAX_STORED, AddedWord, WordError, check_word_name
@@ -55,11 +56,12 @@ def improve(
     Raises WordError or RequestError.
     """
     name = check_word_name(name)
-    if name in trainer.bundle.words:
+    if bundled := look_up(name, trainer.bundle.words):
         fix = "labeled clips set its threshold: `kwsd calibrate --log`"
-        text = f"{name!r} comes with kwsd and cannot be made again on the device"
+        text = f"{bundled!r} comes with kwsd and cannot be made again on the device"
         raise WordError(f"{text}; {fix}")
     old = get(requester, trainer.bundle, name)
+    name = old.name
     clips = _labeled_clips(requester, trainer, old, show)
     takes = [WordTake(frames, old.length_s) for frames in old.takes.astype(np.float32)]
     hardest = sorted(clips.right, key=lambda scored: scored[0])

@@ -25,6 +25,7 @@ from kwsd.learn.few_shot import Quality, WordTrainer
 from kwsd.learn.takes import TakeRejected, recording_id
 from kwsd.learn.word_takes import WordTake
 from kwsd.model.bundle import Bundle
+from kwsd.names import look_up
 from kwsd.protocol import commands
 from kwsd.protocol.errors import DaemonError
 from kwsd.protocol.messages import Requester
@@ -146,12 +147,12 @@ def free_name(names: Sequence[str], bundle: Bundle, name: str) -> str:
     Raises WordError.
     """
     name = check_word_name(name)
-    if name in bundle.words:
+    if bundled := look_up(name, bundle.words):
         fix = "put it under `words` in the configuration, or choose another name"
-        raise WordError(f"{name!r} comes with kwsd: {fix}")
-    if name in names:
-        fix = f"`kwsd word remove {name}` makes room for another"
-        raise WordError(f"{name!r} exists already; {fix}")
+        raise WordError(f"{bundled!r} comes with kwsd: {fix}")
+    if added := look_up(name, names):
+        fix = f"`kwsd word remove {added}` makes room for another"
+        raise WordError(f"{added!r} exists already; {fix}")
     return name
 
 

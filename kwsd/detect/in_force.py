@@ -15,6 +15,7 @@ import msgspec
 from kwsd.config import Config, WordConfig
 from kwsd.detect.setup import DetectorSetup
 from kwsd.model.bundle import Bundle
+from kwsd.names import look_up
 from kwsd.protocol.data import ThresholdOrigin
 from kwsd.state.words import AddedWord, WordStore
 
@@ -48,10 +49,10 @@ def describe(
     defaults = _tree(msgspec.to_builtins(WordConfig()), "", {})
     words = {}
     for name, word in setup.words.items():
-        given = tree["words"].get(name, defaults)
+        given = tree["words"].get(look_up(name, tree["words"]), defaults)
         maker = "model"
         if isinstance(word.model, AddedWord):
-            maker = str(config.state_directory() / f"{name}{WordStore.suffix}")
+            maker = str(WordStore(config.state_directory(), word.model.encoder_id).path(name))
         threshold = _threshold(word.threshold, word.origin, given["threshold"].source, maker)
         words[name] = {**given, "threshold": threshold, "enabled": _enabled(given, True)}
     for name in setup.disabled:

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+import msgspec
 import numpy as np
 
 from kwsd.audio.diagnosis import Band
@@ -29,6 +30,7 @@ from kwsd.events import SpeakerMatch
 from kwsd.metrics import SCORE_DIGITS
 from kwsd.model.bundle import Bundle, CheckerModel, WordModel
 from kwsd.model.manifest import CHECKED_FLOOR
+from kwsd.names import look_up
 from kwsd.protocol.data import ThresholdOrigin
 from kwsd.state.calibration import Calibration
 from kwsd.state.library import Library
@@ -163,6 +165,7 @@ def resolve(
     cohort is damaged.
     """
     library = library or Library()
+    config = _as_stored(config, bundle, library)
     checker = chosen_checker(config, bundle)
     words = _active_words(config, bundle, checker, library, required)
     listened_for = {name: config.words.get(name, WordConfig()).enabled for name in words}
@@ -175,6 +178,17 @@ def resolve(
         checker=checker,
         disabled=tuple(name for name in words if not listened_for[name]),
     )
+
+
+def _as_stored(config: Config, bundle: Bundle, library: Library) -> Config:
+    """Return the configuration with the names of words and speakers as the library spells them."""
+    known = [*bundle.words, *library.words, *library.unusable_words]
+    words = {look_up(name, known) or name: word for name, word in config.words.items()}
+    require = config.speaker.require
+    if isinstance(require, list):
+        require = [look_up(name, library.voiceprints) or name for name in require]
+    speaker = msgspec.structs.replace(config.speaker, require=require)
+    return msgspec.structs.replace(config, words=words, speaker=speaker)
 
 
 def chosen_checker(config: Config, bundle: Bundle) -> CheckerModel | None:
@@ -206,11 +220,11 @@ def _active_words(
         raise ConfigError("words: at least one wake word is needed")
     names = [name for name in config.words if name in bundle.words or name in library.words]
     missing = [name for name in config.words if name not in names]
-    unusable = library.unusable_words
+    unusable = {name: library.why_unusable(name) for name in missing}
     for name in missing:
-        if name in unusable and name in required:
+        if unusable[name] and look_up(name, required):
             raise ConfigError(f"words: {name!r} cannot be used: {unusable[name]}")
-    unknown = [name for name in missing if name not in unusable]
+    unknown = [name for name in missing if not unusable[name]]
     if unknown:
         raise UnknownWords(_unknown_words(unknown, bundle, library), unknown)
     if config.added_words:

@@ -19,6 +19,7 @@ from kwsd.audio.ring import Ring
 from kwsd.detect.embedder import Embedder, Voice
 from kwsd.learn.takes import TakeRejected, check_take, recording_id
 from kwsd.metrics import Scorer
+from kwsd.names import folded
 from kwsd.state.voiceprints import Voiceprint, check_speaker_name
 
 MIN_TAKES = 3
@@ -156,7 +157,8 @@ def known_as(
     threshold: float,
 ) -> list[str]:
     """Return the other names under which the voice would be verified: it is enrolled already."""
-    others = [other for name, other in enrolled.items() if name != voiceprint.name]
+    own = folded(voiceprint.name)
+    others = [other for name, other in enrolled.items() if folded(name) != own]
     return [o.name for o in others if scorer(voiceprint.mean[None], o.mean[None]) >= threshold]
 
 

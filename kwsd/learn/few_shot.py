@@ -23,6 +23,7 @@ from kwsd.learn.word_takes import FIRING_CHUNKS, WRONG_CHUNKS, TakeEncoder, Word
 from kwsd.metrics import false_accept_peaks, tail_rate, tail_threshold
 from kwsd.model.bundle import Bundle
 from kwsd.model.runtime import Runtime
+from kwsd.names import folded
 from kwsd.protocol.data import MadeFrom, OperatingPoint
 from kwsd.state.words import CONTEXT_FRAMES, MAX_STORED, AddedWord, WordError, check_word_name
 
@@ -256,7 +257,7 @@ class WordTrainer:
                 for stream in streams
             ]
             for other in others
-            if other.name != name
+            if folded(other.name) != folded(name)
         }
         for n, (word, model) in enumerate(self.bundle.words.items()):
             fired[word] = [

@@ -20,10 +20,11 @@ import numpy as np
 from kwsd.audio import pcm
 from kwsd.audio.format import SAMPLE_RATE
 from kwsd.audio.high_pass import HighPass
-from kwsd.config import Config, word_name
+from kwsd.config import Config
 from kwsd.detect.embedder import Embedder
 from kwsd.learn.enrollment import STRETCHES, Enrollment, TakeCutter, TakeKind, known_as
 from kwsd.learn.takes import TakeRejected
+from kwsd.names import look_up, word_name
 from kwsd.protocol import commands, replies
 from kwsd.protocol.commands import MAX_AUDIO_S, Command, type_of
 from kwsd.protocol.data import ActiveWordInfo, CheckerInfo, LookBack, MicrophoneInfo
@@ -249,9 +250,10 @@ class Handlers:
             session.enrollment = Enrollment(command.name, self._parts.embedder())
         except VoiceprintError as error:
             raise RequestError("bad_name", str(error)) from error
-        path = self._parts.state.voiceprints.path(command.name)
-        replaces = await self._on_disk(path.exists)
-        return replies.EnrollBeginReply(name=command.name, replaces=replaces, words=self._words())
+        name = session.enrollment.name
+        voiceprints = self._parts.state.voiceprints
+        replaces = await self._on_disk(lambda: voiceprints.path(name).exists())
+        return replies.EnrollBeginReply(name=name, replaces=replaces, words=self._words())
 
     async def _enroll_next(
         self, session: ClientSession, command: commands.EnrollNext
@@ -357,8 +359,8 @@ class Handlers:
     def _check_word(self, word: str, others: Sequence[str] = ()) -> str:
         """Return the name of a word that is listened for, or of `others`. Raises RequestError."""
         words = [*self._words(), *others]
-        name = word_name(word)
-        if name not in words:
+        name = look_up(word_name(word), words)
+        if name is None:
             text = f"{word!r} is not listened for; the words are {', '.join(words)}"
             raise RequestError("unknown_word", text)
         return name

@@ -24,6 +24,7 @@ from kwsd.detect.setup import DetectorSetup, resolve
 from kwsd.detect.speaker_id import SpeakerScorer, read_cohort
 from kwsd.learn.thresholds import speaker_trials
 from kwsd.model.bundle import COHORT, Bundle
+from kwsd.names import look_up
 from kwsd.protocol import commands, replies
 from kwsd.protocol.commands import Command, Request
 from kwsd.protocol.data import (
@@ -177,10 +178,11 @@ class StateHandlers:
 
     def _delete_speaker(self, command: commands.SpeakersDelete) -> replies.DeletedReply:
         try:
-            self.voiceprints.delete(command.name)
+            name = look_up(command.name, self.voiceprints.names()) or command.name
+            self.voiceprints.delete(name)
         except VoiceprintError as error:
             raise RequestError("no_speaker", str(error)) from error
-        return replies.DeletedReply(deleted=command.name)
+        return replies.DeletedReply(deleted=name)
 
     def _speaker_trials(self, command: commands.SpeakersTrials) -> replies.SpeakersTrialsReply:
         speakers = self._setup().speakers
@@ -218,8 +220,8 @@ class StateHandlers:
             )
         except WordError as error:
             raise RequestError("bad_word", str(error)) from error
-        if word.name in self.bundle.words:
-            text = f"{word.name!r} comes with kwsd; choose another name"
+        if bundled := look_up(word.name, self.bundle.words):
+            text = f"{bundled!r} comes with kwsd; choose another name"
             raise RequestError("bad_word", text)
         replaces = self.words.path(word.name).exists()
         _save(self.words, word)
@@ -228,7 +230,8 @@ class StateHandlers:
     def _delete_word(self, command: commands.WordsDelete) -> replies.DeletedReply:
         try:
             name = words.check_word_name(command.name)
-            if name in self._config().words:
+            name = look_up(name, self.words.names()) or name
+            if look_up(name, self._config().words):
                 text = f"{name!r} is in the configuration; remove it from `words` there first"
                 raise RequestError("in_use", text)
             self.words.delete(name)

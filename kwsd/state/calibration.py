@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 from msgspec import Struct
@@ -96,9 +97,12 @@ class CalibrationStore(Store[Calibration]):
         """Return what to do where the calibration is lost."""
         return "run `kwsd calibrate` again"
 
-    def parse(self, name: str, data: bytes) -> Calibration:
+    def stem(self, name: str) -> str:
+        """Return the name, of which there is one."""
+        return name
+
+    def parse(self, path: Path, name: str, data: bytes) -> Calibration:
         """Return the calibration in a file. Raises CalibrationError."""
-        path = self.path(name)
         try:
             format = bounded_json.decode(data, _Format).format
             if format != FORMAT:
@@ -106,7 +110,7 @@ class CalibrationStore(Store[Calibration]):
                 raise CalibrationError(f"{path}: {text}; {self.again(name)}")
             file = bounded_json.decode(data, _File)
         except Damaged as error:
-            raise self.damaged(name, error) from error
+            raise self.damaged(path, name, error) from error
         if file.encoder_id != self.encoder_id:
             text = f"found with the encoder {file.encoder_id}, this model is {self.encoder_id}"
             raise CalibrationError(f"{path}: {text}; {self.again(name)}")

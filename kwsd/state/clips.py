@@ -21,6 +21,7 @@ from kwsd.bounded import file as bounded
 from kwsd.bounded import json as bounded_json
 from kwsd.bounded.file import Damaged
 from kwsd.config import ClipsConfig
+from kwsd.names import identifier
 from kwsd.protocol.data import Clip, ClipLabel, LabeledTime
 from kwsd.state.clip_ages import ClipAges
 from kwsd.state.folder import CLIPS
@@ -56,7 +57,7 @@ class ClipStore:
 
         Return the clip with its id. Raises ClipError.
         """
-        base = time.strftime("%Y%m%d-%H%M%S", time.gmtime(clip.time)) + f"-{clip.word}"
+        base = time.strftime("%Y%m%d-%H%M%S", time.gmtime(clip.time)) + f"-{identifier(clip.word)}"
         id = base
         number = 1
         while self._file(id, ".json").exists():

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kwsd.names import identifier
 from kwsd.state.calibration import Calibration, CalibrationError, CalibrationStore
 from kwsd.state.store import StateError
 from kwsd.state.voiceprints import Voiceprint, VoiceprintStore
@@ -20,7 +21,11 @@ class Library:
     words: Mapping[str, AddedWord] = field(default_factory=dict)
     calibration: Calibration | None = None
     unusable_words: Mapping[str, StateError] = field(default_factory=dict)
-    """Why other added words cannot be used, by name."""
+    """Why other added words cannot be used, by the name of the file where it holds none."""
+
+    def why_unusable(self, name: str) -> StateError | None:
+        """Return why the added word `name` cannot be used, None where it is not there."""
+        return self.unusable_words.get(name) or self.unusable_words.get(identifier(name))
 
     @classmethod
     def load(

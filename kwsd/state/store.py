@@ -8,15 +8,14 @@ the name.
 from __future__ import annotations
 
 import os
-import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from kwsd.bounded import file as bounded
 from kwsd.bounded.file import Damaged, FileError
+from kwsd.names import ALLOWED, IDENTIFIER, MAX_LENGTH, identifier, is_allowed, look_up, normal
 
-NAME = re.compile(r"[^\W_][\w .'-]{0,62}", re.UNICODE)
 LATEST = 253402300799
 """The last second of the year 9999, since the epoch: no time in a file is later."""
 
@@ -42,17 +41,18 @@ class StateError(FileError):
     """A file of the state directory cannot be read, written or used; the message names the fix."""
 
     thing = ""
-    """The name of the voiceprint or word, where it is known."""
+    """The name of the voiceprint or word, or of its file where that holds none."""
 
 
 def check_name(name: str, thing: str, error: type[StateError] = StateError) -> str:
-    """Return `name` if a `thing` may have it. Raises `error`."""
-    if not NAME.fullmatch(name) or name != name.strip() or ".." in name:
+    """Return `name` in normal form if a `thing` may have it. Raises `error`."""
+    stored = normal(name)
+    if not is_allowed(stored):
         raise error(
-            f"{name!r} cannot be a {thing}'s name: up to 63 letters, digits, spaces, . _ ' and - "
-            "are allowed, a letter or digit first"
+            f"{name!r} cannot be a {thing}'s name: up to {MAX_LENGTH} {ALLOWED} are allowed, "
+            "a letter or digit first"
         )
-    return name
+    return stored
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -86,9 +86,11 @@ def _sync(folder: Path) -> None:
 
 
 class Store(Generic[T]):
-    """The files `NAME + suffix` of a folder, each one `thing`, made for one encoder.
+    """The files of a folder that end with `suffix`, each one `thing`, made for one encoder.
 
-    A file is a regular file of at most `max_bytes`. Errors are of the type `error`.
+    A file is a regular file of at most `max_bytes`. It is called by the identifier of the name that
+    it holds; one that is called otherwise, as kwsd 0.1.0 and whoever copies a file do, has the name
+    that it is called by. Errors are of the type `error`.
     """
 
     suffix: str
@@ -102,18 +104,29 @@ class Store(Generic[T]):
         self.encoder_id = encoder_id
         self.dim = dim
 
-    def parse(self, name: str, data: bytes) -> T:
-        """Return what a file holds. Raises the error where it is damaged or of another encoder."""
+    def parse(self, path: Path, name: str, data: bytes) -> T:
+        """Return what the file of `name` holds; the name is empty where it is not known.
+
+        Raises the error where it is damaged or of another encoder.
+        """
         raise NotImplementedError
+
+    def name_in(self, data: bytes) -> str | None:
+        """Return the name that a file holds, None where it holds none. Raises Damaged."""
+        raise NotImplementedError
+
+    def stem(self, name: str) -> str:
+        """Return what the file of `name` is called, without the suffix."""
+        return identifier(name)
 
     def again(self, name: str) -> str:
-        """Return what to do where a file is lost."""
+        """Return what to do where a file is lost, whose name may be empty."""
         raise NotImplementedError
 
-    def damaged(self, name: str, why: object) -> StateError:
+    def damaged(self, path: Path, name: str, why: object) -> StateError:
         """Return the error for a file that is damaged: `why` says how."""
         fix = f"remove it and {self.again(name)}, or restore it"
-        return self.error(f"{self.path(name)}: damaged ({why}); {fix}")
+        return self.error(f"{path}: damaged ({why}); {fix}")
 
     def to_bytes(self, thing: T) -> bytes:
         """Return the file of `thing`."""
@@ -124,7 +137,9 @@ class Store(Generic[T]):
 
         Raises the error where it is missing, damaged, or of another encoder.
         """
-        return self.parse(name, self.read(name))
+        path = self.path(name)
+        data = self._read(path, name)
+        return self.parse(path, self._held(path, data) or name, data)
 
     def load_all(self) -> tuple[dict[str, T], list[StateError]]:
         """Return everything that can be used, by name, and why the rest cannot.
@@ -134,43 +149,93 @@ class Store(Generic[T]):
         good: dict[str, T] = {}
         bad: list[StateError] = []
         try:
-            names = self.names()
+            paths = self._paths()
         except StateError as error:
             return {}, [error]
-        for name in names:
+        for path in paths:
+            name = path.name.removesuffix(self.suffix)
             try:
                 check_name(name, self.thing, self.error)
             except StateError as error:
                 bad.append(self.error(f"{self.folder}: {error}; rename the file"))
                 continue
             try:
-                good[name] = self.load(name)
+                data = self._read(path, "")
+                held = self._held(path, data)
+                name = held or name
+                thing = self.parse(path, held or "", data)
             except StateError as error:
                 error.thing = name
                 bad.append(error)
-        return good, bad
+            else:
+                good[name] = thing
+        return dict(sorted(good.items())), bad
 
     def path(self, name: str) -> Path:
-        """Return the path of the file of `name`. Raises the error where the name is not allowed."""
-        return self.folder / (check_name(name, self.thing, self.error) + self.suffix)
+        """Return the path of the file of `name`, whether there is one yet or not.
+
+        Raises the error where the name is not allowed, or the folder is closed.
+        """
+        own = self._own_path(name)
+        if os.path.lexists(own):
+            return own
+        files = self._files()
+        found = look_up(name, files)
+        return files[found] if found else own
 
     def names(self) -> list[str]:
         """Return the names of all files, sorted. Raises the error where the folder is closed."""
+        return sorted(self._files())
+
+    def _own_path(self, name: str) -> Path:
+        """Return the path at which `name` is saved. Raises the error where it is not allowed."""
+        return self.folder / (self.stem(check_name(name, self.thing, self.error)) + self.suffix)
+
+    def _paths(self) -> list[Path]:
+        """Return the paths of all files, those that are called by an identifier last.
+
+        Raises the error where the folder is closed.
+        """
         try:
-            files = [path.name for path in self.folder.glob(f"*{self.suffix}")]
+            files = [path for path in self.folder.glob(f"*{self.suffix}") if path.name[0] != "."]
         except OSError as error:
             if error.errno in bounded.STARVED:
                 raise
             raise self.error(f"{self.folder}: cannot be listed ({error.strerror})") from error
-        return sorted(f.removesuffix(self.suffix) for f in files if not f.startswith("."))
+        return sorted(files, key=lambda path: (self._is_identifier(path), path.name))
 
-    def read(self, name: str) -> bytes:
+    def _files(self) -> dict[str, Path]:
+        """Return the files by name, or by what they are called where they hold none."""
+        files = {}
+        for path in self._paths():
+            name = path.name.removesuffix(self.suffix)
+            if self._is_identifier(path):
+                with suppress(StateError):
+                    name = self._held(path, self._read(path, "")) or name
+            files[name] = path
+        return files
+
+    def _is_identifier(self, path: Path) -> bool:
+        return IDENTIFIER.fullmatch(path.name.removesuffix(self.suffix)) is not None
+
+    def _held(self, path: Path, data: bytes) -> str | None:
+        """Return the name of the file `data`; None where it should hold one, and is damaged."""
+        called = path.name.removesuffix(self.suffix)
+        if not self._is_identifier(path):
+            return called
+        try:
+            held = self.name_in(data)
+        except Damaged:
+            return None
+        named = held is not None and is_allowed(held) and self.stem(held) == called
+        return held if named else called
+
+    def _read(self, path: Path, name: str) -> bytes:
         """Return the bytes of a file. Raises the error where it is missing or cannot be read."""
-        path = self.path(name)
         try:
             return bounded.read(path, self.max_bytes, links=False)
         except Damaged as error:
-            raise self.damaged(name, error) from error
+            raise self.damaged(path, name, error) from error
         except FileNotFoundError:
             raise self.error(self._missing(name)) from None
         except PermissionError as error:
@@ -186,26 +251,30 @@ class Store(Generic[T]):
         return f"no {self.thing} is called {name!r}; there is {known}"
 
     def save(self, thing: T) -> None:
-        """Write the file of `thing`, atomically and durably.
+        """Write the file of `thing`, atomically and durably, in place of one of the same name.
 
         Raises the error (for a full disk, or for what could not be read again, say); the file that
         was there before is then unchanged.
         """
-        path = self.path(thing.name)
+        path = self._own_path(thing.name)
         data = self.to_bytes(thing)
-        self._check(thing, data)
+        self._check(path, thing, data)
+        before = self.path(thing.name)
         try:
             write_atomically(path, data)
         except OSError as error:
             text = f"{path}: could not be saved ({error.strerror})"
             raise self.error(f"{text}; nothing was changed, make room and try again") from error
+        if before != path:  # of kwsd 0.1.0, or spelled otherwise
+            with suppress(OSError):
+                before.unlink()
 
-    def _check(self, thing: T, data: bytes) -> None:
+    def _check(self, path: Path, thing: T, data: bytes) -> None:
         """Raise the error where the file `data` of `thing` could not be read again."""
         try:
             if len(data) > self.max_bytes:
                 raise Damaged(f"it would have {len(data)} bytes; at most {self.max_bytes} are read")
-            type(self)(self.folder, thing.encoder_id, self.dim).parse(thing.name, data)
+            type(self)(self.folder, thing.encoder_id, self.dim).parse(path, thing.name, data)
         except ValueError as error:
             text = f"{thing.name}: could not be saved ({error}); nothing was changed"
             raise self.error(text) from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from kwsd.bounded import npz
 from kwsd.bounded.file import Damaged
 from kwsd.bounded.npz import Kinds, Numbers, Text
 from kwsd.metrics import joined
+from kwsd.names import MAX_LENGTH
 from kwsd.state import store
 from kwsd.state.store import LATEST, StateError, Store
 
@@ -34,6 +36,8 @@ CHECKER_ARRAYS: Kinds = {
     "checker_id": Text(64),
 }
 """What it holds too where a checker gave embeddings."""
+NAME_ARRAYS: Kinds = {"name": Text(MAX_LENGTH)}
+"""What it holds too where it is called by an identifier."""
 UNIT_WITHIN = 0.01
 """How far from 1 the length of a take may lie."""
 MIN_MEAN = 0.01
@@ -79,7 +83,7 @@ class Voiceprint:
 
 
 def check_speaker_name(name: str) -> str:
-    """Return `name` if a speaker may have it. Raises VoiceprintError."""
+    """Return a speaker's name as it is stored. Raises VoiceprintError."""
     return store.check_name(name, "speaker", VoiceprintError)
 
 
@@ -93,17 +97,22 @@ class VoiceprintStore(Store[Voiceprint]):
 
     def again(self, name: str) -> str:
         """Return what to do where a voiceprint is lost."""
-        return f"run `kwsd enroll {name}` again"
+        return f"run `kwsd enroll {name or 'NAME'}` again"
 
-    def parse(self, name: str, data: bytes) -> Voiceprint:
+    def name_in(self, data: bytes) -> str | None:
+        """Return the name that a file holds, None where it holds none. Raises Damaged."""
+        name: str | None = npz.decode(data, {}, optional=NAME_ARRAYS).get("name")
+        return name
+
+    def parse(self, path: Path, name: str, data: bytes) -> Voiceprint:
         """Return the voiceprint in a file. Raises VoiceprintError."""
-        path = self.path(name)
         try:
             format = int(npz.decode(data, {"format": ARRAYS["format"]})["format"])
             if format != FORMAT:
                 text = f"voiceprint format {format}, this kwsd reads {FORMAT}"
                 raise VoiceprintError(f"{path}: {text}; {self.again(name)}")
             arrays = npz.decode(data, ARRAYS, self.max_bytes, CHECKER_ARRAYS)
+            self.name_in(data)
             encoder_id = arrays["encoder_id"]
             if encoder_id != self.encoder_id:
                 text = f"made by the encoder {encoder_id}, this model is {self.encoder_id}"
@@ -118,7 +127,7 @@ class VoiceprintStore(Store[Voiceprint]):
             if not 0 <= arrays["created"] <= LATEST:
                 raise Damaged("it was made at no time that there is")
         except Damaged as error:
-            raise self.damaged(name, error) from error
+            raise self.damaged(path, name, error) from error
         created = float(arrays["created"])
         checker_id = arrays.get("checker_id", "")
         return Voiceprint(name, encoder_id, takes, created, checker_takes, checker_id)
@@ -127,6 +136,7 @@ class VoiceprintStore(Store[Voiceprint]):
         """Return the file of a voiceprint."""
         arrays: dict[str, Any] = {
             "format": np.int64(FORMAT),
+            "name": np.str_(thing.name),
             "takes": thing.takes.astype(np.float32),
             "encoder_id": np.str_(thing.encoder_id),
             "created": np.float64(thing.created),

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -20,7 +21,7 @@ from kwsd.bounded import json as bounded_json
 from kwsd.bounded import npz
 from kwsd.bounded.file import Damaged
 from kwsd.bounded.npz import Kinds, Numbers, Text
-from kwsd.config import word_name
+from kwsd.names import word_name
 from kwsd.protocol.data import AddedWordInfo, MadeFrom, OperatingPoint
 from kwsd.state import store
 from kwsd.state.store import LATEST, StateError, Store
@@ -182,6 +183,10 @@ class _Format(Struct, frozen=True):
     format: int
 
 
+class _Name(Struct, frozen=True):
+    name: str
+
+
 class _Head(Struct, frozen=True):
     """What a file says of a word, beside its arrays."""
 
@@ -245,12 +250,17 @@ class WordStore(Store[AddedWord]):
 
     def again(self, name: str) -> str:
         """Return what to do where a word is lost."""
-        return f"add {name!r} again"
+        return f"add {name!r} again" if name else "add the word again"
 
-    def parse(self, name: str, data: bytes) -> AddedWord:
-        """Return the word in a file, which has the name of the file. Raises WordError."""
-        word = from_bytes(data, self.encoder_id, str(self.path(name)), self.dim)
-        return replace(word, name=name)
+    def name_in(self, data: bytes) -> str:
+        """Return the name that a file holds. Raises Damaged."""
+        head = npz.decode(data, {"head": ARRAYS["head"]})["head"].encode()
+        return bounded_json.decode(head, _Name).name
+
+    def parse(self, path: Path, name: str, data: bytes) -> AddedWord:
+        """Return the word in the file of `name`. Raises WordError."""
+        word = from_bytes(data, self.encoder_id, str(path), self.dim)
+        return replace(word, name=name or word.name)
 
     def to_bytes(self, thing: AddedWord) -> bytes:
         """Return the file of a word."""

@@ -145,7 +145,7 @@ class StateKind(Kind):
 class VoiceprintKind(StateKind):
     """A voiceprint."""
 
-    name = "ann.voiceprint"
+    name = "ann-49915e.voiceprint"
 
     def made(self) -> Iterable[bytes]:
         rng = np.random.default_rng(0)
@@ -183,7 +183,7 @@ class VoiceprintKind(StateKind):
 class WordKind(StateKind):
     """An added word."""
 
-    name = "hey_banana.word"
+    name = "hey_banana-9f80e5.word"
 
     def made(self) -> Iterable[bytes]:
         rng = np.random.default_rng(1)
