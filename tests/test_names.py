@@ -6,6 +6,7 @@ import re
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ SCRIPTS = (
     "می‌خواهم",
 )
 """Hindi, Thai, Tamil, vocalized Arabic, Spanish, Hindi, Chinese, Japanese, Vietnamese, Persian."""
-FORMS = ("NFC", "NFD", "NFKC", "NFKD")
+FORMS: tuple[Literal["NFC", "NFD", "NFKC", "NFKD"], ...] = ("NFC", "NFD", "NFKC", "NFKD")
 
 
 def voiceprint(name: str, created: float = 1.0) -> Voiceprint:

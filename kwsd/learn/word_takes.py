@@ -6,6 +6,8 @@ Each take is encoded in several versions: faster and slower, in noise, and with 
 from __future__ import annotations
 
 import contextlib
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -14,7 +16,7 @@ import numpy as np
 
 from kwsd.audio.format import SAMPLE_RATE, SILENCE_DBFS
 from kwsd.audio.high_pass import HighPass
-from kwsd.audio.speech_span import speech_span
+from kwsd.audio.speech_span import Phrase, phrase_span
 from kwsd.audio.synthesis import espeak_takes, has_kokoro, kokoro_takes
 from kwsd.detect.embedder import Embedder
 from kwsd.learn.takes import TakeRejected, check_take
@@ -25,7 +27,8 @@ from kwsd.state.words import CONTEXT_FRAMES
 SYNTHETIC_TAKES = 16
 """Voices that speak a word that is made from text alone."""
 MIN_SPEECH_S = 0.25
-MAX_WORD_S = 1.6
+MAX_WORD_S = 2.4
+"""Longest word, to a tenth of a second. Its last 2 s decide: the frames that a word looks at."""
 MAX_TAKE_S = 6.0
 MAX_CLIPPED = 0.01
 """Share of samples at full scale behind the high-pass, half of those before it. A clipped word is
@@ -87,6 +90,24 @@ class WordTake:
     """Speaker embedding `[dim]`, where it was asked for."""
     speech_dbfs: float = SILENCE_DBFS
     """Level of the speech in a take."""
+    start_s: float = 0.0
+    """Where the word begins in its recording, in seconds."""
+    parts: tuple[np.ndarray, ...] = ()
+    """What its pauses part, each said alone, as `TakeEncoder.wrong_clip` returns it."""
+    left_out: tuple[tuple[float, float], ...] = ()
+    """`(start, end)` in seconds of other speech in the recording, further than a pause away."""
+
+    @property
+    def warning(self) -> str | None:
+        """What a person should know of the take."""
+        if not self.left_out:
+            return None
+        apart = " and ".join(f"{start:.1f}–{end:.1f} s" for start, end in self.left_out)
+        kept = f"{self.start_s:.1f}–{self.start_s + self.length_s:.1f} s"
+        return (
+            f"the speech at {apart} is left out, and the word is what is said at {kept}; "
+            "pauses within a word last at most 0.7 s"
+        )
 
 
 class TakeEncoder:
@@ -107,9 +128,16 @@ class TakeEncoder:
     def take(self, samples: np.ndarray) -> WordTake:
         """Encode one take, int16 `[sample]`, which contains the word alone. Raises TakeRejected."""
         speech_dbfs, _ = check_take(samples, MIN_SPEECH_S, MAX_TAKE_S, MAX_CLIPPED)
-        begin, end = speech_span(samples.astype(np.float32))
-        voice = self._embedder.embed([samples])
-        return replace(self._take(samples, begin, end), voice=voice, speech_dbfs=speech_dbfs)
+        phrase = phrase_span(samples.astype(np.float32))
+        take = self._take(samples, phrase.start, phrase.end)
+        return replace(
+            take,
+            voice=self._embedder.embed([samples]),
+            speech_dbfs=speech_dbfs,
+            start_s=phrase.start / SAMPLE_RATE,
+            parts=tuple(self._parts(samples, phrase)),
+            left_out=tuple((a / SAMPLE_RATE, b / SAMPLE_RATE) for a, b in phrase.left_out),
+        )
 
     def clip_take(self, samples: np.ndarray, begin: int, end: int) -> WordTake:
         """Encode a clip, int16 `[sample]`, in which the word is said in samples `[begin, end)`.
@@ -161,11 +189,27 @@ class TakeEncoder:
         first = (lead + end - 1) // chunk_samples
         return frames[first - CONTEXT_FRAMES : first + after]
 
+    def _parts(self, samples: np.ndarray, phrase: Phrase) -> Iterator[np.ndarray]:
+        """Yield a phrase with silence in the place of its first parts, and of its last ones.
+
+        It must not fire where the whole would: at the end of the phrase, said or not.
+        """
+        begin = max(phrase.start - MARGIN_SAMPLES, 0)
+        spoken = samples[begin : phrase.end + MARGIN_SAMPLES]
+        for (_, before), (after, _) in itertools.pairwise(phrase.parts):
+            middle = (before + after) // 2 - begin
+            for said in (slice(middle), slice(middle, None)):
+                alone = np.zeros_like(spoken)
+                alone[said] = spoken[said]
+                yield self.wrong_clip(alone, phrase.end - begin)
+
     def _take(self, samples: np.ndarray, begin: int, end: int) -> WordTake:
         length_s = (end - begin) / SAMPLE_RATE
-        if length_s > MAX_WORD_S:
-            text = f"the take contains {length_s:.1f} s of speech, a wake word at most {MAX_WORD_S}"
-            raise TakeRejected("take_too_long", f"{text}: say it alone")
+        if round(length_s, 1) > MAX_WORD_S:
+            text = (
+                f"the take contains {length_s:.1f} s of speech; a word lasts at most {MAX_WORD_S} s"
+            )
+            raise TakeRejected("take_too_long", f"{text}: say it alone, or choose a shorter one")
         rng = np.random.default_rng(0)
         first = max(begin - MARGIN_SAMPLES, 0)
         spoken = samples[first : end + MARGIN_SAMPLES].astype(np.float64)
@@ -192,7 +236,8 @@ def _varied(
     before = np.zeros(int(BEFORE_S * SAMPLE_RATE))
     if version.speech_before:
         gap = 2 * MARGIN_SAMPLES
-        before[-gap - len(x) : -gap] = x[::-1]
+        spoken_before = x[::-1][-(len(before) - gap) :]
+        before[-gap - len(spoken_before) : -gap] = spoken_before
     x = np.concatenate([before, x, np.zeros(int(AFTER_S * SAMPLE_RATE))])
     x += level * _noise(len(x), rng)
     return np.clip(x, -32768, 32767), len(before) + int(end / version.speed)
