@@ -127,7 +127,8 @@ def test_one_recording_is_one_take_whatever_its_name_and_silence(embedder: Embed
     enrollment = Enrollment("ann", embedder)
     take = say(SENTENCES[0])
     enrollment.add(take)
-    for again in (take.copy(), np.pad(take, (RATE, 100))):
+    noisy = take + hiss(len(take) / RATE, 60.0)[: len(take)]
+    for again in (take.copy(), np.pad(take, (RATE, 100)), take // 3, take[1000:], noisy):
         with pytest.raises(TakeRejected, match="one recording is one take") as caught:
             enrollment.add(again)
         assert caught.value.reason == "repeated"
@@ -152,10 +153,22 @@ def test_a_voice_that_has_another_name_already(embedder: Embedder, bundle: Bundl
     assert known_as(anna, {"anna": anna}, scorer, bundle.speaker_threshold) == []
 
 
+def test_two_takes_that_are_left_make_a_voiceprint(embedder: Embedder) -> None:
+    enrollment = Enrollment("ann", embedder)
+    for text in SENTENCES[:2]:
+        enrollment.add(say(text))
+    with pytest.raises(TakeRejected):
+        enrollment.add(hiss(1.0))
+    voiceprint, left_out = enrollment.finish()
+    assert (len(voiceprint.takes), left_out) == (2, [])
+
+
 def test_too_few(embedder: Embedder) -> None:
     enrollment = Enrollment("ann", embedder)
     enrollment.add(say(SENTENCES[0]))
-    with pytest.raises(TakeRejected, match=r"1 take\(s\) of 'ann'; at least 3 are needed"):
+    with pytest.raises(
+        TakeRejected, match=r"1 take\(s\) of 'ann'; at least 2 are needed, 3 are better"
+    ):
         enrollment.finish()
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PHRASE, VOICES, hiss, say
+from conftest import PHRASE, RATE, VOICES, hiss, say
 
+from kwsd.audio.speech_span import speech_span
+from kwsd.client.words import Takes
 from kwsd.config import Config, VadConfig, WordConfig
 from kwsd.detect.detector import Detector
 from kwsd.detect.setup import resolve
 from kwsd.events import Wake
-from kwsd.learn.few_shot import WordTrainer
+from kwsd.learn.few_shot import WordTrainer, _above
 from kwsd.learn.negatives import Negatives
 from kwsd.learn.regression import logistic_regression
 from kwsd.learn.takes import TakeRejected
@@ -159,7 +161,7 @@ LONG = "hey banana what will the weather be like in the afternoon"
     [
         (hiss(1.0), "silent", "silent"),
         (np.zeros(0, np.int16), "too_short", "contains no samples"),
-        (say(LONG), "take_too_long", "say it alone"),
+        (say(LONG), "take_too_long", "a word lasts at most 2.4 s: say it alone, or choose"),
         (
             np.clip(say(PHRASE).astype(int) * 60, -32768, 32767).astype(np.int16),
             "clipped",
@@ -174,6 +176,82 @@ def test_takes_that_cannot_be_used(
     with pytest.raises(TakeRejected, match=message) as caught:
         trainer.encoder.take(samples)
     assert caught.value.reason == reason
+
+
+def stretched(text: str, seconds: float) -> np.ndarray:
+    """Return speech that lasts so long, with half a second of hiss around it."""
+    speech = say(text)
+    start, end = speech_span(speech.astype(np.float32))
+    at = np.linspace(start, end - 1, int(seconds * RATE))
+    slow = np.interp(at, np.arange(len(speech)), speech)
+    return np.concatenate([hiss(0.5), slow.astype(np.int16), hiss(0.5)])
+
+
+@pytest.mark.parametrize("seconds", [1.7, 2.0, 2.4])
+def test_phrases_of_up_to_2_4_s_are_words(trainer: WordTrainer, seconds: float) -> None:
+    take = trainer.encoder.take(stretched("good morning my dear computer", seconds))
+    assert take.length_s == pytest.approx(seconds, abs=0.06)
+    assert take.warning is None
+    assert np.isfinite(take.frames).all()
+    with pytest.raises(TakeRejected, match=r"2\.[78] s of speech; a word lasts at most 2\.4 s"):
+        trainer.encoder.take(stretched("good morning my dear computer", 2.75))
+
+
+def paused(voice: str, pause_s: float) -> np.ndarray:
+    """Return "okay … banana" with a pause."""
+    halves = []
+    for text in ("okay", "banana"):
+        speech = say(text, voice)
+        start, end = speech_span(speech.astype(np.float32))
+        halves.append(speech[start:end])
+    return np.concatenate([hiss(0.4), halves[0], hiss(pause_s), halves[1], hiss(0.4)])
+
+
+def test_what_is_left_out_of_a_take_is_said(trainer: WordTrainer) -> None:
+    take = trainer.encoder.take(paused("en-us", 1.3))
+    assert take.parts == ()
+    assert take.warning is not None
+    assert "is left out, and the word is what is said at" in take.warning
+    takes = Takes()
+    takes.add(take, "a.wav")
+    assert takes.warnings == [f"a.wav: {take.warning}"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_fits")
+def test_half_of_a_phrase_with_a_pause_does_not_wake_it(trainer: WordTrainer) -> None:
+    takes = [trainer.encoder.take(paused(voice, 0.45)) for voice in VOICES[:5]]
+    assert {len(take.parts) for take in takes} == {2}
+    word, quality = trainer.make("okay banana", takes)
+    assert len(word.wrong) == len(quality.parts_woken) == 10
+    assert quality.woken == ()
+
+    def highest(samples: np.ndarray) -> float:
+        frames = trainer.encoder.frames(np.pad(samples, (0, 2 * RATE)))
+        return float(trainer.smoothed(trainer.logits(word, frames)).max())
+
+    assert highest(paused(VOICES[5], 0.45)) >= word.threshold
+    okay = [highest(np.concatenate([hiss(0.4), say("okay", voice)])) for voice in VOICES]
+    assert (np.array(okay) >= word.threshold).sum() == 0
+    assert quality.missed <= 1
+
+
+def test_a_threshold_lies_above_the_parts_where_no_take_is_lost() -> None:
+    takes = np.array([0.1, 0.5, 0.6])
+    assert _above(np.array([]), takes, 0.3) == 0.0
+    assert _above(np.array([0.2, 0.4]), takes, 0.3) == pytest.approx(0.44)
+    assert _above(np.array([0.2, 0.49]), takes, 0.3) == 0.5
+    assert _above(np.array([0.2, 0.7]), takes, 0.3) == pytest.approx(0.22)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_fits")
+def test_two_takes_make_a_word_and_a_warning(trainer: WordTrainer) -> None:
+    takes = [trainer.encoder.take(say(PHRASE, voice)) for voice in VOICES[:2]]
+    _, quality = trainer.make(PHRASE, takes)
+    assert any("it is made from 2 takes alone" in text for text in quality.warnings)
+    with pytest.raises(WordError, match=r"1 take\(s\) can be used; at least 2 are needed"):
+        trainer.make(PHRASE, takes[:1])
 
 
 @pytest.mark.slow

@@ -159,10 +159,10 @@ def test_a_stranger_is_a_stranger_everywhere(
 
 def test_guided_enrollment_from_the_stream(start: Start, tmp_path: Path) -> None:
     parts = [hiss(1.0)]
-    for _ in range(5):
-        parts += [say("computer"), hiss(1.6)]
-    for _ in range(2):
-        parts += [say(SENTENCE), hiss(2.0)]
+    for n in range(5):
+        parts += [say("computer", speed=140 + 8 * n), hiss(1.6)]
+    for n in range(2):
+        parts += [say(SENTENCE, speed=150 + 10 * n), hiss(2.0)]
     soundfile.write(tmp_path / "session.wav", np.concatenate([*parts, hiss(30)]), RATE)
     daemon = start("--source", str(tmp_path / "session.wav"), "--wait-for-client", "--realtime")
     command = [sys.executable, "-m", "kwsd", "enroll", "ann", "--socket", str(daemon.socket)]
@@ -225,7 +225,7 @@ def test_bad_requests_are_answered_and_the_daemon_lives_on(
             good.request(EnrollNext(word="hal"))
         with pytest.raises(DaemonError, match="'hal' is not listened for"):
             good.request(Subscribe(words=["hal"]))
-        with pytest.raises(DaemonError, match=r"at least 3 are needed"):
+        with pytest.raises(DaemonError, match=r"at least 2 are needed"):
             good.request(EnrollCommit())
         while good.request(Status()).audio_s == 0:
             time.sleep(0.02)
@@ -286,11 +286,11 @@ def test_takes_from_a_client_may_have_an_offset(start: Start, endless: Path) -> 
     daemon = start("--source", str(endless), "--realtime")
     take = np.concatenate([say("turn on the light") // 4, np.zeros(RATE, np.int16)])
     with daemon.connect() as client:
-        client.request(EnrollBegin(name="ann"))
-        plain, offset = (
-            client.request(EnrollNext(audio=pcm.to_bytes(samples)))
-            for samples in (take, take + 2300)
-        )
+        replies = []
+        for samples in (take, take + 2300):
+            client.request(EnrollBegin(name="ann"))
+            replies.append(client.request(EnrollNext(audio=pcm.to_bytes(samples))))
+        plain, offset = replies
     assert offset.speech_s == pytest.approx(plain.speech_s, abs=0.05)
     assert offset.speech_dbfs == pytest.approx(plain.speech_dbfs, abs=0.2)
 

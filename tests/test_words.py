@@ -6,17 +6,23 @@ import json
 import shutil
 import time
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import soundfile
 from conftest import PHRASE, RATE, VOICES, Start, hiss, say
 
+from kwsd.audio import pcm
 from kwsd.audio.high_pass import HighPass
 from kwsd.cli import main as cli
 from kwsd.client import words
+from kwsd.client.client import Client
 from kwsd.events import Wake
+from kwsd.learn.few_shot import WordTrainer
+from kwsd.learn.takes import TakeRejected
 from kwsd.protocol.commands import Status, Subscribe
+from kwsd.protocol.replies import TakeReply
 from kwsd.state.words import AddedWord, from_bytes, to_bytes
 
 
@@ -65,6 +71,45 @@ def test_the_verbs_on_a_state_directory(
     assert cli.main(["word", "import", *state, exported]) == 0
     assert cli.main(["word", "import", *state, recordings[0]]) == cli.DATA
     assert "not a kwsd word file" in capsys.readouterr().err
+
+
+class SilentGuide:
+    """A person at the microphone; `rejections` are why takes were not accepted."""
+
+    def __init__(self) -> None:
+        self.rejections: list[str] = []
+
+    def ask(self, text: str, take: int, takes: int) -> None: ...
+    def level(self, dbfs: float) -> None: ...
+    def accepted(self, speech_dbfs: float, speech_s: float) -> None: ...
+    def rejected(self, why: str) -> None:
+        self.rejections.append(why)
+
+
+class Recorder:
+    """A client whose microphone gives these takes, one after the other, and then the last."""
+
+    def __init__(self, *takes: np.ndarray) -> None:
+        self._takes = list(takes)
+
+    def request(self, command: object, on_level: object) -> TakeReply:
+        take = self._takes.pop(0) if len(self._takes) > 1 else self._takes[0]
+        return TakeReply(sample_rate=RATE, pcm=pcm.to_bytes(take))
+
+
+def test_a_take_is_asked_for_again_and_in_the_end_two_must_do(trainer: WordTrainer) -> None:
+    good = [say(PHRASE, voice) for voice in VOICES[:3]]
+    guide = SilentGuide()
+    client = cast(Client, Recorder(good[0], good[0], hiss(1.0), good[1], good[2]))
+    takes = words.from_microphone(trainer, client, PHRASE, 3, guide)
+    assert (len(takes.usable), takes.refused) == (3, [])
+    assert ["given already" in why for why in guide.rejections] == [True, False]
+    client = cast(Client, Recorder(good[0], good[1], hiss(1.0)))
+    takes = words.from_microphone(trainer, client, PHRASE, 3, guide)
+    assert len(takes.usable) == 2
+    assert takes.refused[0].startswith("take 3 and later: the take is silent")
+    with pytest.raises(TakeRejected, match="silent"):
+        words.from_microphone(trainer, cast(Client, Recorder(good[0], hiss(1.0))), PHRASE, 3, guide)
 
 
 @pytest.mark.slow

@@ -58,11 +58,13 @@ def run(arguments: argparse.Namespace) -> int:
                 done = enroll.from_microphone(client, name, arguments.word, guide, replace)
     for why in done.refused:
         show(f"left out: {why}")
+    if done.warning:
+        show(f"warning: {done.warning}")
     for other in done.known_as:
         fix = f"a wake may name either; `kwsd speakers --delete {other}` removes the other"
         show(f"warning: this voice is already enrolled as {other}: {fix}")
     if arguments.json:
-        print_json({"name": name, **asdict(done)})
+        print_json({"name": name, **asdict(done), "warning": done.warning})
     elif done.kept:
         print(f"{name} is enrolled, from {done.takes} takes.")
     else:

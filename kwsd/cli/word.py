@@ -143,7 +143,7 @@ def _add(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
             "added": added.kept,
             "threshold": added.word.threshold,
             "quality": asdict(added.quality),
-            "warnings": added.quality.warnings,
+            "warnings": added.warnings,
             "left_out": added.refused,
         }
         print_json(report)
@@ -157,7 +157,7 @@ def _takes(arguments: argparse.Namespace, trainer: WordTrainer, endpoint: Endpoi
     from kwsd.client import words
 
     if arguments.text_only:
-        takes = words.Takes([], [])
+        takes = words.Takes()
     elif (client := endpoint.client) and arguments.record:
         guide = Terminal(as_json=arguments.json)
         takes = words.from_microphone(trainer, client, arguments.word, arguments.record, guide)

@@ -18,7 +18,7 @@ from kwsd.client.client import Client
 from kwsd.config import Config
 from kwsd.detect.offline import Recordings
 from kwsd.detect.setup import resolve
-from kwsd.learn.enrollment import FREE_TAKES, WORD_TAKES, Enrollment, known_as
+from kwsd.learn.enrollment import FREE_TAKES, MIN_TAKES, WORD_TAKES, Enrollment, known_as
 from kwsd.learn.takes import TakeRejected
 from kwsd.model import bundle as bundles
 from kwsd.names import look_up, word_name
@@ -28,6 +28,8 @@ from kwsd.state.folder import check as check_folder
 from kwsd.state.library import Library
 from kwsd.state.voiceprints import VoiceprintError, VoiceprintStore
 
+FEW_TAKES = 3
+"""A voice of fewer takes than this is one to be warned of."""
 MAX_RETRIES = 6
 """Rejected takes after which a guided recording gives up."""
 TAKE_TIMEOUT_S = 20.0
@@ -63,6 +65,16 @@ class Enrolled:
     """Other names under which this voice is enrolled."""
     kept: bool = True
 
+    @property
+    def warning(self) -> str | None:
+        """What a person should know of it."""
+        if not self.kept or self.takes >= FEW_TAKES:
+            return None
+        return (
+            f"from {self.takes} takes alone the voice is known less surely: enroll it again from "
+            "three at least, better more"
+        )
+
 
 NOT_KEPT = Enrolled(0, [], [], kept=False)
 Confirm = Callable[[], bool]
@@ -83,7 +95,8 @@ def from_microphone(
 ) -> Enrolled:
     """Enroll `name` from the daemon's microphone.
 
-    `word` is the wake word to say. Raises DaemonError, and then nothing is stored.
+    `word` is the wake word to say. A take that cannot be used is asked for again. After
+    `MAX_RETRIES` of them, what there is must do. Raises DaemonError, and then nothing is stored.
     """
     begun = client.request(EnrollBegin(name=name))
     if not begun.words:
@@ -105,25 +118,31 @@ def from_microphone(
     steps = [(spoken, f"say “{word.replace('_', ' ')}”")] * WORD_TAKES
     steps += [(EnrollNext(kind="free", timeout_s=TAKE_TIMEOUT_S), free)] * FREE_TAKES
     rejected = 0
+    accepted = 0
+    refused = []
     try:
-        for n, (command, text) in enumerate(steps, 1):
-            while True:
-                guide.ask(text, n, len(steps))
-                try:
-                    take = client.request(command, on_level=guide.level)
-                except DaemonError as error:
-                    if error.code in FATAL or rejected >= MAX_RETRIES:
-                        raise
-                    rejected += 1
-                    guide.rejected(str(error))
-                    continue
-                guide.accepted(take.speech_dbfs, take.speech_s)
-                break
+        while accepted < len(steps):
+            command, text = steps[accepted]
+            guide.ask(text, accepted + 1, len(steps))
+            try:
+                take = client.request(command, on_level=guide.level)
+            except DaemonError as error:
+                is_last = rejected >= MAX_RETRIES
+                if error.code in FATAL or (is_last and accepted < MIN_TAKES):
+                    raise
+                guide.rejected(str(error))
+                if is_last:
+                    refused.append(f"take {accepted + 1} and later: {error}")
+                    break
+                rejected += 1
+                continue
+            guide.accepted(take.speech_dbfs, take.speech_s)
+            accepted += 1
         done = client.request(EnrollCommit())
     except BaseException:
         _abort(client)
         raise
-    refused = [f"take {number}: {SOMEBODY_ELSE}" for number in done.left_out]
+    refused += [f"take {number}: {SOMEBODY_ELSE}" for number in done.left_out]
     return Enrolled(done.takes, refused, done.known_as)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,8 +21,8 @@ from kwsd.config import Config, WordConfig
 from kwsd.detect.offline import Recordings
 from kwsd.detect.setup import resolve
 from kwsd.events import Wake
-from kwsd.learn.few_shot import Quality, WordTrainer
-from kwsd.learn.takes import TakeRejected, recording_id
+from kwsd.learn.few_shot import MIN_TAKES, Quality, WordTrainer
+from kwsd.learn.takes import REPEATED, KnownRecordings, TakeRejected
 from kwsd.learn.word_takes import WordTake
 from kwsd.model.bundle import Bundle
 from kwsd.names import look_up
@@ -93,24 +93,35 @@ def import_file(requester: Requester, bundle: Bundle, path: Path) -> str:
 class Takes:
     """Takes of a word."""
 
-    usable: list[WordTake]
-    refused: list[str]
+    usable: list[WordTake] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
     """Why others cannot be used."""
+    warnings: list[str] = field(default_factory=list)
+    """What a person should know of those that are used."""
+
+    def add(self, take: WordTake, origin: object) -> None:
+        """Add a take that can be used, which came from `origin`."""
+        self.usable.append(take)
+        if take.warning:
+            self.warnings.append(f"{origin}: {take.warning}")
 
 
 def from_recordings(trainer: WordTrainer, paths: Sequence[Path], channel: int | str = 0) -> Takes:
     """Return the takes in `channel` of recordings."""
-    takes = Takes([], [])
-    seen: dict[bytes, Path] = {}
+    takes = Takes()
+    known = KnownRecordings()
+    used: list[Path] = []
     for path in paths:
         try:
             samples = HighPass().step(read_all(path, channel=channel))
-            recording = recording_id(samples)
-            if first := seen.get(recording):
-                takes.refused.append(f"{path}: the same recording as {first}; it is one take")
+            again = known.find(samples)
+            if again is not None:
+                text = f"the same recording as {used[again]}; it is one take"
+                takes.refused.append(f"{path}: {text}")
                 continue
-            takes.usable.append(trainer.encoder.take(samples))
-            seen[recording] = path
+            takes.add(trainer.encoder.take(samples), path)
+            known.add(samples)
+            used.append(path)
         except AudioFileError as error:
             takes.refused.append(str(error))
         except TakeRejected as error:
@@ -121,8 +132,13 @@ def from_recordings(trainer: WordTrainer, paths: Sequence[Path], channel: int | 
 def from_microphone(
     trainer: WordTrainer, client: Client, name: str, count: int, guide: Guide
 ) -> Takes:
-    """Return `count` takes from the daemon's microphone, guided. Raises DaemonError."""
-    takes = Takes([], [])
+    """Return `count` takes from the daemon's microphone, guided.
+
+    A take that cannot be used is asked for again. After `MAX_RETRIES` of them, what there is must
+    do. Raises DaemonError or TakeRejected where it does not.
+    """
+    takes = Takes()
+    known = KnownRecordings()
     rejected = 0
     while len(takes.usable) < count:
         guide.ask(f"say “{name.replace('_', ' ')}”", len(takes.usable) + 1, count)
@@ -130,14 +146,20 @@ def from_microphone(
             command = commands.RecordTake(timeout_s=TAKE_TIMEOUT_S)
             samples = pcm.from_bytes(client.request(command, on_level=guide.level).pcm)
             take = trainer.encoder.take(samples)
-            takes.usable.append(take)
+            if known.find(samples) is not None:
+                raise TakeRejected("repeated", REPEATED)
+            known.add(samples)
+            takes.add(take, f"take {len(takes.usable) + 1}")
             guide.accepted(take.speech_dbfs, take.length_s)
         except (DaemonError, TakeRejected) as error:
             rejected += 1
             fatal = isinstance(error, DaemonError) and error.code != "no_speech"
-            if rejected > MAX_RETRIES or fatal:
+            if fatal or (rejected > MAX_RETRIES and len(takes.usable) < MIN_TAKES):
                 raise
             guide.rejected(str(error))
+            if rejected > MAX_RETRIES:
+                takes.refused.append(f"take {len(takes.usable) + 1} and later: {error}")
+                break
     return takes
 
 
@@ -164,6 +186,8 @@ class Added:
     quality: Quality
     refused: list[str]
     """Why takes were left out."""
+    warnings: list[str]
+    """What a person should know before it is kept."""
     kept: bool
 
 
@@ -196,12 +220,13 @@ def add(
     made = msgspec.structs.replace(word.made, of=origin, kwsd=__version__)
     word = replace(word, made=made)
     show(describe(name, quality))
-    for warning in [*([TEXT_ONLY] if origin == "text" else []), *quality.warnings]:
+    warnings = [*takes.warnings, *([TEXT_ONLY] if origin == "text" else []), *quality.warnings]
+    for warning in warnings:
         show(f"warning: {warning}")
     kept = confirm()
     if kept:
         put(requester, word)
-    return Added(word, quality, takes.refused, kept)
+    return Added(word, quality, takes.refused, warnings, kept)
 
 
 def look_back(client: Client) -> np.ndarray:
@@ -224,7 +249,7 @@ def describe(name: str, quality: Quality) -> str:
     return (
         f"{name}: {quality.takes} takes of {quality.length_s:.1f} s. Left out one after the other, "
         f"{quality.missed} of them would be missed, {quality.missed_in_noise} in noise at 10 dB; "
-        f"about {quality.false_accepts_per_hour:g} false wakes an hour of continuous speech "
+        f"about {quality.false_accepts_per_hour:.2g} false wakes an hour of continuous speech "
         f"(extrapolated from {quality.bank_hours:.1f} h of it)"
     )
 

@@ -17,12 +17,13 @@ from kwsd.audio.format import SAMPLE_RATE, SILENCE_DBFS
 from kwsd.audio.pcm import level_dbfs
 from kwsd.audio.ring import Ring
 from kwsd.detect.embedder import Embedder, Voice
-from kwsd.learn.takes import TakeRejected, check_take, recording_id
+from kwsd.learn.takes import REPEATED, KnownRecordings, TakeRejected, check_take
 from kwsd.metrics import Scorer
 from kwsd.names import folded
 from kwsd.state.voiceprints import Voiceprint, check_speaker_name
 
-MIN_TAKES = 3
+MIN_TAKES = 2
+"""Takes that a voiceprint is made from at least; three are asked for, since one may be unusable."""
 WORD_TAKES = 5
 """Utterances of the wake word that a guided enrollment asks for."""
 FREE_TAKES = 2
@@ -46,7 +47,8 @@ class Stretch(NamedTuple):
     """Speech that ends it without a pause."""
 
 
-STRETCHES = {"free": Stretch(2.0, 1.0, 6.0), "utterance": Stretch(0.2, 0.6, 4.0)}
+STRETCHES = {"free": Stretch(2.0, 1.0, 6.0), "utterance": Stretch(0.2, 1.0, 4.0)}
+"""An utterance may be a word, which has pauses of up to 0.7 s."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Enrollment:
         """Those that were accepted."""
         self._others: list[EnrollmentTake] = []
         """Those that sounded like somebody else; they count for the majority."""
-        self._recordings: set[bytes] = set()
+        self._recordings = KnownRecordings()
         self._embedder = embedder
 
     def add(self, samples: np.ndarray, *, judged_now: bool = True) -> EnrollmentTake:
@@ -79,14 +81,12 @@ class Enrollment:
         said again, and not by `finish`. Raises TakeRejected.
         """
         speech_dbfs, speech_s = check_take(samples, MIN_SPEECH_S)
-        recording = recording_id(samples)
-        if recording in self._recordings:
-            text = "the take is a recording that was given already; one recording is one take"
-            raise TakeRejected("repeated", text)
+        if self._recordings.find(samples) is not None:
+            raise TakeRejected("repeated", REPEATED)
         voice = self._embedder.voice([samples])
         if voice is None:
             raise TakeRejected("too_short", "the take contains too little speech")
-        self._recordings.add(recording)
+        self._recordings.add(samples)
         take = EnrollmentTake(voice, speech_dbfs, speech_s)
         heard = [*self.takes, *self._others, take]
         one_voice = majority(np.stack([each.voice.head for each in heard]))
@@ -126,7 +126,7 @@ class Enrollment:
         return voiceprint, left_out.tolist()
 
     def _too_few(self, takes: int) -> TakeRejected:
-        text = f"{takes} take(s) of {self.name!r}; at least {MIN_TAKES} are needed"
+        text = f"{takes} take(s) of {self.name!r}; at least {MIN_TAKES} are needed, 3 are better"
         return TakeRejected("too_few", text)
 
 

@@ -27,7 +27,10 @@ from kwsd.names import folded
 from kwsd.protocol.data import MadeFrom, OperatingPoint
 from kwsd.state.words import CONTEXT_FRAMES, MAX_STORED, AddedWord, WordError, check_word_name
 
-MIN_TAKES = 3
+MIN_TAKES = 2
+"""Takes that a word is made from at least; three are asked for, since one may be unusable."""
+FEW_TAKES = 3
+"""A word of fewer takes than this is one to be warned of."""
 RATES = (0.5, 1.0, 2.0)
 """False accepts per hour of continuous speech (which the bank is) of the operating points: strict,
 balanced, lenient."""
@@ -47,6 +50,8 @@ OTHER_WORD = 0.5
 """A take whose score by a detector of the others is below this share of their median may be another
 word."""
 MAX_FOLDS = 5
+ABOVE_PARTS = 1.1
+"""The threshold, as a multiple of the scores of a phrase's parts."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,8 @@ class Quality:
     """Whether the takes sound like several people."""
     woken: tuple[bool, ...] = ()
     """Whether each wrong clip still wakes a detector that was made without it."""
+    parts_woken: tuple[bool, ...] = ()
+    """The same of each part of the takes."""
 
     @property
     def warnings(self) -> list[str]:
@@ -76,6 +83,14 @@ class Quality:
         warnings = [
             f"take {n + 1} hardly resembles the others: is it the same word?" for n in self.outliers
         ]
+        if self.takes < FEW_TAKES:
+            warnings.append(
+                f"it is made from {self.takes} takes alone, and will miss more and wake by mistake "
+                "more often: `kwsd word remove` it and add it again from three at least, better ten"
+            )
+        if woken := sum(self.parts_woken):
+            text = f"{woken} of {len(self.parts_woken)} parts of the takes, cut at their pauses"
+            warnings.append(f"{text}, also wake it: say it without a pause, or choose other words")
         for word, share in self.also_wakes.items():
             fix = "choose a word that sounds less like it"
             warnings.append(f"{share:.0%} of the takes also wake {word!r}: {fix}")
@@ -130,23 +145,29 @@ class WordTrainer:
         `others` are the device's other added words; `wrong` are frames of clips that are not the
         word, as `TakeEncoder.wrong_clip` returns them; `room` are frames `[chunk, dim]` of the room
         without the word; `rate` is the false accepts per hour of continuous speech at the word's
-        threshold. Raises WordError where there are too few takes.
+        threshold. The parts of the takes are kept as wrong clips, and the threshold is set above them
+        where that loses no take. Raises WordError where there are too few takes.
         """
         name = check_word_name(name)
         if len(takes) < MIN_TAKES:
             text = f"{len(takes)} take(s) can be used; at least {MIN_TAKES} are needed"
-            raise WordError(f"{name!r}: {text}, ten are better")
+            raise WordError(f"{name!r}: {text}, three are better, and ten far better")
         if room is not None:
             joined = self.negatives.joined(room)
             trainer = WordTrainer(self.bundle, self.encoder.runtime, joined)
             return trainer.make(name, takes, others, wrong=wrong, rate=rate)
         takes = takes[-MAX_STORED:]
+        parts = [part for take in takes for part in take.parts]
         usable = self.negatives.usable(name)
         hours = self._hours(usable)
-        blank = self._blank(name, takes, wrong)
+        blank = self._blank(name, takes, [*parts, *wrong])
         peaks = self._judged_peaks(blank, takes, usable)
         threshold = tail_threshold(peaks, hours, rate)
-        scores, woken = self._left_out(blank, takes, usable, threshold)
+        scores, wrong_scores = self._left_out(blank, takes, usable)
+        of_parts, of_wrong = np.split(wrong_scores, [max(len(wrong_scores) - len(wrong), 0)])
+        if (above := _above(of_parts, scores[:, 0], threshold)) > threshold:
+            threshold = above
+            rate = tail_rate(peaks, hours, threshold)
         points = []
         for point_rate in RATES:
             at = tail_threshold(peaks, hours, point_rate)
@@ -170,7 +191,8 @@ class WordTrainer:
             outliers=tuple(outliers.tolist()),
             also_wakes=self._also_wakes(name, takes, others),
             several_voices=_several(takes),
-            woken=tuple(woken.tolist()),
+            woken=tuple((of_wrong >= threshold).tolist()),
+            parts_woken=tuple((of_parts >= threshold).tolist()),
         )
 
     def rate(self, word: AddedWord, threshold: float) -> float:
@@ -222,26 +244,24 @@ class WordTrainer:
         )
 
     def _left_out(
-        self, blank: AddedWord, takes: Sequence[WordTake], usable: np.ndarray, threshold: float
+        self, blank: AddedWord, takes: Sequence[WordTake], usable: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return what detectors give the takes and wrong clips that they were made without.
 
-        Scores of the takes, clean and in noise, `[take, 2]`; whether each wrong clip wakes.
+        Scores of the takes, clean and in noise, `[take, 2]`, and of the wrong clips, `[clip]`.
         """
         wrong = blank.wrong
         folds = min(max(len(takes), len(wrong)), MAX_FOLDS)
         scores = np.zeros((len(takes), 2))
-        woken = np.zeros(len(wrong), bool)
+        wrong_scores = np.zeros(len(wrong))
         for fold in range(folds):
             others = [take for n, take in enumerate(takes) if n % folds != fold]
             rest = replace(blank, wrong=wrong[np.arange(len(wrong)) % folds != fold])
             word = self._fit(rest, others, usable)
             for n in range(fold, len(takes), folds):
                 scores[n] = [self.score(word, frames) for frames in takes[n].frames[:2]]
-            woken[fold::folds] = [
-                self.score(word, frames) >= threshold for frames in wrong[fold::folds]
-            ]
-        return scores, woken
+            wrong_scores[fold::folds] = [self.score(word, frames) for frames in wrong[fold::folds]]
+        return scores, wrong_scores
 
     def _also_wakes(
         self, name: str, takes: Sequence[WordTake], others: Sequence[AddedWord]
@@ -332,10 +352,20 @@ class WordTrainer:
         return fitted(np.union1d(draw(), hardest))
 
 
+def _above(parts: np.ndarray, takes: np.ndarray, threshold: float) -> float:
+    """Return a threshold that the scores `[part]` of parts do not reach, as far as no take is lost.
+
+    Of the scores `[take]` of takes, those above `threshold` must stay above it.
+    """
+    found = takes[takes >= threshold]
+    lower = parts[parts < found.min(initial=1.0)]
+    return min(ABOVE_PARTS * float(lower.max(initial=0.0)), float(found.min(initial=1.0)))
+
+
 def _several(takes: Sequence[WordTake]) -> bool:
     """Return whether at most half of the takes sound like the one that the others resemble most."""
     voices = [take.voice for take in takes if take.voice is not None]
-    if len(voices) < MIN_TAKES:
+    if len(voices) < FEW_TAKES:
         return False
     same = np.stack(voices) @ np.stack(voices).T >= SAME_VOICE
     return bool(same.sum(axis=1).max() <= len(voices) / 2)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 
 from kwsd.audio.format import SAMPLE_RATE
@@ -16,6 +14,13 @@ MIN_LEVEL_DBFS = -60.0
 MAX_CLIPPED_SHARE = 0.0005
 """Of clipped samples the high-pass moves half away from full scale: 0.1 % were clipped."""
 CLIPPED_AT = 32700
+REPEATED = "the take is a recording that was given already; one recording is one take"
+SAME_RECORDING = 0.92
+"""Correlation of their waveforms from which two recordings are one. Of 4,400 pairs of takes by one
+person of one word none was above 0.9."""
+PRINT_S = 2
+PRINT_STEP = 4
+"""Samples of a recording for each that is compared."""
 
 
 class TakeRejected(ValueError):
@@ -30,12 +35,37 @@ class TakeRejected(ValueError):
         self.reason = reason
 
 
-def recording_id(samples: np.ndarray) -> bytes:
-    """Return what identifies a recording, int16 `[sample]`, by its content.
+class KnownRecordings:
+    """Recordings that were given, by which one that is given again is known.
 
-    Digital silence around it does not count.
+    It is known at another level, in another format, and with more or less around it: nobody says a
+    word twice so that the waveforms fit each other. Their loudest 2 s are compared.
     """
-    return hashlib.sha256(np.trim_zeros(samples).astype("<i2").tobytes()).digest()
+
+    def __init__(self) -> None:
+        self._prints: list[np.ndarray] = []
+
+    def find(self, samples: np.ndarray) -> int | None:
+        """Return the number of the recording that int16 `[sample]` is, from 0, or None."""
+        new = _print(samples)
+        likeness = (float(np.abs(np.fft.irfft(new * old.conj())).max()) for old in self._prints)
+        return next((n for n, each in enumerate(likeness) if each >= SAME_RECORDING), None)
+
+    def add(self, samples: np.ndarray) -> None:
+        """Add a recording, int16 `[sample]`."""
+        self._prints.append(_print(samples))
+
+
+def _print(samples: np.ndarray) -> np.ndarray:
+    """Return the spectrum of the loudest 2 s of a recording, of unit power as a waveform."""
+    rate = SAMPLE_RATE // PRINT_STEP
+    whole = samples[: len(samples) // PRINT_STEP * PRINT_STEP].astype(np.float32)
+    x = whole.reshape(-1, PRINT_STEP).mean(axis=1)
+    length = PRINT_S * rate
+    sums = np.cumsum(np.pad(x.astype(np.float64) ** 2, (1, length)))
+    first = int(np.argmax(sums[length:] - sums[:-length]))
+    x = x[first : first + length]
+    return np.fft.rfft(x / max(float(np.linalg.norm(x)), 1e-9), 2 * length)
 
 
 def check_take(

@@ -136,7 +136,7 @@ class EnrollNext(Request[EnrollNextReply], frozen=True, tag="enroll.next"):
 
 
 class EnrollCommit(Request[EnrollCommitReply], frozen=True, tag="enroll.commit"):
-    """Store the voiceprint; at least three takes are needed."""
+    """Store the voiceprint; at least two takes are needed, and three are better."""
 
     changes_state: ClassVar[bool] = True
 
