@@ -145,8 +145,8 @@ class WordTrainer:
         `others` are the device's other added words; `wrong` are frames of clips that are not the
         word, as `TakeEncoder.wrong_clip` returns them; `room` are frames `[chunk, dim]` of the room
         without the word; `rate` is the false accepts per hour of continuous speech at the word's
-        threshold. The parts of the takes are kept as wrong clips, and the threshold is set above them
-        where that loses no take. Raises WordError where there are too few takes.
+        threshold. Where most takes have parts, these are kept as wrong clips, and the threshold is
+        set above them where that loses no take. Raises WordError where there are too few takes.
         """
         name = check_word_name(name)
         if len(takes) < MIN_TAKES:
@@ -158,6 +158,8 @@ class WordTrainer:
             return trainer.make(name, takes, others, wrong=wrong, rate=rate)
         takes = takes[-MAX_STORED:]
         parts = [part for take in takes for part in take.parts]
+        if sum(len(take.parts) > 0 for take in takes) <= len(takes) / 2:
+            parts = []  # a noise beside the word, not a pause in it
         usable = self.negatives.usable(name)
         hours = self._hours(usable)
         blank = self._blank(name, takes, [*parts, *wrong])
