@@ -349,8 +349,7 @@ class Handlers:
         expected = f"the word {word or ' or '.join(self._words())}"
         if kind != "word":
             expected = f"speech of {STRETCHES[kind].min_speech_s:g} s"
-        lost = self._parts.listener.stats.microphone != "ok"
-        hint = "; the microphone is lost" if lost else ""
+        hint = "" if self._parts.listener.stats.microphone == "ok" else "; the microphone is lost"
         return f"{expected} was not heard within {timeout_s:g} s{hint}"
 
     def _words(self) -> list[str]:
@@ -379,8 +378,7 @@ class Handlers:
 
 def _remove(consumers: list[Consumer], one: Consumer) -> None:
     """Remove a consumer that may never have been added."""
-    if one in consumers:
-        consumers.remove(one)
+    consumers[:] = [consumer for consumer in consumers if consumer is not one]
 
 
 def _stalled(effect: str) -> RequestError:

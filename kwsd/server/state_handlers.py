@@ -17,14 +17,14 @@ import numpy as np
 
 from kwsd.audio import pcm
 from kwsd.audio.format import SAMPLE_RATE
-from kwsd.config import Config, ConfigError, word_name
+from kwsd.config import Config, ConfigError
 from kwsd.detect import in_force
 from kwsd.detect.in_force import Origins
 from kwsd.detect.setup import DetectorSetup, resolve
 from kwsd.detect.speaker_id import SpeakerScorer, read_cohort
 from kwsd.learn.thresholds import speaker_trials
 from kwsd.model.bundle import COHORT, Bundle
-from kwsd.names import look_up
+from kwsd.names import look_up, word_name
 from kwsd.protocol import commands, replies
 from kwsd.protocol.commands import Command, Request
 from kwsd.protocol.data import (
@@ -243,11 +243,11 @@ class StateHandlers:
     def _enable_word(
         self, command: commands.WordsEnable | commands.WordsDisable
     ) -> replies.WordsEnabledReply:
-        name = word_name(command.name)
         setup = self._setup()
         known = [*setup.words, *setup.disabled]
-        if name not in known:
-            text = f"{name!r} is neither in the configuration nor added"
+        name = look_up(word_name(command.name), known)
+        if name is None:
+            text = f"{command.name!r} is neither in the configuration nor added"
             raise RequestError("unknown_word", f"{text}; the words are {', '.join(known)}")
         self.enabled[name] = isinstance(command, commands.WordsEnable)
         setup = self._setup()
