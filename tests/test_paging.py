@@ -131,7 +131,8 @@ def test_calibrate_works_on_a_year_of_logs(
     assert cli.main(["calibrate", *options, "--socket", str(daemon.socket)]) == 0
     (result,) = json.loads(capsys.readouterr().out)["words"]
     assert result["choice"]["hours"] == pytest.approx(365 * 24, rel=1e-3)
-    assert cli.main(["calibrate", *options, "--state", str(daemon.state)]) == 0
+    where = ["--config", str(daemon.state.parent / "kwsd" / "kwsd.yaml")]
+    assert cli.main(["calibrate", *options, *where, "--state", str(daemon.state)]) == 0
 
 
 def test_more_clips_than_fit_a_line_are_listed(

@@ -124,6 +124,7 @@ def test_a_word_of_ones_own_behind_the_encoder_that_ships(
         train("heads", *stage, "--encoder", models, *changes)
     assert train("heads", *stage, "--encoder", models, "--only", "wake", *changes) == 0
     assert train("export", *stage, "--models", models, "--only", "wake") == 0
+    assert train("export", *stage, "--models", models, "--only", "wake") == 0, "and once more"
     made = bundles.load(models)
     assert list(made.words) == ["porridge", "green_tea"]
     assert made.encoder_id == bundle.encoder_id

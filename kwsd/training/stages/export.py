@@ -177,7 +177,11 @@ def _join(student: Path, head: Path) -> None:
         inputs, [name for name in outputs if name not in own]
     )
     new.ir_version = encoder.ir_version
-    onnx.compose.add_prefix(new, "head.", rename_inputs=False, rename_outputs=False, inplace=True)
+    # Nodes are called as in a graph that was exported whole, by which benchmarks know the head. The
+    # encoder may share constants that are called so, so tensors are not.
+    kept = {"rename_inputs": False, "rename_outputs": False, "inplace": True}
+    onnx.compose.add_prefix(new, "/head", rename_edges=False, rename_initializers=False, **kept)
+    onnx.compose.add_prefix(new, "wake.", rename_nodes=False, **kept)
     joined = onnx.compose.merge_models(
         encoder, new, io_map=[("embedding", "embedding")], outputs=outputs
     )
