@@ -63,6 +63,7 @@ def test_cost_measures_every_stage_and_column(
     assert "p95_ms" in printed
 
 
+@pytest.mark.slow
 def test_the_checks_of_candidates_are_counted_and_timed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -144,6 +144,7 @@ def test_no_number_is_the_least_checked_score(logit: float) -> None:
     assert Fusion(1.0, 0.5, 0.0)(logit, 0.9) == CHECKED_FLOOR
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=15)
 @given(data=st.data())
 @pytest.mark.parametrize("config", [UNGATED, GATED], ids=["ungated", "gated"])
@@ -173,6 +174,7 @@ def test_the_scores_of_the_voiced_part_are_those_of_the_ungated_run(
     assert np.abs(ungated.trace.scores[is_open] - gated.trace.scores[is_open]).max() < 1e-4
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=10)
 @given(at=st.integers(RATE, 8 * RATE))
 def test_the_output_never_depends_on_future_samples(

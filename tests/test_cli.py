@@ -332,6 +332,7 @@ def test_json_over_a_state_directory(capsys: pytest.CaptureFixture[str], tmp_pat
     assert answer("calibrate", "--undo") == {"words": {}, "speaker": None}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_fits")
 def test_a_trace_has_columns_for_added_words(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
