@@ -88,7 +88,7 @@ def quantize(path: Path, mels: Iterable[np.ndarray]) -> str:
 
 
 def unsign_weights(model: onnx.ModelProto) -> None:
-    """Turn the int8 weights of `model` into uint8 with the zero point 128: the same values.
+    """Turn the int8 weights of `model` and their zero points into uint8: the same values.
 
     An x86-64 processor without VNNI adds two products of uint8 and int8 in 16 bits, and saturates:
     the same graph gives other scores there. Products of uint8 are added in 32 bits everywhere."""
@@ -97,19 +97,9 @@ def unsign_weights(model: onnx.ModelProto) -> None:
         signed = weights.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
         if signed is None or signed.data_type != onnx.TensorProto.INT8:
             continue
-        values = onnx.numpy_helper.to_array(signed).astype(np.int16)
-        zero = weights[node.input[2]]
-        shift = 128 - onnx.numpy_helper.to_array(zero).astype(np.int16)
-        along = [-1 if axis == _axis(node) else 1 for axis in range(values.ndim)]
-        moved = values + (shift.reshape(along) if shift.ndim else shift)
-        for weight, new in ((signed, moved), (zero, np.full_like(shift, 128))):
-            array = onnx.numpy_helper.from_array(new.astype(np.uint8), weight.name)
-            weight.CopyFrom(array)
-
-
-def _axis(node: onnx.NodeProto) -> int:
-    """Return the axis along which a `DequantizeLinear` has scales."""
-    return next((a.i for a in node.attribute if a.name == "axis"), 1)
+        for weight in (signed, weights[node.input[2]]):
+            moved = onnx.numpy_helper.to_array(weight).astype(np.int16) + 128
+            weight.CopyFrom(onnx.numpy_helper.from_array(moved.astype(np.uint8), weight.name))
 
 
 def _quantized_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
