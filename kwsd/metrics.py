@@ -60,16 +60,29 @@ def threshold_at(peaks: np.ndarray, hours: float, rate: float) -> float:
     return counted if allowed else max(counted, tail_threshold(peaks, hours, rate))
 
 
-def operating_threshold(peaks: np.ndarray, hours: float, rate: float) -> float:
+def operating_threshold(
+    peaks: np.ndarray, hours: float, rate: float, usual: float | None = None
+) -> float:
     """Return the threshold that `rate` of `peaks` (highest first) per hour reach: counted where
-    there are `COUNTED` of them or more, else by the tail."""
+    there are `COUNTED` of them or more, else by the tail, with `usual` as in `tail_rate`."""
     if rate * hours >= COUNTED:
         return threshold_at(peaks, hours, rate)
-    return tail_threshold(peaks, hours, rate)
+    return tail_threshold(peaks, hours, rate, usual)
+
+
+def mean_excess(peaks: np.ndarray) -> float:
+    """Return the mean excess of the logits of `peaks` (highest first) over where their tail begins.
+
+    It is the tail's scale."""
+    return _tail(peaks)[1]
 
 
 def rate_interval(
-    peaks: np.ndarray, hours: float, threshold: float, confidence: float = 0.95
+    peaks: np.ndarray,
+    hours: float,
+    threshold: float,
+    confidence: float = 0.95,
+    usual: float | None = None,
 ) -> tuple[float, float]:
     """Return bounds of the rate per hour at which `peaks` (highest first) reach `threshold`.
 
@@ -79,44 +92,53 @@ def rate_interval(
     seen = int((peaks >= threshold).sum())
     if seen >= COUNTED:
         return poisson_interval(seen, hours, confidence)
-    base, scale, count = _tail(peaks)
+    base, scale, count = _tail(peaks, usual)
     beyond = max(_logit(threshold) - base, 0.0) / scale
     spread = math.sqrt((1 + beyond**2) / count)
     error = NormalDist().inv_cdf((1 + confidence) / 2) * spread
-    rate = tail_rate(peaks, hours, threshold)
+    rate = tail_rate(peaks, hours, threshold, usual)
     return rate * math.exp(-error), rate * math.exp(error)
 
 
-def tail_threshold(peaks: np.ndarray, hours: float, rate: float) -> float:
+def tail_threshold(
+    peaks: np.ndarray, hours: float, rate: float, usual: float | None = None
+) -> float:
     """Return the score that `rate` of `peaks` (highest first) per hour reach.
 
-    Their logits are extrapolated by an exponential tail (peaks over threshold, Pickands 1975).
+    Their logits are extrapolated by an exponential tail (peaks over threshold, Pickands 1975), with
+    `usual` as in `tail_rate`.
     """
-    base, scale, count = _tail(peaks)
+    base, scale, count = _tail(peaks, usual)
     logit = base + scale * math.log(max(count / hours / rate, 1e-6))
     threshold = np.clip(1 / (1 + math.exp(-logit)), 0.02, HIGHEST_THRESHOLD)
     return round(float(threshold), SCORE_DIGITS)
 
 
-def tail_rate(peaks: np.ndarray, hours: float, threshold: float) -> float:
+def tail_rate(
+    peaks: np.ndarray, hours: float, threshold: float, usual: float | None = None
+) -> float:
     """Return how many of `peaks` (highest first) per hour reach `threshold`.
 
-    They are counted where there are many, else read from the tail of `tail_threshold`.
+    They are counted where there are many, else read from the tail of `tail_threshold`. Its scale is
+    that of the peaks alone, or the mean of theirs and of `usual`, the mean of several words' (as in
+    regional frequency analysis, Hosking and Wallis 1997): that of one is uncertain by a fifth, and
+    the same phrase said several times doubles it.
     """
     seen = int((peaks >= threshold).sum())
-    base, scale, count = _tail(peaks)
+    base, scale, count = _tail(peaks, usual)
     if seen >= count:
         return seen / hours
     return count / hours * math.exp(-(_logit(threshold) - base) / scale)
 
 
-def _tail(peaks: np.ndarray) -> tuple[float, float, int]:
+def _tail(peaks: np.ndarray, usual: float | None = None) -> tuple[float, float, int]:
     """Return the logit at which the tail begins, the mean excess over it, and its peaks.
 
-    Without any peak, one at `MIN_PEAK` is assumed."""
+    Without any peak, one at `MIN_PEAK` is assumed. `usual` counts as much as a full tail."""
     logits = [_logit(float(peak)) for peak in peaks[:TAIL_PEAKS]] or [_logit(MIN_PEAK)]
-    assumed = max(SURE_PEAKS - len(logits), 0)
-    excess = math.fsum(logit - logits[-1] for logit in logits) + assumed * USUAL_EXCESS
+    assumed = max(SURE_PEAKS - len(logits), 0) if usual is None else TAIL_PEAKS
+    expected = USUAL_EXCESS if usual is None else usual
+    excess = math.fsum(logit - logits[-1] for logit in logits) + assumed * expected
     return logits[-1], max(excess / (len(logits) + assumed), 0.05), len(logits)
 
 

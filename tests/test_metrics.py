@@ -58,6 +58,27 @@ def test_intervals_of_the_tail_hold_what_they_promise() -> None:
     assert 0.9 <= np.mean(held) <= 0.995
 
 
+def test_thresholds_of_alike_words_err_less_with_the_scale_of_all() -> None:
+    """Six words with alike tails: their rates at thresholds for 0.1 an hour are nearer to it."""
+    rng = np.random.default_rng(1)
+    hours = 20.0
+    errors = []
+    for _ in range(60):
+        scales = rng.uniform(1.0, 1.4, 6)
+        tails = [-3 + scale * rng.exponential(size=200) for scale in scales]
+        words = [np.sort(1 / (1 + np.exp(-logits)))[::-1] for logits in tails]
+        usual = float(np.mean([metrics.mean_excess(peaks) for peaks in words]))
+        for peaks, scale in zip(words, scales, strict=True):
+            for given in (None, usual):
+                at = metrics.operating_threshold(peaks, hours, 0.1, given)
+                logit = np.log(at / (1 - at))
+                true = 200 / hours * np.exp(-(logit + 3) / scale)
+                errors.append(abs(np.log(true / 0.1)))
+                assert metrics.tail_rate(peaks, hours, at, given) == pytest.approx(0.1, rel=0.01)
+    alone, pooled = np.array(errors).reshape(-1, 2).mean(axis=0)
+    assert pooled < 0.85 * alone
+
+
 def test_an_operating_point_is_counted_where_it_can_be() -> None:
     peaks = np.linspace(0.9, 0.1, 81)
     assert metrics.operating_threshold(peaks, 100.0, 0.1) == metrics.threshold_at(peaks, 100.0, 0.1)

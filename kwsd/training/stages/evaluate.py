@@ -21,6 +21,7 @@ import numpy as np
 
 from kwsd.audio.format import SAMPLE_RATE
 from kwsd.metrics import (
+    mean_excess,
     operating_threshold,
     rate_interval,
     tail_rate,
@@ -142,15 +143,18 @@ def _word_figures(
     kinds = development.operating_kinds()
     heard = found.peaks(kinds)[n]
     heard_hours = found.total_hours(kinds)
+    usual = float(np.mean([mean_excess(one) for one in found.peaks(kinds)]))
 
     def point_at(threshold: float, rate: float) -> OperatingPoint:
-        low, high = rate_interval(heard, heard_hours, threshold)
+        low, high = rate_interval(heard, heard_hours, threshold, usual=usual)
         missed = float((clean < threshold).mean())
         return OperatingPoint(
             threshold, rate, missed, float((noisy < threshold).mean()), low=low, high=high
         )
 
-    points = [point_at(operating_threshold(heard, heard_hours, rate), rate) for rate in RATES]
+    points = [
+        point_at(operating_threshold(heard, heard_hours, rate, usual), rate) for rate in RATES
+    ]
     playing = {
         name: development.hits(models.scores, development.scenes.words[n][False], name)
         for name in PLAYBACK_DB
@@ -182,7 +186,7 @@ def _word_figures(
     }
     if kept is not None:
         figures["kept"] = msgspec.to_builtins(
-            [point_at(at, tail_rate(heard, heard_hours, at)) for at in kept]
+            [point_at(at, tail_rate(heard, heard_hours, at, usual)) for at in kept]
         )
     log.info(
         "%-13s %d recordings, missed at %s FA/h: clean %s, 10 dB %s; "

@@ -110,6 +110,7 @@ def _at_scale(name: str, people: list[np.ndarray], scorer: Scorer, threshold: fl
     `threshold`."""
     plain, _, _ = trials(people)
     normalized, target, impostor = trials(people, scorer)
+    one_percent = float(np.quantile(impostor, 0.99))
     strangers = float((impostor >= threshold).mean())
     owners = float((target < threshold).mean())
     log.info(
@@ -128,8 +129,8 @@ def _at_scale(name: str, people: list[np.ndarray], scorer: Scorer, threshold: fl
         "eer_five": plain.five,
         "normalized_eer_one": normalized.one,
         "normalized_eer_five": normalized.five,
-        "one_percent": float(np.quantile(impostor, 0.99)),
-        "miss_at_1_percent_fa": float((target < np.quantile(impostor, 0.99)).mean()),
+        "one_percent": one_percent,
+        "miss_at_1_percent_fa": float((target < one_percent).mean()),
         "strangers_pass": strangers,
         "owners_missed": owners,
     }
