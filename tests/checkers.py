@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from conftest import hiss, say
 from onnx_graph import model, node
 
+from kwsd.audio.format import CHUNK_SAMPLES
+from kwsd.learn.word_takes import TakeEncoder
+from kwsd.learn.word_vectors import write_checker_negatives
 from kwsd.metrics import joined
 from kwsd.model import bundle as bundles
-from kwsd.model.bundle import COHORT, FRONT_END, MANIFEST
+from kwsd.model.bundle import COHORT, FRONT_END, MANIFEST, NEGATIVES
+from kwsd.model.runtime import CheckerGraph
 
 SAMPLES = 32240
 """200 mel frames of the shipped front end."""
@@ -22,6 +27,12 @@ FRAMES = 200
 BANDS = 32
 WORDS = 6
 """Words of the bundle, and numbers of a voice embedding."""
+WORD_ID = "random"
+WORD_DIM = 48
+SKIPPED = 16
+"""Chunks at the beginning of a segment of the bank that it does not hold."""
+WORD_FRAMES = 100
+"""Frames at the end of a window that the embedding of words hears, in blocks of a quarter."""
 VOICES = {"threshold": 0.6, "slope": 1.2, "offset": -0.5}
 """How scores of joined voices are calibrated."""
 
@@ -48,12 +59,34 @@ def graph(
         node("Flatten", [input], "flat", axis=1),
         node("MatMul", ["flat", "weights"], "raw"),
         node("Add", ["raw", "bias"], "logits"),
-        node("Relu", ["logits"], "words"),
+        node("MatMul", ["flat", "of_words"], "said"),
+        node("LpNormalization", ["said"], "words", axis=-1, p=2),
         node("LpNormalization", ["logits"], "voice", axis=-1, p=2),
     ]
-    constants = {"weights": weights, "bias": np.full(WORDS, fill, np.float32)}
-    given: dict[str, list[int | str]] = {name: ["batch", WORDS] for name in outputs}
+    constants = {
+        "weights": weights,
+        "bias": np.full(WORDS, fill, np.float32),
+        "of_words": _of_words(size),
+    }
+    lengths = {"logits": WORDS, "words": WORD_DIM, "voice": WORDS}
+    given: dict[str, list[int | str]] = {name: ["batch", lengths[name]] for name in outputs}
     return model(nodes, {input: ["batch", *axes]}, given, constants)
+
+
+def _of_words(size: int) -> np.ndarray:
+    """Return weights `[size, WORD_DIM]` that are zero before the last frames.
+
+    Within a quarter of these, each band has one weight: phrases differ, and a moment does not
+    matter.
+    """
+    rng = np.random.default_rng(7)
+    if size != FRAMES * BANDS:
+        return rng.normal(0, 1, (size, WORD_DIM)).astype(np.float32)
+    quarters = rng.normal(0, 1, (4, BANDS, WORD_DIM)).astype(np.float32)
+    quarters -= quarters.mean(axis=(0, 1))
+    weights = np.zeros((FRAMES, BANDS, WORD_DIM), np.float32)
+    weights[-WORD_FRAMES:] = np.repeat(quarters, WORD_FRAMES // 4, axis=0)
+    return weights.reshape(size, WORD_DIM)
 
 
 def entry(data: dict[str, Any], size: str, input: str, candidate: float) -> dict[str, Any]:
@@ -84,10 +117,12 @@ def write(
     fill: float = 0.0,
     scale: float = 3.0,
     voices: bool = False,
+    bank: Sequence[np.ndarray] = (),
 ) -> Path:
     """Write a copy of the shipped bundle with checkers of these sizes; return the folder.
 
-    `voices` are scored with the checkers' embeddings as well.
+    `voices` are scored with the checkers' embeddings as well. Where there are segments of a `bank`
+    of negatives, int16 `[sample]`, the checkers know words, and this is all of the bundle's bank.
     """
     shutil.copytree(bundles.default_path(), folder, dirs_exist_ok=True)
     shutil.copy(folder / FRONT_END, folder / "checker_front_end.npz")
@@ -99,9 +134,50 @@ def write(
         if voices:
             made |= {"cohort": f"cohort_{size}.npz", "speaker": dict(VOICES)}
             _write_cohort(folder, made["cohort"], n)
+        if bank:
+            made["word_id"] = f"{WORD_ID} {n}"
         data["checkers"][size] = made
     save(folder, data)
+    if bank:
+        _write_bank(folder, data, bank)
     return folder
+
+
+def _write_bank(folder: Path, data: dict[str, Any], segments: Sequence[np.ndarray]) -> None:
+    """Write frames and vectors of segments, as training does."""
+    bundle = bundles.load(folder)
+    encoder = TakeEncoder(bundle)
+    whole = [one[: len(one) // CHUNK_SAMPLES * CHUNK_SAMPLES] for one in segments]
+    frames = [encoder.frames(one)[SKIPPED:] for one in whole]
+    high = np.concatenate(frames)
+    scale = (np.abs(high).max(axis=0) / 127).astype(np.float32)
+    np.savez(
+        folder / NEGATIVES,
+        high=np.round(high / scale).astype(np.int8),
+        scale=scale,
+        starts=np.cumsum([0, *map(len, frames[:-1])]).astype(np.int64),
+        texts=np.array([""] * len(frames)),
+    )
+    for size, made in data["checkers"].items():
+        made["negatives"] = f"{size}_negatives.npz"
+        graph = CheckerGraph(bundle, bundle.checkers[size])
+        write_checker_negatives(folder / made["negatives"], graph, whole, SKIPPED)
+    save(folder, data)
+
+
+def chatter() -> list[np.ndarray]:
+    """Return half a minute of speech and noise that holds no word of the tests, in segments."""
+    texts = (
+        "the weather is fine today and nobody knows why",
+        "thank you very much for the lovely evening",
+        "seven of them went down to the river",
+        "please open the window before you leave",
+    )
+    segments = []
+    for n, voice in enumerate(("en-us", "en-gb+f2", "en-us+m3", "en-gb-scotland")):
+        said = [say(text, voice) for text in (*texts[n:], *texts[:n])][:3]
+        segments.append(np.concatenate([hiss(0.5), *said, hiss(1.0, 300.0, n)]))
+    return segments
 
 
 def _write_cohort(folder: Path, name: str, seed: int) -> None:

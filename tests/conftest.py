@@ -28,7 +28,7 @@ from hypothesis import settings
 from kwsd.audio import capture, devices
 from kwsd.audio.synthesis import espeak
 from kwsd.client.client import Client, connect
-from kwsd.learn import few_shot
+from kwsd.learn import stream_stage
 from kwsd.learn.few_shot import WordTrainer
 from kwsd.learn.word_takes import FIRING_CHUNKS
 from kwsd.model import bundle as bundles
@@ -152,8 +152,8 @@ def hiss(seconds: float, level: float = 3.0, seed: int = 0) -> np.ndarray:
 @pytest.fixture
 def quick_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fit added words to a quarter of the negatives: for tests of what is done with them."""
-    monkeypatch.setattr(few_shot, "DRAWN", few_shot.DRAWN // 4)
-    monkeypatch.setattr(few_shot, "HARDEST", few_shot.HARDEST // 4)
+    monkeypatch.setattr(stream_stage, "DRAWN", stream_stage.DRAWN // 4)
+    monkeypatch.setattr(stream_stage, "HARDEST", stream_stage.HARDEST // 4)
 
 
 @pytest.fixture(scope="session")

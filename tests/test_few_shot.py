@@ -15,7 +15,8 @@ from kwsd.config import Config, VadConfig, WordConfig
 from kwsd.detect.detector import Detector
 from kwsd.detect.setup import resolve
 from kwsd.events import Wake
-from kwsd.learn.few_shot import WordTrainer, _above
+from kwsd.learn.few_shot import WordTrainer
+from kwsd.learn.judged import above_parts
 from kwsd.learn.negatives import Negatives
 from kwsd.learn.regression import logistic_regression
 from kwsd.learn.takes import TakeRejected
@@ -238,10 +239,10 @@ def test_half_of_a_phrase_with_a_pause_does_not_wake_it(trainer: WordTrainer) ->
 
 def test_a_threshold_lies_above_the_parts_where_no_take_is_lost() -> None:
     takes = np.array([0.1, 0.5, 0.6])
-    assert _above(np.array([]), takes, 0.3) == 0.0
-    assert _above(np.array([0.2, 0.4]), takes, 0.3) == pytest.approx(0.44)
-    assert _above(np.array([0.2, 0.49]), takes, 0.3) == 0.5
-    assert _above(np.array([0.2, 0.7]), takes, 0.3) == pytest.approx(0.22)
+    assert above_parts(np.array([]), takes, 0.3) == 0.0
+    assert above_parts(np.array([0.2, 0.4]), takes, 0.3) == pytest.approx(0.44)
+    assert above_parts(np.array([0.2, 0.49]), takes, 0.3) == 0.5
+    assert above_parts(np.array([0.2, 0.7]), takes, 0.3) == pytest.approx(0.22)
 
 
 @pytest.mark.slow

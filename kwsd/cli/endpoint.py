@@ -20,7 +20,7 @@ from kwsd.protocol.messages import Requester
 
 if TYPE_CHECKING:
     from kwsd.client.client import Client
-    from kwsd.model.bundle import Bundle
+    from kwsd.model.bundle import Bundle, CheckerModel
     from kwsd.server.state_handlers import StateHandlers
 
 
@@ -50,6 +50,13 @@ class Endpoint:
         from kwsd.model import bundle
 
         return bundle.load(self.config.models_path())
+
+    @property
+    def checker(self) -> CheckerModel | None:
+        """The checker that the configuration asks for. Raises BundleError or ConfigError."""
+        from kwsd.detect.setup import chosen_checker
+
+        return chosen_checker(self.config, self.bundle)
 
     @cached_property
     def state(self) -> StateHandlers:

@@ -86,6 +86,11 @@ def _add_origin(add: argparse.ArgumentParser) -> None:
         action="store_true",
         help="no recordings: espeak-ng says it; far worse: the warning states by how much",
     )
+    origin.add_argument(
+        "--from-clips",
+        action="store_true",
+        help="no recordings: the labeled clips of a word of this name, which is lost or refused",
+    )
     add.add_argument(
         "--room",
         action="store_true",
@@ -125,7 +130,7 @@ def _add(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
     check_answerable(yes=arguments.yes)
     if client:
         check_rights(client, "adding a word")
-    trainer = WordTrainer(endpoint.bundle)
+    trainer = WordTrainer(endpoint.bundle, checker=endpoint.checker)
     room = words.look_back(client) if client and arguments.room else None
     added = words.add(
         endpoint.requester,
@@ -141,7 +146,7 @@ def _add(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
         report = {
             "word": added.word.name,
             "added": added.kept,
-            "threshold": added.word.threshold,
+            "threshold": added.word.heard_with(trainer.word_id).threshold,
             "quality": asdict(added.quality),
             "warnings": added.warnings,
             "left_out": added.refused,
@@ -154,9 +159,11 @@ def _add(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
 
 def _takes(arguments: argparse.Namespace, trainer: WordTrainer, endpoint: Endpoint) -> Takes:
     """Return the takes that the arguments name, with synthetic ones where they are wanted."""
-    from kwsd.client import words
+    from kwsd.client import improve, words
 
-    if arguments.text_only:
+    if arguments.from_clips:
+        takes = improve.from_clips(endpoint.requester, trainer, arguments.word, show)
+    elif arguments.text_only:
         takes = words.Takes()
     elif (client := endpoint.client) and arguments.record:
         guide = Terminal(as_json=arguments.json)
@@ -179,7 +186,7 @@ def _improve(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
     check_answerable(yes=arguments.yes)
     if endpoint.client:
         check_rights(endpoint.client, "improving a word")
-    trainer = WordTrainer(endpoint.bundle)
+    trainer = WordTrainer(endpoint.bundle, checker=endpoint.checker)
     word, improvement = improve.improve(endpoint.requester, trainer, arguments.word, show)
     if arguments.json:
         print_json({"word": word.name, **asdict(improvement)})
@@ -269,9 +276,8 @@ def _import(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
 def _test(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
     from kwsd.client import words
 
-    channel = endpoint.config.microphone.channel
     trials = words.test(
-        endpoint.requester, endpoint.bundle, arguments.word, arguments.files, channel
+        endpoint.requester, endpoint.bundle, arguments.word, arguments.files, endpoint.config
     )
     for trial in trials:
         if arguments.json:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
 
 from kwsd.audio import pcm
-from kwsd.client.words import get
-from kwsd.learn.few_shot import WordTrainer
-from kwsd.learn.word_takes import WordTake
+from kwsd.client.words import Takes, get
+from kwsd.learn.few_shot import WordTrainer, stored_clips, stored_takes
+from kwsd.learn.takes import TakeRejected
+from kwsd.learn.word_takes import WordTake, WrongClip
 from kwsd.names import look_up
 from kwsd.protocol import commands
 from kwsd.protocol.messages import Requester
 from kwsd.state.words import MAX_STORED, AddedWord, WordError, check_word_name
+
+KEEP_CLIPS = "`clips: on` keeps them, `kwsd clips label right|wrong ID…` labels them"
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,8 @@ class _LabeledClips:
     ids: list[str]
     right: list[tuple[float, WordTake]]
     """Clips of the word, with the highest score they had."""
-    wrong: list[np.ndarray]
-    """Frames of clips that are not the word."""
+    wrong: list[WrongClip]
+    """Clips that are not the word."""
 
 
 def improve(
@@ -60,10 +63,13 @@ def improve(
         fix = "labeled clips set its threshold: `kwsd calibrate --log`"
         text = f"{bundled!r} comes with kwsd and cannot be made again on the device"
         raise WordError(f"{text}; {fix}")
-    old = get(requester, trainer.bundle, name)
+    old = get(requester, trainer.bundle, name).heard_with(trainer.word_id)
     name = old.name
-    clips = _labeled_clips(requester, trainer, old, show)
-    takes = [WordTake(frames, old.length_s) for frames in old.takes.astype(np.float32)]
+    clips = _labeled_clips(requester, trainer, name, old.made.clips, show)
+    if not clips.ids:
+        text = f"{name!r} has no labeled clips that it has not learned from"
+        raise WordError(f"{text}; {KEEP_CLIPS}")
+    takes = stored_takes(old)
     hardest = sorted(clips.right, key=lambda scored: scored[0])
     taught = [take for _, take in hardest[: max(MAX_STORED - len(takes), MAX_STORED // 4)]]
     part = f" (it learns from the {len(taught)} hardest)" if len(taught) < len(hardest) else ""
@@ -71,60 +77,86 @@ def improve(
     in_force = requester.request(commands.GetCalibration()).words.get(name)
     present = in_force.threshold if in_force else old.threshold
     rate = min(max(trainer.rate(old, present), 0.01), 20.0)
-    wrong = [*old.wrong.astype(np.float32), *clips.wrong]
+    wrong = [*stored_clips(old), *clips.wrong]
     word, quality = trainer.make(name, [*takes, *taught], wrong=wrong, rate=rate)
-    of_takes, of_taught = np.split(word.scores[:, 0], [len(word.scores) - len(taught)])
+    made = word.heard_with(trainer.word_id)
+    of_takes, of_taught = np.split(made.scores[:, 0], [len(made.scores) - len(taught)])
     new_wrong = quality.woken[len(quality.woken) - len(clips.wrong) :]
     improvement = Improvement(
         right=len(taught),
         wrong=len(clips.wrong),
         missed=(
-            sum(trainer.score(old, take.frames[0]) < present for take in taught),
-            int((of_taught < word.threshold).sum()),
+            sum(_score(trainer, old, take) < present for take in taught),
+            int((of_taught < made.threshold).sum()),
         ),
         woken=(
-            sum(trainer.score(old, frames) >= present for frames in clips.wrong),
+            sum(trainer.score(old, *clip) >= present for clip in clips.wrong),
             sum(new_wrong),
         ),
         takes_missed=(
             int((old.scores[:, 0] < present).sum()),
-            int((of_takes < word.threshold).sum()),
+            int((of_takes < made.threshold).sum()),
         ),
         takes=len(of_takes),
         false_accepts_per_hour=rate,
     )
-    made = msgspec.structs.replace(
+    origin = msgspec.structs.replace(
         old.made,
         time=word.made.time,
         takes=old.made.takes or len(takes),
         clips=sorted({*old.made.clips, *clips.ids}),
     )
-    return replace(word, made=made), improvement
+    return replace(word, made=origin), improvement
+
+
+def _score(trainer: WordTrainer, word: AddedWord, take: WordTake) -> float:
+    """Return the score of a take as it is."""
+    vectors = None if take.vectors is None else take.vectors[0]
+    return trainer.score(word, take.frames[0], vectors)
+
+
+def from_clips(
+    requester: Requester, trainer: WordTrainer, name: str, show: Callable[[str], None]
+) -> Takes:
+    """Return the labeled clips of the word `name` as takes, and as clips that are not the word.
+
+    Raises WordError where none is labeled right, or RequestError.
+    """
+    name = check_word_name(name)
+    clips = _labeled_clips(requester, trainer, name, (), show)
+    if not clips.right:
+        raise WordError(f"{name!r} has no clips that are labeled right; {KEEP_CLIPS}")
+    usable = [take for _, take in clips.right]
+    return Takes(usable, wrong=clips.wrong, clips=sorted(clips.ids))
 
 
 def _labeled_clips(
-    requester: Requester, trainer: WordTrainer, word: AddedWord, show: Callable[[str], None]
+    requester: Requester,
+    trainer: WordTrainer,
+    name: str,
+    known: Collection[str],
+    show: Callable[[str], None],
 ) -> _LabeledClips:
-    """Return the labeled clips that `word` has not learned from. Raises WordError without any."""
+    """Return the labeled clips of the word `name` that are not `known`."""
     found = _LabeledClips([], [], [])
     for info in requester.request(commands.Clips()).clips:
-        if info.word != word.name or not info.label or info.id in word.made.clips:
+        if look_up(info.word, [name]) is None or not info.label or info.id in known:
             continue
         samples = pcm.from_bytes(requester.request(commands.ClipsGet(clip=info.id)).pcm)
         if not 0 < info.end <= len(samples):
             show(f"left out: the clip {info.id} ends before its word does")
             continue
-        found.ids.append(info.id)
         if info.label == "right":
-            take = trainer.encoder.clip_take(samples, info.start, info.end)
+            try:
+                take = trainer.encoder.clip_take(samples, info.start, info.end)
+            except TakeRejected as error:
+                show(f"left out: the clip {info.id}: {error}")
+                continue
             peak = info.score if info.peak is None else info.peak
             found.right.append((peak, take))
         else:
             found.wrong.append(trainer.encoder.wrong_clip(samples, info.end))
-    if not found.ids:
-        text = f"{word.name!r} has no labeled clips that it has not learned from"
-        fix = "`clips: on` keeps them, `kwsd clips label right|wrong ID…` labels them"
-        raise WordError(f"{text}; {fix}")
+        found.ids.append(info.id)
     return found
 
 

@@ -21,9 +21,10 @@ from kwsd.config import Config, WordConfig
 from kwsd.detect.offline import Recordings
 from kwsd.detect.setup import resolve
 from kwsd.events import Wake
-from kwsd.learn.few_shot import MIN_TAKES, Quality, WordTrainer
+from kwsd.learn.few_shot import MIN_TAKES, WordTrainer
+from kwsd.learn.quality import Quality
 from kwsd.learn.takes import REPEATED, KnownRecordings, TakeRejected
-from kwsd.learn.word_takes import WordTake
+from kwsd.learn.word_takes import WordTake, WrongClip
 from kwsd.model.bundle import Bundle
 from kwsd.names import look_up
 from kwsd.protocol import commands
@@ -98,6 +99,10 @@ class Takes:
     """Why others cannot be used."""
     warnings: list[str] = field(default_factory=list)
     """What a person should know of those that are used."""
+    wrong: list[WrongClip] = field(default_factory=list)
+    """Clips that are not the word."""
+    clips: list[str] = field(default_factory=list)
+    """The ids of the clips that they are."""
 
     def add(self, take: WordTake, origin: object) -> None:
         """Add a take that can be used, which came from `origin`."""
@@ -215,9 +220,8 @@ def add(
         show(f"left out: {why}")
     if len(takes.usable) > MAX_STORED:
         show(f"of {len(takes.usable)} takes the last {MAX_STORED} are used")
-    frames = trainer.encoder.frames(room) if room is not None else None
-    word, quality = trainer.make(name, takes.usable, others, room=frames)
-    made = msgspec.structs.replace(word.made, of=origin, kwsd=__version__)
+    word, quality = trainer.make(name, takes.usable, others, wrong=takes.wrong, room=room)
+    made = msgspec.structs.replace(word.made, of=origin, kwsd=__version__, clips=takes.clips)
     word = replace(word, made=made)
     show(describe(name, quality))
     warnings = [*takes.warnings, *([TEXT_ONLY] if origin == "text" else []), *quality.warnings]
@@ -269,18 +273,18 @@ def test(
     bundle: Bundle,
     name: str,
     paths: Sequence[Path],
-    channel: int | str,
+    config: Config,
 ) -> list[Trial]:
-    """Try the word `name` on `channel` of recordings.
+    """Try the word `name` on recordings, with the channel and the checker of a configuration.
 
-    Raises AudioFileError, WordError or RequestError.
+    Raises AudioFileError, ConfigError, WordError or RequestError.
     """
     word = get(requester, bundle, name)
     in_force = requester.request(commands.GetCalibration()).words.get(word.name)
-    threshold = in_force.threshold if in_force else word.threshold
-    words = {word.name: WordConfig(threshold=threshold)}
-    config = Config(words=words, added_words=False, checker="off")
-    setup = resolve(config, bundle, Library(words={word.name: word}))
+    words = {word.name: WordConfig(threshold=in_force.threshold if in_force else None)}
+    alone = Config(words=words, added_words=False, checker=config.checker)
+    setup = resolve(alone, bundle, Library(words={word.name: word}))
+    channel = config.microphone.channel
     recordings = Recordings(bundle, setup, channel)
     trials = []
     for path in paths:

@@ -22,6 +22,7 @@ from kwsd.events import Stages
 from kwsd.metrics import SCORE_DIGITS
 from kwsd.model.manifest import CHECKED_FLOOR, sigmoid
 from kwsd.model.runtime import CheckerGraph
+from kwsd.state.second_stage import SecondStage
 
 SETTLED_CHUNKS = 5
 """Length from which a candidate is checked at the even chunks of the stream."""
@@ -81,22 +82,38 @@ class Checker:
         self.checks = 0
         """Windows that the graph has heard."""
         self._samples = samples
+        self._hears_added = False
         self._heard = -1  # the chunk of the last window
         self._logits: list[float] = []
+        self._vector = np.zeros(0, np.float32)
+
+    def ask(self, *, added: bool) -> None:
+        """Say whether added words are checked too: their vector comes from the same run."""
+        if added and not self._hears_added:
+            self._heard = -1
+        self._hears_added = added
 
     def hear(self, chunk: int) -> None:
         """Run the graph on the window that ends with a chunk: all words have their logits then."""
         window = self._samples(chunk + 1, chunk + 1, self.graph.model.samples)
-        self._logits = self.graph(window).tolist()
+        if self._hears_added:
+            logits, self._vector = self.graph.with_words(window)
+        else:
+            logits = self.graph(window)
+        self._logits = logits.tolist()
         self._heard = chunk
         self.checks += 1
 
-    def score(self, word: int, due: Due) -> Score:
-        """Return the score of a check of the word with this index in the bundle."""
+    def score(self, word: int | SecondStage, due: Due) -> Score:
+        """Return the score of a check of a word: the one with this index in the bundle, or an added
+        one."""
         if due.chunk != self._heard:
             self.hear(due.chunk)
-        logit = self._logits[word]
-        value = self.graph.model.fusion(logit, due.streaming)
+        if isinstance(word, int):
+            logit, fusion = self._logits[word], self.graph.model.fusion
+        else:
+            logit, fusion = word.logit(self._vector), word.fusion
+        value = fusion(logit, due.streaming)
         alone = sigmoid(logit) if math.isfinite(logit) else 0.0
         stages = Stages(round(due.streaming, SCORE_DIGITS), round(alone, SCORE_DIGITS))
         return Score(value, stages)

@@ -147,6 +147,8 @@ class Detector:
             self.checker = None
         elif self.checker is None or self.checker.graph is not graph:
             self.checker = Checker(graph, self._samples)
+        if self.checker:
+            self.checker.ask(added=any(word.second for word in setup.words.values()))
         vad = setup.vad
         if not vad.enabled:
             self._gate = None

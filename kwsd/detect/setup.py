@@ -34,6 +34,7 @@ from kwsd.names import look_up
 from kwsd.protocol.data import ThresholdOrigin
 from kwsd.state.calibration import Calibration
 from kwsd.state.library import Library
+from kwsd.state.second_stage import SecondStage
 from kwsd.state.voiceprints import Voiceprint
 from kwsd.state.words import AddedWord
 
@@ -51,6 +52,13 @@ class ActiveWord:
     """Streaming score from which the checker is asked; None for a word that is not checked."""
     calibration_is_stale: bool = False
     """Whether a threshold was calibrated, for other scores than it has now."""
+    is_for_another_checker: bool = False
+    """Whether it has a second stage that the checker in force cannot hear."""
+
+    @property
+    def second(self) -> SecondStage | None:
+        """How the checker hears it, where that is the word's own affair: an added one's."""
+        return self.model.second if isinstance(self.model, AddedWord) else None
 
 
 @dataclass(frozen=True)
@@ -138,7 +146,16 @@ class DetectorSetup:
                 "speaker.threshold: the calibrated one was found for voices that were compared by "
                 "other models, and is not used; run `kwsd calibrate --speakers` again"
             )
-        return [*self._deaf, *stale, *self.speakers.warnings]
+        return [*self._deaf, *stale, *self._half_heard, *self.speakers.warnings]
+
+    @property
+    def _half_heard(self) -> list[str]:
+        return [
+            f"words.{name}: it was made with another checker, so that its streaming score alone "
+            f"decides; `kwsd word remove` it and add it again"
+            for name, word in self.words.items()
+            if word.is_for_another_checker
+        ]
 
     @property
     def _deaf(self) -> list[str]:
@@ -229,15 +246,26 @@ def _active_words(
         raise UnknownWords(_unknown_words(unknown, bundle, library), unknown)
     if config.added_words:
         names += [name for name in library.words if name not in config.words]
-    models = checker.words if checker else bundle.words
-    # A file that calls itself as a built-in word does not take its place.
+    models: dict[str, WordModel | AddedWord] = dict(checker.words if checker else bundle.words)
+    candidates = dict(checker.candidates) if checker else {}
+    lost = set()
+    for name in names:
+        if name in models:  # a file that calls itself as a built-in word does not take its place
+            continue
+        word = library.words[name]
+        models[name] = heard = word.heard_with(checker.word_id if checker else None)
+        if heard.second:
+            candidates[name] = heard.second.candidate
+        elif word.second and checker and checker.word_id:
+            lost.add(name)
     return {
         name: _active_word(
             name,
-            models.get(name) or library.words[name],
+            models[name],
             config.words.get(name, WordConfig()),
             library.calibration,
-            checker.candidates.get(name) if checker else None,
+            candidates.get(name),
+            is_for_another_checker=name in lost,
         )
         for name in names
     }
@@ -261,6 +289,8 @@ def _active_word(
     wanted: WordConfig,
     calibration: Calibration | None,
     candidate: float | None,
+    *,
+    is_for_another_checker: bool = False,
 ) -> ActiveWord:
     calibrated = calibration.threshold(name, model.id) if calibration else None
     threshold = model.threshold
@@ -286,6 +316,7 @@ def _active_word(
         calibration_is_stale=origin == "model"
         and calibration is not None
         and name in calibration.words,
+        is_for_another_checker=is_for_another_checker,
     )
 
 

@@ -10,6 +10,7 @@ from kwsd.audio.format import SAMPLE_RATE
 from kwsd.detect.checker import Candidate, Checker, Due, Score, unchecked
 from kwsd.detect.setup import ActiveWord
 from kwsd.detect.trigger import Firing, Trigger
+from kwsd.state.second_stage import SecondStage
 
 
 class Smoother:
@@ -42,6 +43,7 @@ class WordStream:
         """The streaming score."""
         self._model_id = word.model.id
         self._smoother = Smoother(smoothing_chunks)
+        self._asked: int | SecondStage = word.second or column
         self._candidate = None if word.candidate is None else Candidate(word.candidate)
         self._checked: tuple[Due, Score] | None = None
 
@@ -73,7 +75,7 @@ class WordStream:
         if not candidate.length:
             return self.trigger.step(unchecked(self.streaming, candidate.begins_at), at)
         if self._checked is None or self._checked[0] != candidate.due:
-            self._checked = candidate.due, checker.score(self.column, candidate.due)
+            self._checked = candidate.due, checker.score(self._asked, candidate.due)
         score = self._checked[1]
         return self.trigger.step(score.value, at, score.stages)
 

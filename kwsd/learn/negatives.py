@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
+from kwsd.learn.word_vectors import EVERY_CHUNKS
 from kwsd.model.bundle import (
+    CHECKER_NEGATIVES_ARRAYS,
     NEGATIVES,
     NEGATIVES_ARRAYS,
     NEGATIVES_TEXTS,
     RESTORE,
     Bundle,
     BundleError,
+    CheckerModel,
 )
 from kwsd.state.words import CONTEXT_FRAMES
 
@@ -28,6 +31,11 @@ class Negatives:
     """int64 `[segment]`: the first frame of each segment."""
     texts: tuple[str, ...]
     """The words that are known to be said in each segment."""
+    vectors: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    """float32 `[vector, dim]`: what a checker heard at the end of the windows that end with some of
+    the frames; none without a checker that knows words."""
+    at: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """int64 `[vector]`: the frame that ends with each window, rising."""
 
     @cached_property
     def segment(self) -> np.ndarray:
@@ -45,17 +53,30 @@ class Negatives:
         age = np.arange(len(self.embedding)) - self.starts[self.segment]
         return ~contains[self.segment] & (age >= CONTEXT_FRAMES)
 
-    def joined(self, room: np.ndarray) -> Negatives:
-        """Return the bank with the frames `[chunk, dim]` of a room as one more segment."""
-        return Negatives(
+    def joined(self, room: np.ndarray, vectors: np.ndarray | None = None) -> Negatives:
+        """Return the bank with the frames `[chunk, dim]` of a room as one more segment.
+
+        `vectors` are those of every `EVERY_CHUNKS`th chunk of it, where the bank has some.
+        """
+        bank = Negatives(
             np.concatenate([self.embedding, room]),
             np.append(self.starts, len(self.embedding)),
             (*self.texts, ""),
+            self.vectors,
+            self.at,
+        )
+        if vectors is None or not len(self.at):
+            return bank
+        at = len(self.embedding) + EVERY_CHUNKS * np.arange(len(vectors))
+        return replace(
+            bank,
+            vectors=np.concatenate([self.vectors, vectors]),
+            at=np.concatenate([self.at, at]),
         )
 
 
-def read_negatives(bundle: Bundle) -> Negatives:
-    """Return the bundle's bank. Raises BundleError."""
+def read_negatives(bundle: Bundle, checker: CheckerModel | None = None) -> Negatives:
+    """Return the bundle's bank, with the vectors of a checker that has some. Raises BundleError."""
     arrays = bundle.arrays(NEGATIVES, {**NEGATIVES_ARRAYS, "texts": NEGATIVES_TEXTS})
     high = arrays["high"]
     starts = arrays["starts"]
@@ -64,4 +85,13 @@ def read_negatives(bundle: Bundle) -> Negatives:
         text = f"{bundle.path / NEGATIVES}: damaged (its frames and segments do not fit together)"
         raise BundleError(f"{text}; {RESTORE}")
     frames = high.astype(np.float32) * arrays["scale"]
-    return Negatives(frames, starts, tuple(arrays["texts"]))
+    bank = Negatives(frames, starts, tuple(arrays["texts"]))
+    if checker is None or checker.negatives is None:
+        return bank
+    heard = bundle.arrays(checker.negatives, CHECKER_NEGATIVES_ARRAYS)
+    vectors, at = heard["vectors"], heard["at"].astype(np.int64)
+    rising = len(at) > 0 and at[0] >= 0 and at[-1] < len(frames) and (np.diff(at) > 0).all()
+    if len(vectors) != len(at) or not rising or not vectors.shape[1]:
+        text = f"{bundle.path / checker.negatives}: damaged (its vectors do not fit the bank's"
+        raise BundleError(f"{text} frames); {RESTORE}")
+    return replace(bank, vectors=vectors.astype(np.float32) / 127, at=at)

@@ -1,4 +1,4 @@
-"""Ridge logistic regression over whitened frames."""
+"""Ridge regressions: logistic over whitened frames, least squares over vectors of unit length."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import numpy as np
 RIDGE = 20.0
 SHRINKAGE = 0.3
 """Share of the mean variance that is added to each before whitening."""
+
+VECTOR_RIDGE = 1.0
+"""Ridge of the least squares, as a share of the mean variance."""
 
 
 @dataclass(frozen=True)
@@ -65,3 +68,51 @@ def logistic_regression(
         if np.abs(step).max() < 1e-4:
             break
     return w[:-1], float(w[-1])
+
+
+@dataclass(frozen=True)
+class Moments:
+    """The first two moments of vectors, which add up: all that least squares asks of them."""
+
+    weight: float
+    first: np.ndarray
+    """float64 `[dim]`: their weighted sum."""
+    second: np.ndarray
+    """float64 `[dim, dim]`: the weighted sum of their outer products."""
+
+    @classmethod
+    def of(cls, vectors: np.ndarray, weight: float = 1.0) -> Moments:
+        """Return the moments of `vectors [n, dim]`, each of this weight."""
+        x = np.asarray(vectors, np.float32)
+        return cls(
+            weight * len(x),
+            weight * x.sum(axis=0, dtype=np.float64),
+            weight * (x.T @ x).astype(np.float64),
+        )
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(
+            self.weight + other.weight, self.first + other.first, self.second + other.second
+        )
+
+    @property
+    def means(self) -> Moments:
+        """The moments at a weight of one."""
+        weight = max(self.weight, 1e-9)
+        return Moments(1.0, self.first / weight, self.second / weight)
+
+
+def least_squares(
+    positives: Moments, negatives: Moments, ridge: float = VECTOR_RIDGE
+) -> tuple[np.ndarray, float]:
+    """Return float32 weights `[dim]` and the bias of the ridge regression to 1 and -1.
+
+    Both classes weigh one half. `ridge` is a share of the mean variance of the numbers.
+    """
+    one, other = positives.means, negatives.means
+    mean = (one.first + other.first) / 2
+    covariance = (one.second + other.second) / 2 - np.outer(mean, mean)
+    slope = (one.first - other.first) / 2
+    damping = ridge * np.trace(covariance) / len(mean) + 1e-9
+    weights = np.linalg.solve(covariance + damping * np.eye(len(mean)), slope)
+    return weights.astype(np.float32), float(-mean @ weights)

@@ -1,4 +1,5 @@
 """Takes of a word as the encoder's frames: what few-shot learning learns from.
+Where a checker knows words, what it hears at their ends belongs to them.
 
 Each take is encoded in several versions: faster and slower, in noise, and with speech before it.
 """
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -20,7 +21,8 @@ from kwsd.audio.speech_span import Phrase, phrase_span
 from kwsd.audio.synthesis import espeak_takes, has_kokoro, kokoro_takes
 from kwsd.detect.embedder import Embedder
 from kwsd.learn.takes import TakeRejected, check_take
-from kwsd.model.bundle import Bundle
+from kwsd.learn.word_vectors import EVERY_CHUNKS, word_vectors
+from kwsd.model.bundle import Bundle, CheckerModel
 from kwsd.model.runtime import Frames, Runtime
 from kwsd.state.words import CONTEXT_FRAMES
 
@@ -76,6 +78,16 @@ class TakeStream(NamedTuple):
     """float32 `[chunk, word]`, of the bundle's words."""
 
 
+class WrongClip(NamedTuple):
+    """A clip that is not the word, encoded around where it ended for the detector."""
+
+    frames: np.ndarray
+    """float32 `[CONTEXT_FRAMES + WRONG_CHUNKS, dim]`."""
+    vectors: np.ndarray | None
+    """float32 `[window, dim]`: what the checker hears at the end of every `EVERY_CHUNKS`th of
+    these chunks; None without a checker that knows words."""
+
+
 @dataclass(frozen=True)
 class WordTake:
     """One recording of a word, encoded."""
@@ -92,7 +104,10 @@ class WordTake:
     """Level of the speech in a take."""
     start_s: float = 0.0
     """Where the word begins in its recording, in seconds."""
-    parts: tuple[np.ndarray, ...] = ()
+    vectors: np.ndarray | None = None
+    """float32 `[version, FIRING_CHUNKS, dim]`: what the checker hears in the windows that end with
+    the chunks of the end of the word; None without a checker that knows words."""
+    parts: tuple[WrongClip, ...] = ()
     """What its pauses part, each said alone, as `TakeEncoder.wrong_clip` returns it."""
     left_out: tuple[tuple[float, float], ...] = ()
     """`(start, end)` in seconds of other speech in the recording, further than a pause away."""
@@ -113,9 +128,18 @@ class WordTake:
 class TakeEncoder:
     """Encodes takes and clips of words."""
 
-    def __init__(self, bundle: Bundle, runtime: Runtime | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        runtime: Runtime | None = None,
+        checker: CheckerModel | None = None,
+    ) -> None:
+        """`checker` hears them too, where it knows words. Raises BundleError."""
         self.bundle = bundle
         self.runtime = runtime or Runtime(bundle)
+        knows_words = checker is not None and checker.word_id is not None
+        self.graph = self.runtime.checker(checker) if knows_words else None
+        """The checker, where there is one that knows words."""
 
     @cached_property
     def _embedder(self) -> Embedder:
@@ -124,6 +148,11 @@ class TakeEncoder:
     def frames(self, samples: np.ndarray) -> np.ndarray:
         """Return the frames `[chunk, dim]` of int16-scaled `samples` from the start of a stream."""
         return self._encode(samples).embedding
+
+    def heard(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the frames of samples as above, and the vectors of every `EVERY_CHUNKS`th."""
+        frames = self.frames(samples)
+        return frames, self.vectors(samples, range(0, len(frames), EVERY_CHUNKS))
 
     def take(self, samples: np.ndarray) -> WordTake:
         """Encode one take, int16 `[sample]`, which contains the word alone. Raises TakeRejected."""
@@ -145,16 +174,27 @@ class TakeEncoder:
         Raises TakeRejected.
         """
         take = self._take(samples, begin, end)
-        clip = self._around(samples, end, FIRING_CHUNKS)
-        return replace(take, frames=np.concatenate([clip[None], take.frames[1:]]))
+        frames, vectors = self._around(samples, end, FIRING_CHUNKS)
+        take = replace(take, frames=np.concatenate([frames[None], take.frames[1:]]))
+        if take.vectors is None or vectors is None:
+            return take
+        return replace(take, vectors=np.concatenate([vectors[None], take.vectors[1:]]))
 
-    def wrong_clip(self, samples: np.ndarray, end: int) -> np.ndarray:
-        """Return frames `[CONTEXT_FRAMES + WRONG_CHUNKS, dim]` of a clip that is not the word.
+    def wrong_clip(self, samples: np.ndarray, end: int) -> WrongClip:
+        """Return a clip that is not the word, encoded.
 
         `samples` is int16 `[sample]`; a word ended at sample `end` for the detector.
         """
         first = end - WRONG_CHUNKS // 4 * self.bundle.chunk_samples
-        return self._around(samples, max(first, 1), WRONG_CHUNKS)
+        return WrongClip(*self._around(samples, max(first, 1), WRONG_CHUNKS, EVERY_CHUNKS))
+
+    def vectors(self, samples: np.ndarray, chunks: Iterable[int]) -> np.ndarray | None:
+        """Return the vectors `[window, dim]` of the windows of `samples`, from the start of a
+        stream, that end with these chunks; None without a checker that knows words."""
+        if self.graph is None:
+            return None
+        ends = ((chunk + 1) * self.bundle.chunk_samples for chunk in chunks)
+        return word_vectors(self.graph, samples, ends)
 
     def synthetic(self, text: str) -> list[WordTake]:
         """Return takes of `text` by espeak-ng, and by neural voices where they are installed.
@@ -178,18 +218,23 @@ class TakeEncoder:
         encoder = self.runtime.encoder
         return encoder.step(mel, encoder.zero_state())[0]
 
-    def _around(self, samples: np.ndarray, end: int, after: int) -> np.ndarray:
-        """Return frames before the chunk that contains sample `end`, and `after` from it on.
+    def _around(
+        self, samples: np.ndarray, end: int, after: int, every: int = 1
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return frames before the chunk that contains sample `end`, and `after` from it on; and
+        the vectors of `every` so many of these.
 
         There is silence around the clip.
         """
         chunk_samples = self.bundle.chunk_samples
         lead = CONTEXT_FRAMES * chunk_samples
-        frames = self._encode(np.pad(samples, (lead, (after + 1) * chunk_samples))).embedding
+        padded = np.pad(samples, (lead, (after + 1) * chunk_samples))
+        frames = self._encode(padded).embedding
         first = (lead + end - 1) // chunk_samples
-        return frames[first - CONTEXT_FRAMES : first + after]
+        vectors = self.vectors(padded, range(first, first + after, every))
+        return frames[first - CONTEXT_FRAMES : first + after], vectors
 
-    def _parts(self, samples: np.ndarray, phrase: Phrase) -> Iterator[np.ndarray]:
+    def _parts(self, samples: np.ndarray, phrase: Phrase) -> Iterator[WrongClip]:
         """Yield a phrase with silence in the place of its first parts, and of its last ones.
 
         It must not fire where the whole would: at the end of the phrase, said or not.
@@ -214,14 +259,19 @@ class TakeEncoder:
         first = max(begin - MARGIN_SAMPLES, 0)
         spoken = samples[first : end + MARGIN_SAMPLES].astype(np.float64)
         frames = []
+        vectors = []
         for version in VERSIONS:
             varied, ends = _varied(spoken, end - first, version, rng)
             chunk = -(-ends // self.bundle.chunk_samples) - 1
             embedding = self._encode(varied).embedding
             frames.append(embedding[chunk - CONTEXT_FRAMES : chunk + FIRING_CHUNKS])
+            vectors.append(self.vectors(varied, range(chunk, chunk + FIRING_CHUNKS)))
         heard = self._encode(np.pad(samples, (0, int(AFTER_S * SAMPLE_RATE))))
         stream = TakeStream(heard.embedding, heard.logits)
-        return WordTake(np.stack(frames), length_s, stream)
+        found = [one for one in vectors if one is not None]
+        return WordTake(
+            np.stack(frames), length_s, stream, vectors=np.stack(found) if found else None
+        )
 
 
 def _varied(

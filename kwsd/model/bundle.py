@@ -58,6 +58,10 @@ NEGATIVES_ARRAYS = {
     "starts": Numbers("<i8", (1 << 20,)),
 }
 NEGATIVES_TEXTS = Text(4096, (1 << 20,))
+CHECKER_NEGATIVES_ARRAYS: Kinds = {
+    "vectors": Numbers("|i1", (1 << 22, 1024)),
+    "at": Numbers("<i4", (1 << 22,)),
+}
 RESTORE = "restore the bundle, or reinstall kwsd"
 
 
@@ -125,6 +129,11 @@ class CheckerModel:
     """Weight of its voice embedding beside the speaker head's."""
     voices: JoinedVoices | None
     """None where voices are scored by the speaker head alone."""
+    word_id: str | None
+    """Identifies everything that decides its embedding of words; None where it checks no added
+    words."""
+    negatives: str | None
+    """The file of such embeddings of what is no added word; None where none can be made."""
 
 
 @dataclass(frozen=True)
@@ -247,8 +256,10 @@ def _checker(path: Path, found: Manifest, size: CheckerSize, stream: str) -> Che
         raise BundleError(text)
     if (entry.cohort is None) != (entry.speaker is None):
         raise BundleError(f"{where} has one of cohort and speaker without the other); {RESTORE}")
+    if entry.negatives and not entry.word_id:
+        raise BundleError(f"{where} has negatives without word_id); {RESTORE}")
     files = [entry.file] if entry.front_end is None else [entry.file, entry.front_end]
-    for name in files if entry.cohort is None else [*files, entry.cohort]:
+    for name in [*files, *filter(None, (entry.cohort, entry.negatives))]:
         if name not in found.files:
             raise BundleError(f"{where} names {name}, which `files` does not); {RESTORE}")
     window = f"{entry.samples} {entry.peak}"
@@ -273,6 +284,8 @@ def _checker(path: Path, found: Manifest, size: CheckerSize, stream: str) -> Che
         voice_id=_id(heard_by),
         voice_weight=entry.voice_weight,
         voices=_joined_voices(entry),
+        word_id=entry.word_id,
+        negatives=entry.negatives,
     )
 
 

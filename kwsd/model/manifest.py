@@ -104,6 +104,11 @@ class Checker(Struct, frozen=True):
     """The file of voices, joined of both, that such voices are scored against."""
     speaker: Speaker | None = None
     """How scores of such voices are calibrated; there where `cohort` is."""
+    word_id: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    """Identifies everything that decides its embedding of words, to which added words are bound;
+    None for a checker that does not check them."""
+    negatives: FileName | None = None
+    """The file of such embeddings of what is no added word."""
 
 
 class Manifest(Struct, frozen=True):

@@ -213,6 +213,9 @@ class CheckerGraph:
         if self.voice_dim is None and model.voices is not None:
             text = f"{path}: gives no voice, and {MANIFEST} has a cohort of such"
             raise BundleError(f"{text}; restore the bundle")
+        if self.word_dim is None and model.word_id is not None:
+            text = f"{path}: gives no words, and {MANIFEST} has a word_id of such"
+            raise BundleError(f"{text}; restore the bundle")
 
     @staticmethod
     def _expect(path: Path, name: str, found: list[int | str], expected: list[int]) -> None:
@@ -227,7 +230,17 @@ class CheckerGraph:
 
     def __call__(self, window: np.ndarray) -> np.ndarray:
         """Return the logits `[word]` of a window `[sample]`, int16 scale, of the model's length."""
-        return self._run("logits", window)
+        return self._run(window, "logits")[0]
+
+    def with_words(self, window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the logits of a window as above and, of the same run, its embedding of words."""
+        logits, vector = self._run(window, "logits", "words")
+        return logits, _unit(vector)
+
+    def words(self, window: np.ndarray) -> np.ndarray:
+        """Return the embedding of what was said at the end of a window as above, float32 `[dim]`
+        of unit length."""
+        return _unit(self._run(window, "words")[0])
 
     def with_voice(self, head: np.ndarray, span: np.ndarray) -> np.ndarray:
         """Return a speaker embedding `[dim]`: the head's, joined with that of the voice in a span.
@@ -242,12 +255,12 @@ class CheckerGraph:
     def voice(self, span: np.ndarray) -> np.ndarray:
         """Return the embedding of the voice in a span as above, float32 `[dim]` of unit length."""
         samples = np.asarray(span, np.float32)
-        vector = self._run("voice", np.pad(samples, (self.model.samples - len(samples), 0)))
-        return vector / max(float(np.linalg.norm(vector)), 1e-9)
+        window = np.pad(samples, (self.model.samples - len(samples), 0))
+        return _unit(self._run(window, "voice")[0])
 
-    def _run(self, output: str, window: np.ndarray) -> np.ndarray:
+    def _run(self, window: np.ndarray, *outputs: str) -> list[np.ndarray]:
         feed = {self._input: self._prepared(window)[None]}
-        return np.asarray(self._session.run([output], feed, self._asked_only)[0][0])
+        return [found[0] for found in self._session.run(outputs, feed, self._asked_only)]
 
     def _prepared(self, window: np.ndarray) -> np.ndarray:
         """Return what the graph takes: the window at its peak, as mel frames or in ±1."""
@@ -257,6 +270,11 @@ class CheckerGraph:
         if self._front_end is None:
             return scaled
         return self._front_end(scaled * np.float32(FULL_SCALE))
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    """Return a vector at unit length."""
+    return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-9))
 
 
 def _length(path: Path, name: str, outputs: Mapping[str, list[int | str]]) -> int | None:

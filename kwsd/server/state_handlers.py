@@ -20,7 +20,7 @@ from kwsd.audio.format import SAMPLE_RATE
 from kwsd.config import Config, ConfigError
 from kwsd.detect import in_force
 from kwsd.detect.in_force import Origins
-from kwsd.detect.setup import DetectorSetup, resolve
+from kwsd.detect.setup import DetectorSetup, chosen_checker, resolve
 from kwsd.detect.speaker_id import SpeakerScorer, read_cohort
 from kwsd.learn.thresholds import speaker_trials
 from kwsd.model.bundle import COHORT, Bundle
@@ -199,7 +199,12 @@ class StateHandlers:
 
     def _list_words(self, command: commands.Words) -> replies.WordsReply:
         good, bad = self.words.load_all()
-        listed = [word.info() for word in good.values()]
+        try:
+            checker = chosen_checker(self._config(), self.bundle)
+        except ConfigError:  # the daemon goes on with what it has
+            checker = None
+        word_id = checker.word_id if checker else None
+        listed = [word.heard_with(word_id).info() for word in good.values()]
         return replies.WordsReply(
             bundled=list(self.bundle.words),
             words=listed,

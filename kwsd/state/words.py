@@ -1,7 +1,8 @@
 """Added words: one small file each, bound to the encoder that made it, never a pickle.
 
 A word is a linear detector over a few frames of the encoder, each of which has heard 0.8 s: the
-frame of the chunk that is decided, and some before it.
+frame of the chunk that is decided, and some before it. Where a checker that knows words was there
+when it was made, it has a second stage too (`SecondStage`), which that very checker hears.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,17 +25,18 @@ from kwsd.bounded.file import Damaged
 from kwsd.bounded.npz import Kinds, Numbers, Text
 from kwsd.names import word_name
 from kwsd.protocol.data import AddedWordInfo, MadeFrom, OperatingPoint
-from kwsd.state import store
+from kwsd.state import second_stage, store
+from kwsd.state.second_stage import SecondStage
 from kwsd.state.store import LATEST, StateError, Store
 
-FORMAT = 2
+FORMAT = 3
 MAX_BYTES = 4 << 20
 """Bytes of a word's file. A message carries one of three quarters of a MiB at most."""
-MAX_STORED = 32
+MAX_STORED = second_stage.MAX_STORED
 """Takes, and wrong clips, whose frames a word's file stores."""
 CONTEXT_FRAMES = 15
 """Frames before the present one that a word may look at."""
-MAX_WEIGHT = 1e6
+MAX_WEIGHT = second_stage.MAX_WEIGHT
 """Greatest weight: real ones are below 1, and no sum of products with frames is infinite."""
 MAX_LENGTH_S = 10.0
 """Longest word."""
@@ -80,12 +83,31 @@ class AddedWord:
     wrong: np.ndarray = field(default_factory=lambda: np.zeros((0, 1, 1), np.float16), repr=False)
     """float16 `[clip, frame, dim]`: frames of clips that woke it and that the user labeled wrong.
     """
+    second: SecondStage | None = None
+    """How a checker hears it; None where none did when it was made."""
 
     @property
     def id(self) -> str:
-        """Identifies the weights that give its scores."""
-        weights = np.append(self.weights, self.bias).astype(np.float32)
-        return hashlib.sha256(weights.tobytes() + bytes(self.offsets)).hexdigest()[:16]
+        """Identifies the weights that give its scores, those of the second stage included."""
+        weights = np.append(self.weights, self.bias).astype(np.float32).tobytes()
+        checked = self.second.id.encode() if self.second else b""
+        return hashlib.sha256(weights + bytes(self.offsets) + checked).hexdigest()[:16]
+
+    def heard_with(self, word_id: str | None) -> AddedWord:
+        """Return the word as a checker decides it, whose vectors `word_id` identifies; None for
+        none. With another checker than its own, the streaming stage alone decides.
+
+        What is said of its scores (threshold, operating points, left-out takes) is of those.
+        """
+        second = self.second
+        if second is None or second.word_id != word_id:
+            return replace(self, second=None)
+        return replace(
+            self,
+            threshold=second.threshold,
+            operating_points=second.operating_points,
+            scores=second.scores,
+        )
 
     def missed(self, threshold: float) -> tuple[float, float] | None:
         """Return the share of its takes below `threshold`, clean and in noise; None without takes.
@@ -136,6 +158,10 @@ def to_bytes(word: AddedWord) -> bytes:
         "operating_points": msgspec.to_builtins(word.operating_points),
         "made": msgspec.to_builtins(word.made),
     }
+    checked: dict[str, np.ndarray] = {}
+    if word.second:
+        about, checked = second_stage.to_parts(word.second)
+        head["second"] = msgspec.to_builtins(about)
     buffer = io.BytesIO()
     # One byte a number: messages carry whole words, and a line has a greatest length.
     flat = np.abs(word.takes).reshape(-1, word.takes.shape[-1])
@@ -148,6 +174,7 @@ def to_bytes(word: AddedWord) -> bytes:
         scale=scale,
         takes=_quantized(word.takes[:MAX_STORED], scale),
         wrong=_quantized(word.wrong, scale),
+        **checked,  # type: ignore[arg-type]
     )
     return buffer.getvalue()
 
@@ -167,16 +194,27 @@ def from_bytes(data: bytes, encoder_id: str, origin: str, dim: int | None = None
         format = bounded_json.decode(head, _Format).format
         if format != FORMAT:
             text = f"word format {format}, this kwsd reads {FORMAT}"
-            raise WordError(f"{origin}: {text}; add the word again")
+            raise WordError(f"{origin}: {text}; {_again(bounded_json.decode(head, _Name).name)}")
         about = bounded_json.decode(head, _Head)
         name = check_word_name(about.name)
         if about.encoder_id != encoder_id:
             text = f"made for the encoder {about.encoder_id}, this model is {encoder_id}"
-            raise WordError(f"{origin}: {text}; add {name!r} again")
-        return _word(name, about, npz.decode(data, ARRAYS, MAX_BYTES), dim)
+            raise WordError(f"{origin}: {text}; {_again(name)}")
+        more = second_stage.ARRAYS if about.second else None
+        arrays = npz.decode(data, {**ARRAYS, **(more or {})}, MAX_BYTES)
+        return _word(name, about, arrays, dim)
     except Damaged as error:
         text = f"damaged, or not a kwsd word file ({error}); add the word again, or restore it"
         raise WordError(f"{origin}: {text}") from error
+
+
+def _again(name: str) -> str:
+    """Return what makes a word again that was made for something else."""
+    spoken = check_word_name(name).replace("_", " ")
+    return (
+        f"make it again from recordings (`kwsd word add {shlex.quote(spoken)} …`), or from its "
+        f"labeled clips where there are any (`kwsd word add {shlex.quote(spoken)} --from-clips`)"
+    )
 
 
 class _Format(Struct, frozen=True):
@@ -201,6 +239,7 @@ class _Head(Struct, frozen=True):
     length_s: Annotated[float, Meta(gt=0, le=MAX_LENGTH_S)]
     operating_points: Annotated[tuple[OperatingPoint, ...], Meta(max_length=16)]
     made: MadeFrom
+    second: second_stage.Head | None = None
 
 
 def _word(name: str, head: _Head, arrays: dict[str, Any], dim: int | None) -> AddedWord:
@@ -218,12 +257,17 @@ def _word(name: str, head: _Head, arrays: dict[str, Any], dim: int | None) -> Ad
         raise Damaged("its scores are no pairs of numbers from 0 to 1")
     if (scale <= 0).any() or (scale > MAX_SCALE).any():
         raise Damaged("the scale of its frames is out of range")
-    for point in head.operating_points:
+    checked = head.second
+    for point in (*head.operating_points, *(checked.operating_points if checked else ())):
         rates = (point.threshold, point.miss_rate, point.miss_rate_10db)
         if any(not 0 <= rate <= 1 for rate in rates) or point.false_accepts_per_hour < 0:
             raise Damaged("it has an operating point that no threshold can have")
     if not (0 <= head.made.takes <= MAX_COUNT and 0 <= head.made.time <= LATEST):
         raise Damaged("it was made from no number of takes, or at no time, that there is")
+    second = None
+    if checked:
+        takes, wrong = len(arrays["takes"]), len(arrays["wrong"])
+        second = second_stage.from_parts(checked, arrays, takes, wrong)
     return AddedWord(
         name=name,
         encoder_id=head.encoder_id,
@@ -237,6 +281,7 @@ def _word(name: str, head: _Head, arrays: dict[str, Any], dim: int | None) -> Ad
         made=head.made,
         scores=scores,
         wrong=(arrays["wrong"] * scale).astype(np.float16),
+        second=second,
     )
 
 

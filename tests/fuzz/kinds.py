@@ -26,6 +26,7 @@ from kwsd.detect.speaker_id import SpeakerScorer, best_match, read_cohort
 from kwsd.learn.thresholds import choose, evidence
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import Bundle, BundleError, read_front_end
+from kwsd.model.manifest import CHECKED_FLOOR, Fusion
 from kwsd.protocol import commands
 from kwsd.protocol.commands import Command, Request
 from kwsd.protocol.data import (
@@ -43,6 +44,7 @@ from kwsd.protocol.replies import EncodedReply, Reply
 from kwsd.server.state_handlers import StateHandlers
 from kwsd.state.calibration import Calibration, CalibrationStore
 from kwsd.state.clips import ClipStore
+from kwsd.state.second_stage import SecondStage
 from kwsd.state.store import StateError
 from kwsd.state.voiceprints import Voiceprint, VoiceprintStore
 from kwsd.state.words import CONTEXT_FRAMES, AddedWord, WordStore
@@ -204,7 +206,21 @@ class WordKind(StateKind):
         )
         store = WordStore(self.folder, "")
         yield store.to_bytes(word)
-        yield store.to_bytes(replace(word, wrong=rng.normal(0, 1, (2, 4, dim)).astype(np.float16)))
+        more = replace(word, wrong=rng.normal(0, 1, (2, 4, dim)).astype(np.float16))
+        yield store.to_bytes(more)
+        second = SecondStage(
+            word_id="a checker",
+            weights=rng.normal(0, 1, 8).astype(np.float32),
+            bias=0.5,
+            candidate=0.05,
+            fusion=Fusion(1.0, 0.5, -0.5),
+            threshold=0.6,
+            operating_points=(point,) * 3,
+            takes=rng.integers(-127, 128, (3, 2, 4, 8)).astype(np.int8),
+            wrong=rng.integers(-127, 128, (2, 4, 8)).astype(np.int8),
+            scores=np.full((3, 2), 0.8, np.float32),
+        )
+        yield store.to_bytes(replace(more, second=second))
 
     def corrupted(self, rng: Random, index: int) -> bytes:
         return archives.corrupt_archive(rng.choice(self.seeds), rng, {"head": corrupt_head})
@@ -231,6 +247,12 @@ class WordKind(StateKind):
             assert np.isfinite(word.wrong).all()
             assert all(0 <= share <= 1 for share in word.missed(0.5) or ())
             check_finite(msgspec.to_builtins(word.info()))
+            if second := word.second:
+                logit = second.logit(np.ones(len(second.weights), np.float32))
+                assert CHECKED_FLOOR <= second.fusion(logit, 0.5) <= 1
+                heard = word.heard_with(second.word_id)
+                assert all(0 <= share <= 1 for share in heard.missed(0.5) or ())
+                check_finite(msgspec.to_builtins(heard.info()))
             self.request(commands.WordsGet(name=word.name))
         put = self.request(commands.WordsPut(file=data))
         assert isinstance(put, RequestError) or good

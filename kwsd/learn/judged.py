@@ -1,0 +1,59 @@
+"""What a word scores on what its detectors were made without, and the thresholds that follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kwsd.metrics import tail_rate, tail_threshold
+from kwsd.protocol.data import OperatingPoint
+
+RATES = (0.5, 1.0, 2.0)
+"""False accepts per hour of continuous speech (which the bank is) of the operating points: strict,
+balanced, lenient."""
+ABOVE_PARTS = 1.1
+"""The threshold, as a multiple of the scores of a phrase's parts."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The scores of one stage, or of both together."""
+
+    takes: np.ndarray
+    """float64 `[take, 2]`: clean and in noise."""
+    parts: np.ndarray
+    """float64 `[part]`: of what the pauses of the takes part."""
+    wrong: np.ndarray
+    """float64 `[clip]`: of clips that are not the word."""
+    peaks: np.ndarray
+    """float64 `[peak]` over the bank, highest first."""
+    hours: float
+    """Length of the bank."""
+
+    def threshold(self, rate: float) -> tuple[float, float]:
+        """Return the threshold at a rate of false accepts per hour, and the rate at it: lower where
+        the parts of the phrase ask for a higher threshold."""
+        threshold = tail_threshold(self.peaks, self.hours, rate)
+        above = above_parts(self.parts, self.takes[:, 0], threshold)
+        if above <= threshold:
+            return threshold, rate
+        return above, tail_rate(self.peaks, self.hours, above)
+
+    def points(self) -> tuple[OperatingPoint, ...]:
+        """Return the operating points at `RATES`."""
+        points = []
+        for rate in RATES:
+            at = tail_threshold(self.peaks, self.hours, rate)
+            points.append(OperatingPoint(at, rate, *(self.takes < at).mean(axis=0).tolist()))
+        return tuple(points)
+
+
+def above_parts(parts: np.ndarray, takes: np.ndarray, threshold: float) -> float:
+    """Return a threshold that the scores `[part]` of parts do not reach, as far as no take is lost.
+
+    Of the scores `[take]` of takes, those above `threshold` must stay above it.
+    """
+    found = takes[takes >= threshold]
+    lower = parts[parts < found.min(initial=1.0)]
+    return min(ABOVE_PARTS * float(lower.max(initial=0.0)), float(found.min(initial=1.0)))

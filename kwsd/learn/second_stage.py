@@ -1,0 +1,257 @@
+"""How a checker learns to hear an added word, from the vectors of its takes.
+
+A ridge regression in closed form parts the vectors of the takes from those of the bank. Its output
+and the streaming logit, each scaled by the bank's mean and deviation, are summed, and calibrated to
+one probability on takes that were left out, against the bank's hardest. Everything is judged by
+what was made without it, in the folds and halves of the streaming stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from kwsd.detect.checker import SETTLED_CHUNKS
+from kwsd.learn.judged import Judged
+from kwsd.learn.regression import Moments, least_squares, logistic_regression
+from kwsd.metrics import false_accept_peaks
+from kwsd.model.manifest import CHECKED_FLOOR, STREAM_CLIP, Fusion
+from kwsd.state.second_stage import SecondStage, quantized
+
+CHECKS_PER_HOUR = 200.0
+"""Checks of a word in an hour of continuous speech, repeated ones counted."""
+MOST_CHECKS_PER_HOUR = 1000.0
+"""The same where its takes ask for a lower candidate threshold."""
+LOST_TAKES = 0.01
+"""Share of the left-out takes that may be no candidates."""
+CANDIDATES = np.geomspace(0.001, 0.9, 100)
+"""Candidate thresholds that are tried."""
+WRONG_SHARE = 0.01
+"""Weight of a wrong clip, as a share of the bank's."""
+HARDEST = 200
+"""Vectors of the bank that the calibration is fitted to: those with the highest sums."""
+LEAST_SLOPE = 0.05
+
+
+class StreamScores(NamedTuple):
+    """Streaming scores by detectors that were made without what they score."""
+
+    takes: np.ndarray
+    """float64 `[take, 2, chunk]`: of the chunks at the end of the word, clean and in noise."""
+    wrong: np.ndarray
+    """float64 `[clip, window]`: of the chunks that a wrong clip has vectors of."""
+    bank: np.ndarray
+    """float64 `[half, frame]`: of each half of the bank; 0 in the other."""
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """What the checker heard, float32."""
+
+    takes: np.ndarray
+    """`[take, version, chunk, dim]`."""
+    wrong: np.ndarray
+    """`[clip, window, dim]`: of the parts of the takes, and of wrong clips after them."""
+    bank: np.ndarray
+    """`[vector, dim]`."""
+    at: np.ndarray
+    """int64 `[vector]`: the frame of each."""
+    half: np.ndarray
+    """int64 `[vector]`: the half of the bank that it is in."""
+
+
+class Candidates(NamedTuple):
+    """What the streaming score lets through to the checker."""
+
+    begins_at: float
+    checks_per_hour: float
+    """Of continuous speech, repeated ones counted."""
+    lost: int
+    """Left-out takes, clean, that are none."""
+
+
+class _Outputs(NamedTuple):
+    """One number for each vector that is judged: arrays as in `StreamScores`, but for the bank."""
+
+    takes: np.ndarray
+    wrong: np.ndarray
+    bank: np.ndarray
+    """float64 `[vector]`."""
+
+
+def learn_second_stage(
+    word_id: str, vectors: Vectors, stream: StreamScores, folds: int, hours: float, parts: int
+) -> tuple[SecondStage, Judged, Candidates]:
+    """Return the second stage of a word, all but its threshold, and what was measured of it.
+
+    Take, or wrong clip, number n belongs to fold `n % folds`. The bank is `hours` long. The first
+    `parts` of the wrong clips are parts of the takes.
+    """
+    candidates = find_candidates(stream, hours)
+    of_bank = stream.bank.max(axis=0)[vectors.at]
+    streaming = _Outputs(*(_logit(one) for one in (stream.takes, stream.wrong, of_bank)))
+    outputs = _left_out(vectors, folds)
+    mean, spread = _scale(outputs.bank)
+    stream_mean, stream_spread = _scale(streaming.bank)
+    alone = _map(lambda out, _: (out - mean) / spread, outputs, streaming)
+    both = _map(lambda out, heard: out + (heard - stream_mean) / stream_spread, alone, streaming)
+    slope, offset = _calibration(alone)
+    fused_slope, fused_offset = _calibration(both)
+    weights, bias = _fitted(vectors.takes, vectors.wrong, Moments.of(vectors.bank))
+    fusion = Fusion(
+        checker=fused_slope / slope,
+        stream=fused_slope / stream_spread,
+        offset=fused_offset - fused_slope * (offset / slope + stream_mean / stream_spread),
+    )
+    totals = _map(lambda total, _: fused_slope * total + fused_offset, both, streaming)
+    judged = _judged(totals, stream, vectors, candidates.begins_at, hours, parts)
+    second = SecondStage(
+        word_id=word_id,
+        weights=(weights * (slope / spread)).astype(np.float32),
+        bias=(bias - mean) * slope / spread + offset,
+        candidate=candidates.begins_at,
+        fusion=fusion,
+        threshold=1.0,
+        operating_points=judged.points(),
+        takes=quantized(vectors.takes),
+        wrong=quantized(vectors.wrong),
+        scores=judged.takes.astype(np.float32),
+    )
+    return second, judged, candidates
+
+
+def find_candidates(stream: StreamScores, hours: float) -> Candidates:
+    """Return what the streaming score lets through.
+
+    As much as `CHECKS_PER_HOUR` allow; where that would lose more than `LOST_TAKES` of the
+    left-out takes, as much as these need, up to `MOST_CHECKS_PER_HOUR`.
+    """
+    checks = np.array([_checks(stream.bank, at) for at in CANDIDATES]) / hours
+    scores = np.sort(_every_second(stream.takes[:, 0]))
+    needed = scores[int(LOST_TAKES * len(scores))]
+
+    def lowest(per_hour: float) -> float:
+        return float(CANDIDATES[checks <= per_hour].min(initial=CANDIDATES[-1]))
+
+    begins_at = max(min(lowest(CHECKS_PER_HOUR), float(needed)), lowest(MOST_CHECKS_PER_HOUR))
+    begins_at = round(begins_at, 6)
+    return Candidates(
+        begins_at, _checks(stream.bank, begins_at) / hours, int((scores < begins_at).sum())
+    )
+
+
+def take_score(second: SecondStage, streaming: np.ndarray, vectors: np.ndarray) -> float:
+    """Return the highest score at consecutive chunks with the scores `streaming [chunk]` and the
+    vectors `[chunk, dim]`, of which every second is checked, whichever that is."""
+    return float(_every_second(_fused(second, streaming, vectors)))
+
+
+def clip_score(second: SecondStage, streaming: np.ndarray, vectors: np.ndarray) -> float:
+    """Return the highest score where all of these are checked."""
+    return float(_fused(second, streaming, vectors).max())
+
+
+def _fused(second: SecondStage, streaming: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    fusion = second.fusion
+    logits = vectors @ second.weights + second.bias
+    totals = fusion.checker * logits + fusion.stream * _logit(streaming) + fusion.offset
+    return _scores(totals, streaming, second.candidate)
+
+
+def _scores(totals: np.ndarray, streaming: np.ndarray, begins_at: float) -> np.ndarray:
+    """Return the scores of candidates, and of what is none, as the detector gives them."""
+    checked = CHECKED_FLOOR + (1 - CHECKED_FLOOR) / (1 + np.exp(-np.clip(totals, -500, 500)))
+    below = CHECKED_FLOOR * streaming / begins_at
+    return np.asarray(np.where(streaming >= begins_at, checked, below))
+
+
+def _judged(
+    totals: _Outputs,
+    stream: StreamScores,
+    vectors: Vectors,
+    begins_at: float,
+    hours: float,
+    parts: int,
+) -> Judged:
+    takes = _every_second(_scores(totals.takes, stream.takes, begins_at))
+    wrong = _scores(totals.wrong, stream.wrong, begins_at).max(axis=-1, initial=0.0)
+    found: list[float] = []
+    for half, scores in enumerate(stream.bank):
+        chosen = vectors.half == half
+        at = vectors.at[chosen]
+        series = np.zeros(len(scores))
+        series[at] = _scores(totals.bank[chosen], scores[at], begins_at)
+        found += false_accept_peaks(series)
+    return Judged(takes, wrong[:parts], wrong[parts:], np.sort(found)[::-1], hours)
+
+
+def _left_out(vectors: Vectors, folds: int) -> _Outputs:
+    """Return the regression's outputs for what it was not fitted to."""
+    bank = np.zeros(len(vectors.bank))
+    halves = [Moments.of(vectors.bank[vectors.half == half]) for half in (0, 1)]
+    for half in (0, 1):
+        weights, bias = _fitted(vectors.takes, vectors.wrong, halves[1 - half])
+        chosen = vectors.half == half
+        bank[chosen] = vectors.bank[chosen] @ weights + bias
+    takes = np.zeros((len(vectors.takes), 2, vectors.takes.shape[2]))
+    wrong = np.zeros(vectors.wrong.shape[:2])
+    whole = halves[0] + halves[1]
+    of_take, of_wrong = (np.arange(len(each)) % folds for each in (takes, wrong))
+    for fold in range(folds):
+        rest = vectors.takes[of_take != fold], vectors.wrong[of_wrong != fold]
+        weights, bias = _fitted(*rest, whole)
+        takes[of_take == fold] = vectors.takes[of_take == fold, :2] @ weights + bias
+        wrong[of_wrong == fold] = vectors.wrong[of_wrong == fold] @ weights + bias
+    return _Outputs(takes, wrong, bank)
+
+
+def _fitted(takes: np.ndarray, wrong: np.ndarray, bank: Moments) -> tuple[np.ndarray, float]:
+    """Return the weights and the bias that part `takes` from `wrong` clips and the bank."""
+    dim = takes.shape[-1]
+    negatives = bank
+    if wrong.size:
+        negatives += Moments.of(wrong.reshape(-1, dim), WRONG_SHARE * bank.weight / wrong.shape[1])
+    return least_squares(Moments.of(takes.reshape(-1, dim)), negatives)
+
+
+def _calibration(outputs: _Outputs) -> tuple[float, float]:
+    """Return slope and offset of the logits: left-out takes against the bank's hardest."""
+    hardest = np.sort(outputs.bank)[-HARDEST:]
+    takes = _every_second(outputs.takes).reshape(-1)
+    slope, offset = logistic_regression(takes[:, None], hardest[:, None])
+    return max(float(slope[0]), LEAST_SLOPE), offset
+
+
+def _every_second(values: np.ndarray) -> np.ndarray:
+    """Return the highest of every second along the last axis, whichever of them these are."""
+    return np.minimum(values[..., 0::2].max(axis=-1), values[..., 1::2].max(axis=-1))
+
+
+def _checks(bank: np.ndarray, begins_at: float) -> float:
+    """Return how many checks the scores `[half, frame]` of the bank ask for."""
+    total = 0.0
+    for scores in bank:
+        is_candidate = np.pad(scores >= begins_at, 1).astype(np.int8)
+        begins, ends = (np.flatnonzero(np.diff(is_candidate) == sign) for sign in (1, -1))
+        lengths = ends - begins
+        settled = np.maximum(lengths - (SETTLED_CHUNKS - 1), 0)
+        total += float((1 + (lengths >= 3) + settled / 2).sum())
+    return total
+
+
+def _scale(values: np.ndarray) -> tuple[float, float]:
+    return float(values.mean()), max(float(values.std()), 1e-6)
+
+
+def _logit(scores: np.ndarray) -> np.ndarray:
+    clipped = np.clip(scores, STREAM_CLIP, 1 - STREAM_CLIP)
+    return np.asarray(np.log(clipped / (1 - clipped)))
+
+
+def _map(
+    change: Callable[[np.ndarray, np.ndarray], np.ndarray], one: _Outputs, other: _Outputs
+) -> _Outputs:
+    return _Outputs(*(change(a, b) for a, b in zip(one, other, strict=True)))

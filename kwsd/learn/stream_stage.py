@@ -1,0 +1,161 @@
+"""The streaming stage of an added word: a regression over a few whitened frames, and its scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from kwsd.audio.format import CHUNK_SAMPLES, SAMPLE_RATE
+from kwsd.learn.judged import Judged
+from kwsd.learn.negatives import Negatives
+from kwsd.learn.regression import Whitening, logistic_regression
+from kwsd.learn.second_stage import StreamScores
+from kwsd.learn.word_takes import FIRING_CHUNKS, WRONG_CHUNKS, WordTake, WrongClip
+from kwsd.learn.word_vectors import EVERY_CHUNKS
+from kwsd.metrics import false_accept_peaks
+from kwsd.state.words import CONTEXT_FRAMES, AddedWord
+
+DRAWN = 4000
+"""Negatives of the first fit."""
+HARDEST = 2000
+"""Negatives of the second fit: those with the highest scores in the first."""
+WRONG_WEIGHT = 8
+"""How often each chunk of a wrong clip counts as a negative."""
+MAX_FOLDS = 5
+
+
+class Streamed(NamedTuple):
+    """A word by its streaming stage, without a threshold, and what it scores."""
+
+    word: AddedWord
+    judged: Judged
+    scores: StreamScores
+
+
+class StreamStage:
+    """Fits words to takes and a bank of negatives."""
+
+    def __init__(self, negatives: Negatives, smoothing_chunks: int) -> None:
+        """`smoothing_chunks` are the posteriors whose mean is a score."""
+        self._negatives = negatives
+        self._smoothing_chunks = smoothing_chunks
+
+    def learn(
+        self,
+        blank: AddedWord,
+        takes: Sequence[WordTake],
+        clips: Sequence[WrongClip],
+        usable: np.ndarray,
+        parts: int,
+    ) -> Streamed:
+        """Return `blank` with weights fitted to takes and usable negatives, bool `[frame]`, and
+        what detectors score that were made without what they score.
+
+        The first `parts` of the wrong clips, which `blank` has the frames of, are parts of takes.
+        """
+        bank = np.zeros((2, len(usable)))
+        for half in (0, 1):
+            word = self.fit(blank, takes, usable & (self.half != half))
+            scores = smoothed(self.bank_logits(word), self._smoothing_chunks)
+            bank[half] = np.where(usable & (self.half == half), scores, 0)
+        folds = folds_of(takes, clips)
+        highest = np.zeros((len(takes), 2))
+        of_takes = np.zeros((len(takes), 2, FIRING_CHUNKS))
+        highest_wrong = np.zeros(len(clips))
+        of_wrong = np.zeros((len(clips), -(-WRONG_CHUNKS // EVERY_CHUNKS)))
+        for fold in range(folds):
+            others = [take for n, take in enumerate(takes) if n % folds != fold]
+            rest = replace(blank, wrong=blank.wrong[np.arange(len(clips)) % folds != fold])
+            word = self.fit(rest, others, usable)
+            for n in range(fold, len(takes), folds):
+                logits = [word.logits(one.astype(np.float32)) for one in takes[n].frames[:2]]
+                highest[n] = [smoothed(one, self._smoothing_chunks).max() for one in logits]
+                of_takes[n] = [after_silence(one, self._smoothing_chunks) for one in logits]
+            for n in range(fold, len(clips), folds):
+                logits = [word.logits(clips[n].frames.astype(np.float32))]
+                highest_wrong[n] = smoothed(logits[0], self._smoothing_chunks).max()
+                of_wrong[n] = after_silence(logits[0], self._smoothing_chunks)[::EVERY_CHUNKS]
+        peaks = [peak for scores in bank for peak in false_accept_peaks(scores)]
+        judged = Judged(
+            highest,
+            highest_wrong[:parts],
+            highest_wrong[parts:],
+            np.sort(peaks)[::-1],
+            float(usable.sum() * CHUNK_SAMPLES / SAMPLE_RATE / 3600),
+        )
+        word = self.fit(blank, takes, usable)
+        return Streamed(word, judged, StreamScores(of_takes, of_wrong, bank))
+
+    @cached_property
+    def half(self) -> np.ndarray:
+        """The half of the bank that each frame is in, `[frame]`: each judges a detector that was
+        fitted to the other."""
+        draw = np.random.default_rng(1).integers(2, size=len(self._negatives.starts))
+        return np.asarray(draw[self._negatives.segment])
+
+    def bank_logits(self, word: AddedWord) -> np.ndarray:
+        """Return the logits `[frame]` of the bank.
+
+        The first of a segment look into the segment before, and are not used.
+        """
+        return word.logits(np.pad(self._negatives.embedding, ((CONTEXT_FRAMES, 0), (0, 0))))
+
+    @cached_property
+    def _whitening(self) -> Whitening:
+        return Whitening.fit(self._negatives.embedding)
+
+    def fit(self, blank: AddedWord, takes: Sequence[WordTake], usable: np.ndarray) -> AddedWord:
+        """Return `blank` with weights fitted to takes and usable negatives.
+
+        A first fit to some negatives finds the hard ones, which a second one is fitted to as well.
+        """
+        rng = np.random.default_rng(2)
+        offsets = np.array(blank.offsets)
+        at = np.flatnonzero(usable)
+        whitening = self._whitening
+        fires_at = CONTEXT_FRAMES + np.arange(FIRING_CHUNKS)
+        positives = whitening(
+            np.concatenate([take.frames[:, n - offsets] for take in takes for n in fires_at])
+        )
+        chunks = np.arange(CONTEXT_FRAMES, blank.wrong.shape[1])
+        wrong = blank.wrong[:, chunks[:, None] - offsets]
+        wrong = wrong.reshape(-1, len(offsets), wrong.shape[-1])
+        wrong = np.repeat(wrong, WRONG_WEIGHT, axis=0)
+
+        def draw() -> np.ndarray:
+            return rng.choice(at, min(DRAWN, len(at)), replace=False)
+
+        def fitted(negatives: np.ndarray) -> AddedWord:
+            frames = self._negatives.embedding[negatives[:, None] - offsets]
+            others = whitening(np.concatenate([frames, wrong]))
+            weights, bias = whitening.undone(*logistic_regression(positives, others), len(offsets))
+            return replace(blank, weights=weights, bias=bias)
+
+        logits = self.bank_logits(fitted(draw()))[at]
+        hardest = at[np.argsort(logits)[-HARDEST:]]
+        return fitted(np.union1d(draw(), hardest))
+
+
+def smoothed(logits: np.ndarray, chunks: int) -> np.ndarray:
+    """Return scores of consecutive chunks `[chunk]`: the mean of the last posteriors, so many.
+
+    The trigger takes the same mean.
+    """
+    posteriors = 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
+    sums = np.cumsum(np.pad(posteriors, (chunks, 0)))
+    counts = np.minimum(np.arange(1, len(logits) + 1), chunks)
+    return np.asarray((sums[chunks:] - sums[:-chunks]) / counts)
+
+
+def after_silence(logits: np.ndarray, chunks: int) -> np.ndarray:
+    """Return the same where silence came before the first chunk."""
+    return smoothed(np.concatenate([np.full(chunks, -30.0), logits]), chunks)[chunks:]
+
+
+def folds_of(takes: Sequence[WordTake], clips: Sequence[WrongClip]) -> int:
+    """Return into how many folds takes and wrong clips are parted."""
+    return min(max(len(takes), len(clips)), MAX_FOLDS)
