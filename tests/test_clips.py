@@ -236,3 +236,38 @@ def test_labeled_clips_make_a_word_better(
     assert "that it has not learned from" in capsys.readouterr().err
     assert cli.main(["word", "improve", "computer", *options, "--yes"]) == cli.DATA
     assert "cannot be made again on the device" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_fits")
+def test_labeled_clips_make_a_refused_word_again(
+    store: ClipStore,
+    tmp_path: Path,
+    deaf_banana: AddedWord,
+    bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "kwsd.yaml").write_text("words: {computer: }\n")
+    options = ["--state", str(tmp_path), "--config", str(tmp_path / "kwsd.yaml"), "--yes"]
+    add = ["word", "add", "Hey Banana", *options, "--from-clips"]
+    assert cli.main(add) == cli.DATA
+    assert "has no clips that are labeled right; `clips: on` keeps" in capsys.readouterr().err
+    with monkeypatch.context() as patched:
+        patched.setattr("kwsd.state.words.FORMAT", 2)
+        words = WordStore(tmp_path, bundle.encoder_id)
+        words.path("hey_banana").write_bytes(to_bytes(deaf_banana))
+    monkeypatch.setattr(store, "_limits", lambda: ClipsConfig(enabled=True), raising=False)
+    ids = []
+    for n, text in enumerate((PHRASE, PHRASE, PHRASE, "good evening")):
+        said = say(text, VOICES[n])
+        samples = np.concatenate([hiss(1.0), said, hiss(0.5)])
+        odd = replace(clip(NOW - n), word="hey_banana", start=RATE, end=RATE + len(said))
+        ids.append(store.add(odd, samples).id)
+    store.label(ids[:3], "right")
+    store.label(ids[3:], "wrong")
+    assert cli.main([*add, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["added"]
+    word = words.load("Hey_Banana")
+    assert (len(word.takes), len(word.wrong)) == (3, 1)
+    assert word.made.clips == sorted(ids)

@@ -20,18 +20,25 @@ from pathlib import Path
 import numpy as np
 
 from kwsd.audio.format import CHUNK_SAMPLES, SAMPLE_RATE
+from kwsd.audio.high_pass import HighPass
 from kwsd.bench import scenes
 from kwsd.bench.engines import KWSD_WORDS
 from kwsd.bench.peers import Kwsd, shipped
-from kwsd.detect.detector import MIN_SPAN_CHUNKS
+from kwsd.config import Config, WordConfig
+from kwsd.detect.detector import MIN_SPAN_CHUNKS, Detector
+from kwsd.detect.setup import resolve
 from kwsd.events import Wake
+from kwsd.learn.few_shot import WordTrainer
 from kwsd.model.bundle import ENCODER
 from kwsd.ort import onnxruntime
 from kwsd.server.hub import Filter, Hub, Subscriber
+from kwsd.state.library import Library
 
 WAKE_HEAD = "/head/"
 """Part of the names of the graph's nodes that belong to the wake head."""
 BACKLOG_BYTES = 1 << 20
+ADDED = "computer_too"
+"""The added word, of the takes of "computer" that come with kwsd."""
 
 
 def stages(seconds: float) -> dict[str, float]:
@@ -40,7 +47,8 @@ def stages(seconds: float) -> dict[str, float]:
     `…_us_per_chunk` are microseconds per chunk of 80 ms while the gate is open,
     `verification_ms_per_wake` milliseconds, `hub_us_per_event` microseconds. With a checker there
     are also `checks_per_hour` of such speech, all words together, `check_ms`, the milliseconds of
-    one, and `checks_s_per_hour`, the seconds of all.
+    one, and `checks_s_per_hour`, the seconds of all. Where it knows words, `added_checks_per_hour`
+    and `added_checks_s_per_hour` are those of one added word.
     """
     audio = scenes.speech(seconds)
     engine = Kwsd(KWSD_WORDS)
@@ -78,7 +86,34 @@ def stages(seconds: float) -> dict[str, float]:
         found["checks_per_hour"] = checker.checks * an_hour
         found["check_ms"] = 1000 * spent["checks"] / max(checker.checks, 1)
         found["checks_s_per_hour"] = spent["checks"] * an_hour
-    return found
+    return found | added_checks(audio)
+
+
+def added_checks(audio: np.ndarray) -> dict[str, float]:
+    """Return what the checks of one added word cost in int16 `[sample]` without it, as above.
+
+    Empty where no checker knows words.
+    """
+    bundle, runtime = shipped()
+    checker = bundle.checkers.get("small")
+    if checker is None or checker.negatives is None:
+        return {}
+    trainer = WordTrainer(bundle, runtime, checker=checker)
+    takes = [trainer.encoder.take(HighPass().step(take)) for take, _ in scenes.wakes()]
+    word, _ = trainer.make(ADDED, takes)
+    config = Config(words={ADDED: WordConfig()}, added_words=False)
+    setup = resolve(config, bundle, Library(words={ADDED: word}))
+    detector = Detector(bundle, setup, runtime)
+    spent: dict[str, float] = {}
+    if detector.checker is None:
+        return {}
+    with _timed(detector.checker, "hear", "checks", spent):
+        detector.feed(HighPass().step(audio))
+    an_hour = SAMPLE_RATE * 3600 / len(audio)
+    return {
+        "added_checks_per_hour": detector.checker.checks * an_hour,
+        "added_checks_s_per_hour": spent["checks"] * an_hour,
+    }
 
 
 @contextmanager

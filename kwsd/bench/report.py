@@ -192,7 +192,26 @@ def words_markdown(report: WordsReport) -> str:
         "recordings; in parentheses hits and false accepts in % at the word's own threshold."
     )
     header = ["word", *(f"{count} shots" for count in report["shots"])]
-    return _join("## Added words", report["circumstances"], [text, table(header, rows)])
+    parts = [text, table(header, rows), *_stages(runs, report["shots"])]
+    return _join("## Added words", report["circumstances"], parts)
+
+
+def _stages(runs: Sequence[WordRun], shots: Sequence[int]) -> list[str]:
+    """Return a table of what each stage does; nothing where no word has a second one."""
+    rows = []
+    for count in shots:
+        same = [run for run in runs if run["shots"] == count and "candidates" in run]
+        if same:
+            shares = [
+                sum(run["candidates"] for run in same),
+                sum(run["decided"] for run in same),
+                sum(run["others_checked"] for run in same),
+            ]
+            checks = sum(run["checks_per_hour"] for run in same) / len(same)
+            cells = [f"{100 * share / len(same):.1f}" for share in shares]
+            rows.append([str(count), *cells, f"{checks:.0f}"])
+    header = ["shots", "candidates %", "of these hits %", "others checked %", "checks an hour"]
+    return [table(header, rows)] if rows else []
 
 
 def _hits(runs: Sequence[WordRun], shots: Sequence[int]) -> list[str]:

@@ -4,7 +4,8 @@ They are tried on a folder of recordings with one folder per word. For every wor
 and seed, takes of as many different speakers make the word, as `kwsd word add` does. It is tried on
 the recordings of the speakers that are left, and on all recordings of the other words. Hits are
 those over the score that 1 % of the others reach; 0 shots are synthetic voices alone. The errors
-at the word's own threshold are reported as well.
+at the word's own threshold are reported as well. Where the checker knows words, it hears them too,
+and the recall of the candidates and that of the decision about them are told apart.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from kwsd.bench.corpus import LabeledRecording, check_words, labeled
 from kwsd.bench.scenes import between_silence
 from kwsd.learn.few_shot import WordTrainer
 from kwsd.learn.takes import TakeRejected
-from kwsd.learn.word_takes import WordTake
+from kwsd.learn.word_takes import HeardStream, WordTake
 from kwsd.model import bundle as bundles
+from kwsd.model.manifest import CHECKED_FLOOR
 from kwsd.state.words import AddedWord
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,14 @@ class WordRun(TypedDict):
     false_accepts_at_threshold: float
     left_out_misses: float
     """Share of its takes that a detector made from the others misses."""
+    candidates: NotRequired[float]
+    """Share of the word's recordings that the streaming stage has the checker hear."""
+    decided: NotRequired[float]
+    """Share of these that are hits."""
+    others_checked: NotRequired[float]
+    """Share of the other words' recordings that the checker hears."""
+    checks_per_hour: NotRequired[float]
+    """Checks in an hour of the bank of negatives, repeated ones counted."""
 
 
 class WordsReport(TypedDict):
@@ -73,18 +83,15 @@ class _EncodedRecordings:
         """str `[recording]`."""
         self._chosen = chosen
         self._trainer = trainer
-        self._frames = [
-            trainer.encoder.frames(HighPass().step(between_silence(read_all(one.path))))
+        self._heard = [
+            HeardStream(trainer.encoder, HighPass().step(between_silence(read_all(one.path))))
             for one in chosen
         ]
         self._takes: dict[int, WordTake | None] = {}
 
     def scores(self, word: AddedWord) -> np.ndarray:
         """Return the highest score of each recording, float64 `[recording]`."""
-        trainer = self._trainer
-        return np.array(
-            [float(trainer.smoothed(trainer.logits(word, one)).max()) for one in self._frames]
-        )
+        return np.array([self._trainer.stream_scores(word, one).max() for one in self._heard])
 
     def shots(self, word: str, count: int, seed: int) -> tuple[list[WordTake], set[str]]:
         """Return usable takes of `word` by `count` different speakers, and the speakers.
@@ -130,7 +137,8 @@ def words(
     chosen = [
         found[word][n] for word in sorted(found) for n in rng.permutation(len(found[word]))[:most]
     ]
-    trainer = WordTrainer(bundles.load())
+    bundle = bundles.load()
+    trainer = WordTrainer(bundle, checker=bundle.checkers.get("small"))
     recordings = _EncodedRecordings(chosen, trainer)
     runs: list[WordRun] = []
     for word in wanted:
@@ -167,12 +175,13 @@ def _run(
         text = f"{word} has usable takes of {len(shots)} speakers; {count} shots need as many"
         raise AudioFileError(f"{folder}: {text}")
     made, quality = trainer.make(word, shots)
+    made = made.heard_with(trainer.word_id)
     scores = recordings.scores(made)
     of_word = recordings.words == word
     tried = scores[of_word & ~np.isin(recordings.speakers, list(speakers))]
     others = scores[~of_word]
     strict = float(np.quantile(others, 1 - FALSE_ACCEPTS))
-    return {
+    run: WordRun = {
         "word": word,
         "shots": count,
         "seed": seed,
@@ -184,3 +193,10 @@ def _run(
         "false_accepts_at_threshold": float((others >= made.threshold).mean()),
         "left_out_misses": quality.missed / quality.takes,
     }
+    if quality.candidates:
+        is_candidate = tried >= CHECKED_FLOOR
+        run["candidates"] = float(is_candidate.mean())
+        run["decided"] = float((tried[is_candidate] > strict).mean()) if is_candidate.any() else 0.0
+        run["others_checked"] = float((others >= CHECKED_FLOOR).mean())
+        run["checks_per_hour"] = quality.candidates.checks_per_hour
+    return run

@@ -126,6 +126,8 @@ def _models(config: Config, folder: Path, status: StatusReply | None) -> Iterato
             yield Finding("calibration", False, warning, fix)
         elif warning.startswith("words:"):
             yield Finding("words", False, warning, "kwsd word enable WORD")
+        elif warning.startswith("words."):
+            yield Finding("words", False, warning, "kwsd word add")
         else:
             fix = "kwsd enroll NAME, or change speaker.require"
             yield Finding("speakers", False, warning, fix)

@@ -234,7 +234,7 @@ def calibrate(
             fix = "`kwsd calibrate --listen 1h`, or log_peaks: true in the configuration"
             raise CalibrationError(f"{text}: {fix}")
         now = in_force[name]
-        model = models.get(name) or words.get(requester, bundle, name)
+        model = models.get(name) or words.get(requester, bundle, name).of_id(now.model)
         choice = choose(found[name], wanted_rate, now.threshold)
         shown = sorted({*SHOWN, now.threshold, choice.threshold})
         outcomes = [

@@ -250,11 +250,14 @@ def look_back(client: Client) -> np.ndarray:
 
 def describe(name: str, quality: Quality) -> str:
     """Return how good a word is, for a person."""
+    checks = ""
+    if quality.candidates:
+        checks = f"; the checker is asked {quality.candidates.checks_per_hour:.0f} times in one"
     return (
         f"{name}: {quality.takes} takes of {quality.length_s:.1f} s. Left out one after the other, "
         f"{quality.missed} of them would be missed, {quality.missed_in_noise} in noise at 10 dB; "
         f"about {quality.false_accepts_per_hour:.2g} false wakes an hour of continuous speech "
-        f"(extrapolated from {quality.bank_hours:.1f} h of it)"
+        f"(extrapolated from {quality.bank_hours:.1f} h of it){checks}"
     )
 
 

@@ -18,9 +18,22 @@ import numpy as np
 
 from kwsd.learn.negatives import Negatives, read_negatives
 from kwsd.learn.quality import FEW_TAKES, Quality
-from kwsd.learn.second_stage import Vectors, clip_score, learn_second_stage, take_score
+from kwsd.learn.second_stage import (
+    Vectors,
+    clip_score,
+    learn_second_stage,
+    stream_scores,
+    take_score,
+)
 from kwsd.learn.stream_stage import StreamStage, after_silence, folds_of, smoothed
-from kwsd.learn.word_takes import WRONG_CHUNKS, TakeEncoder, WordTake, WrongClip
+from kwsd.learn.word_takes import (
+    WRONG_CHUNKS,
+    HeardStream,
+    TakeEncoder,
+    TakeStream,
+    WordTake,
+    WrongClip,
+)
 from kwsd.learn.word_vectors import EVERY_CHUNKS
 from kwsd.metrics import tail_rate
 from kwsd.model.bundle import Bundle, CheckerModel
@@ -173,6 +186,11 @@ class WordTrainer:
         """Return scores of consecutive chunks `[chunk]`: the mean of the last posteriors."""
         return smoothed(logits, self.bundle.smoothing_chunks)
 
+    def stream_scores(self, word: AddedWord, stream: HeardStream) -> np.ndarray:
+        """Return the scores `[chunk]` of `word` that a trigger would compare."""
+        streaming = self.smoothed(self.logits(word, stream.embedding))
+        return stream_scores(word.second, streaming, stream.vector) if word.second else streaming
+
     def score(
         self, word: AddedWord, frames: np.ndarray, vectors: np.ndarray | None = None
     ) -> float:
@@ -232,6 +250,11 @@ class WordTrainer:
             half=self._stream.half[bank.at[chosen]],
         )
 
+    def _wakes(self, word: AddedWord, stream: TakeStream) -> bool:
+        if word.second and stream.heard:
+            return bool(self.stream_scores(word, stream.heard).max() >= word.threshold)
+        return bool(self.smoothed(self.logits(word, stream.embedding)).max() >= word.threshold)
+
     def _also_wakes(
         self, name: str, takes: Sequence[WordTake], others: Sequence[AddedWord]
     ) -> dict[str, float]:
@@ -240,12 +263,10 @@ class WordTrainer:
         The scores are those that a trigger would compare.
         """
         streams = [take.stream for take in takes if take.stream]
+        heard = [other.heard_with(self.word_id) for other in others]
         fired = {
-            other.name: [
-                self.smoothed(self.logits(other, stream.embedding)).max() >= other.threshold
-                for stream in streams
-            ]
-            for other in others
+            other.name: [self._wakes(other, stream) for stream in streams]
+            for other in heard
             if folded(other.name) != folded(name)
         }
         for n, (word, model) in enumerate(self.bundle.words.items()):

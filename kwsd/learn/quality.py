@@ -53,12 +53,8 @@ class Quality:
         for word, share in self.also_wakes.items():
             fix = "choose a word that sounds less like it"
             warnings.append(f"{share:.0%} of the takes also wake {word!r}: {fix}")
-        if self.candidates and self.candidates.checks_per_hour > CHECKS_PER_HOUR:
-            warnings.append(
-                f"its takes differ so much that it asks the checker "
-                f"{self.candidates.checks_per_hour:.0f} times an hour of continuous speech "
-                f"instead of {CHECKS_PER_HOUR:.0f}: more takes, or a longer phrase, help"
-            )
+        if self.candidates:
+            warnings += self._of_candidates(self.candidates)
         if self.several_voices:
             warnings.append(
                 "the takes sound like several people: it will wake for each of them; "
@@ -73,5 +69,20 @@ class Quality:
             warnings.append(
                 "more than a third of its own takes would be missed: it is too short, too common "
                 "in speech, or its takes differ too much; more takes, or a longer phrase, help"
+            )
+        return warnings
+
+    def _of_candidates(self, found: Candidates) -> list[str]:
+        """Return which bound of the candidates gave way: their number, or the takes among them."""
+        remedy = "more takes, or a longer phrase, help"
+        warnings = []
+        if found.checks_per_hour > CHECKS_PER_HOUR:
+            warnings.append(
+                f"its takes differ so much that it asks the checker {found.checks_per_hour:.0f} "
+                f"times an hour of continuous speech instead of {CHECKS_PER_HOUR:.0f}: {remedy}"
+            )
+        if found.lost:
+            warnings.append(
+                f"{found.lost} of the takes would not even be heard by the checker: {remedy}"
             )
         return warnings

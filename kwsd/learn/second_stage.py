@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kwsd.detect.checker import SETTLED_CHUNKS
+from kwsd.detect.checker import NEVER, SETTLED_CHUNKS, Candidate, unchecked
 from kwsd.learn.judged import Judged
 from kwsd.learn.regression import Moments, least_squares, logistic_regression
 from kwsd.metrics import false_accept_peaks
@@ -63,7 +63,8 @@ class Vectors:
     """int64 `[vector]`: the half of the bank that it is in."""
 
 
-class Candidates(NamedTuple):
+@dataclass(frozen=True)
+class Candidates:
     """What the streaming score lets through to the checker."""
 
     begins_at: float
@@ -152,6 +153,30 @@ def take_score(second: SecondStage, streaming: np.ndarray, vectors: np.ndarray) 
 def clip_score(second: SecondStage, streaming: np.ndarray, vectors: np.ndarray) -> float:
     """Return the highest score where all of these are checked."""
     return float(_fused(second, streaming, vectors).max())
+
+
+def stream_scores(
+    second: SecondStage, streaming: np.ndarray, vector: Callable[[int], np.ndarray]
+) -> np.ndarray:
+    """Return the scores of a stream from its start on, `[chunk]`, as the detector gives them.
+
+    `streaming [chunk]` are those of the first stage; `vector` returns that of the window that ends
+    with a chunk, and is called for those that are checked.
+    """
+    candidate = Candidate(second.candidate)
+    checked = NEVER
+    score = 0.0
+    scores = np.zeros(len(streaming))
+    for chunk, value in enumerate(streaming.tolist()):
+        candidate.step(chunk, value)
+        if not candidate.length:
+            scores[chunk] = unchecked(value, second.candidate)
+            continue
+        if candidate.due != checked:
+            checked = candidate.due
+            score = second.fusion(second.logit(vector(checked.chunk)), checked.streaming)
+        scores[chunk] = score
+    return scores
 
 
 def _fused(second: SecondStage, streaming: np.ndarray, vectors: np.ndarray) -> np.ndarray:

@@ -76,6 +76,29 @@ class TakeStream(NamedTuple):
     """float32 `[chunk, dim]`."""
     logits: np.ndarray
     """float32 `[chunk, word]`, of the bundle's words."""
+    heard: HeardStream | None = None
+    """The same, as added words hear it."""
+
+
+class HeardStream:
+    """A recording that is heard from its start on; its vectors are computed when asked for."""
+
+    def __init__(
+        self, encoder: TakeEncoder, samples: np.ndarray, embedding: np.ndarray | None = None
+    ) -> None:
+        """`samples` is int16-scaled `[sample]`; its frames are computed unless they are given."""
+        self.embedding = encoder.frames(samples) if embedding is None else embedding
+        """float32 `[chunk, dim]`."""
+        self._encoder = encoder
+        self._samples = samples
+        self._vectors: dict[int, np.ndarray] = {}
+
+    def vector(self, chunk: int) -> np.ndarray:
+        """Return the vector `[dim]` of the window that ends with a chunk; empty without any."""
+        if chunk not in self._vectors:
+            found = self._encoder.vectors(self._samples, [chunk])
+            self._vectors[chunk] = np.zeros(0, np.float32) if found is None else found[0]
+        return self._vectors[chunk]
 
 
 class WrongClip(NamedTuple):
@@ -266,11 +289,13 @@ class TakeEncoder:
             embedding = self._encode(varied).embedding
             frames.append(embedding[chunk - CONTEXT_FRAMES : chunk + FIRING_CHUNKS])
             vectors.append(self.vectors(varied, range(chunk, chunk + FIRING_CHUNKS)))
-        heard = self._encode(np.pad(samples, (0, int(AFTER_S * SAMPLE_RATE))))
-        stream = TakeStream(heard.embedding, heard.logits)
-        found = [one for one in vectors if one is not None]
+        whole = np.pad(samples, (0, int(AFTER_S * SAMPLE_RATE)))
+        found = self._encode(whole)
+        heard = HeardStream(self, whole, found.embedding)
+        stream = TakeStream(found.embedding, found.logits, heard)
+        known = [one for one in vectors if one is not None]
         return WordTake(
-            np.stack(frames), length_s, stream, vectors=np.stack(found) if found else None
+            np.stack(frames), length_s, stream, vectors=np.stack(known) if known else None
         )
 
 

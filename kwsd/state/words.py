@@ -109,6 +109,11 @@ class AddedWord:
             scores=second.scores,
         )
 
+    def of_id(self, id: str) -> AddedWord:
+        """Return the word as it is where it has this id: with its second stage, or without."""
+        both = self.heard_with(self.second.word_id if self.second else None)
+        return both if both.id == id else self.heard_with(None)
+
     def missed(self, threshold: float) -> tuple[float, float] | None:
         """Return the share of its takes below `threshold`, clean and in noise; None without takes.
 
