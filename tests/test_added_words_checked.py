@@ -7,6 +7,7 @@ from dataclasses import replace as with_
 from pathlib import Path
 
 import checkers
+import msgspec
 import numpy as np
 import pytest
 from conftest import PHRASE, VOICES, hiss, say
@@ -24,12 +25,15 @@ from kwsd.learn.second_stage import (
     find_candidates,
     take_score,
 )
-from kwsd.learn.word_vectors import word_vectors
+from kwsd.learn.word_takes import FIRING_CHUNKS, VERSIONS, WRONG_CHUNKS
+from kwsd.learn.word_vectors import EVERY_CHUNKS, word_vectors
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import Bundle, BundleError
 from kwsd.model.manifest import CHECKED_FLOOR, Fusion
 from kwsd.model.runtime import CheckerGraph, Runtime
+from kwsd.protocol.commands import WordsPut
 from kwsd.protocol.data import OperatingPoint
+from kwsd.protocol.messages import MAX_LINE
 from kwsd.state import words as stored_words
 from kwsd.state.library import Library
 from kwsd.state.second_stage import SecondStage
@@ -413,3 +417,24 @@ def test_a_word_of_the_format_before_names_what_makes_it_again(
     assert "word format 2, this kwsd reads 3" in str(caught.value)
     assert "`kwsd word add 'hey banana' …`" in str(caught.value)
     assert "`kwsd word add 'hey banana' --from-clips`" in str(caught.value)
+
+
+def test_the_largest_word_fits_into_a_request(eager: AddedWord) -> None:
+    assert eager.second is not None
+    count = stored_words.MAX_STORED
+    second = with_(
+        eager.second,
+        weights=np.ones(128, np.float32),
+        takes=np.ones((count, len(VERSIONS), FIRING_CHUNKS, 128), np.int8),
+        wrong=np.ones((count, WRONG_CHUNKS // EVERY_CHUNKS, 128), np.int8),
+    )
+    frames = stored_words.CONTEXT_FRAMES + FIRING_CHUNKS, eager.weights.shape[1]
+    word = with_(
+        eager,
+        takes=np.ones((count, len(VERSIONS), *frames), np.float16),
+        wrong=np.ones((count, frames[0] + WRONG_CHUNKS - FIRING_CHUNKS, frames[1]), np.float16),
+        second=second,
+    )
+    file = to_bytes(word)
+    assert len(msgspec.json.encode(WordsPut(file=file))) < 0.95 * MAX_LINE
+    assert from_bytes(file, word.encoder_id, "it").second is not None

@@ -15,6 +15,7 @@ from conftest import RATE, Start, say
 
 from kwsd.cli import main as cli
 from kwsd.protocol.errors import DaemonError
+from kwsd.state.words import AddedWord, to_bytes
 
 GOLDEN = Path(__file__).parent / "golden" / "state-0.1.0"
 NAMES = ("nan.wav", "cut.flac", "empty.wav", "text.wav", "folder.wav", "pipe.wav", "nothing.wav")
@@ -56,12 +57,14 @@ def test_it_ends_in_one_line_with_its_name(
     tmp_path: Path,
     verb: str,
     name: str,
+    deaf_banana: AddedWord,
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     state = Path(shutil.copytree(GOLDEN, tmp_path / "state"))
+    (state / "hey_banana.word").write_bytes(to_bytes(deaf_banana))
     arguments, status = VERBS[verb]
     path = recordings / name
     if verb != "embed":

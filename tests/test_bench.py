@@ -45,7 +45,8 @@ def test_cost_measures_every_stage_and_column(
         assert min(row[column] for column in columns) > 0
     names = ("high_pass", "vad", "features", "encoder", "wake_head", "trigger_and_rings", "all")
     checks = ("checks_per_hour", "check_ms", "checks_s_per_hour")
-    assert set(found["stages"]) == {
+    of_added = {"added_checks_per_hour", "added_checks_s_per_hour"}  # where the checker knows words
+    assert set(found["stages"]) - of_added == {
         *(f"{n}_us_per_chunk" for n in names),
         "verification_ms_per_wake",
         "hub_us_per_event",
@@ -255,3 +256,30 @@ def test_added_words_are_measured_on_a_folder(tmp_path: Path) -> None:
         bench("words", folder, "--words", "hey_banana", "--shots", "6", "--seeds", "1")
     with pytest.raises(AudioFileError, match="no recording of 'apple'"):
         bench("words", folder, "--words", "apple")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_fits")
+def test_both_stages_of_added_words_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = checkers.write(tmp_path / "models", "small", bank=checkers.chatter())
+    monkeypatch.setattr(bundles, "default_path", lambda: models)
+    for n, voice in enumerate(("en-us", "en-us+f3", "en-gb+m3", "en-us+m7")):
+        for word in ("hey banana", "good evening"):
+            path = tmp_path / "words" / word.replace(" ", "_") / f"v{n}_nohash_0.wav"
+            _write(path, say(word, voice))
+    out = tmp_path / "words.json"
+    options = ["--words", "hey_banana", "--shots", "3", "--seeds", "1"]
+    assert bench("words", str(tmp_path / "words"), *options, "--json", str(out)) == 0
+    (run,) = json.loads(out.read_text(encoding="utf-8"))["runs"]
+    for share in ("candidates", "decided", "others_checked"):
+        assert 0 <= run[share] <= 1
+    assert run["hits"] <= run["candidates"]
+    assert 0 <= run["checks_per_hour"] <= 1000
+    bundle = bundles.load(models)
+    runtime = Runtime(bundle)
+    monkeypatch.setattr(breakdown, "shipped", lambda: (bundle, runtime))
+    found = breakdown.added_checks(scenes.speech(10.0))
+    assert found.keys() == {"added_checks_per_hour", "added_checks_s_per_hour"}
+    assert min(found.values()) >= 0

@@ -313,7 +313,7 @@ def test_stored_and_read_again(tmp_path: Path, deaf_banana: AddedWord) -> None:
     good, bad = store.load_all()
     assert list(good) == ["hey_banana"]
     assert "bad.word: damaged" in str(bad[0])
-    with pytest.raises(WordError, match=r"made for the encoder .*add 'hey_banana' again"):
+    with pytest.raises(WordError, match=r"made for the encoder .*`kwsd word add 'hey banana'"):
         WordStore(tmp_path, "another").load("hey_banana")
     with pytest.raises(WordError, match="damaged, or not a kwsd word file"):
         from_bytes(to_bytes(replace(deaf_banana, offsets=(0, 99))), deaf_banana.encoder_id, "it")

@@ -46,10 +46,11 @@ BAD = {
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> Path:
+def state(tmp_path: Path, deaf_banana: AddedWord) -> Path:
     """A state directory with a voiceprint, a word and two clips that can be used, and much else."""
     folder = tmp_path / "state"
     shutil.copytree(GOLDEN, folder)
+    (folder / "hey_banana.word").write_bytes(to_bytes(deaf_banana))
     deep = b"[" * 100_000
     os.mkfifo(folder / "pipe.voiceprint")
     (folder / "device.voiceprint").symlink_to("/dev/zero")

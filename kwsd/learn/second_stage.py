@@ -131,7 +131,7 @@ def find_candidates(stream: StreamScores, hours: float) -> Candidates:
     left-out takes, as much as these need, up to `MOST_CHECKS_PER_HOUR`.
     """
     checks = np.array([_checks(stream.bank, at) for at in CANDIDATES]) / hours
-    scores = np.sort(_every_second(stream.takes[:, 0]))
+    scores = np.sort(stream.takes[:, 0].max(axis=-1))
     needed = scores[int(LOST_TAKES * len(scores))]
 
     def lowest(per_hour: float) -> float:
