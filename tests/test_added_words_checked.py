@@ -325,6 +325,8 @@ def test_wrong_clips_count_in_both_stages(bench: Bench, made: AddedWord) -> None
     )
     assert after < before
     assert [clip.frames.shape for clip in stored_clips(word)] == [clips[0].frames.shape] * 3
+    with pytest.raises(WordError, match="its wrong clips are not such as this kwsd makes"):
+        stored_clips(with_(word, wrong=word.wrong[:, :-1]))
     unheard = [with_(take, vectors=None) for take in stored_takes(made)]
     assert bench.trainer.make(PHRASE, unheard)[0].second is None
 

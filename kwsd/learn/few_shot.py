@@ -25,8 +25,10 @@ from kwsd.learn.second_stage import (
     stream_scores,
     take_score,
 )
-from kwsd.learn.stream_stage import StreamStage, after_silence, folds_of, smoothed
+from kwsd.learn.stream_stage import StreamStage, folds_of, smoothed
 from kwsd.learn.word_takes import (
+    FIRING_CHUNKS,
+    VERSIONS,
     WRONG_CHUNKS,
     HeardStream,
     TakeEncoder,
@@ -199,10 +201,9 @@ class WordTrainer:
         Where it has a second stage, with the `vectors` of these k chunks, or of every
         `EVERY_CHUNKS`th.
         """
-        logits = word.logits(frames.astype(np.float32))
+        scores = self.smoothed(word.logits(frames.astype(np.float32)))
         if word.second is None or vectors is None:
-            return float(self.smoothed(logits).max())
-        scores = after_silence(logits, self.bundle.smoothing_chunks)
+            return float(scores.max())
         if len(vectors) == len(scores):
             return take_score(word.second, scores, vectors)
         return clip_score(word.second, scores[::EVERY_CHUNKS], vectors)
@@ -277,7 +278,13 @@ class WordTrainer:
 
 
 def stored_takes(word: AddedWord) -> list[WordTake]:
-    """Return the takes of a word, as they were encoded."""
+    """Return the takes of a word, as they were encoded.
+
+    Raises WordError where they are not such as `TakeEncoder` makes.
+    """
+    _check(word, "takes", word.takes, len(VERSIONS), CONTEXT_FRAMES + FIRING_CHUNKS)
+    if word.second:
+        _check(word, "takes", word.second.takes, len(VERSIONS), FIRING_CHUNKS)
     frames = word.takes.astype(np.float32)
     if word.second is None:
         return [WordTake(one, word.length_s) for one in frames]
@@ -289,12 +296,25 @@ def stored_takes(word: AddedWord) -> list[WordTake]:
 
 
 def stored_clips(word: AddedWord) -> list[WrongClip]:
-    """Return the clips that are not the word, as they were encoded."""
+    """Return the clips that are not the word, as they were encoded.
+
+    Raises WordError where they are not such as `TakeEncoder` makes.
+    """
+    _check(word, "wrong clips", word.wrong, CONTEXT_FRAMES + WRONG_CHUNKS)
+    if word.second:
+        _check(word, "wrong clips", word.second.wrong, -(-WRONG_CHUNKS // EVERY_CHUNKS))
     frames = word.wrong.astype(np.float32)
     if word.second is None:
         return [WrongClip(one, None) for one in frames]
     vectors = word.second.wrong.astype(np.float32) / 127
     return [WrongClip(one, heard) for one, heard in zip(frames, vectors, strict=True)]
+
+
+def _check(word: AddedWord, things: str, stored: np.ndarray, *axes: int) -> None:
+    """Raise WordError unless what is stored of a word, if anything, has these axes."""
+    if len(stored) and stored.shape[1:-1] != axes:
+        text = f"its {things} are not such as this kwsd makes"
+        raise WordError(f"{word.name!r} cannot be made again: {text}; add it again")
 
 
 def _several(takes: Sequence[WordTake]) -> bool:

@@ -63,32 +63,30 @@ class StreamStage:
             scores = smoothed(self.bank_logits(word), self._smoothing_chunks)
             bank[half] = np.where(usable & (self.half == half), scores, 0)
         folds = folds_of(takes, clips)
-        highest = np.zeros((len(takes), 2))
         of_takes = np.zeros((len(takes), 2, FIRING_CHUNKS))
-        highest_wrong = np.zeros(len(clips))
-        of_wrong = np.zeros((len(clips), -(-WRONG_CHUNKS // EVERY_CHUNKS)))
+        of_clips = np.zeros((len(clips), WRONG_CHUNKS))
         for fold in range(folds):
             others = [take for n, take in enumerate(takes) if n % folds != fold]
             rest = replace(blank, wrong=blank.wrong[np.arange(len(clips)) % folds != fold])
             word = self.fit(rest, others, usable)
             for n in range(fold, len(takes), folds):
-                logits = [word.logits(one.astype(np.float32)) for one in takes[n].frames[:2]]
-                highest[n] = [smoothed(one, self._smoothing_chunks).max() for one in logits]
-                of_takes[n] = [after_silence(one, self._smoothing_chunks) for one in logits]
+                of_takes[n] = [self._scores(word, one) for one in takes[n].frames[:2]]
             for n in range(fold, len(clips), folds):
-                logits = [word.logits(clips[n].frames.astype(np.float32))]
-                highest_wrong[n] = smoothed(logits[0], self._smoothing_chunks).max()
-                of_wrong[n] = after_silence(logits[0], self._smoothing_chunks)[::EVERY_CHUNKS]
+                of_clips[n] = self._scores(word, clips[n].frames)
         peaks = [peak for scores in bank for peak in false_accept_peaks(scores)]
+        highest = of_clips.max(axis=-1)
         judged = Judged(
-            highest,
-            highest_wrong[:parts],
-            highest_wrong[parts:],
+            of_takes.max(axis=-1),
+            highest[:parts],
+            highest[parts:],
             np.sort(peaks)[::-1],
             float(usable.sum() * CHUNK_SAMPLES / SAMPLE_RATE / 3600),
         )
         word = self.fit(blank, takes, usable)
-        return Streamed(word, judged, StreamScores(of_takes, of_wrong, bank))
+        return Streamed(word, judged, StreamScores(of_takes, of_clips[:, ::EVERY_CHUNKS], bank))
+
+    def _scores(self, word: AddedWord, frames: np.ndarray) -> np.ndarray:
+        return smoothed(word.logits(frames.astype(np.float32)), self._smoothing_chunks)
 
     @cached_property
     def half(self) -> np.ndarray:
@@ -149,11 +147,6 @@ def smoothed(logits: np.ndarray, chunks: int) -> np.ndarray:
     sums = np.cumsum(np.pad(posteriors, (chunks, 0)))
     counts = np.minimum(np.arange(1, len(logits) + 1), chunks)
     return np.asarray((sums[chunks:] - sums[:-chunks]) / counts)
-
-
-def after_silence(logits: np.ndarray, chunks: int) -> np.ndarray:
-    """Return the same where silence came before the first chunk."""
-    return smoothed(np.concatenate([np.full(chunks, -30.0), logits]), chunks)[chunks:]
 
 
 def folds_of(takes: Sequence[WordTake], clips: Sequence[WrongClip]) -> int:
