@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace as with_
 from pathlib import Path
@@ -10,9 +11,10 @@ import checkers
 import msgspec
 import numpy as np
 import pytest
-from conftest import PHRASE, VOICES, hiss, say
+from conftest import PHRASE, RATE, VOICES, hiss, say
 
-from kwsd.config import Config, ConfigError, VadConfig, WordConfig
+from kwsd.client import improve
+from kwsd.config import ClipsConfig, Config, ConfigError, VadConfig, WordConfig
 from kwsd.detect.detector import Detector, Step
 from kwsd.detect.setup import resolve
 from kwsd.events import Wake
@@ -31,10 +33,12 @@ from kwsd.model import bundle as bundles
 from kwsd.model.bundle import Bundle, BundleError
 from kwsd.model.manifest import CHECKED_FLOOR, Fusion
 from kwsd.model.runtime import CheckerGraph, Runtime
-from kwsd.protocol.commands import WordsPut
-from kwsd.protocol.data import OperatingPoint
+from kwsd.protocol.commands import GetCalibration, Words, WordsPut
+from kwsd.protocol.data import Clip, OperatingPoint
 from kwsd.protocol.messages import MAX_LINE
+from kwsd.server.state_handlers import StateHandlers
 from kwsd.state import words as stored_words
+from kwsd.state.clips import ClipStore
 from kwsd.state.library import Library
 from kwsd.state.second_stage import SecondStage
 from kwsd.state.words import AddedWord, WordError, WordStore, from_bytes, to_bytes
@@ -329,6 +333,47 @@ def test_wrong_clips_count_in_both_stages(bench: Bench, made: AddedWord) -> None
         stored_clips(with_(word, wrong=word.wrong[:, :-1]))
     unheard = [with_(take, vectors=None) for take in stored_takes(made)]
     assert bench.trainer.make(PHRASE, unheard)[0].second is None
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_fits")
+def test_labeled_clips_improve_both_stages(bench: Bench, made: AddedWord, tmp_path: Path) -> None:
+    handlers = StateHandlers(
+        tmp_path, bench.bundle, lambda: Config(words={"computer": WordConfig()})
+    )
+    handlers.words.save(made)
+    assert made.second is not None
+    (listed,) = handlers.request(Words()).words
+    assert listed.threshold == made.second.threshold
+    in_force = handlers.request(GetCalibration()).words[WORD]
+    assert made.of_id(in_force.model).threshold == made.second.threshold
+    assert made.of_id("another").threshold == made.threshold
+    clips = ClipStore(tmp_path, lambda: ClipsConfig(enabled=True))
+    now = time.time()
+    for n, (text, label) in enumerate(((PHRASE, "right"), (PHRASE, "right"), (OTHER, "wrong"))):
+        said = say(text, VOICES[3 + n])
+        clip = Clip(
+            id="",
+            word=WORD,
+            model=in_force.model,
+            kind="wake",
+            time=now - n,
+            score=0.9,
+            threshold=in_force.threshold,
+            start=RATE,
+            end=RATE + len(said),
+        )
+        samples = np.concatenate([hiss(1.0), said, hiss(0.5)])
+        clips.label([clips.add(clip, samples).id], label)  # type: ignore[arg-type]
+    better, result = improve.improve(handlers, bench.trainer, WORD, print)
+    assert (result.right, result.wrong, result.takes) == (2, 1, 3)
+    assert result.missed[1] <= 2
+    assert better.second is not None
+    assert better.second.takes.shape[0] == len(better.takes) == 5
+    assert better.second.wrong.shape[0] == len(better.wrong) == 1
+    assert better.second.id != made.second.id
+    handlers.words.save(better)
+    assert handlers.request(Words()).words[0].threshold == better.second.threshold
 
 
 def test_without_a_checker_that_knows_words_there_is_no_second_stage(

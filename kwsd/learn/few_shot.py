@@ -16,16 +16,18 @@ from functools import cached_property
 
 import numpy as np
 
+from kwsd.learn.judged import Judged
 from kwsd.learn.negatives import Negatives, read_negatives
 from kwsd.learn.quality import FEW_TAKES, Quality
 from kwsd.learn.second_stage import (
+    Candidates,
     Vectors,
     clip_score,
     learn_second_stage,
     stream_scores,
     take_score,
 )
-from kwsd.learn.stream_stage import StreamStage, folds_of, smoothed
+from kwsd.learn.stream_stage import Streamed, StreamStage, folds_of, smoothed
 from kwsd.learn.word_takes import (
     FIRING_CHUNKS,
     VERSIONS,
@@ -42,6 +44,7 @@ from kwsd.model.bundle import Bundle, CheckerModel
 from kwsd.model.runtime import Runtime
 from kwsd.names import folded
 from kwsd.protocol.data import MadeFrom
+from kwsd.state.second_stage import SecondStage
 from kwsd.state.words import CONTEXT_FRAMES, MAX_STORED, AddedWord, WordError, check_word_name
 
 MIN_TAKES = 2
@@ -113,17 +116,14 @@ class WordTrainer:
             trainer = WordTrainer(self.bundle, self.encoder.runtime, joined, self._checker)
             return trainer.make(name, takes, others, wrong=wrong, rate=rate)
         takes = takes[-MAX_STORED:]
-        parts = [part for take in takes for part in take.parts]
-        if sum(len(take.parts) > 0 for take in takes) <= len(takes) / 2:
-            parts = []  # a noise beside the word, not a pause in it
-        clips = [*parts, *wrong][-MAX_STORED:]
-        parts = parts[: max(len(clips) - len(wrong), 0)]
+        clips = [*_parts(takes), *wrong][-MAX_STORED:]
+        parts = max(len(clips) - len(wrong), 0)
         usable = self.negatives.usable(name)
-        streamed = self._stream.learn(
-            self._blank(name, takes, clips), takes, clips, usable, len(parts)
-        )
+        blank = self._blank(name, takes, clips)
+        streamed = self._stream.learn(blank, takes, clips, usable, parts)
         judged = streamed.judged
         threshold, expected = judged.threshold(rate)
+        of_stream = judged.takes[:, 0]
         word = replace(
             streamed.word,
             threshold=threshold,
@@ -132,19 +132,12 @@ class WordTrainer:
             scores=judged.takes.astype(np.float32),
         )
         candidates = None
-        if (vectors := self._vectors(takes, clips, usable)) and self.word_id:
-            second, judged, candidates = learn_second_stage(
-                self.word_id,
-                vectors,
-                streamed.scores,
-                folds_of(takes, clips),
-                judged.hours,
-                len(parts),
-            )
+        if found := self._second(takes, clips, usable, streamed, parts):
+            second, judged, candidates = found
             threshold, expected = judged.threshold(rate)
             word = replace(word, second=replace(second, threshold=threshold))
         clean, noisy = (int(n) for n in (judged.takes < threshold).sum(axis=0))
-        likeness = judged.takes[:, 0] / np.median(judged.takes[:, 0])
+        outliers = np.flatnonzero(of_stream < OTHER_WORD * np.median(of_stream))
         return word, Quality(
             missed=clean,
             missed_in_noise=noisy,
@@ -152,7 +145,7 @@ class WordTrainer:
             length_s=word.length_s,
             false_accepts_per_hour=expected,
             bank_hours=judged.hours,
-            outliers=tuple(np.flatnonzero(likeness < OTHER_WORD).tolist()),
+            outliers=tuple(outliers.tolist()),
             also_wakes=self._also_wakes(name, takes, others),
             several_voices=_several(takes),
             woken=tuple((judged.wrong >= threshold).tolist()),
@@ -167,16 +160,8 @@ class WordTrainer:
         usable = self.negatives.usable(word.name)
         streamed = self._stream.learn(word, takes, clips, usable, 0)
         judged = streamed.judged
-        vectors = self._vectors(takes, clips, usable)
-        if word.second and vectors:
-            _, judged, _ = learn_second_stage(
-                word.second.word_id,
-                vectors,
-                streamed.scores,
-                folds_of(takes, clips),
-                judged.hours,
-                0,
-            )
+        if word.second and (found := self._second(takes, clips, usable, streamed, 0)):
+            judged = found[1]
         return tail_rate(judged.peaks, judged.hours, threshold)
 
     def logits(self, word: AddedWord, embedding: np.ndarray) -> np.ndarray:
@@ -228,6 +213,22 @@ class WordTrainer:
             wrong=np.stack([clip.frames for clip in wrong]) if wrong else none,
         )
 
+    def _second(
+        self,
+        takes: Sequence[WordTake],
+        clips: Sequence[WrongClip],
+        usable: np.ndarray,
+        streamed: Streamed,
+        parts: int,
+    ) -> tuple[SecondStage, Judged, Candidates] | None:
+        """Return what `learn_second_stage` does; None where the checker did not hear all of it."""
+        vectors = self._vectors(takes, clips, usable)
+        if vectors is None or self.word_id is None:
+            return None
+        folds = folds_of(takes, clips)
+        hours = streamed.judged.hours
+        return learn_second_stage(self.word_id, vectors, streamed.scores, folds, hours, parts)
+
     def _vectors(
         self, takes: Sequence[WordTake], clips: Sequence[WrongClip], usable: np.ndarray
     ) -> Vectors | None:
@@ -275,6 +276,13 @@ class WordTrainer:
                 self.smoothed(stream.logits[:, n]).max() >= model.threshold for stream in streams
             ]
         return {word: float(np.mean(hits)) for word, hits in fired.items() if any(hits)}
+
+
+def _parts(takes: Sequence[WordTake]) -> list[WrongClip]:
+    """Return the parts of takes; none where most have none: it is a noise beside the word."""
+    if sum(len(take.parts) > 0 for take in takes) <= len(takes) / 2:
+        return []
+    return [part for take in takes for part in take.parts]
 
 
 def stored_takes(word: AddedWord) -> list[WordTake]:
