@@ -434,6 +434,7 @@ def test_a_damaged_bank_is_refused(
         {"fusion": Fusion(1e9, 1.0, 0.0)},
         {"fusion": Fusion(1.0, np.inf, 0.0)},
         {"candidate": 0.0},
+        {"candidate": 1e-6},
         {"candidate": 1.0},
         {"threshold": CHECKED_FLOOR},
         {"word_id": ""},

@@ -19,7 +19,7 @@ from kwsd.learn.judged import Judged
 from kwsd.learn.regression import Moments, least_squares, logistic_regression
 from kwsd.metrics import false_accept_peaks
 from kwsd.model.manifest import CHECKED_FLOOR, STREAM_CLIP, Fusion
-from kwsd.state.second_stage import SecondStage, quantized
+from kwsd.state.second_stage import MIN_CANDIDATE, SecondStage, quantized
 
 CHECKS_PER_HOUR = 200.0
 """Checks of a word in an hour of continuous speech, repeated ones counted."""
@@ -27,7 +27,7 @@ MOST_CHECKS_PER_HOUR = 1000.0
 """The same where its takes ask for a lower candidate threshold."""
 LOST_TAKES = 0.01
 """Share of the left-out takes that may be no candidates."""
-CANDIDATES = np.geomspace(0.001, 0.9, 100)
+CANDIDATES = np.geomspace(MIN_CANDIDATE, 0.9, 100)
 """Candidate thresholds that are tried."""
 WRONG_SHARE = 0.01
 """Weight of a wrong clip, as a share of the bank's."""

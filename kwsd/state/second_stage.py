@@ -26,6 +26,8 @@ MAX_STORED = 32
 MAX_WEIGHT = 1e6
 """Greatest weight of a vector's number, or of a logit."""
 MAX_DIM = 1024
+MIN_CANDIDATE = 0.001
+"""Lowest candidate threshold: a file must not have the checker run all the time."""
 ARRAYS: Kinds = {
     "checked_weights": Numbers("<f4", (MAX_DIM,)),
     "checked_scores": Numbers("<f4", (MAX_STORED, 2)),
@@ -86,7 +88,7 @@ class Head(Struct, frozen=True):
 
     word_id: Annotated[str, Meta(min_length=1, max_length=64)]
     bias: Annotated[float, Meta(ge=-MAX_WEIGHT, le=MAX_WEIGHT)]
-    candidate: Annotated[float, Meta(gt=0, lt=1)]
+    candidate: Annotated[float, Meta(ge=MIN_CANDIDATE, lt=1)]
     fusion: Fusion
     threshold: Annotated[float, Meta(gt=CHECKED_FLOOR, le=1)]
     operating_points: Annotated[tuple[OperatingPoint, ...], Meta(max_length=16)]
