@@ -13,12 +13,15 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 # As the verbs do; numpy's threads would only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import forked
+import kept
 import numpy as np
 import pytest
 import soundfile
@@ -60,6 +63,7 @@ settings.load_profile("kwsd")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker `training`, and ignore its folder where it is deselected."""
+    kept.keep()
     config.addinivalue_line("markers", "training: needs torch and the rest of the extra [train]")
     if config.option.markexpr.startswith("not training"):  # collecting them would import torch
         collect_ignore[:] = ["training"]
@@ -70,6 +74,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if TRAINING in item.path.parents:
             item.add_marker(pytest.mark.training)
+
+
+def pytest_sessionfinish() -> None:
+    """End the process that others were forked from."""
+    forked.close()
 
 
 def training_data(work: Path, takes: Iterable[tuple[np.ndarray, str, str, str]]) -> TrainingData:
@@ -139,6 +148,11 @@ def runtime(bundle: Bundle) -> Runtime:
 
 def say(text: str, voice: str = "en-us", speed: int = 150, pitch: int = 50) -> np.ndarray:
     """Return int16 speech at 16 kHz, at about -23 dBFS."""
+    return _said(text, voice, speed, pitch).copy()
+
+
+@cache
+def _said(text: str, voice: str, speed: int, pitch: int) -> np.ndarray:
     x = espeak(text, voice, speed, pitch).astype(np.float32)
     scaled = np.asarray(x * (2300 / max(np.sqrt(np.mean(x**2)), 1)), np.float32)
     return scaled.clip(-32768, 32767).astype(np.int16)
@@ -221,20 +235,28 @@ FIRST_STAGE_ALONE = "checker: off\n"
 to load than all else."""
 
 
+class Options(TypedDict, total=False):
+    """How a daemon is run."""
+
+    env: dict[str, str]
+    """Beside the environment of the tests."""
+    stdin: int
+    program: Sequence[str]
+    """The arguments of Python before those of `kwsd`, instead of `-m kwsd`."""
+    wrapper: Sequence[str]
+    """A command that runs it, as one that starts Python."""
+    alone: bool
+    """Whether `env` is its whole environment."""
+
+
 class Daemon:
     """`kwsd run` in a process of its own, with the configuration `FIRST_STAGE_ALONE` where `folder`
-    has none and the arguments name none."""
+    has none and the arguments name none.
 
-    def __init__(
-        self,
-        folder: Path,
-        *arguments: str,
-        env: dict[str, str] | None = None,
-        stdin: int | None = subprocess.DEVNULL,
-        program: Sequence[str] = ("-m", "kwsd"),
-        wrapper: Sequence[str] = (),
-        alone: bool = False,
-    ) -> None:
+    The process is forked, unless it has a `wrapper`; ["env"] is one that does nothing.
+    """
+
+    def __init__(self, folder: Path, *arguments: str, **options: Unpack[Options]) -> None:
         self.socket = folder / "k.sock"
         self.state = folder / "state"
         self.log = folder / "log"
@@ -243,13 +265,22 @@ class Daemon:
             config.parent.mkdir(exist_ok=True)
             config.write_text(FIRST_STAGE_ALONE)
         where = ["--socket", str(self.socket), "--state", str(self.state)]
-        command = [*wrapper, sys.executable, *program, "run", *where, *arguments]
-        given = {"PYTHONUNBUFFERED": "1", "XDG_CONFIG_HOME": str(folder), **(env or {})}
-        environment = (env or {}) if alone else {**os.environ, **given}
+        python = [*options.get("program", ("-m", "kwsd")), "run", *where, *arguments]
+        env = options.get("env", {})
+        if not options.get("alone"):
+            given = {"PYTHONUNBUFFERED": "1", "XDG_CONFIG_HOME": str(folder)}
+            env = {**os.environ, **given, **env}
+        stdin = options.get("stdin", subprocess.DEVNULL)
+        wrapper = options.get("wrapper")
+        self.process: subprocess.Popen[bytes] | forked.Process
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                command, stdin=stdin, stdout=log, stderr=log, env=environment
-            )
+            if wrapper:
+                command = [*wrapper, sys.executable, *python]
+                self.process = subprocess.Popen(
+                    command, stdin=stdin, stdout=log, stderr=log, env=env
+                )
+            else:
+                self.process = forked.Process(python, stdin=stdin, stdout=log, stderr=log, env=env)
 
     def connect(self) -> Client:
         """Return a client, as soon as the daemon answers."""
@@ -261,7 +292,7 @@ class Daemon:
                 if time.monotonic() > deadline or self.process.poll() is not None:
                     text = f"the daemon does not answer:\n{self.log.read_text()}"
                     raise AssertionError(text) from None
-                time.sleep(0.05)
+                time.sleep(0.02)
 
     def wait(self, timeout_s: float = 20) -> int:
         """Return the exit status, once it has ended."""
@@ -277,52 +308,26 @@ class Daemon:
             self.process.stdin.close()
 
 
-class Start(Protocol):
-    """Starts a daemon with these arguments of `kwsd run`; its files are in `folder`.
+class Start:
+    """Starts daemons with these arguments of `kwsd run`; their files are in `folder`."""
 
-    `wrapper` is a command that runs it; with `alone`, `env` is its whole environment.
-    """
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.daemons: list[Daemon] = []
 
     def __call__(
-        self,
-        *arguments: str,
-        folder: Path | None = None,
-        env: dict[str, str] | None = None,
-        stdin: int | None = subprocess.DEVNULL,
-        program: Sequence[str] = ("-m", "kwsd"),
-        wrapper: Sequence[str] = (),
-        alone: bool = False,
-    ) -> Daemon: ...
+        self, *arguments: str, folder: Path | None = None, **options: Unpack[Options]
+    ) -> Daemon:
+        self.daemons.append(Daemon(folder or self.folder, *arguments, **options))
+        return self.daemons[-1]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Start daemons, and end those that still run."""
-    daemons: list[Daemon] = []
-
-    def run(
-        *arguments: str,
-        folder: Path | None = None,
-        env: dict[str, str] | None = None,
-        stdin: int | None = subprocess.DEVNULL,
-        program: Sequence[str] = ("-m", "kwsd"),
-        wrapper: Sequence[str] = (),
-        alone: bool = False,
-    ) -> Daemon:
-        daemon = Daemon(
-            folder or tmp_path,
-            *arguments,
-            env=env,
-            stdin=stdin,
-            program=program,
-            wrapper=wrapper,
-            alone=alone,
-        )
-        daemons.append(daemon)
-        return daemon
-
-    yield run
-    for daemon in daemons:
+    starts = Start(tmp_path)
+    yield starts
+    for daemon in starts.daemons:
         daemon.kill()
 
 
@@ -349,10 +354,10 @@ def raw_client() -> Iterator[RawClient]:
         sock.close()
 
 
-@pytest.fixture
-def endless(tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten minutes of hiss with a word now and then, for daemons that must live on."""
-    path = tmp_path / "endless.wav"
+    path = tmp_path_factory.mktemp("audio") / "endless.wav"
     part = np.concatenate([hiss(2.0), say("computer"), hiss(2.0)])
     soundfile.write(path, np.tile(part, 120), RATE)
     return path

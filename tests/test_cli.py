@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import soundfile
@@ -385,8 +386,8 @@ def test_verbs_of_a_running_daemon(
     assert "no speaker is enrolled; 1 client(s)" in out
     assert run(capsys, "reload", *socket) == (0, "", "")
     assert json.loads(run(capsys, "reload", *socket, "--json")[1]) == {"reloaded": True}
-    command = [sys.executable, "-m", "kwsd", "events", *map(str, socket), "--types", "wake"]
-    kept = subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, text=True)
+    command = ["-m", "kwsd", "events", *map(str, socket), "--types", "wake", "--json"]
+    kept = forked.Process(command, stdout=forked.PIPE, text=True)
     status, out, _ = run(capsys, "events", *socket, "--types", "wake", "--count", "1")
     assert status == 0
     assert out.startswith("wake: “computer”, score 0.")

@@ -40,7 +40,7 @@ def words_of(events: list[Event]) -> list[str]:
 
 
 def test_a_recording_goes_the_whole_way_to_a_subscriber(start: Start, scene_wav: Path) -> None:
-    daemon = start("--source", str(scene_wav), "--wait-for-client")
+    daemon = start("--source", str(scene_wav), "--wait-for-client", wrapper=["env"])
     with daemon.connect() as client:
         assert client.greeting.words == ["computer"]
         assert (client.greeting.protocol, client.greeting.sample_rate) == (2, 16000)
@@ -360,7 +360,7 @@ def test_no_watchdog_when_the_audio_stands_still(
 def test_it_runs_without_torch_and_without_growing(
     start: Start, tmp_path: Path, endless: Path
 ) -> None:
-    daemon = start("--source", str(endless), "--wait-for-client")
+    daemon = start("--source", str(endless), "--wait-for-client", wrapper=["env"])
     with daemon.connect() as client:
         events = client.events()
         for _ in range(10):

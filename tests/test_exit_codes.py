@@ -6,12 +6,11 @@ from __future__ import annotations
 import json
 import os
 import pty
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import forked
 import pytest
 import soundfile
 from conftest import RATE, Daemon, hiss, say
@@ -215,10 +214,13 @@ def test_a_word_is_one_word_in_both_spellings(
 
 def answered(answer: str, *argv: object) -> tuple[int, str]:
     """Run a verb at a terminal where a person answers; return the exit code and all output."""
-    command = [sys.executable, "-m", "kwsd", *map(str, argv)]
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    process = forked.Process(
+        ["-m", "kwsd", *map(str, argv)],
+        stdin=theirs,
+        stdout=forked.PIPE,
+        stderr=forked.STDOUT,
+        text=True,
     )
     os.close(theirs)
     writer = threading.Thread(target=os.write, args=(ours, f"{answer}\n".encode()))
@@ -226,7 +228,7 @@ def answered(answer: str, *argv: object) -> tuple[int, str]:
     output, _ = process.communicate(timeout=60)
     writer.join()
     os.close(ours)
-    return process.returncode, output
+    return process.wait(), output
 
 
 def test_a_speaker_is_replaced_only_when_somebody_says_so(run: Run, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def peak_mib(pid: int) -> float:
 
 @pytest.mark.slow
 def test_one_hostile_client_of_each_kind(start: Start, endless: Path) -> None:
-    daemon = start("--source", str(endless), "--realtime")
+    daemon = start("--source", str(endless), "--realtime", wrapper=["env"])
     with daemon.connect() as client, daemon.connect() as asking:
         client.request(Subscribe(types=["wake"]))
         with flooding(daemon.socket, len(LINES), 3.0) as process:

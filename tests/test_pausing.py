@@ -7,11 +7,11 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 from conftest import RATE, Daemon, RawClient, Start
@@ -109,11 +109,8 @@ def test_a_pause_ends_with_its_client_unless_it_has_a_time(listening: Daemon, di
         "daemon.request(commands.Pause(holder='long', for_s=60))\n"
         "print('paused', flush=True); sys.stdin.read()"
     )
-    child = subprocess.Popen(
-        [sys.executable, "-c", program, str(listening.socket)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
+    arguments = ["-c", program, str(listening.socket)]
+    child = forked.Process(arguments, stdin=forked.PIPE, stdout=forked.PIPE)
     assert child.stdout is not None
     assert child.stdout.readline() == b"paused\n"
     with listening.connect() as client:
@@ -285,13 +282,10 @@ def test_others_may_not_pause(listening: Daemon, tmp_path: Path) -> None:
     listening.socket.chmod(0o666)
     program = (
         "import os, sys; from kwsd.cli import main as cli\n"
-        "def verbs(at): return [cli.main([x, '--socket', at]) for x in ('pause', 'resume')]\n"
-        "verbs('/nowhere')\n"  # imports what another user may not read
         "os.setgid(65534); os.setuid(65534)\n"
-        "print(verbs(sys.argv[1]))"
+        "print([cli.main([verb, '--socket', sys.argv[1]]) for verb in ('pause', 'resume')])"
     )
-    command = [sys.executable, "-c", program, str(listening.socket)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = forked.run(["-c", program, str(listening.socket)])
     assert done.stdout == "[77, 77]\n"
     assert done.stderr.count("kwsd: pause is ") == done.stderr.count("kwsd: resume is ") == 1
     with listening.connect() as client:
@@ -341,13 +335,11 @@ def test_the_verbs(listening: Daemon, capsys: pytest.CaptureFixture[str]) -> Non
         wait_for(lambda: state(client) == "ok")
 
 
-def pausing(daemon: Daemon, *arguments: str) -> subprocess.Popen[str]:
+def pausing(daemon: Daemon, *arguments: str) -> forked.Process:
     """Start `kwsd pause` without a time; return it once it has paused."""
-    command = [sys.executable, "-m", "kwsd", "pause", "--socket", str(daemon.socket), *arguments]
+    command = ["-m", "kwsd", "pause", "--socket", str(daemon.socket), *arguments]
     env = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    child = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
-    )
+    child = forked.Process(command, stdout=forked.PIPE, stderr=forked.PIPE, text=True, env=env)
     assert child.stdout is not None
     assert child.stderr is not None
     said = child.stdout.readline()

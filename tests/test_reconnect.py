@@ -7,13 +7,12 @@ import json
 import os
 import pty
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import forked
 import msgspec
 import pytest
 from conftest import Start
@@ -35,7 +34,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 def command(path: Path, *arguments: str) -> list[str]:
     """Return the command line of `kwsd events`."""
     where = ["events", "--socket", str(path)]
-    return [sys.executable, "-m", "kwsd", *where, *arguments]
+    return ["-m", "kwsd", *where, *arguments]
 
 
 def listen(client: Client, gaps: list[kwsd.Gap]) -> list[object]:
@@ -67,18 +66,15 @@ def test_everybody_is_told_or_comes_back(start: Start, endless: Path) -> None:
     gaps: list[kwsd.Gap] = []
     async_gaps: list[kwsd.Gap] = []
     options = ["--json", "--types", "wake"]
-    fails = subprocess.Popen(
-        command(daemon.socket, *options),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    fails = forked.Process(
+        command(daemon.socket, *options), stdout=forked.PIPE, stderr=forked.PIPE, text=True
     )
-    returns = subprocess.Popen(
-        command(daemon.socket, *options, "--reconnect"), stdout=subprocess.PIPE, text=True
+    returns = forked.Process(
+        command(daemon.socket, *options, "--reconnect"), stdout=forked.PIPE, text=True
     )
     terminal, theirs = pty.openpty()  # where --reconnect is the default
-    shown = subprocess.Popen(
-        command(daemon.socket, "--types", "wake"), stdout=theirs, stderr=subprocess.DEVNULL
+    shown = forked.Process(
+        command(daemon.socket, "--types", "wake"), stdout=theirs, stderr=forked.DEVNULL
     )
     os.close(theirs)
     assert fails.stdout is not None

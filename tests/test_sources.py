@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 
@@ -151,26 +150,33 @@ def test_formats_that_cannot_be_are_refused(
 @pytest.mark.parametrize(
     ("shell", "message"),
     [
-        ("{run} <&-", "standard input is closed; write raw PCM into it"),
-        ("{run} </dev/null", "standard input is /dev/null"),
-        ("{run} 0>{file}", "standard input can only be written to"),
-        ("{run} --rate 0 <{file}", "a sample rate of 0 Hz"),
-        ("cat {file} | {run} --channels 0", "0 channel(s)"),
+        ("<&-", "standard input is closed; write raw PCM into it"),
+        ("</dev/null", "standard input is /dev/null"),
+        ("0>>raw", "standard input can only be written to"),
+        ("--rate 0 <raw", "a sample rate of 0 Hz"),
+        ("--channels 0 |", "0 channel(s)"),
     ],
 )
 def test_what_cannot_be_heard_is_refused_before_ready(
     tmp_path: Path, shell: str, message: str
 ) -> None:
-    file = tmp_path / "raw"
-    file.write_bytes(bytes(32000))
-    where = f"--socket {tmp_path}/k.sock --state {tmp_path}/state"
-    run = f"{sys.executable} -m kwsd run --source - {where}"
-    command = ["bash", "-c", shell.format(run=run, file=file)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
-    assert done.returncode == 66
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "listening" not in done.stderr
+    raw = tmp_path / "raw"
+    raw.write_bytes(bytes(32000))
+    *options, stdin = shell.split()
+    where = ["--socket", str(tmp_path / "k.sock"), "--state", str(tmp_path / "state")]
+    command = ["-m", "kwsd", "run", "--source", "-", *where, *options]
+    if stdin == "<&-":
+        closing = "import os, sys, kwsd.cli.main as cli; os.close(0); sys.stdin = None"
+        command[:2] = ["-c", f"{closing}; sys.exit(cli.main())"]
+    with raw.open("rb") as reading, raw.open("ab") as writing:
+        streams: dict[str, forked.Stream] = {"<raw": reading, "0>>raw": writing, "|": forked.PIPE}
+        given = streams.get(stdin, forked.DEVNULL)
+        process = forked.Process(command, stdin=given, stderr=forked.PIPE, text=True)
+        _, said = process.communicate(30)
+    assert process.wait() == 66
+    assert message in said
+    assert "Traceback" not in said
+    assert "listening" not in said
 
 
 def test_a_recording_in_real_time_says_when_its_samples_were_due() -> None:
