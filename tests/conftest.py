@@ -294,6 +294,12 @@ class Daemon:
                     raise AssertionError(text) from None
                 time.sleep(0.02)
 
+    def hear(self, samples: np.ndarray) -> None:
+        """Write int16 samples into its standard input, of which it hears them as fast as it can."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(samples.astype("<i2").tobytes())
+        self.process.stdin.flush()
+
     def wait(self, timeout_s: float = 20) -> int:
         """Return the exit status, once it has ended."""
         return self.process.wait(timeout_s)
@@ -360,6 +366,15 @@ def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("audio") / "endless.wav"
     part = np.concatenate([hiss(2.0), say("computer"), hiss(2.0)])
     soundfile.write(path, np.tile(part, 120), RATE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five minutes in which a word is said every two seconds."""
+    path = tmp_path_factory.mktemp("audio") / "talkative.wav"
+    part = np.concatenate([hiss(0.5), say("computer"), hiss(0.5)])
+    soundfile.write(path, np.tile(part, 300 * RATE // len(part)), RATE)
     return path
 
 

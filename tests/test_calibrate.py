@@ -93,12 +93,12 @@ def test_recordings_of_the_room(
 
 
 def test_the_running_daemon(
-    start: Start, capsys: pytest.CaptureFixture[str], endless: Path
+    start: Start, capsys: pytest.CaptureFixture[str], talkative: Path
 ) -> None:
-    daemon = start("--source", str(endless), "--realtime")
+    daemon = start("--source", str(talkative), "--realtime")
     socket = ["--socket", str(daemon.socket)]
     daemon.connect().close()
-    options = ["--listen", "8s", "--rate", "1/day", "--yes"]
+    options = ["--listen", "3s", "--rate", "1/day", "--yes"]
     assert cli.main(["calibrate", *socket, *options]) == 0
     out = capsys.readouterr().out
     assert "computer: threshold" in out

@@ -30,7 +30,7 @@ from kwsd.model.bundle import MANIFEST, Bundle, BundleError
 from kwsd.model.manifest import CHECKED_FLOOR, Fusion, sigmoid
 from kwsd.model.runtime import CheckerGraph, Runtime
 from kwsd.state.library import Library
-from kwsd.state.words import AddedWord
+from kwsd.state.words import AddedWord, WordStore
 
 WORDS = {"computer": WordConfig(), "alexa": WordConfig()}
 UNGATED = Config(words=WORDS, vad=VadConfig(enabled=False))
@@ -297,9 +297,9 @@ def test_one_window_serves_all_words(eager: Bench, scene: np.ndarray) -> None:
     assert one.checker.checks <= every.checker.checks <= len(scene) // CHUNK
 
 
-def test_added_words_are_not_checked(
-    eager: Bench, banana: AddedWord, bundle: Bundle, runtime: Runtime
-) -> None:
+def test_added_words_are_not_checked(eager: Bench, bundle: Bundle, runtime: Runtime) -> None:
+    state = Path(__file__).with_name("golden") / "state-0.1.0"
+    banana = WordStore(state, bundle.encoder_id).load("hey_banana")
     library = Library(words={banana.name: banana})
     config = replace(UNGATED, words={banana.name: WordConfig()})
     said = np.concatenate([hiss(1.5), say("hey banana"), hiss(1.0)])

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from conftest import PHRASE, RATE, VOICES, Daemon, Start, say
+from conftest import PHRASE, RATE, VOICES, Daemon, Start, hiss, say
 
 from kwsd import config_file
 from kwsd.cli import checks
@@ -372,10 +374,8 @@ def test_embed_reports_what_it_wrote(capsys: pytest.CaptureFixture[str], tmp_pat
     assert json.loads(summary) == body
 
 
-def test_verbs_of_a_running_daemon(
-    capsys: pytest.CaptureFixture[str], start: Start, scene_wav: Path
-) -> None:
-    daemon = start("--source", str(scene_wav), "--wait-for-client", "--realtime")
+def test_verbs_of_a_running_daemon(capsys: pytest.CaptureFixture[str], start: Start) -> None:
+    daemon = start("--source", "-", stdin=forked.PIPE)
     daemon.connect().close()
     socket = ["--socket", daemon.socket]
     status, out, _ = run(capsys, "status", *socket, "--json")
@@ -388,14 +388,28 @@ def test_verbs_of_a_running_daemon(
     assert json.loads(run(capsys, "reload", *socket, "--json")[1]) == {"reloaded": True}
     command = ["-m", "kwsd", "events", *map(str, socket), "--types", "wake", "--json"]
     kept = forked.Process(command, stdout=forked.PIPE, text=True)
-    status, out, _ = run(capsys, "events", *socket, "--types", "wake", "--count", "1")
+    ended = threading.Event()
+
+    def talk() -> None:
+        while not ended.wait(0.2):
+            daemon.hear(np.concatenate([hiss(1.5), say("computer")]))
+        assert daemon.process.stdin is not None
+        daemon.process.stdin.close()
+
+    with ThreadPoolExecutor(1) as threads:
+        talking = threads.submit(talk)
+        assert kept.stdout is not None
+        lines = [kept.stdout.readline()]
+        status, out, _ = run(capsys, "events", *socket, "--types", "wake", "--count", "1")
+        ended.set()
+        talking.result()
     assert status == 0
     assert out.startswith("wake: “computer”, score 0.")
-    lines = kept.communicate(timeout=60)[0].splitlines()
+    lines += kept.communicate(timeout=60)[0].splitlines()
     assert kept.returncode == 0
+    assert len(lines) >= 2
     assert [(e["type"], e["word"], e["seq"]) for e in map(json.loads, lines)] == [
-        ("wake", "computer", 1),
-        ("wake", "computer", 2),
+        ("wake", "computer", n) for n in range(1, len(lines) + 1)
     ]
 
 

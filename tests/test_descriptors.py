@@ -14,10 +14,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
-from conftest import RATE, Start, hiss, say
+from conftest import Start, say
 
 from kwsd.client.client import connect
 from kwsd.config import SocketConfig
@@ -115,14 +113,12 @@ def _killed(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def test_out_of_descriptors_it_listens_on_and_accepts_clients_later(
-    start: Start, tmp_path: Path
+    start: Start, tmp_path: Path, talkative: Path
 ) -> None:
-    part = np.concatenate([hiss(1.0), say("computer"), hiss(1.5)])
-    soundfile.write(tmp_path / "endless.wav", np.tile(part, 60), RATE)
     config = tmp_path / "kwsd.yaml"
-    config.write_text("clips: on\nsocket: {max_clients: 400}\n")
-    options = ["--config", str(config), "--source", str(tmp_path / "endless.wav")]
-    daemon = start(*options, "--realtime")
+    text = "clips: on\nsocket: {max_clients: 400}\nwords: {computer: {refractory_s: 0}}\n"
+    config.write_text(text)
+    daemon = start("--config", str(config), "--source", str(talkative), "--realtime")
     with daemon.connect() as client:
         few = len(list(Path(f"/proc/{daemon.process.pid}/fd").iterdir())) + 10
         resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (few, few))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from itertools import cycle
 
+import forked
 import numpy as np
 import pytest
-from conftest import RATE, hiss, say
+from conftest import RATE, Start, hiss, say
 
 from kwsd.audio.ring import Ring
 from kwsd.audio.synthesis import read_wav
@@ -16,6 +22,7 @@ from kwsd.learn.enrollment import Enrollment, TakeCutter, known_as
 from kwsd.learn.takes import TakeRejected
 from kwsd.model.bundle import Bundle
 from kwsd.model.runtime import Runtime
+from kwsd.protocol.commands import Subscribe
 
 SENTENCES = (
     "the weather is nice today",
@@ -42,20 +49,22 @@ def shout(samples: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("samples", "reason"),
+    ("sound", "reason"),
     [
-        (np.zeros(0, np.int16), "too_short"),
-        (np.zeros(RATE, np.int16), "silent"),
-        (hiss(1.0, 3.0), "silent"),
-        (np.concatenate([hiss(1.0), say("computer")[: RATE // 5], hiss(1.0)]), "too_short"),
-        (shout(say("the weather is nice today")), "clipped"),
-        (np.tile(say("the weather is nice today"), 20), "take_too_long"),
+        (lambda: np.zeros(0, np.int16), "too_short"),
+        (lambda: np.zeros(RATE, np.int16), "silent"),
+        (lambda: hiss(1.0, 3.0), "silent"),
+        (lambda: np.concatenate([hiss(1.0), say("computer")[: RATE // 5], hiss(1.0)]), "too_short"),
+        (lambda: shout(say("the weather is nice today")), "clipped"),
+        (lambda: np.tile(say("the weather is nice today"), 20), "take_too_long"),
     ],
 )
-def test_takes_that_cannot_be_used(embedder: Embedder, samples: np.ndarray, reason: str) -> None:
+def test_takes_that_cannot_be_used(
+    embedder: Embedder, sound: Callable[[], np.ndarray], reason: str
+) -> None:
     enrollment = Enrollment("ann", embedder)
     with pytest.raises(TakeRejected) as caught:
-        enrollment.add(samples)
+        enrollment.add(sound())
     assert caught.value.reason == reason
     assert enrollment.takes == []
 
@@ -204,3 +213,38 @@ def test_a_word_is_taken_only_if_it_is_the_right_one_and_was_said_after_the_requ
     assert cutter.detected("alexa", 11 * RATE, 12 * RATE) is None
     span = (11 * RATE - 3200, 12 * RATE + 800)
     assert cutter.detected("computer", 11 * RATE, 12 * RATE) == span
+
+
+def test_guided_enrollment_from_the_stream(start: Start) -> None:
+    takes = [say("computer", speed=140 + 8 * n) for n in range(5)]
+    takes += [say(TALK, speed=150 + 10 * n) for n in range(2)]
+    daemon = start("--source", "-", stdin=forked.PIPE)
+    daemon.connect().close()
+    enrolling = forked.Process(
+        ["-m", "kwsd", "enroll", "ann", "--socket", str(daemon.socket)],
+        stdout=forked.PIPE,
+        stderr=forked.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    with daemon.connect() as client, ThreadPoolExecutor(1) as reader:
+        client.request(Subscribe())
+        assert enrolling.stdout is not None
+        for n, take in enumerate(takes, 1):
+            asked = enrolling.stdout.readline()
+            assert asked.startswith(f"[{n}/7] Please say "), asked
+            assert ("“computer”" in asked) == (n <= 5)
+            answer = reader.submit(enrolling.stdout.readline)
+            said = np.concatenate([hiss(0.5), take, hiss(2.0)])
+            for block in cycle(np.array_split(said, len(said) // 4000)):
+                daemon.hear(block)
+                if wait([answer], 0.02).done:  # else again: it may have been said too early
+                    break
+            assert answer.result().startswith("  good: ")
+        while enrolling.poll() is None:
+            daemon.hear(hiss(0.1))
+            time.sleep(0.01)
+        printed, _ = enrolling.communicate()
+    assert enrolling.returncode == 0, printed
+    assert "ann is enrolled, from 7 takes." in printed
+    assert (daemon.state / "ann-49915e.voiceprint").exists()

@@ -58,8 +58,11 @@ async def listen_async(path: Path, gaps: list[kwsd.Gap]) -> list[object]:
     return found
 
 
-def test_everybody_is_told_or_comes_back(start: Start, endless: Path) -> None:
-    daemon = start("--source", str(endless), "--realtime")
+def test_everybody_is_told_or_comes_back(start: Start, tmp_path: Path, talkative: Path) -> None:
+    config = tmp_path / "kwsd.yaml"
+    config.write_text("checker: off\nwords: {computer: {refractory_s: 0}}\n")
+    source = ["--source", str(talkative), "--realtime", "--config", str(config)]
+    daemon = start(*source)
     telling = daemon.connect()
     told = telling.events(types=["wake"])
     blocking = daemon.connect()
@@ -94,7 +97,7 @@ def test_everybody_is_told_or_comes_back(start: Start, endless: Path) -> None:
         _, errors = fails.communicate(timeout=20)
         assert fails.returncode == cli.UNAVAILABLE
         assert "the daemon has closed the connection" in errors
-        again = start("--source", str(endless), "--realtime")
+        again = start(*source)
         again.connect().close()
         for found, missed in ((one.result(60), gaps), (other.result(60), async_gaps)):
             (gap,) = missed
