@@ -284,7 +284,7 @@ class Daemon:
 
     def connect(self) -> Client:
         """Return a client, as soon as the daemon answers."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             try:
                 return connect(self.socket)

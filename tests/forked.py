@@ -237,6 +237,8 @@ def _become(request: dict[str, Any]) -> None:
         _run(request["arguments"], request["cwd"])
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if isinstance(stop.code, str):
+            sys.stderr.write(f"{stop.code}\n")
     except BaseException as error:
         traceback.print_exc()
         status = 1

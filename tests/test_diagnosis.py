@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 import numpy as np
@@ -32,7 +32,7 @@ def telephone(samples: np.ndarray) -> np.ndarray:
     return to_int16(soxr.resample(narrow, RATE // 2, RATE)[: len(samples)])
 
 
-ROOMS = {
+ROOMS: dict[str, Callable[[], np.ndarray]] = {
     "hiss": lambda: hiss(3.0, 4),
     "idle": lambda: scenes.idle(3.0),
     "falling": lambda: to_int16(np.cumsum(hiss(3.0, 5)) - np.cumsum(hiss(3.0, 5)).mean()),

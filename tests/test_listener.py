@@ -47,17 +47,17 @@ def test_loss_and_return_are_reported_the_index_moves_on_and_the_heart_beats(
         listener.go()
         wait_for(lambda: listener.stats.samples > 1600)
         portaudio.overflowed = True
-        wait_for(lambda: len(events) == 2)
+        wait_for(lambda: len(changes(events)) == 2)
         portaudio.lost = True
         portaudio.gone = True
-        wait_for(lambda: len(events) == 3)
+        wait_for(lambda: len(changes(events)) == 3)
         before = listener.call(lambda: listener.detector.end).result(5)
         heartbeats = listener.heartbeats
         time.sleep(0.5)
         assert listener.heartbeats > heartbeats
         portaudio.lost = False
         portaudio.gone = False
-        wait_for(lambda: len(events) == 4)
+        wait_for(lambda: len(changes(events)) == 4)
         after = listener.call(lambda: listener.detector.end).result(5)
     found = changes(events)
     assert [change.state for change in found] == ["ok", "overflow", "lost", "ok"]
