@@ -272,7 +272,7 @@ def _run(arguments: list[str], folder: str) -> None:
 
 
 def _import_all() -> None:
-    """Import kwsd, but what the device does without."""
+    """Import kwsd, but for what a device does without."""
     import soundfile
     import soxr
 
@@ -280,9 +280,11 @@ def _import_all() -> None:
 
     assert soundfile
     assert soxr
-    for module in pkgutil.walk_packages(kwsd.__path__, "kwsd."):
-        if not module.name.startswith(("kwsd.training", "kwsd.bench", "kwsd.__main__")):
-            importlib.import_module(module.name)
+    for found in pkgutil.iter_modules(kwsd.__path__, "kwsd."):
+        if found.name not in ("kwsd.training", "kwsd.bench", "kwsd.__main__"):
+            module = importlib.import_module(found.name)
+            for inner in pkgutil.iter_modules(getattr(module, "__path__", []), f"{found.name}."):
+                importlib.import_module(inner.name)
 
 
 if __name__ == "__main__":

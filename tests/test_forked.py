@@ -58,6 +58,13 @@ def test_a_process_is_waited_for_and_interrupted_at_any_time() -> None:
         process.kill()  # it has ended, and nobody else is hit
 
 
+def test_nothing_is_there_that_a_device_does_without() -> None:
+    heavy = "('torch', 'sounddevice', 'onnx', 'kwsd.training')"
+    program = f"import os, sys; print([m for m in {heavy} if m in sys.modules])\n"
+    program += "print(os.listdir('/proc/self/task') == [str(os.getpid())])"
+    assert forked.run(["-c", program]).stdout == "[]\nTrue\n"
+
+
 def test_streams(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("é\n")
