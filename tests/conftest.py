@@ -300,7 +300,7 @@ class Daemon:
         self.process.stdin.write(samples.astype("<i2").tobytes())
         self.process.stdin.flush()
 
-    def wait(self, timeout_s: float = 20) -> int:
+    def wait(self, timeout_s: float = 60) -> int:
         """Return the exit status, once it has ended."""
         return self.process.wait(timeout_s)
 
