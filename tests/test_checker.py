@@ -30,7 +30,7 @@ from kwsd.model.bundle import MANIFEST, Bundle, BundleError
 from kwsd.model.manifest import CHECKED_FLOOR, Fusion, sigmoid
 from kwsd.model.runtime import CheckerGraph, Runtime
 from kwsd.state.library import Library
-from kwsd.state.words import AddedWord, WordStore
+from kwsd.state.words import AddedWord
 
 WORDS = {"computer": WordConfig(), "alexa": WordConfig()}
 UNGATED = Config(words=WORDS, vad=VadConfig(enabled=False))
@@ -297,14 +297,21 @@ def test_one_window_serves_all_words(eager: Bench, scene: np.ndarray) -> None:
     assert one.checker.checks <= every.checker.checks <= len(scene) // CHUNK
 
 
-def test_added_words_are_not_checked(eager: Bench, bundle: Bundle, runtime: Runtime) -> None:
-    state = Path(__file__).with_name("golden") / "state-0.1.0"
-    banana = WordStore(state, bundle.encoder_id).load("hey_banana")
-    library = Library(words={banana.name: banana})
-    config = replace(UNGATED, words={banana.name: WordConfig()})
+def test_added_words_are_not_checked(
+    eager: Bench, deaf_banana: AddedWord, bundle: Bundle, runtime: Runtime
+) -> None:
+    weights = np.random.default_rng(0).normal(0, 0.1, deaf_banana.weights.shape)
+    word = with_(deaf_banana, weights=weights.astype(np.float32), bias=0.0)
+    library = Library(words={word.name: word})
     said = np.concatenate([hiss(1.5), say("hey banana"), hiss(1.0)])
-    setup = resolve(config, bundle, library)
-    expected = Detector(bundle, setup, runtime).feed(said)
+
+    def set_to(threshold: float) -> Config:
+        return replace(UNGATED, words={word.name: WordConfig(threshold=threshold)})
+
+    setup = resolve(set_to(0.5), bundle, library)
+    highest = Detector(bundle, setup, runtime).feed(said).trace.scores.max()
+    config = set_to(float(highest) - 1e-3)
+    expected = Detector(bundle, resolve(config, bundle, library), runtime).feed(said)
     found = eager.detector(config, library).feed(said)
     assert np.array_equal(found.trace.scores, expected.trace.scores)
     assert found.wakes == expected.wakes
