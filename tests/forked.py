@@ -292,4 +292,5 @@ if __name__ == "__main__":
     _import_all()
     kept.load()
     gc.freeze()  # so that no collection touches, and copies, what all share
-    _become(_serve(socket.socket(fileno=int(sys.argv[1]))))
+    with contextlib.suppress(KeyboardInterrupt):  # the tests were interrupted, and it with them
+        _become(_serve(socket.socket(fileno=int(sys.argv[1]))))
