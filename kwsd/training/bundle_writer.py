@@ -169,11 +169,14 @@ class BundleWriter:
         calibration: Fusion,
         candidates: Mapping[str, float],
         parameters: int,
+        *,
+        spoken: bool = False,
     ) -> None:
         """Describe the checker's graph, which the caller wrote to `file(CHECKER)`.
 
         `front_end` is None where it takes the waveform; `candidates` are the streaming scores from
-        which the words are checked. They get provisional thresholds."""
+        which the words are checked. They get provisional thresholds. `spoken`: it gives vectors of
+        what was said, and gets an id of all that decides them."""
         entry: dict[str, Any] = {
             "file": CHECKER,
             "input": "waveform" if front_end is None else "mel",
@@ -186,6 +189,11 @@ class BundleWriter:
         if front_end is not None:
             write_front_end(self.file(CHECKER_FRONT_END), front_end)
             entry["front_end"] = CHECKER_FRONT_END
+        if spoken:
+            parts = [self.file(CHECKER).read_bytes(), f"{samples} {peak}".encode()]
+            if front_end is not None:
+                parts.append(self.file(CHECKER_FRONT_END).read_bytes())
+            entry["word_id"] = hashlib.sha256(b"".join(parts)).hexdigest()[:16]
         self._manifest.setdefault("checkers", {})["small"] = entry
         self._manifest["parameters"]["checker"] = parameters
 

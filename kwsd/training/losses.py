@@ -159,6 +159,16 @@ class MarginSoftmax(nn.Module):
         return (nearest == target).float().mean()
 
 
+def pair_contrast(vectors: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Return InfoNCE over pairs, and what share was right: of `vectors [2 pair, dim]`, of unit
+    length, each is to be nearest to the one beside it (van den Oord et al. 2018)."""
+    first, second = vectors[::2], vectors[1::2]
+    likeness = scale * first @ second.T
+    same = torch.arange(len(first), device=likeness.device)
+    contrast = F.cross_entropy(likeness, same) + F.cross_entropy(likeness.T, same)
+    return contrast / 2, (likeness.argmax(1) == same).float().mean()
+
+
 def rising_margin(margin: float, step: int, steps: int) -> float:
     """Return the margin at `step`: 0 for the first quarter of `steps`, `margin` from three
     quarters."""

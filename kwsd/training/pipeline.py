@@ -55,6 +55,7 @@ from kwsd.training.stages.checker import candidates as candidate_windows
 from kwsd.training.stages.checker import distill as checker_distillation
 from kwsd.training.stages.checker import export as checker_export
 from kwsd.training.stages.checker import tune as checker_tuning
+from kwsd.training.stages.checker import words as checker_words
 
 log = logging.getLogger(__name__)
 CALIBRATION_SCENES = 100
@@ -82,6 +83,7 @@ class CheckerSettings(Settings, frozen=True):
     distill: checker_distillation.DistillCheckerSettings
     candidates: candidate_windows.CandidateSettings
     tune: checker_tuning.TuneSettings
+    words: checker_words.WordsSettings
     export: checker_export.ExportSettings
 
 
@@ -211,7 +213,7 @@ def checker(
     """Make the second stage of the bundle `models` from the transformer `teacher`, a folder or a
     hub name, step by step in WORK/checker (`only`: some of the steps)."""
     chosen = settings.read("checker", CheckerSettings, changes)
-    steps = ("distill", "candidates", "tune", "export")
+    steps = ("distill", "candidates", "tune", "words", "export")
     names = _chosen(only or steps, steps, "checker")
     data = TrainingData.of(work, rooms)
     folder = work / "checker"
@@ -231,8 +233,12 @@ def checker(
             )
     if "tune" in names:
         checker_tuning.train(data, teacher, distilled, found[False], validating, tuned, chosen.tune)
+    spoken = folder / "words.pt"
+    if "words" in names:
+        checker_words.gather(data, tuned, spoken.with_suffix(""), chosen.words)
+        checker_words.train(spoken.with_suffix(""), spoken, chosen.words)
     if "export" in names:
-        checker_export.export(tuned, found[True], models, data.roles, chosen.export)
+        checker_export.export(tuned, spoken, found[True], models, data.roles, chosen.export)
 
 
 def compare(work: Path, rooms: Path, encoder: Path | None = None) -> None:

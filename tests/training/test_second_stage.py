@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from kwsd.training.data.corpora import Recording, write_store
 from kwsd.training.data.training_data import TrainingData
 from kwsd.training.data.voice_rooms import TAKES, VoiceRooms, VoiceSettings
 from kwsd.training.data.windows import PEAK, REMEMBERED, WINDOW_SAMPLES, Draw, WindowPair, Windows
+from kwsd.training.models.checker import SpokenHead
 from kwsd.training.settings.catalog import default_words
 from kwsd.training.stages.checker import candidates, distill, export, tune
 from kwsd.training.stages.checker.candidates import (
@@ -55,6 +57,14 @@ SMALL = [
     "tune.candidates=4",
     "tune.windows=2",
     "tune.voices={people: 3, devices: 2}",
+    "words.steps=3",
+    "words.layers=[1,3]",
+    "words.vocabulary=0",
+    "words.takes=4",
+    "words.heard=1",
+    "words.words=4",
+    "words.width=8",
+    "words.checkpoint_every=2",
     "export.voices=true",
 ]
 
@@ -311,10 +321,15 @@ def test_any_teacher_to_one_checked_candidate(
     found = Candidates.load(tmp_path / "checker" / "candidates")
     window = found.windows[:1, MARGIN_SAMPLES : MARGIN_SAMPLES + WINDOW_SAMPLES]
     given = checker.given(torch.from_numpy(window.astype(np.float32)))
-    logits, voice = session.run(["logits", "voice"], {entry["input"]: given.numpy()})
+    logits, voice, words = session.run(
+        ["logits", "voice", "words"], {entry["input"]: given.numpy()}
+    )
     assert logits.shape == (1, len(bundle.words))
     assert np.isfinite(logits).all()
     assert np.linalg.norm(voice) == pytest.approx(1, abs=1e-4)
+    assert words.shape == (1, SpokenHead.dim)
+    assert np.linalg.norm(words) == pytest.approx(1, abs=1e-4)
+    assert re.fullmatch("[0-9a-f]{16}", entry["word_id"])
     made = bundles.load(models)
     words = {word: WordConfig() for word in made.words}
     setup = resolve(Config(words=words, vad=VadConfig(enabled=False)), made)
@@ -328,11 +343,10 @@ def test_any_teacher_to_one_checked_candidate(
         validated = [float(row["value"]) for row in rows if row["figure"] == "validation"]
         assert len(validated) == (2 if stage == "distilled" else 1) * (family == "whisper")
         assert all(0 < loss < 10 for loss in validated)
-    before = (tmp_path / "checker" / "tuned.pt").read_bytes()
-    assert train(*arguments, "--only", "distill,tune") == 0
-    assert (tmp_path / "checker" / "tuned.pt").read_bytes() == before, (
-        "a finished run is left alone"
-    )
+    trained = [tmp_path / "checker" / name for name in ("tuned.pt", "words.pt")]
+    before = [path.read_bytes() for path in trained]
+    assert train(*arguments, "--only", "distill,tune,words") == 0
+    assert [path.read_bytes() for path in trained] == before, "a finished run is left alone"
 
 
 def test_a_checker_is_measured(work: Path, tmp_path: Path) -> None:

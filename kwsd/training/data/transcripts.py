@@ -35,6 +35,11 @@ class Transcripts:
                 self._rows = sorted(
                     (r["store"], int(r["start"]), int(r["samples"]), r["label"]) for r in table
                 )
+        self._counts = Counter(text for *_, text in self._rows)
+
+    def count(self, text: str) -> int:
+        """Return how often the word `text` was aligned."""
+        return self._counts[text]
 
     @property
     def stores(self) -> set[str]:

@@ -1,5 +1,5 @@
-"""The checker: a transformer over a window of two seconds, with a head for the wake words and one
-for voices."""
+"""The checker: a transformer over a window of two seconds, with a head for the wake words, one for
+voices, and one that tells any words apart."""
 
 from __future__ import annotations
 
@@ -122,22 +122,94 @@ class VoiceHead(nn.Module):
         return F.normalize(self.out(torch.cat([mean, deviation], dim=1)), dim=1)
 
 
+class SpokenHead(nn.Module):
+    """A vector of unit length for the word that has just ended: `[batch, 128]`.
+
+    It looks at the last steps of the window alone."""
+
+    dim = 128
+
+    def __init__(
+        self,
+        dim: int,
+        layers: Sequence[int],
+        steps: int,
+        width: int = 160,
+        hidden: int = 256,
+        dropout: float = 0.2,
+    ) -> None:
+        """`steps` of 80 ms are looked at; `dim` is the transformer's."""
+        super().__init__()
+        self.shape = {
+            "dim": dim,
+            "layers": list(layers),
+            "steps": steps,
+            "width": width,
+            "hidden": hidden,
+            "dropout": dropout,
+        }
+        self.layers = list(layers)
+        self.steps = steps
+        self.mixture = Mixture(range(len(self.layers)), dim)
+        self.enter = nn.Linear(dim, width)
+        self.positions = nn.Parameter(torch.zeros(steps, width))
+        self.blocks = nn.ModuleList(nn.Conv1d(width, width, 3, padding=1) for _ in range(3))
+        self.hidden = nn.Linear(steps * width, hidden)
+        self.out = nn.Linear(hidden, self.dim)
+        self.drop = nn.Dropout(dropout)
+
+    def last_steps(self, hidden: Sequence[Tensor]) -> Tensor:
+        """Return what `forward` takes, `[batch, layer, step, dim]`, of a transformer's layers."""
+        frames = self.steps * STEP_FRAMES
+        last = []
+        for layer in self.layers:
+            x = hidden[layer]
+            x = x[:, x.shape[1] % STEP_FRAMES :][:, -frames:]
+            last.append(torch.unflatten(x, 1, (-1, STEP_FRAMES)).mean(2))
+        return torch.stack(last, dim=1)
+
+    def forward(self, steps: Tensor) -> Tensor:
+        """Return the vectors for the last steps of the layers, as `last_steps` has them."""
+        x = self.drop(self.mixture(steps.unbind(1)))
+        x = (F.gelu(self.enter(x)) + self.positions).transpose(1, 2)
+        for block in self.blocks:
+            x = x + F.gelu(block(x))
+        x = self.drop(x.transpose(1, 2).flatten(1))
+        return F.normalize(self.out(self.drop(F.gelu(self.hidden(x)))), dim=1)
+
+
 class Checker(nn.Module):
     """Encoder and heads as one graph: what the daemon runs."""
 
-    def __init__(self, encoder: Transformer, words: CheckerHead, voice: VoiceHead) -> None:
+    def __init__(
+        self,
+        encoder: Transformer,
+        words: CheckerHead,
+        voice: VoiceHead,
+        spoken: SpokenHead | None = None,
+    ) -> None:
+        """`spoken` is None where added words are heard by the first stage alone."""
         super().__init__()
         self.encoder = encoder
         self.words = words
         self.voice = voice
+        self.spoken = spoken
 
     def given(self, samples: Tensor) -> Tensor:
         """Return what the daemon gives the graph for int16-scale windows `[batch, sample]`: mel
         bels `[batch, frame, band]`, or the waveform in ±1."""
         return self.encoder.inputs(samples) if self.encoder.kind == "mel" else samples / 32768
 
-    def forward(self, given: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits `[batch, word]` and the voices `[batch, 160]` of windows."""
+    def hidden(self, given: Tensor) -> list[Tensor]:
+        """Return the encoder's layers of windows, `[batch, frame, dim]` each."""
         is_mel = self.encoder.kind == "mel"
-        hidden = self.encoder(given if is_mel else self.encoder.stem.inputs(given))
-        return self.words(hidden), self.voice(hidden)
+        return self.encoder(given if is_mel else self.encoder.stem.inputs(given))
+
+    def forward(self, given: Tensor) -> tuple[Tensor, ...]:
+        """Return the logits `[batch, word]`, the voices `[batch, 160]` and, where there is a head
+        for them, the words `[batch, 128]` of windows."""
+        hidden = self.hidden(given)
+        known = (self.words(hidden), self.voice(hidden))
+        return (
+            known if self.spoken is None else (*known, self.spoken(self.spoken.last_steps(hidden)))
+        )

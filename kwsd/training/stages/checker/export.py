@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
 import warnings
 from pathlib import Path
@@ -15,13 +16,14 @@ from torch.nn import functional as F
 
 from kwsd import ort
 from kwsd.audio.log_mel import LogMel
+from kwsd.config import ConfigError
 from kwsd.learn.regression import logistic_regression
 from kwsd.metrics import threshold_at
 from kwsd.model.manifest import STREAM_CLIP, Fusion
 from kwsd.training.bundle_writer import CHECKER, BundleWriter
 from kwsd.training.data.windows import PEAK, WINDOW_SAMPLES, at_peak
 from kwsd.training.models import checkpoint
-from kwsd.training.models.checker import Checker, CheckerHead, VoiceHead
+from kwsd.training.models.checker import Checker, CheckerHead, SpokenHead, VoiceHead
 from kwsd.training.models.transformer import MelStem, Transformer
 from kwsd.training.settings import Settings
 from kwsd.training.settings.catalog import CONTINUOUS, CorpusRoles
@@ -41,6 +43,27 @@ def calibrate(logits: np.ndarray, found: Candidates) -> Fusion:
     both = np.stack([checker, stream], axis=1).astype(np.float64)
     weights, offset = logistic_regression(both[own], both[~own])
     return Fusion(float(weights[0]), max(float(weights[1]), 0.0), offset)
+
+
+def encoder_id(encoder: Transformer) -> str:
+    """Return what identifies the weights of `encoder`."""
+    digest = hashlib.sha256()
+    for weights in encoder.state_dict().values():
+        digest.update(weights.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def load_spoken(path: Path, encoder: Transformer) -> SpokenHead:
+    """Return the head of the checkpoint `path` of `words`, in evaluation mode.
+
+    Raises ConfigError where it was trained on another encoder than `encoder`."""
+    head = checkpoint.load(path, "spoken", SpokenHead)
+    if torch.load(path, weights_only=True)["encoder_id"] != encoder_id(encoder):
+        raise ConfigError(
+            f"{path} was trained on another encoder: remove it, and the folder "
+            f"{path.with_suffix('')}, and run `kwsd train checker --only words`"
+        )
+    return head
 
 
 def load_checker(path: Path) -> Checker:
@@ -76,43 +99,71 @@ class _Unfolded(nn.Module):
         return product.transpose(1, 2)
 
 
-class _WordsOnly(nn.Module):
-    """A checker that gives no voices."""
+class _Outputs(nn.Module):
+    """A checker with the outputs that ship."""
+
+    def __init__(self, checker: Checker, voices: bool) -> None:
+        super().__init__()
+        self.checker = checker
+        self.voices = voices
+
+    def forward(self, given: Tensor) -> tuple[Tensor, ...]:
+        logits, voice, *words = self.checker(given)
+        return (logits, voice, *words) if self.voices else (logits, *words)
+
+
+class _LastSteps(nn.Module):
+    """The encoder of a checker, down to what the head of its words takes."""
 
     def __init__(self, checker: Checker) -> None:
         super().__init__()
         self.checker = checker
 
     def forward(self, given: Tensor) -> Tensor:
-        logits, _ = self.checker(given)
-        return logits
+        assert self.checker.spoken is not None
+        return self.checker.spoken.last_steps(self.checker.hidden(given))
 
 
 def write_graph(
     checker: Checker, path: Path, *, quantized: bool = True, voices: bool = True
 ) -> None:
     """Write `checker` to `path`; `quantized`: in 8 bit, but for what is no product with weights;
-    `voices`: with the output `voice`.
+    `voices`: with the output `voice`. Where it has a head for them, `words` is an output."""
+    outputs = ["logits", *(["voice"] if voices else []), *(["words"] if checker.spoken else [])]
+    _write(_Outputs(_unfolded(checker), voices), checker, path, outputs, quantized)
+
+
+def _unfolded(checker: Checker) -> Checker:
+    """Return a copy of `checker` whose large convolutions are matrix products."""
+    checker = copy.deepcopy(checker)
+    stem = checker.encoder.stem
+    if isinstance(stem, MelStem):  # the positions of a window, of Whisper's 30 s
+        frames = stem(checker.given(torch.zeros(1, WINDOW_SAMPLES))).shape[1]
+        stem.positions = nn.Parameter(stem.positions[:frames].detach())
+        stem.first = _Unfolded(stem.first)
+        stem.second = _Unfolded(stem.second)
+    if checker.spoken is not None:
+        for n, block in enumerate(checker.spoken.blocks):
+            checker.spoken.blocks[n] = _Unfolded(block)
+    return checker
+
+
+def _write(
+    module: nn.Module, checker: Checker, path: Path, outputs: list[str], quantized: bool
+) -> None:
+    """Write `module`, which takes what `checker` takes, to `path`.
 
     The weights take 7 bits of the 8, so that sums of two products fit in 16: an x86-64 processor
     without VNNI adds them there, and saturates."""
-    checker = copy.deepcopy(checker)
-    encoder = checker.encoder
     inputs = checker.given(torch.zeros(1, WINDOW_SAMPLES))
-    kind = encoder.kind
-    if isinstance(encoder.stem, MelStem):  # the positions of a window, of Whisper's 30 s
-        frames = encoder.stem(inputs).shape[1]
-        encoder.stem.positions = nn.Parameter(encoder.stem.positions[:frames].detach())
-        encoder.stem.first = _Unfolded(encoder.stem.first)
-        encoder.stem.second = _Unfolded(encoder.stem.second)
-    outputs = ["logits", "voice"] if voices else ["logits"]
+    kind = checker.encoder.kind
     whole = path.with_suffix(".float.onnx")
     with warnings.catch_warnings():
         # A group normalization asks whether its batch is large enough.
         warnings.simplefilter("ignore", TracerWarning)
         warnings.filterwarnings("ignore", "Constant folding")  # of every second frame
         torch.onnx.export(
-            checker if voices else _WordsOnly(checker),
+            module.eval(),
             (inputs,),
             str(whole),
             input_names=[kind],
@@ -134,6 +185,25 @@ def write_graph(
         whole.unlink()
     else:
         whole.replace(path)
+
+
+class FrameGraph:
+    """The encoder in 8 bit, as the daemon runs it, down to what the head of its words takes."""
+
+    def __init__(self, checker: Checker, path: Path) -> None:
+        """Write the graph of `checker`, which has such a head, to `path`."""
+        self._checker = checker
+        _write(_LastSteps(_unfolded(checker)), checker, path, ["steps"], quantized=True)
+        options = ort.onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._session = ort.onnxruntime.InferenceSession(path, options)
+
+    def __call__(self, window: np.ndarray) -> np.ndarray:
+        """Return the last steps `[layer, step, dim]`, float16, of a window, int16 `[sample]`."""
+        samples = at_peak(torch.from_numpy(window.astype(np.float32))[None])
+        given = {self._checker.encoder.kind: self._checker.given(samples).numpy()}
+        steps: np.ndarray = self._session.run(["steps"], given)[0][0]
+        return steps.astype(np.float16)
 
 
 def front_end(encoder: Transformer) -> LogMel | None:
@@ -179,13 +249,24 @@ def begins_at(found: Candidates, roles: CorpusRoles, word: int, per_hour: float)
 
 
 def export(
-    tuned: Path, development: Path, models: Path, roles: CorpusRoles, settings: ExportSettings
+    tuned: Path,
+    words: Path,
+    development: Path,
+    models: Path,
+    roles: CorpusRoles,
+    settings: ExportSettings,
 ) -> None:
-    """Put the checker of the checkpoint `tuned` into the bundle `models`, calibrated on the
-    candidates in the folder `development`.
+    """Put the checker of the checkpoint `tuned`, with the head for words of the checkpoint `words`
+    where that exists, into the bundle `models`, calibrated on the candidates in the folder
+    `development`.
 
-    Its thresholds are provisional until `kwsd train evaluate --write`."""
+    Its thresholds are provisional until `kwsd train evaluate --write`. Raises ConfigError where
+    `words` was trained on another encoder."""
     checker = load_checker(tuned)
+    if words.exists():
+        checker.spoken = load_spoken(words, checker.encoder)
+    else:
+        log.info("%s: no such checkpoint; the first stage alone hears added words", words)
     found = Candidates.load(development)
     with BundleWriter(models) as writer:
         path = writer.file(CHECKER)
@@ -198,9 +279,16 @@ def export(
         }
         log.info("a candidate begins at %s", begins)
         parts = [checker.encoder, checker.words, *([checker.voice] if settings.voices else [])]
+        parts += [checker.spoken] if checker.spoken is not None else []
         parameters = sum(p.numel() for part in parts for p in part.parameters())
         writer.set_checker(
-            front_end(checker.encoder), WINDOW_SAMPLES, PEAK, calibration, begins, parameters
+            front_end(checker.encoder),
+            WINDOW_SAMPLES,
+            PEAK,
+            calibration,
+            begins,
+            parameters,
+            spoken=checker.spoken is not None,
         )
 
 

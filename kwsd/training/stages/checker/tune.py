@@ -26,7 +26,7 @@ from kwsd.training.data.training_data import TrainingData
 from kwsd.training.data.voice_rooms import VoiceRooms, VoiceSettings
 from kwsd.training.data.windows import WINDOW_SAMPLES, Windows, at_peak
 from kwsd.training.loop import Group, Loop, LoopSettings, devices
-from kwsd.training.losses import MarginSoftmax, rising_margin
+from kwsd.training.losses import MarginSoftmax, pair_contrast, rising_margin
 from kwsd.training.models import checkpoint
 from kwsd.training.models.checker import STEP_FRAMES, CheckerHead, VoiceHead
 from kwsd.training.models.pretrained import load_pretrained
@@ -192,13 +192,8 @@ class Tuned(nn.Module):
         (person,) = known
         vectors = self.voice(hidden)
         loss = self.people(vectors, person, margin)
-        # Two takes of each person: each is to be nearest to the other (InfoNCE, half weighted).
-        first, second = vectors[::2], vectors[1::2]
-        likeness = self.settings.scale * first @ second.T
-        same = torch.arange(len(first), device=likeness.device)
-        contrast = F.cross_entropy(likeness, same) + F.cross_entropy(likeness.T, same)
-        right = (likeness.argmax(1) == same).float().mean()
-        return loss + 0.25 * contrast, hidden, right
+        contrast, right = pair_contrast(vectors, self.settings.scale)
+        return loss + 0.5 * contrast, hidden, right
 
 
 def train(

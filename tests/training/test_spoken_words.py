@@ -1,0 +1,223 @@
+"""Vectors of what was said: which takes they are learned from, and the head that gives them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import VOICES, hiss, say, training_data
+
+from kwsd.audio.format import SAMPLE_RATE
+from kwsd.config import ConfigError
+from kwsd.training.data import spoken
+from kwsd.training.data.spoken import HeldOut, Vocabulary
+from kwsd.training.data.training_data import TrainingData
+from kwsd.training.data.windows import WINDOW_SAMPLES
+from kwsd.training.losses import pair_contrast
+from kwsd.training.models import checkpoint
+from kwsd.training.models.checker import CheckerHead, SpokenHead, VoiceHead
+from kwsd.training.models.transformer import Transformer
+from kwsd.training.stages.align import FIELDS
+from kwsd.training.stages.checker import export, words
+from kwsd.training.stages.checker.words import WordFrames, WordPairs, WordsSettings
+
+HELD_OUT = ("no", "right")
+SETTINGS = WordsSettings(
+    steps=2,
+    layers=[1, 2],
+    held_out=list(HELD_OUT),
+    vocabulary=1,
+    takes=5,
+    heard=7,
+    synthetic=2,
+    width=8,
+    words=3,
+)
+LABELS = ("sea", "see", "no", "know", "arabic right", "bird", "cat")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
+    """Single words by six people, and sentences with the aligned words "bird" and "xylophone"."""
+    work = tmp_path_factory.mktemp("work")
+    takes = []
+    for n, voice in enumerate((*VOICES, "en-gb+f4", "en-us+m4")):
+        for label in LABELS:
+            corpus = "arabic" if label.startswith("arabic") else "gsc"
+            takes.append((say(label.split()[-1], voice, 130 + 9 * n), corpus, f"p{n}", label))
+    takes = [(x, corpus, who, label.split()[-1]) for x, corpus, who, label in takes]
+    start = sum(len(x) for x, *_ in takes)
+    sentences = [(hiss(3.0, 500, seed=n), "libri", f"s{n}", "") for n in range(10)]
+    rows = ["\t".join(FIELDS)]
+    for n in range(10):
+        at = start + n * 3 * SAMPLE_RATE
+        rows.append(f"recorded\t{at + 20000}\t8000\tlibri\ts{n}\tbird")
+        rows.append(f"recorded\t{at + 30000}\t5000\tlibri\ts{n}\tright")
+    rows.append(f"recorded\t{start + 6000}\t9000\tlibri\ts0\txylophone")
+    (work / "aligned.tsv").write_text("\n".join(rows) + "\n")
+    noise = [(hiss(3.0, 300, seed=n), "noise_esc10", str(n), "") for n in range(8)]
+    return training_data(work, [*takes, *sentences, *noise])
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random checker, as `tune` leaves it."""
+    path = tmp_path_factory.mktemp("checker") / "tuned.pt"
+    checkpoint.save(
+        path,
+        encoder=Transformer(16, 8, [[0, 1]] * 2, [8, 8], True, mel={"bands": 80, "positions": 100}),
+        words=CheckerHead(6, 16, [1, 2], 25),
+        voice=VoiceHead(16, [0, 1], width=8, attention=4),
+    )
+    return path
+
+
+def test_words_that_sound_alike_are_one_and_what_is_held_out_is_none(data: TrainingData) -> None:
+    held_out = HeldOut.of(HELD_OUT)
+    found = spoken.takes(data.corpora(), data.transcripts(), held_out, most=100)
+    assert len(found) == 4, "bird, cat, sea with see, xylophone"
+    texts = {kind: {take.utterance.text for take in takes} for kind, takes in found.items()}
+    assert {"sea", "see"} in texts.values()
+    for takes in found.values():
+        assert not any(take.utterance.development for take in takes)
+        assert not {take.utterance.text for take in takes} & {"no", "know", "arabic/right"}
+    bird = next(takes for takes in found.values() if takes[0].utterance.text == "bird")
+    aligned = [take for take in bird if not take.utterance.label]
+    assert aligned
+    assert all((take.start, take.end) == (20000, 28000) for take in aligned)
+
+
+def test_takes_are_of_as_many_people_as_there_are(data: TrainingData) -> None:
+    found = spoken.takes(data.corpora(), data.transcripts(), HeldOut.of(HELD_OUT), most=4)
+    both = next(takes for takes in found.values() if takes[0].utterance.text in ("sea", "see"))
+    assert len({take.who for take in both}) == 4
+
+
+def test_a_window_ends_shortly_after_its_word(data: TrainingData) -> None:
+    scenes = data.scenes(seed=1)
+    samples = np.full(4 * SAMPLE_RATE, 100, np.float32)
+    start, end = 2 * SAMPLE_RATE, int(2.5 * SAMPLE_RATE)
+    samples[start:end] = 3000
+    ends = []
+    silent_before = []
+    silent_after = []
+    for _ in range(60):
+        clean, how = spoken.window(scenes, samples, start, end)
+        assert clean.shape == (WINDOW_SAMPLES,)
+        loud = np.flatnonzero(np.abs(clean) > 0.5 * np.abs(clean).max())
+        ends.append((WINDOW_SAMPLES - loud[-1]) / SAMPLE_RATE)
+        silent_before.append(not clean[loud[0] - 3000])
+        silent_after.append(not clean[-1])
+        assert 5 <= float(how.snr_db) <= 25
+    assert 0.1 <= min(ends) < 0.15 < 0.25 < max(ends) <= 0.301
+    for silent in (silent_before, silent_after):
+        assert 0.3 < np.mean(silent) < 0.7
+
+
+def test_a_vocabulary_names_language_and_text(tmp_path: Path) -> None:
+    path = tmp_path / "vocabulary.tsv"
+    path.write_text("language\ttext\nde\tHaus\nen\tcat\n")
+    assert spoken.read_vocabulary(path) == [Vocabulary("de", "haus"), Vocabulary("en", "cat")]
+    path.write_text("de\tHaus\n")
+    with pytest.raises(ConfigError, match=r"vocabulary.tsv: .* the columns language, text"):
+        spoken.read_vocabulary(path)
+
+
+def test_words_are_heard_trained_on_and_exported(
+    data: TrainingData, tuned: Path, tmp_path: Path
+) -> None:
+    (data.aligned.with_name("vocabulary.tsv")).write_text(
+        "language\ttext\nde\thaus\nes\tno\nen\tknow\nen\tcat\n"
+    )
+    settings = WordsSettings(**{**vars_of(SETTINGS), "least": 3})
+    frames = tmp_path / "words"
+    words.gather(data, tuned, frames, settings)
+    found = WordFrames.load(frames)
+    kinds = set(found.kind)
+    assert len(kinds) == 4, "bird, cat, sea, xylophone; haus has too few takes, no is held out"
+    assert {kind: (found.kind == kind).sum() for kind in kinds} == dict.fromkeys(kinds, 7)
+    assert any(who.startswith("espeak-ng/") for who in found.who)
+    assert found.frames.shape == (28, 2, 16, 16)
+    assert found.frames.dtype == np.float16
+    head = frames.with_suffix(".pt")
+    words.train(frames, head, settings)
+    checker = export.load_checker(tuned)
+    checker.spoken = export.load_spoken(head, checker.encoder)
+    export.write_graph(checker, tmp_path / "checker.onnx", quantized=False, voices=False)
+    session = export.ort.onnxruntime.InferenceSession(tmp_path / "checker.onnx")
+    given = checker.given(torch.randn(2, WINDOW_SAMPLES) * 1000)
+    logits, vectors = session.run(["logits", "words"], {"mel": given.numpy()})
+    assert logits.shape == (2, 6)
+    with torch.no_grad():
+        expected = checker(given)[2].numpy()
+    assert np.allclose(vectors, expected, atol=1e-4)
+    shard = frames / "000.npz"
+    before = shard.read_bytes()
+    words.gather(data, tuned, frames, settings)
+    assert shard.read_bytes() == before, "what is there is not heard again"
+    other = tmp_path / "other.pt"
+    encoder = Transformer(16, 8, [[0, 1]] * 2, [8, 8], True, mel={"bands": 80, "positions": 100})
+    with torch.no_grad():
+        encoder.blocks[0].up.weight.add_(1.0)
+    checkpoint.save(other, encoder=encoder, words=checker.words, voice=checker.voice)
+    with pytest.raises(ConfigError, match="another encoder"):
+        words.gather(data, other, frames, settings)
+    with pytest.raises(ConfigError, match="another encoder"):
+        export.load_spoken(head, encoder)
+    with pytest.raises(FileNotFoundError, match="--only words"):
+        WordFrames.load(tmp_path / "nothing")
+
+
+def vars_of(settings: WordsSettings) -> dict[str, object]:
+    return {name: getattr(settings, name) for name in settings.__struct_fields__}
+
+
+def frames_of(kinds: list[str], who: list[str]) -> WordFrames:
+    steps = np.arange(len(kinds), dtype=np.float16)[:, None, None, None]
+    return WordFrames(steps, np.array(kinds), np.array(who), "", [1])
+
+
+def test_pairs_are_of_one_word_by_two_people() -> None:
+    found = frames_of(list("aaabbbc"), list("xxyxyyx"))
+    pairs = WordPairs(found, SETTINGS, seed=0)
+    assert pairs.kinds == ["a", "b"], "c has one window"
+    batches = iter(pairs)
+    for _ in range(20):
+        frames, kind = next(batches)
+        rows = frames[:, 0, 0, 0].long().tolist()
+        assert kind[::2].tolist() == kind[1::2].tolist()
+        for first, second, word in zip(rows[::2], rows[1::2], kind[::2].tolist(), strict=True):
+            assert found.kind[first] == found.kind[second] == pairs.kinds[word]
+            assert found.who[first] != found.who[second]
+    with pytest.raises(ValueError, match="two words"):
+        WordPairs(frames_of(list("aab"), list("xyz")), SETTINGS, seed=0)
+
+
+def test_the_contrast_is_between_pairs() -> None:
+    """Against its definition, in a loop."""
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.nn.functional.normalize(torch.randn(8, 5, generator=generator), dim=1)
+    first, second = vectors[::2].numpy(), vectors[1::2].numpy()
+    likeness = 7.0 * first @ second.T
+    total = 0.0
+    for n in range(4):
+        total -= likeness[n, n] - np.log(np.exp(likeness[n]).sum())
+        total -= likeness[n, n] - np.log(np.exp(likeness[:, n]).sum())
+    loss, right = pair_contrast(vectors, 7.0)
+    assert loss.item() == pytest.approx(total / 8, rel=1e-5)
+    assert right.item() == np.mean(likeness.argmax(1) == np.arange(4))
+
+
+def test_the_head_sees_the_last_steps_alone() -> None:
+    head = SpokenHead(6, [0, 2], steps=4, width=8).eval()
+    hidden = [torch.randn(1, 26, 6) for _ in range(3)]  # two frames before the first whole step
+    steps = head.last_steps(hidden)
+    assert steps.shape == (1, 2, 4, 6)
+    assert torch.allclose(steps[0, 1, 3], hidden[2][0, 22:].mean(0), atol=1e-6)
+    vector = head(steps)
+    assert vector.norm().item() == pytest.approx(1, abs=1e-5)
+    for layer in hidden:
+        layer[:, :10] += 5
+    assert torch.equal(head(head.last_steps(hidden)), vector)
