@@ -40,6 +40,7 @@ from kwsd.training.settings.catalog import WordList
 CHECKER = "checker.onnx"
 CHECKER_FRONT_END = "checker_front_end.npz"
 CHECKER_COHORT = "checker_cohort.npz"
+CHECKER_NEGATIVES = "checker_negatives.npz"
 FILES = (
     ENCODER,
     SPEAKER,
@@ -50,6 +51,7 @@ FILES = (
     CHECKER,
     CHECKER_FRONT_END,
     CHECKER_COHORT,
+    CHECKER_NEGATIVES,
 )
 """The files of a bundle besides the manifest."""
 
@@ -204,6 +206,11 @@ class BundleWriter:
         entry = self._manifest["checkers"][size]
         entry["cohort"] = CHECKER_COHORT
         entry.setdefault("speaker", dict(self._manifest["speaker"]))
+
+    def set_checker_negatives(self, size: CheckerSize) -> None:
+        """Name what the checker hears in the bank of negatives, which the caller wrote to
+        `file(CHECKER_NEGATIVES)`."""
+        self._manifest["checkers"][size]["negatives"] = CHECKER_NEGATIVES
 
     def set_thresholds(
         self,

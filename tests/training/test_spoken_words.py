@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,7 @@ from conftest import VOICES, hiss, say, training_data
 
 from kwsd.audio.format import SAMPLE_RATE
 from kwsd.config import ConfigError
+from kwsd.ort import onnxruntime
 from kwsd.training.data import spoken
 from kwsd.training.data.spoken import HeldOut, Vocabulary
 from kwsd.training.data.training_data import TrainingData
@@ -131,7 +133,7 @@ def test_words_are_heard_trained_on_and_exported(
     (data.aligned.with_name("vocabulary.tsv")).write_text(
         "language\ttext\nde\thaus\nes\tno\nen\tknow\nen\tcat\n"
     )
-    settings = WordsSettings(**{**vars_of(SETTINGS), "least": 3})
+    settings = msgspec.structs.replace(SETTINGS, least=3)
     frames = tmp_path / "words"
     words.gather(data, tuned, frames, settings)
     found = WordFrames.load(frames)
@@ -146,7 +148,7 @@ def test_words_are_heard_trained_on_and_exported(
     checker = export.load_checker(tuned)
     checker.spoken = export.load_spoken(head, checker.encoder)
     export.write_graph(checker, tmp_path / "checker.onnx", quantized=False, voices=False)
-    session = export.ort.onnxruntime.InferenceSession(tmp_path / "checker.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "checker.onnx")
     given = checker.given(torch.randn(2, WINDOW_SAMPLES) * 1000)
     logits, vectors = session.run(["logits", "words"], {"mel": given.numpy()})
     assert logits.shape == (2, 6)
@@ -160,7 +162,8 @@ def test_words_are_heard_trained_on_and_exported(
     other = tmp_path / "other.pt"
     encoder = Transformer(16, 8, [[0, 1]] * 2, [8, 8], True, mel={"bands": 80, "positions": 100})
     with torch.no_grad():
-        encoder.blocks[0].up.weight.add_(1.0)
+        for weights in encoder.parameters():
+            weights.add_(1.0)
     checkpoint.save(other, encoder=encoder, words=checker.words, voice=checker.voice)
     with pytest.raises(ConfigError, match="another encoder"):
         words.gather(data, other, frames, settings)
@@ -168,10 +171,6 @@ def test_words_are_heard_trained_on_and_exported(
         export.load_spoken(head, encoder)
     with pytest.raises(FileNotFoundError, match="--only words"):
         WordFrames.load(tmp_path / "nothing")
-
-
-def vars_of(settings: WordsSettings) -> dict[str, object]:
-    return {name: getattr(settings, name) for name in settings.__struct_fields__}
 
 
 def frames_of(kinds: list[str], who: list[str]) -> WordFrames:

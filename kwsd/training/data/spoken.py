@@ -23,7 +23,7 @@ from kwsd.training.data import augment
 from kwsd.training.data.corpora import Corpora, Utterance
 from kwsd.training.data.phones import phones_of
 from kwsd.training.data.scenes import SPEEDS, Scenes
-from kwsd.training.data.transcripts import Transcripts
+from kwsd.training.data.transcripts import SpokenWord, Transcripts
 from kwsd.training.data.windows import WINDOW_SAMPLES
 
 MOST_SAMPLES = 2 * SAMPLE_RATE
@@ -113,9 +113,9 @@ def takes(
     ]
     kinds = kinds_of({text for text, *_ in found}, held_out)
     by_kind: dict[str, list[SpokenTake]] = {}
-    for text, *place in found:
+    for text, utterance, start, end in found:
         if kind := kinds.get(text):
-            by_kind.setdefault(kind, []).append(SpokenTake(kind, *place))
+            by_kind.setdefault(kind, []).append(SpokenTake(kind, utterance, start, end))
     return {kind: _spread(by_kind[kind])[:most] for kind in sorted(by_kind)}
 
 
@@ -132,15 +132,15 @@ def kinds_of(texts: Iterable[str], held_out: HeldOut) -> dict[str, str]:
     }
 
 
-def _words_of(utterance: Utterance, transcripts: Transcripts) -> list[tuple[str, int, int]]:
+def _words_of(utterance: Utterance, transcripts: Transcripts) -> list[SpokenWord]:
     """Return the known words of `utterance`, and where they are."""
+    aligned = transcripts.within(utterance, 0, utterance.samples)
     if not utterance.label:
-        return [tuple(word) for word in transcripts.within(utterance, 0, utterance.samples)]
+        return aligned
     if not utterance.text or utterance.samples > 2 * MOST_SAMPLES:
         return []
-    aligned = transcripts.within(utterance, 0, utterance.samples)
-    place = (aligned[0].start, aligned[-1].end) if aligned else (0, 0)
-    return [(utterance.text, *place)]
+    start, end = (aligned[0].start, aligned[-1].end) if aligned else (0, 0)
+    return [SpokenWord(utterance.text, start, end)]
 
 
 def _spread(found: list[SpokenTake]) -> list[SpokenTake]:

@@ -39,7 +39,6 @@ from kwsd.training.stages.checker.export import FrameGraph, encoder_id, load_che
 log = logging.getLogger(__name__)
 SHARD = 500
 """Windows of a file."""
-COLUMNS = ("frames", "kind", "who")
 SPOKEN = "espeak-ng"
 """Who speaks what is synthetic, before the name of the voice."""
 ACCENTS = ("en", "en-us", "en-gb-scotland", "en-gb-x-rp", "en-029")
@@ -119,9 +118,15 @@ class WordFrames:
             raise FileNotFoundError(
                 f"{folder}: holds no words; run `kwsd train checker --only words`"
             )
-        parts = [dict(np.load(shard)) for shard in shards]
-        columns = (np.concatenate([part[name] for part in parts]) for name in COLUMNS)
-        return cls(*columns, str(parts[0]["encoder_id"]), parts[0]["layers"].tolist())
+        parts = [np.load(shard) for shard in shards]
+        kind, who = (np.concatenate([part[name] for part in parts]) for name in ("kind", "who"))
+        first = parts[0]["frames"]
+        frames = np.empty((len(kind), *first.shape[1:]), first.dtype)  # it may fill the memory
+        at = 0
+        for part in parts:
+            frames[at : at + len(part["kind"])] = part["frames"]
+            at += len(part["kind"])
+        return cls(frames, kind, who, str(parts[0]["encoder_id"]), parts[0]["layers"].tolist())
 
 
 def gather(data: TrainingData, tuned: Path, out: Path, settings: WordsSettings) -> None:
