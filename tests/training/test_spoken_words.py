@@ -190,6 +190,10 @@ def test_pairs_are_of_one_word_by_two_people() -> None:
         for first, second, word in zip(rows[::2], rows[1::2], kind[::2].tolist(), strict=True):
             assert found.kind[first] == found.kind[second] == pairs.kinds[word]
             assert found.who[first] != found.who[second]
+    left_out = msgspec.structs.replace(SETTINGS, left_out=["see"])
+    kinds = ["s i", "a", "b"]
+    found = frames_of([kind for kind in kinds for _ in range(2)], list("xyxyxy"))
+    assert WordPairs(found, left_out, seed=0).kinds == ["a", "b"], "as it sounds"
     with pytest.raises(ValueError, match="two words"):
         WordPairs(frames_of(list("aab"), list("xyz")), SETTINGS, seed=0)
 

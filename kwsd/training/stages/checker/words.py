@@ -76,7 +76,7 @@ class WordsSettings(Settings, frozen=True):
     ramp: float = 0.1
     weight_decay: float = 2e-2
     left_out: list[str] = field(default_factory=list)
-    """Kinds that are gathered but not trained on, to choose settings by."""
+    """Words that are heard but not trained on, to choose settings by."""
     seed: int = 3
     checkpoint_every: int = 200
     log_every: int = 50
@@ -271,13 +271,9 @@ class WordPairs(IterableDataset[PairBatch]):
         """Raises ValueError where there are not two words with two windows each."""
         self.found = found
         self.seed = seed
-        left_out = found.kind == ""
-        for kind in settings.left_out:
-            left_out |= found.kind == kind
-        kinds, of, counts = np.unique(
-            np.where(left_out, "", found.kind), return_inverse=True, return_counts=True
-        )
-        enough = (counts >= 2) & (kinds != "")
+        left_out = spoken.kinds_of(settings.left_out, HeldOut.of(()))
+        kinds, of, counts = np.unique(found.kind, return_inverse=True, return_counts=True)
+        enough = (counts >= 2) & ~np.isin(kinds, list(left_out.values()))
         self.kinds = kinds[enough].tolist()
         if len(self.kinds) < 2:
             raise ValueError(
