@@ -10,10 +10,11 @@ from typing import Literal
 
 import numpy as np
 
+from kwsd.audio.format import CHUNK_SAMPLES
 from kwsd.audio.high_pass import HighPass
 from kwsd.config import Config, VadConfig, WordConfig
 from kwsd.detect.detector import Detector
-from kwsd.detect.embedder import Embedder
+from kwsd.detect.embedder import Embedder, voiced
 from kwsd.detect.setup import resolve
 from kwsd.detect.speaker_id import read_cohort
 from kwsd.metrics import Scorer, as_norm
@@ -90,3 +91,11 @@ class BundleRuntime:
         voices = self.checker and self.checker.voices
         cohort = read_cohort(self.bundle, "cohort", voices.cohort if voices else COHORT)
         return lambda takes, references: as_norm(takes, references, cohort)
+
+
+def spoken_part(samples: np.ndarray) -> np.ndarray:
+    """Return the chunks of int16 `samples` in which somebody speaks, joined `[sample]`: what the
+    checker embeds of a recording."""
+    whole = len(samples) // CHUNK_SAMPLES * CHUNK_SAMPLES
+    chunks = samples[:whole].reshape(-1, CHUNK_SAMPLES)
+    return np.asarray(chunks[voiced(chunks)].ravel())

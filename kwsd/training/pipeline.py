@@ -55,6 +55,7 @@ from kwsd.training.stages.checker import candidates as candidate_windows
 from kwsd.training.stages.checker import distill as checker_distillation
 from kwsd.training.stages.checker import export as checker_export
 from kwsd.training.stages.checker import tune as checker_tuning
+from kwsd.training.stages.checker import voices as checker_voices
 from kwsd.training.stages.checker import words as checker_words
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ class CheckerSettings(Settings, frozen=True):
     candidates: candidate_windows.CandidateSettings
     tune: checker_tuning.TuneSettings
     words: checker_words.WordsSettings
+    voices: checker_voices.VoicesSettings
     export: checker_export.ExportSettings
 
 
@@ -213,7 +215,7 @@ def checker(
     """Make the second stage of the bundle `models` from the transformer `teacher`, a folder or a
     hub name, step by step in WORK/checker (`only`: some of the steps)."""
     chosen = settings.read("checker", CheckerSettings, changes)
-    steps = ("distill", "candidates", "tune", "words", "export")
+    steps = ("distill", "candidates", "tune", "words", "voices", "export")
     names = _chosen(only or steps, steps, "checker")
     data = TrainingData.of(work, rooms)
     folder = work / "checker"
@@ -237,8 +239,14 @@ def checker(
     if "words" in names:
         checker_words.gather(data, tuned, spoken.with_suffix(""), chosen.words)
         checker_words.train(spoken.with_suffix(""), spoken, chosen.words)
+    voices = folder / "voices.pt"
+    if "voices" in names:
+        checker_voices.gather(data, tuned, voices.with_suffix(""), chosen.voices)
+        teachers = work / "targets" / "voice"
+        checker_voices.train(data, teachers, voices.with_suffix(""), voices, chosen.voices)
     if "export" in names:
-        checker_export.export(tuned, spoken, found[True], models, data.roles, chosen.export)
+        heads = checker_export.Heads(tuned, spoken, voices)
+        checker_export.export(heads, found[True], models, data.roles, chosen.export)
 
 
 def compare(work: Path, rooms: Path, encoder: Path | None = None) -> None:

@@ -65,6 +65,14 @@ SMALL = [
     "words.words=4",
     "words.width=8",
     "words.checkpoint_every=2",
+    "voices.steps=3",
+    "voices.windows=24",
+    "voices.heard={devices: 3}",
+    "voices.pairs=4",
+    "voices.groups=2",
+    "voices.teacher=0",
+    "voices.width=8",
+    "voices.checkpoint_every=2",
     "export.voices=true",
 ]
 

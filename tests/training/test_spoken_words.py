@@ -146,7 +146,7 @@ def test_words_are_heard_trained_on_and_exported(
     head = frames.with_suffix(".pt")
     words.train(frames, head, settings)
     checker = export.load_checker(tuned)
-    checker.spoken = export.load_spoken(head, checker.encoder)
+    checker.spoken = export.load_head(head, "spoken", SpokenHead, checker.encoder)
     export.write_graph(checker, tmp_path / "checker.onnx", quantized=False, voices=False)
     session = onnxruntime.InferenceSession(tmp_path / "checker.onnx")
     given = checker.given(torch.randn(2, WINDOW_SAMPLES) * 1000)
@@ -168,7 +168,7 @@ def test_words_are_heard_trained_on_and_exported(
     with pytest.raises(ConfigError, match="another encoder"):
         words.gather(data, other, frames, settings)
     with pytest.raises(ConfigError, match="another encoder"):
-        export.load_spoken(head, encoder)
+        export.load_head(head, "spoken", SpokenHead, encoder)
     with pytest.raises(FileNotFoundError, match="--only words"):
         WordFrames.load(tmp_path / "nothing")
 

@@ -88,7 +88,7 @@ class VoiceRooms(IterableDataset[VoiceBatch]):
     def _draw(self, scenes: Scenes, people: list[list[Utterance]], drawn: np.ndarray) -> VoiceBatch:
         rng = scenes.rng
         settings = self.settings
-        devices = [_Device(scenes, settings.telephone) for _ in range(settings.devices)]
+        devices = [Device(scenes, settings.telephone) for _ in range(settings.devices)]
         clean = []
         degradations = []
         for person in drawn:
@@ -96,10 +96,9 @@ class VoiceRooms(IterableDataset[VoiceBatch]):
             places = rng.choice(settings.devices, TAKES, replace=False)
             for place in places:
                 seconds = rng.uniform(settings.shortest_s, settings.longest_s)
-                speech = _speech(scenes, people[person], int(seconds * SAMPLE_RATE))
-                clean.append(_placed(speech, rng))
+                clean.append(window(scenes, people[person], seconds))
                 shared = rng.random() < settings.shared
-                degradations.append(devices[place].degradation() if shared else _none(scenes))
+                degradations.append(devices[place].degradation() if shared else as_recorded(scenes))
         return VoiceBatch(
             torch.from_numpy(np.stack(clean)),
             augment.stack(degradations),
@@ -107,7 +106,7 @@ class VoiceRooms(IterableDataset[VoiceBatch]):
         )
 
 
-class _Device:
+class Device:
     """A room, its noise, and a microphone in it."""
 
     def __init__(self, scenes: Scenes, telephone: float) -> None:
@@ -122,6 +121,7 @@ class _Device:
             self._microphone = (float(rng.uniform(30, 350)), high_hz, float(rng.uniform(-6, 6)))
 
     def degradation(self) -> Degradation:
+        """Return what happens to one window there."""
         begin = int(self._scenes.rng.integers(WINDOW_SAMPLES))
         return Degradation(
             torch.tensor(self._room),
@@ -132,8 +132,18 @@ class _Device:
         )
 
 
-def _none(scenes: Scenes) -> Degradation:
+def as_recorded(scenes: Scenes) -> Degradation:
+    """Return the degradation of a window to which nothing happens."""
     return scenes.degradation(WINDOW_SAMPLES, harsh=0.0)
+
+
+def window(
+    scenes: Scenes, utterances: list[Utterance], seconds: float, speed: float = 1.0
+) -> np.ndarray:
+    """Return a window, float32 `[sample]`, with so many seconds of one person's speech at `speed`
+    near its end."""
+    speech = _speech(scenes, utterances, int(seconds * SAMPLE_RATE * speed) + 1)
+    return _placed(augment.change_speed(speech, speed) if speed != 1 else speech, scenes.rng)
 
 
 def _speech(scenes: Scenes, utterances: list[Utterance], samples: int) -> np.ndarray:

@@ -86,7 +86,7 @@ class VoiceHead(nn.Module):
     dim = 160
 
     def __init__(
-        self, dim: int, layers: Sequence[int], width: int = 224, attention: int = 64
+        self, dim: int, layers: Sequence[int], width: int = 192, attention: int = 64
     ) -> None:
         """`dim` is the transformer's."""
         super().__init__()
@@ -99,7 +99,7 @@ class VoiceHead(nn.Module):
                 nn.ReLU(),
                 nn.BatchNorm1d(width),
             )
-            for dilation in (2, 4)
+            for dilation in (1, 2)
         )
         self.attention = nn.Sequential(
             nn.Conv1d(3 * width, attention, 1), nn.Tanh(), nn.Conv1d(attention, 3 * width, 1)
@@ -108,15 +108,19 @@ class VoiceHead(nn.Module):
             nn.BatchNorm1d(6 * width), nn.Linear(6 * width, self.dim), nn.BatchNorm1d(self.dim)
         )
 
-    def forward(self, hidden: Sequence[Tensor]) -> Tensor:
-        """Return the vectors for the layers of a transformer, `[batch, frame, dim]` each."""
+    def forward(self, hidden: Sequence[Tensor], sounds: Tensor | None = None) -> Tensor:
+        """Return the vectors for the layers of a transformer, `[batch, frame, dim]` each; `sounds
+        [batch, frame]` are the frames that are listened to (default: all)."""
         x = self.enter(self.mixture(hidden).transpose(1, 2))
         outs = [x]
         for block in self.blocks:
             x = x + block(x)
             outs.append(x)
         x = torch.cat(outs, dim=1).float()
-        weight = torch.softmax(self.attention(x), dim=2)
+        attention = self.attention(x)
+        if sounds is not None:
+            attention = attention.masked_fill(~sounds[:, None], -1e4)
+        weight = torch.softmax(attention, dim=2)
         mean = (weight * x).sum(2)
         deviation = ((weight * x * x).sum(2) - mean * mean).clamp(min=1e-4).sqrt()
         return F.normalize(self.out(torch.cat([mean, deviation], dim=1)), dim=1)
@@ -209,7 +213,7 @@ class Checker(nn.Module):
         """Return the logits `[batch, word]`, the voices `[batch, 160]` and, where there is a head
         for them, the words `[batch, 128]` of windows."""
         hidden = self.hidden(given)
-        known = (self.words(hidden), self.voice(hidden))
+        known = (self.words(hidden), self.voice(hidden, self.encoder.sounds(given)))
         return (
             known if self.spoken is None else (*known, self.spoken(self.spoken.last_steps(hidden)))
         )

@@ -311,6 +311,14 @@ class Transformer(nn.Module):
         layers[-1] = self.norm(layers[-1])
         return layers
 
+    def sounds(self, inputs: Tensor) -> Tensor | None:
+        """Return which frames of a padded `inputs` are more than the digital silence it is padded
+        with, bool `[batch, frame]`; None for a waveform, of which that is not known."""
+        if self.kind == "waveform":
+            return None
+        loudest = inputs.amax(2)[:, ::2]
+        return loudest > inputs.amin((1, 2))[:, None]
+
     def parameters_used(self, frames: int) -> int:
         """Return how many parameters `frames` frames of 20 ms use: of learned positions only the
         first."""

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from kwsd.training.bundle_writer import CHECKER, BundleWriter
 from kwsd.training.data.windows import PEAK, WINDOW_SAMPLES, at_peak
 from kwsd.training.models import checkpoint
 from kwsd.training.models.checker import Checker, CheckerHead, SpokenHead, VoiceHead
+from kwsd.training.models.checkpoint import Part
 from kwsd.training.models.transformer import MelStem, Transformer
 from kwsd.training.settings import Settings
 from kwsd.training.settings.catalog import CONTINUOUS, CorpusRoles
@@ -53,15 +55,25 @@ def encoder_id(encoder: Transformer) -> str:
     return digest.hexdigest()[:16]
 
 
-def load_spoken(path: Path, encoder: Transformer) -> SpokenHead:
-    """Return the head of the checkpoint `path` of `words`, in evaluation mode.
+class Heads(NamedTuple):
+    """The checkpoints that a checker is made of."""
+
+    tuned: Path
+    words: Path
+    """That of `words`, which need not exist."""
+    voices: Path
+    """That of `voices`, which need not exist: the voices are those of `tune` then."""
+
+
+def load_head(path: Path, name: str, kind: type[Part], encoder: Transformer) -> Part:
+    """Return the head `name` of the checkpoint `path` of `words` or `voices`, in evaluation mode.
 
     Raises ConfigError where it was trained on another encoder than `encoder`."""
-    head = checkpoint.load(path, "spoken", SpokenHead)
+    head = checkpoint.load(path, name, kind)
     if torch.load(path, weights_only=True)["encoder_id"] != encoder_id(encoder):
         raise ConfigError(
             f"{path} was trained on another encoder: remove it, and the folder "
-            f"{path.with_suffix('')}, and run `kwsd train checker --only words`"
+            f"{path.with_suffix('')}, and run `kwsd train checker --only {path.stem}`"
         )
     return head
 
@@ -249,24 +261,24 @@ def begins_at(found: Candidates, roles: CorpusRoles, word: int, per_hour: float)
 
 
 def export(
-    tuned: Path,
-    words: Path,
+    heads: Heads,
     development: Path,
     models: Path,
     roles: CorpusRoles,
     settings: ExportSettings,
 ) -> None:
-    """Put the checker of the checkpoint `tuned`, with the head for words of the checkpoint `words`
-    where that exists, into the bundle `models`, calibrated on the candidates in the folder
-    `development`.
+    """Put the checker of the checkpoints `heads` into the bundle `models`, calibrated on the
+    candidates in the folder `development`.
 
-    Its thresholds are provisional until `kwsd train evaluate --write`. Raises ConfigError where
-    `words` was trained on another encoder."""
-    checker = load_checker(tuned)
-    if words.exists():
-        checker.spoken = load_spoken(words, checker.encoder)
+    Its thresholds are provisional until `kwsd train evaluate --write`. Raises ConfigError where a
+    head was trained on another encoder."""
+    checker = load_checker(heads.tuned)
+    if heads.words.exists():
+        checker.spoken = load_head(heads.words, "spoken", SpokenHead, checker.encoder)
     else:
-        log.info("%s: no such checkpoint; the first stage alone hears added words", words)
+        log.info("%s: no such checkpoint; the first stage alone hears added words", heads.words)
+    if heads.voices.exists():
+        checker.voice = load_head(heads.voices, "voice", VoiceHead, checker.encoder)
     found = Candidates.load(development)
     with BundleWriter(models) as writer:
         path = writer.file(CHECKER)

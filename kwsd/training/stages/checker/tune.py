@@ -190,7 +190,7 @@ class Tuned(nn.Module):
             right = (fired == (word == spoken)).float().mean()
             return word_loss(logits, word, spoken, self.settings.other_words), hidden, right
         (person,) = known
-        vectors = self.voice(hidden)
+        vectors = self.voice(hidden, self.encoder.sounds(inputs))
         loss = self.people(vectors, person, margin)
         contrast, right = pair_contrast(vectors, self.settings.scale)
         return loss + 0.5 * contrast, hidden, right

@@ -1,0 +1,87 @@
+"""Voices by the checker's encoder: who is told apart shares a microphone, and silence says
+nothing."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kwsd.training.data.windows import WINDOW_SAMPLES
+from kwsd.training.models.checker import VoiceHead
+from kwsd.training.models.transformer import Transformer
+from kwsd.training.stages.checker.voices import VoiceFrames, VoicePairs, VoicesSettings
+
+SETTINGS = VoicesSettings(steps=2, layer=1, windows=120, pairs=8, groups=2)
+
+
+@pytest.fixture
+def frames() -> VoiceFrames:
+    """Twelve people at five microphones, each frame the number of its window."""
+    rng = np.random.default_rng(0)
+    windows = np.arange(120, dtype=np.float16)
+    length = rng.integers(40, 90, 120)
+    person, device = np.arange(120) % 12, rng.integers(-1, 5, 120)
+    held = np.broadcast_to(windows[:, None, None], (120, 99, 4))
+    return VoiceFrames([held], length, person, device, "encoder", 1)
+
+
+def test_rivals_share_a_microphone_and_a_pair_does_not(frames: VoiceFrames) -> None:
+    for batch in itertools.islice(VoicePairs(frames, SETTINGS, 1), 20):
+        first, second = batch.frames[:, 0, 0].long().chunk(2)
+        people = frames.person[first]
+        assert len(set(people.tolist())) == len(people) > 2
+        assert (frames.person[second] == people).all()
+        assert (first != second).all()
+        places = frames.device[first]
+        assert 1 <= len(set(places.tolist())) <= 2
+        assert -1 not in places
+        apart = (frames.device[second] != places) | (frames.device[second] < 0)
+        assert apart.all()
+        assert batch.sounds.shape == batch.frames.shape[:2]
+        assert (
+            batch.sounds.sum(1) <= torch.from_numpy(frames.length)[torch.cat([first, second])]
+        ).all()
+        assert batch.sounds[:, -30:].all()
+
+
+def test_nobody_with_two_windows_is_refused(frames: VoiceFrames) -> None:
+    alone = VoiceFrames(frames.frames, frames.length, np.arange(120), frames.device, "encoder", 1)
+    with pytest.raises(ValueError, match=r"raise voices\.windows"):
+        VoicePairs(alone, SETTINGS, 1)
+
+
+def test_silence_before_a_voice_is_not_listened_to() -> None:
+    """The frames of padding are found in the mel bels, and change nothing but their neighbors."""
+    torch.manual_seed(1)
+    encoder = Transformer(32, 8, [[0, 1]], [8], True, mel={"bands": 80, "positions": 120}).eval()
+    encoder.stem.filters = torch.rand(201, 80)
+    speech = torch.randn(1, WINDOW_SAMPLES) * 1000
+    half = WINDOW_SAMPLES // 2
+    speech[:, :half] = 0
+    given = encoder.inputs(speech)
+    sounds = encoder.sounds(given)
+    assert sounds is not None
+    assert not sounds[0, : half // 320 - 2].any()
+    assert sounds[0, half // 320 + 1 :].all()
+    assert encoder.sounds(encoder.inputs(torch.randn(1, WINDOW_SAMPLES) * 1000)).all()
+    head = VoiceHead(32, [1], width=8).eval()
+    hidden = [torch.randn(1, sounds.shape[1], 32) for _ in range(2)]
+    heard = head(hidden, sounds)
+    hidden[1][0, : half // 320 - 8] += 5  # beyond the reach of the convolutions
+    assert torch.allclose(head(hidden, sounds), heard, atol=1e-5)
+    assert not torch.allclose(head(hidden), head([h.clone().zero_() for h in hidden]), atol=1e-3)
+
+
+def test_frames_are_read_back(tmp_path: Path, frames: VoiceFrames) -> None:
+    path = tmp_path / "000.npz"
+    np.save(path.with_suffix(".npy"), frames.frames[0])
+    columns = {"length": frames.length, "person": frames.person, "device": frames.device}
+    np.savez(path, **columns, encoder_id="other", layer=1)
+    loaded = VoiceFrames.load(tmp_path)
+    assert (loaded.rows(np.array([3, 117]))[:, 0, 0] == [3, 117]).all()
+    with pytest.raises(FileNotFoundError, match="--only voices"):
+        VoiceFrames.load(tmp_path / "none")
