@@ -54,7 +54,8 @@ class BundleRuntime:
         self._setup = resolve(config, self.bundle)
         self.checker = self._setup.checker
         """The checker in force; None for none."""
-        graph = self._runtime.checker(self.checker)
+        self.checker_graph = graph = self._runtime.checker(self.checker)
+        """Its graph."""
         joins = self.checker is not None and (join_voices or self.checker.voices is not None)
         self._embedder = Embedder(self.bundle, self._runtime, graph if joins else None)
         self.joins_voices = bool(self._embedder.checker_id)

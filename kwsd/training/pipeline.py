@@ -28,7 +28,7 @@ from kwsd.model.bundle import COHORT, NEGATIVES
 from kwsd.protocol.data import CheckerSize
 from kwsd.training import features, settings
 from kwsd.training.bundle_runtime import BundleRuntime
-from kwsd.training.bundle_writer import CHECKER_COHORT, BundleWriter
+from kwsd.training.bundle_writer import CHECKER_COHORT, CHECKER_NEGATIVES, BundleWriter
 from kwsd.training.data import importers, shards
 from kwsd.training.data.corpora import VALIDATION, Recording, write_store
 from kwsd.training.data.manifests import ManifestRow, decode, read_manifest, write_rooms
@@ -307,7 +307,10 @@ def negatives(work: Path, rooms: Path, models: Path) -> None:
     data = TrainingData.of(work, rooms)
     data.transcripts()  # a mismatch is reported before the models are loaded
     with BundleWriter(models) as writer:
-        bank.gather(data, BundleRuntime(models), writer.file(NEGATIVES))
+        runtime = BundleRuntime(models, checker="small")
+        files = writer.file(NEGATIVES), writer.file(CHECKER_NEGATIVES)
+        if bank.gather(data, runtime, *files) and runtime.checker is not None:
+            writer.set_checker_negatives(runtime.checker.size)
 
 
 def cohort(work: Path, rooms: Path, models: Path) -> None:

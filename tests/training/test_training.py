@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import checkers
 import numpy as np
 import pytest
 import torch
@@ -273,7 +274,9 @@ def test_the_bank_names_what_is_said_in_it(
     )
     roles = replace(default_roles(), negatives_s={"libri": 20, "gsc": 10})
     data = TrainingData([sentences], tmp_path / "rirs.npz", tmp_path / "aligned.tsv", roles=roles)
-    negatives.gather(data, BundleRuntime(bundle.path), tmp_path / "bank.npz")
+    checked = tmp_path / "checked.npz"
+    assert not negatives.gather(data, BundleRuntime(bundle.path), tmp_path / "bank.npz", checked)
+    assert not checked.exists()
     with np.load(tmp_path / "bank.npz") as bank:
         assert bank["high"].dtype == np.int8
         assert bank["high"].shape[1:] == bank["scale"].shape == (96,)
@@ -281,6 +284,14 @@ def test_the_bank_names_what_is_said_in_it(
         assert len(bank["starts"]) == 3
         assert 20 / 0.08 < len(bank["high"]) < 40 / 0.08
         assert np.abs(bank["high"]).max() == 127
+        frames = len(bank["high"])
+    models = checkers.write(tmp_path / "checked", "small", bank=checkers.chatter())
+    runtime = BundleRuntime(models, checker="small")
+    assert negatives.gather(data, runtime, tmp_path / "bank.npz", checked)
+    with np.load(checked) as vectors:  # every second frame of the same bank
+        assert vectors["vectors"].shape == (len(vectors["at"]), checkers.WORD_DIM)
+        assert frames / 2 <= len(vectors["at"]) <= frames / 2 + 3
+        assert vectors["at"].max() < frames
 
 
 def test_a_bundle_is_evaluated_by_its_words_and_speakers(tmp_path: Path) -> None:

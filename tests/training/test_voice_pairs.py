@@ -67,7 +67,9 @@ def test_silence_before_a_voice_is_not_listened_to() -> None:
     assert sounds is not None
     assert not sounds[0, : half // 320 - 2].any()
     assert sounds[0, half // 320 + 1 :].all()
-    assert encoder.sounds(encoder.inputs(torch.randn(1, WINDOW_SAMPLES) * 1000)).all()
+    everywhere = encoder.sounds(encoder.inputs(torch.randn(1, WINDOW_SAMPLES) * 1000))
+    assert everywhere is not None
+    assert everywhere.all()
     head = VoiceHead(32, [1], width=8).eval()
     hidden = [torch.randn(1, sounds.shape[1], 32) for _ in range(2)]
     heard = head(hidden, sounds)
@@ -79,8 +81,14 @@ def test_silence_before_a_voice_is_not_listened_to() -> None:
 def test_frames_are_read_back(tmp_path: Path, frames: VoiceFrames) -> None:
     path = tmp_path / "000.npz"
     np.save(path.with_suffix(".npy"), frames.frames[0])
-    columns = {"length": frames.length, "person": frames.person, "device": frames.device}
-    np.savez(path, **columns, encoder_id="other", layer=1)
+    np.savez(
+        path,
+        length=frames.length,
+        person=frames.person,
+        device=frames.device,
+        encoder_id="encoder",
+        layer=1,
+    )
     loaded = VoiceFrames.load(tmp_path)
     assert (loaded.rows(np.array([3, 117]))[:, 0, 0] == [3, 117]).all()
     with pytest.raises(FileNotFoundError, match="--only voices"):

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from kwsd.audio.format import CHUNK_SAMPLES, SAMPLE_RATE
+from kwsd.audio.high_pass import HighPass
+from kwsd.learn.word_vectors import write_checker_negatives
 from kwsd.training.bundle_runtime import BundleRuntime
 from kwsd.training.data import augment
 from kwsd.training.data.corpora import Utterance
@@ -28,14 +30,18 @@ DEGRADED = 0.5
 """Share of the segments that are heard through a room, noise and a microphone."""
 
 
-def gather(data: TrainingData, models: BundleRuntime, out: Path, seed: int = 6) -> None:
-    """Write the bank `out` from the training split, through the exported encoder of `models`.
+def gather(
+    data: TrainingData, models: BundleRuntime, out: Path, checked: Path, seed: int = 6
+) -> bool:
+    """Write the bank `out` from the training split, through the exported encoder of `models`, and
+    what their checker hears in it to `checked`. Return whether it hears words.
 
     `negatives_s` of `corpora.yaml` says how much of each corpus."""
     scenes = data.scenes(seed=seed)
     transcripts = data.transcripts()
     embeddings: list[np.ndarray] = []
     texts: list[str] = []
+    segments: list[np.ndarray] = []
     for corpus, seconds in data.roles.negatives_s.items():
         utterances = [
             utterance
@@ -47,10 +53,11 @@ def gather(data: TrainingData, models: BundleRuntime, out: Path, seed: int = 6) 
         while collected < seconds and order:
             segment = _take_segment(order, utterances)
             x, words = _hear(segment, scenes, transcripts)
-            embedding = models.embeddings(x[: len(x) // CHUNK_SAMPLES * CHUNK_SAMPLES])
-            embedding = embedding[SKIPPED_CHUNKS:]
+            x = x[: len(x) // CHUNK_SAMPLES * CHUNK_SAMPLES]
+            embedding = models.embeddings(x)[SKIPPED_CHUNKS:]
             if len(embedding):
                 embeddings.append(embedding)
+                segments.append(HighPass().step(x))
                 texts.append(" ".join(sorted(words)))
                 collected += len(x) / SAMPLE_RATE
     if not embeddings:
@@ -59,6 +66,11 @@ def gather(data: TrainingData, models: BundleRuntime, out: Path, seed: int = 6) 
             "write a corpora.yaml in the working folder that names yours"
         )
     _write(out, embeddings, texts)
+    graph = models.checker_graph
+    if graph is None or graph.model.word_id is None:
+        return False
+    write_checker_negatives(checked, graph, segments, SKIPPED_CHUNKS)
+    return True
 
 
 def _take_segment(order: list[int], utterances: list[Utterance]) -> list[Utterance]:

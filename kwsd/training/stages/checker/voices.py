@@ -103,12 +103,13 @@ class VoiceFrames:
                 f"{folder}: holds no voices; run `kwsd train checker --only voices`"
             )
         parts = [dict(np.load(shard)) for shard in shards]
-        columns = (
+        length, person, device = (
             np.concatenate([part[name] for part in parts])
             for name in ("length", "person", "device")
         )
         frames = [np.load(shard.with_suffix(".npy"), mmap_mode="r") for shard in shards]
-        return cls(frames, *columns, str(parts[0]["encoder_id"]), int(parts[0]["layer"]))
+        encoder_id, layer = str(parts[0]["encoder_id"]), int(parts[0]["layer"])
+        return cls(frames, length, person, device, encoder_id, layer)
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
         """Return the frames of windows, float32 `[window, frame, dim]`."""
