@@ -102,7 +102,7 @@ def test_an_embedding_joins_both_parts(
 ) -> None:
     speech = say("good evening to all of you, it is raining again today")
     alone = Embedder(bundle).embed([speech])
-    assert (graph.voice_dim, graph.word_dim) == (WORDS, WORDS)
+    assert (graph.voice_dim, graph.word_dim) == (WORDS, checkers.WORD_DIM)
     both = Embedder(checked, sessions, graph)
     whole = both.embed([speech])
     assert alone is not None

@@ -72,7 +72,7 @@ def evaluate(models: BundleRuntime, data: TrainingData) -> Report:
         }
         scale = report.get("speakers_all", {}).get("scale", {})
         report["validation"] = _figures(
-            models, Development(validation), thresholds, scale.get("one_percent")
+            models, Development(validation), thresholds, scale.get("normalized")
         )
     return report
 

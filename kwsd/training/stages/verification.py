@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,6 +28,8 @@ RECORDED = "as recorded"
 TELEPHONE = "telephone"
 ROOMS = ("one room", "another room", "a third room")
 """Conditions in which all people share a room, a noise and a microphone, enrolled and tried."""
+PASSING = 0.02
+"""Share of the strangers that the default threshold lets pass in a room that all share."""
 MOST_PEOPLE = 80
 """People who are heard in each of these conditions."""
 
@@ -38,26 +41,42 @@ def figures(
     `speakers_GROUP`.
 
     What passes in each condition is counted at `threshold`, a normalized score; by default the one
-    that 1 % of the strangers of the group `all` reach as recorded."""
+    that `PASSING` of the strangers in `ROOMS` reach, and without noise for rooms the one that 1 %
+    reach as recorded. It is the `normalized` one of each group's `scale`."""
     report: Report = {}
     scorer = models.speaker_scorer()
     groups = development.roles.speaker_groups
+    heard: dict[str, dict[str, _Trials]] = {}
     for group in sorted(groups, key=lambda name: name != "all"):
         people = voices(models, development, groups[group])
         if len(people) < 2:
             log.info("speakers %s: fewer than two people with %d takes", group, MIN_TAKES)
             continue
-        found = _group_figures(f"{group}, {RECORDED}", people, scorer)
-        report[f"speakers_{group}"] = found
-        if threshold is None:
-            threshold = found["scale"]["one_percent"]
+        report[f"speakers_{group}"] = _group_figures(f"{group}, {RECORDED}", people, scorer)
         if group != "all":
-            found["conditions"] = {
-                name: _at_scale(f"{group}, {name}", heard, scorer, threshold)
+            heard[group] = {
+                name: _Trials.of(people, scorer)
                 for name, degrade in _conditions(development).items()
-                if len(heard := voices(models, development, groups[group], degrade, MOST_PEOPLE))
+                if len(people := voices(models, development, groups[group], degrade, MOST_PEOPLE))
                 > 1
             }
+    if not report:
+        return report
+    rooms = [of[name].impostor for of in heard.values() for name in ROOMS if name in of]
+    if threshold is None:
+        first, *_ = report.values()
+        threshold = first["scale"]["normalized"]
+        if rooms:
+            threshold = float(np.quantile(np.concatenate(rooms), 1 - PASSING))
+    for found in report.values():
+        scale = found["scale"]
+        logit = scale["slope"] * threshold + scale["offset"]
+        scale |= {"normalized": threshold, "threshold": 1 / (1 + math.exp(-logit))}
+    for group, conditions in heard.items():
+        report[f"speakers_{group}"]["conditions"] = {
+            name: _at_scale(f"{group}, {name}", trials, threshold)
+            for name, trials in conditions.items()
+        }
     return report
 
 
@@ -88,7 +107,6 @@ def _group_figures(name: str, people: list[np.ndarray], scorer: Scorer) -> Repor
     )
     slope, offset = logistic_calibration(target, impostor)
     one_percent = float(np.quantile(impostor, 0.99))
-    threshold = 1 / (1 + math.exp(-(slope * one_percent + offset)))
     return {
         "people": plain.people,
         "eer_one": plain.one,
@@ -96,23 +114,17 @@ def _group_figures(name: str, people: list[np.ndarray], scorer: Scorer) -> Repor
         "normalized_eer_one": normalized.one,
         "normalized_eer_five": normalized.five,
         "miss_at_1_percent_fa": float((target < one_percent).mean()),
-        "scale": {
-            "threshold": threshold,
-            "slope": slope,
-            "offset": offset,
-            "one_percent": one_percent,
-        },
+        "scale": {"slope": slope, "offset": offset, "normalized": one_percent},
     }
 
 
-def _at_scale(name: str, people: list[np.ndarray], scorer: Scorer, threshold: float) -> Report:
-    """Return the equal error rates of `people` in one condition, and who passes at the normalized
+def _at_scale(name: str, trials: _Trials, threshold: float) -> Report:
+    """Return the equal error rates in one condition, and who passes at the normalized
     `threshold`."""
-    plain, _, _ = trials(people)
-    normalized, target, impostor = trials(people, scorer)
-    one_percent = float(np.quantile(impostor, 0.99))
-    strangers = float((impostor >= threshold).mean())
-    owners = float((target < threshold).mean())
+    one_percent = float(np.quantile(trials.impostor, 0.99))
+    strangers = float((trials.impostor >= threshold).mean())
+    owners = float((trials.target < threshold).mean())
+    plain, normalized = trials.plain, trials.normalized
     log.info(
         "speakers %s: %d people, EER one vs. one %.2f %%, five vs. one %.2f %%; "
         "%.1f %% of strangers pass and %.1f %% of owners are missed",
@@ -130,7 +142,7 @@ def _at_scale(name: str, people: list[np.ndarray], scorer: Scorer, threshold: fl
         "normalized_eer_one": normalized.one,
         "normalized_eer_five": normalized.five,
         "one_percent": one_percent,
-        "miss_at_1_percent_fa": float((target < one_percent).mean()),
+        "miss_at_1_percent_fa": float((trials.target < one_percent).mean()),
         "strangers_pass": strangers,
         "owners_missed": owners,
     }
@@ -145,6 +157,21 @@ class Verification:
     five: float
     """Five enrolled takes against one."""
     people: int
+
+
+class _Trials(NamedTuple):
+    """The trials of one condition."""
+
+    plain: Verification
+    normalized: Verification
+    target: np.ndarray
+    """Normalized scores of five against one, of the same person."""
+    impostor: np.ndarray
+    """The same of two people."""
+
+    @classmethod
+    def of(cls, people: list[np.ndarray], scorer: Scorer) -> _Trials:
+        return cls(trials(people)[0], *trials(people, scorer))
 
 
 def trials(
