@@ -133,6 +133,9 @@ class Config(_Section, frozen=True):
     """The wake words, by name."""
     added_words: bool = True
     """Listen for the words of `kwsd word add` as well, even where `words` does not name them."""
+    exclusive_words: bool = True
+    """Of words that fire on one utterance only the best wakes, at most 160 ms later. The others are
+    `rejected` with the reason `other_word`."""
     microphone: MicrophoneConfig = MicrophoneConfig()
     """The input device."""
     vad: VadConfig = VadConfig()

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-RejectReason = Literal["near_miss", "wrong_speaker", "refractory"]
+RejectReason = Literal["near_miss", "wrong_speaker", "refractory", "other_word"]
 MicrophoneState = Literal["ok", "lost", "silent", "overflow", "moved", "paused"]
 
 
@@ -92,7 +92,8 @@ class Rejected(_Detection, frozen=True, kw_only=True, tag="rejected"):
 
     reason: RejectReason
     """`near_miss`: the score peaked below the threshold. `wrong_speaker`: `speaker.require` does
-    not admit the voice. `refractory`: too soon after the last wake of the word."""
+    not admit the voice. `refractory`: too soon after the last wake of the word. `other_word`:
+    another word fits the utterance better, or has fired on it before (`exclusive_words`)."""
 
 
 class MicrophoneChange(Struct, frozen=True, kw_only=True, tag="microphone"):

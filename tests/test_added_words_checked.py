@@ -15,8 +15,9 @@ from conftest import PHRASE, RATE, VOICES, hiss, say
 
 from kwsd.client import improve
 from kwsd.config import ClipsConfig, Config, ConfigError, VadConfig, WordConfig
-from kwsd.detect.detector import Detector, Step
+from kwsd.detect.detector import Detector
 from kwsd.detect.setup import resolve
+from kwsd.detect.trace import Step
 from kwsd.events import Wake
 from kwsd.learn.few_shot import WordTrainer, stored_clips, stored_takes
 from kwsd.learn.negatives import read_negatives

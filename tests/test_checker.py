@@ -20,9 +20,10 @@ from msgspec.structs import replace
 
 from kwsd.config import Config, ConfigError, VadConfig, WordConfig
 from kwsd.detect.checker import NEVER, REMEMBERED_CHUNKS, Candidate, Due
-from kwsd.detect.detector import Detector, Step
+from kwsd.detect.detector import Detector
 from kwsd.detect.offline import TraceFile
 from kwsd.detect.setup import resolve
+from kwsd.detect.trace import Step
 from kwsd.events import Detection, Rejected, Stages, Wake, to_dict
 from kwsd.metrics import SCORE_DIGITS
 from kwsd.model import bundle as bundles

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from kwsd.config import Config, SpeakerConfig, VadConfig, WordConfig
-from kwsd.detect.detector import Detector, Step
+from kwsd.detect.detector import Detector
 from kwsd.detect.setup import resolve
 from kwsd.detect.speaker_id import SpeakerScorer
+from kwsd.detect.trace import Step
 from kwsd.events import Detection, Rejected, Wake
 from kwsd.model.bundle import Bundle
 from kwsd.model.runtime import Runtime

@@ -16,8 +16,9 @@ from kwsd.audio.channels import ChannelMeter
 from kwsd.audio.files import AudioFileError
 from kwsd.audio.high_pass import HighPass
 from kwsd.config import Config, MicrophoneConfig
-from kwsd.detect.detector import Detector, Step
+from kwsd.detect.detector import Detector
 from kwsd.detect.setup import resolve
+from kwsd.detect.trace import Step
 from kwsd.events import Event, Lag, MicrophoneChange
 from kwsd.model.bundle import Bundle
 from kwsd.model.runtime import Runtime

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kwsd.detect.detector import Trace
 from kwsd.detect.peaks import FLOOR, PeakMeter
+from kwsd.detect.trace import Trace
 
 CHUNK = 1280
 

@@ -9,7 +9,6 @@ sleep: when it opens, the encoder is fed the look-back from the zero state, and 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -20,7 +19,9 @@ from kwsd.audio.format import SAMPLE_RATE
 from kwsd.audio.ring import Ring
 from kwsd.audio.vad import VoiceGate
 from kwsd.detect.checker import REMEMBERED_CHUNKS, Checker
+from kwsd.detect.contest import Contest, Entry, Level, Outcome
 from kwsd.detect.setup import DetectorSetup
+from kwsd.detect.trace import Step, Trace
 from kwsd.detect.trigger import Firing
 from kwsd.detect.word_stream import WordStream
 from kwsd.events import Detection, Rejected, SpeakerMatch, Wake
@@ -38,36 +39,9 @@ MAX_CHUNKS_PER_CALL = 4
 word, so that no wake is late."""
 FULL_RATE_ABOVE = 0.01
 """Posterior above which every chunk is fed by itself."""
-ADDED_DELAY_SAMPLES = SAMPLE_RATE // 10
-"""Samples from the end of an added word to its decision, on average."""
-TYPICAL_WORD_S = 0.7
-"""Length that is assumed for a word whose frames are gone."""
 EXTRA_CHUNKS = 10
 """Look-back beyond the receptive field, so that the frames of a span that began before the gate
 opened are exact too, and the `REMEMBERED_CHUNKS` of a candidate."""
-
-
-@dataclass(frozen=True)
-class Trace:
-    """The scores of consecutive chunks: what the triggers compare."""
-
-    words: tuple[str, ...]
-    end: np.ndarray
-    """int64 `[chunk]`, the sample index after each chunk."""
-    scores: np.ndarray
-    """float32 `[chunk, word]`; 0 while the gate is closed or scores are withheld."""
-    streaming: np.ndarray
-    """The same of the first stage alone; for words that are not checked, the scores."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one call of `feed` found."""
-
-    wakes: tuple[Detection, ...]
-    """Wakes, and what was not let through, in order; without wall-clock time and latency."""
-    trace: Trace
-    """The scores of the chunks that were completed."""
 
 
 class Detector:
@@ -112,6 +86,8 @@ class Detector:
         self._full_rate = False  # the last posterior of some word was not negligible
         self.setup = setup
         self._streams: dict[str, WordStream] = {}
+        self._contest = Contest()
+        self._late: list[Detection] = []  # decided when the stream broke off
         self.checker: Checker | None = None
         """The second stage, where one is in force."""
         self._gate: VoiceGate | None = None
@@ -166,7 +142,7 @@ class Detector:
         whole = len(joined) // self.chunk_samples * self.chunk_samples
         self._rest = joined[whole:].copy()
         first = self.end // self.chunk_samples
-        wakes: list[Detection] = []
+        wakes, self._late = self._late, []
         scores = np.zeros((whole // self.chunk_samples, len(self._words)), np.float32)
         streaming = scores if self.checker is None else scores.copy()
         size = self._longest_run * self.chunk_samples
@@ -181,8 +157,11 @@ class Detector:
         """Skip samples that were lost here.
 
         The state is void, and scores are withheld for one receptive field. The index moves on by
-        `lost_samples`, to the next chunk boundary.
+        `lost_samples`, to the next chunk boundary. What was about to be decided comes with the next
+        samples, unless a second or more was lost: nobody waits for it then.
         """
+        decided = self._outcomes(self._contest.settle())
+        self._late += decided if lost_samples < SAMPLE_RATE else []
         missing = lost_samples + len(self._rest)
         self.end += -(-missing // self.chunk_samples) * self.chunk_samples
         self._rest = np.zeros(0, np.int16)
@@ -231,7 +210,8 @@ class Detector:
         self._full_rate = False
         at = (chunk + 1) * self.chunk_samples
         firings = [(word, stream.idle(at)) for word, stream in self._streams.items()]
-        return [self._detection(word, firing) for word, firing in firings if firing]
+        ended = [self._detection(word, firing) for word, firing in firings if firing]
+        return ended + self._outcomes(self._contest.settle())
 
     def _decide(
         self, begin: int, end: int, scores: np.ndarray, streaming: np.ndarray
@@ -249,20 +229,46 @@ class Detector:
         wakes: list[Detection] = []
         for chunk in range(max(start, self._withhold_until), end):
             row = posteriors[chunk - start].tolist()
+            at = (chunk + 1) * self.chunk_samples
             for n, (word, stream) in enumerate(self._streams.items()):
                 stream.hear(row[n], chunk)
                 if chunk < begin:  # before the gate opened: it takes the place of what was heard
                     continue
-                firing = stream.decide((chunk + 1) * self.chunk_samples, self.checker)
+                firing = stream.decide(at, self.checker)
                 scores[chunk - begin, n] = stream.trigger.score
                 if self.checker:
                     streaming[chunk - begin, n] = stream.streaming
                 if firing:
-                    wakes.append(self._detection(word, firing))
-        self._full_rate = bool((posteriors[-1] > FULL_RATE_ABOVE).any()) or any(
-            stream.is_candidate for stream in self._streams.values()
+                    wakes += self._fired(word, firing)
+            if self._contest.is_open:
+                wakes += self._outcomes(self._contest.step(self._levels(), at))
+        self._full_rate = (
+            bool((posteriors[-1] > FULL_RATE_ABOVE).any())
+            or any(stream.is_candidate for stream in self._streams.values())
+            or self._contest.is_open
         )
         return wakes
+
+    def _fired(self, word: str, firing: Firing) -> list[Detection]:
+        """Return the event for a firing, unless other words may be better."""
+        alone = not self.setup.exclusive or len(self._streams) == 1
+        if alone or firing.kind == "near_miss":
+            return [self._detection(word, firing)]
+        level = Level(firing.score, self._streams[word].trigger.threshold)
+        self._contest.enter(Entry(word, firing, *self._span(word, firing.at), level.excess))
+        return []
+
+    def _levels(self) -> dict[str, Level]:
+        triggers = {word: stream.trigger for word, stream in self._streams.items()}
+        return {word: Level(one.score, one.threshold) for word, one in triggers.items()}
+
+    def _outcomes(self, outcomes: list[Outcome]) -> list[Detection]:
+        """Return the events for what was decided of the words that are still listened for."""
+        return [
+            self._detection(entry.word, entry.firing, won=won)
+            for entry, won in outcomes
+            if entry.word in self._streams
+        ]
 
     def _added_logits(self, begin: int, end: int) -> np.ndarray:
         """Return logits `[chunk, word]` of the added words; silence came before the first frame."""
@@ -310,7 +316,7 @@ class Detector:
         for ring in (self._embedding, self._intermediate, self._timing):
             ring.restart(chunk)
 
-    def _detection(self, word: str, firing: Firing) -> Detection:
+    def _detection(self, word: str, firing: Firing, *, won: bool = True) -> Detection:
         """Return the event for a firing, the speaker of a wake identified."""
         start, end = self._span(word, firing.at)
         facts: dict[str, Any] = {
@@ -321,6 +327,8 @@ class Detector:
             "start": start,
             "end": end,
         }
+        if not won:
+            return Rejected(**facts, reason="other_word")
         if firing.kind != "wake":
             return Rejected(**facts, reason=firing.kind)
         speaker = self.identify(start, firing.at)
@@ -338,23 +346,11 @@ class Detector:
         return require == "enrolled" or speaker.name in require
 
     def _span(self, word: str, at: int) -> tuple[int, int]:
-        """Return the samples `[start, end)` of the word that was decided at sample `at`.
-
-        The wake head estimates how long ago a word began and ended. An added word has no such
-        estimate: it is as long as its takes were, and decided soon after its end.
-        """
-        if added := self._added.get(word):
-            end = at - ADDED_DELAY_SAMPLES
-            return max(end - int(added.length_s * SAMPLE_RATE), 0), end
+        """Return the samples `[start, end)` of the word that was decided at sample `at`."""
         chunk = at // self.chunk_samples - 1
-        if self._timing.begin <= chunk < self._timing.end:
-            began_s, ended_s = (float(t) for t in self._timing.read(chunk, chunk + 1)[0])
-        else:
-            began_s = TYPICAL_WORD_S
-            ended_s = 0.0
-        end = min(at - round(ended_s * SAMPLE_RATE), at)
-        start = max(at - round(began_s * SAMPLE_RATE), end - 2 * SAMPLE_RATE, 0)
-        return min(start, max(end - SAMPLE_RATE // 10, 0)), end
+        is_there = self._timing.begin <= chunk < self._timing.end
+        timing = self._timing.read(chunk, chunk + 1)[0] if is_there else None
+        return self._streams[word].span(at, timing)
 
     def identify(self, start: int, end: int) -> SpeakerMatch | None:
         """Return who spoke in samples `[start, end)`.

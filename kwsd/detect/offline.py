@@ -12,9 +12,10 @@ from kwsd.audio.diagnosis import band
 from kwsd.audio.files import read_blocks
 from kwsd.audio.format import SAMPLE_RATE
 from kwsd.audio.high_pass import high_passed
-from kwsd.detect.detector import Detector, Step, Trace
+from kwsd.detect.detector import Detector
 from kwsd.detect.embedder import Embedder
 from kwsd.detect.setup import DetectorSetup
+from kwsd.detect.trace import Step, Trace
 from kwsd.events import SpeakerMatch
 from kwsd.model.bundle import Bundle
 from kwsd.model.runtime import Runtime

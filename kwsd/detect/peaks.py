@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from kwsd.audio.format import CHUNK_SAMPLES
-from kwsd.detect.detector import Trace
+from kwsd.detect.trace import Trace
 from kwsd.metrics import MERGE_CHUNKS
 
 FLOOR = 0.02

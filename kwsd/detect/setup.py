@@ -129,6 +129,8 @@ class DetectorSetup:
     speakers: SpeakerSetup
     checker: CheckerModel | None = None
     """The second stage in force."""
+    exclusive: bool = True
+    """Whether of words that fire on one utterance only the best wakes."""
     disabled: tuple[str, ...] = ()
     """Words that it could listen for, and that are disabled."""
 
@@ -193,6 +195,7 @@ def resolve(
         near_miss=config.near_miss,
         speakers=_speakers(config, bundle, checker, library),
         checker=checker,
+        exclusive=config.exclusive_words,
         disabled=tuple(name for name in words if not listened_for[name]),
     )
 

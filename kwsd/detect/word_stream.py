@@ -6,11 +6,19 @@ from __future__ import annotations
 
 from collections import deque
 
+import numpy as np
+
 from kwsd.audio.format import SAMPLE_RATE
 from kwsd.detect.checker import Candidate, Checker, Due, Score, unchecked
 from kwsd.detect.setup import ActiveWord
 from kwsd.detect.trigger import Firing, Trigger
 from kwsd.state.second_stage import SecondStage
+from kwsd.state.words import AddedWord
+
+ADDED_DELAY_SAMPLES = SAMPLE_RATE // 10
+"""Samples from the end of an added word to its decision, on average."""
+TYPICAL_WORD_S = 0.7
+"""Length that is assumed for a word whose frames are gone."""
 
 
 class Smoother:
@@ -42,6 +50,7 @@ class WordStream:
         self.streaming = 0.0
         """The streaming score."""
         self._model_id = word.model.id
+        self._length_s = word.model.length_s if isinstance(word.model, AddedWord) else None
         self._smoother = Smoother(smoothing_chunks)
         self._asked: int | SecondStage = word.second or column
         self._candidate = None if word.candidate is None else Candidate(word.candidate)
@@ -78,6 +87,21 @@ class WordStream:
             self._checked = candidate.due, checker.score(self._asked, candidate.due)
         score = self._checked[1]
         return self.trigger.step(score.value, at, score.stages)
+
+    def span(self, at: int, timing: np.ndarray | None) -> tuple[int, int]:
+        """Return the samples `[start, end)` of the word, decided about at sample `at`.
+
+        `timing` is `[2]`, what the wake head estimates: how many seconds ago a word began and
+        ended. None where it is gone. An added word has no such estimate: it is as long as its takes
+        were, and decided soon after its end.
+        """
+        if self._length_s is not None:
+            end = max(at - ADDED_DELAY_SAMPLES, 0)
+            return max(end - int(self._length_s * SAMPLE_RATE), 0), end
+        began_s, ended_s = (TYPICAL_WORD_S, 0.0) if timing is None else timing.tolist()
+        end = max(min(at - round(ended_s * SAMPLE_RATE), at), 0)
+        start = max(at - round(began_s * SAMPLE_RATE), end - 2 * SAMPLE_RATE, 0)
+        return min(start, max(end - SAMPLE_RATE // 10, 0)), end
 
     def idle(self, at: int) -> Firing | None:
         """Record that the gate is closed at sample `at`, which ends an excursion.

@@ -10,7 +10,8 @@ import numpy as np
 
 from kwsd.audio.format import BLOCK_S, SAMPLE_RATE
 from kwsd.audio.ring import Ring
-from kwsd.detect.detector import Trace
+from kwsd.detect.contest import WAIT_SAMPLES
+from kwsd.detect.trace import Trace
 from kwsd.events import Detection, Rejected
 from kwsd.protocol.data import Clip
 from kwsd.server.consumer import Consumer, Heard
@@ -26,8 +27,9 @@ class _Waiting(NamedTuple):
     wake: Detection
     model: str
     """Id of the model of its word."""
-    decided_after: int
-    """Sample index before the block that decided: the score rises from there to its peak."""
+    fired_after: int
+    """Sample index before the block in which it fired at the earliest: the score rises from there
+    to its peak."""
 
 
 class ClipRecorder(Consumer):
@@ -49,9 +51,8 @@ class ClipRecorder(Consumer):
             for wake in heard.wakes:
                 word = heard.words.get(wake.word)
                 model = word.model.id if word else ""
-                self._waiting.append(
-                    _Waiting(wake, model, heard.audio.end - len(heard.block.samples))
-                )
+                fired_after = heard.audio.end - len(heard.block.samples) - WAIT_SAMPLES
+                self._waiting.append(_Waiting(wake, model, fired_after))
         if self._waiting:
             self._cut(heard.audio.end)
 
@@ -89,7 +90,7 @@ class ClipRecorder(Consumer):
             for at, row in zip(trace.end, trace.scores, strict=True)
             if begin < at <= end
         ]
-        after = [score for at, score in scores if begin + at > one.decided_after]
+        after = [score for at, score in scores if begin + at > one.fired_after]
         near_miss = isinstance(wake, Rejected) and wake.reason == "near_miss"
         return Clip(
             id="",

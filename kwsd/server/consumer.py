@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from kwsd.audio.capture import Block
 from kwsd.audio.ring import Ring
-from kwsd.detect.detector import Trace
 from kwsd.detect.setup import ActiveWord
+from kwsd.detect.trace import Trace
 from kwsd.events import Detection
 
 
