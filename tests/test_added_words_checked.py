@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import PHRASE, RATE, VOICES, hiss, say
 
-from kwsd.client import improve
+from kwsd.client import alike, improve
 from kwsd.config import ClipsConfig, Config, ConfigError, VadConfig, WordConfig
 from kwsd.detect.detector import Detector
 from kwsd.detect.setup import resolve
@@ -334,6 +334,43 @@ def test_wrong_clips_count_in_both_stages(bench: Bench, made: AddedWord) -> None
         stored_clips(with_(word, wrong=word.wrong[:, :-1]))
     unheard = [with_(take, vectors=None) for take in stored_takes(made)]
     assert bench.trainer.make(PHRASE, unheard)[0].second is None
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_fits")
+def test_takes_of_other_words_count_in_both_stages(bench: Bench, made: AddedWord) -> None:
+    encoder = bench.trainer.encoder
+    other, _ = bench.trainer.make(OTHER, [encoder.take(say(OTHER, one)) for one in VOICES[:3]])
+    assert other.second is not None
+    strange = with_(other, second=with_(other.second, word_id="another"))
+    alone, unheard, word = (
+        bench.trainer.make(PHRASE, stored_takes(made), others)[0]
+        for others in ([], [strange], [other])
+    )
+    assert alone.second is not None
+    assert unheard.second is not None
+    assert word.second is not None
+    assert not np.array_equal(unheard.weights, alone.weights)
+    assert np.array_equal(word.weights, unheard.weights)
+    assert np.array_equal(unheard.second.weights, alone.second.weights)
+    said = [encoder.take(say(OTHER, voice)) for voice in VOICES[3:6]]
+    before, after = (
+        np.mean([second.logit(v) for take in said for v in take.vectors[0]])  # type: ignore[index]
+        for second in (alone.second, word.second)
+    )
+    assert after < before
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_fits")
+def test_a_word_of_another_checker_is_not_made_again(bench: Bench, made: AddedWord) -> None:
+    takes = [bench.trainer.encoder.take(say(PHRASE, voice)) for voice in VOICES[:3]]
+    assert made.second is not None
+    eager = with_(made, name="twin", threshold=0.0, second=with_(made.second, threshold=0.0))
+    assert bench.trainer.also_wakes(WORD, takes, [eager]) == {"twin": 1.0}
+    strange = with_(eager, second=with_(made.second, word_id="another"))
+    assert bench.trainer.also_wakes(WORD, takes, [strange]) == {"twin": 1.0}
+    assert alike.made_again(bench.trainer, made, takes, [strange]) == []
 
 
 @pytest.mark.slow

@@ -216,9 +216,6 @@ def test_takes_with_an_offset_are_takes(trainer: WordTrainer, percent: float) ->
     other = trainer.encoder.take(HighPass().step(disturbed))
     assert other.length_s == pytest.approx(plain.length_s, abs=0.03)
     assert other.speech_dbfs == pytest.approx(plain.speech_dbfs, abs=0.5)
-    if percent >= 2:
-        with pytest.raises(TakeRejected, match="s of speech"):
-            trainer.encoder.take(disturbed)
 
 
 def test_recordings_with_an_offset_give_what_they_give_without(
@@ -237,7 +234,7 @@ def test_recordings_with_an_offset_give_what_they_give_without(
             soundfile.write(path, (samples + offset).astype(np.int16), RATE)
         names = [str(path) for path in files]
         state = ["--state", str(folder / "state")]
-        (take,) = words.from_recordings(trainer, files[:1]).usable
+        (take,) = words.from_recordings(trainer, PHRASE, files[:1]).usable
         assert cli.main(["enroll", "ann", "--wav", *names[1:4], *state]) == 0
         capsys.readouterr()
         assert cli.main(["detect", names[-1], "--words", "computer", *state]) == 0

@@ -114,7 +114,7 @@ class _EncodedRecordings:
         if n not in self._takes:
             try:
                 samples = HighPass().step(read_all(self._chosen[n].path))
-                self._takes[n] = self._trainer.encoder.take(samples)
+                self._takes[n] = self._trainer.encoder.take(samples, self._chosen[n].word)
             except TakeRejected:
                 self._takes[n] = None
         return self._takes[n]

@@ -150,6 +150,8 @@ def _add(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
             "quality": asdict(added.quality),
             "warnings": added.warnings,
             "left_out": added.refused,
+            "made_again": added.made_again,
+            "takes": [asdict(span) for span in added.spans],
         }
         print_json(report)
     else:
@@ -170,7 +172,7 @@ def _takes(arguments: argparse.Namespace, trainer: WordTrainer, endpoint: Endpoi
         takes = words.from_microphone(trainer, client, arguments.word, arguments.record, guide)
     else:
         channel = endpoint.config.microphone.channel
-        takes = words.from_recordings(trainer, arguments.wav, channel)
+        takes = words.from_recordings(trainer, arguments.word, arguments.wav, channel)
     if arguments.text_only or arguments.synthesis:
         takes.usable.extend(trainer.encoder.synthetic(arguments.word.replace("_", " ")))
     return takes

@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 
 from kwsd.audio import pcm
-from kwsd.client.words import Takes, get
+from kwsd.client.alike import kept_rate
+from kwsd.client.words import Takes, get, listed
 from kwsd.learn.few_shot import WordTrainer, stored_clips, stored_takes
 from kwsd.learn.takes import TakeRejected
 from kwsd.learn.word_takes import WordTake, WrongClip
@@ -76,9 +77,11 @@ def improve(
     show(f"{name}: {len(hardest)} clips of it{part}, and {len(clips.wrong)} of something else")
     in_force = requester.request(commands.GetCalibration()).words.get(name)
     present = in_force.threshold if in_force else old.threshold
-    rate = min(max(trainer.rate(old, present), 0.01), 20.0)
+    rate = kept_rate(trainer, old, present)
     wrong = [*stored_clips(old), *clips.wrong]
-    word, quality = trainer.make(name, [*takes, *taught], wrong=wrong, rate=rate)
+    names = [one.name for one in listed(requester).words if one.name != name]
+    others = [get(requester, trainer.bundle, other) for other in names]
+    word, quality = trainer.make(name, [*takes, *taught], others, wrong=wrong, rate=rate)
     made = word.heard_with(trainer.word_id)
     of_takes, of_taught = np.split(made.scores[:, 0], [len(made.scores) - len(taught)])
     new_wrong = quality.woken[len(quality.woken) - len(clips.wrong) :]

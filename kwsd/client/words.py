@@ -15,6 +15,7 @@ from kwsd.audio.files import AudioFileError, read_all
 from kwsd.audio.format import SAMPLE_RATE
 from kwsd.audio.high_pass import HighPass
 from kwsd.bounded.file import Damaged, read
+from kwsd.client import alike
 from kwsd.client.client import Client
 from kwsd.client.enroll import MAX_RETRIES, TAKE_TIMEOUT_S, Guide, refusal
 from kwsd.config import Config, WordConfig
@@ -91,6 +92,18 @@ def import_file(requester: Requester, bundle: Bundle, path: Path) -> str:
 
 
 @dataclass(frozen=True)
+class Span:
+    """Where the word was found in a recording."""
+
+    take: str
+    start_s: float
+    end_s: float
+
+    def __str__(self) -> str:
+        return f"{self.take}: the word is at {self.start_s:.2f}–{self.end_s:.2f} s"
+
+
+@dataclass(frozen=True)
 class Takes:
     """Takes of a word."""
 
@@ -103,29 +116,36 @@ class Takes:
     """Clips that are not the word."""
     clips: list[str] = field(default_factory=list)
     """The ids of the clips that they are."""
+    spans: list[Span] = field(default_factory=list)
+    """What was used of recordings."""
 
     def add(self, take: WordTake, origin: object) -> None:
         """Add a take that can be used, which came from `origin`."""
         self.usable.append(take)
+        self.spans.append(Span(str(origin), round(take.start_s, 2), round(take.end_s, 2)))
         if take.warning:
             self.warnings.append(f"{origin}: {take.warning}")
 
 
-def from_recordings(trainer: WordTrainer, paths: Sequence[Path], channel: int | str = 0) -> Takes:
-    """Return the takes in `channel` of recordings."""
+def from_recordings(
+    trainer: WordTrainer, name: str, paths: Sequence[Path], channel: int | str = 0
+) -> Takes:
+    """Return the takes of the word `name` in `channel` of recordings."""
     takes = Takes()
     known = KnownRecordings()
     used: list[Path] = []
     for path in paths:
         try:
             samples = HighPass().step(read_all(path, channel=channel))
-            again = known.find(samples)
+            take = trainer.encoder.take(samples, name)
+            said = take.said(samples)
+            again = known.find(said)
             if again is not None:
                 text = f"the same recording as {used[again]}; it is one take"
                 takes.refused.append(f"{path}: {text}")
                 continue
-            takes.add(trainer.encoder.take(samples), path)
-            known.add(samples)
+            takes.add(take, path)
+            known.add(said)
             used.append(path)
         except AudioFileError as error:
             takes.refused.append(str(error))
@@ -150,10 +170,11 @@ def from_microphone(
         try:
             command = commands.RecordTake(timeout_s=TAKE_TIMEOUT_S)
             samples = pcm.from_bytes(client.request(command, on_level=guide.level).pcm)
-            take = trainer.encoder.take(samples)
-            if known.find(samples) is not None:
+            take = trainer.encoder.take(samples, name)
+            said = take.said(samples)
+            if known.find(said) is not None:
                 raise TakeRejected("repeated", REPEATED)
-            known.add(samples)
+            known.add(said)
             takes.add(take, f"take {len(takes.usable) + 1}")
             guide.accepted(take.speech_dbfs, take.length_s)
         except (DaemonError, TakeRejected) as error:
@@ -194,6 +215,10 @@ class Added:
     warnings: list[str]
     """What a person should know before it is kept."""
     kept: bool
+    made_again: list[str]
+    """Other added words that were made again, so that they tell it from themselves."""
+    spans: list[Span]
+    """What was used of each take."""
 
 
 def add(
@@ -216,21 +241,31 @@ def add(
     name = free_name(names, trainer.bundle, name)
     takes = record()
     others = [get(requester, trainer.bundle, other) for other in names]
+    for span in takes.spans:
+        show(str(span))
     for why in takes.refused:
         show(f"left out: {why}")
     if len(takes.usable) > MAX_STORED:
         show(f"of {len(takes.usable)} takes the last {MAX_STORED} are used")
     word, quality = trainer.make(name, takes.usable, others, wrong=takes.wrong, room=room)
+    again = alike.made_again(trainer, word, takes.usable, others)
+    by_name = {one.name: one for one in [*others, *(each.word for each in again)]}
+    also_wakes = trainer.also_wakes(name, takes.usable, [*by_name.values()])
+    quality = replace(quality, also_wakes=also_wakes)
     made = msgspec.structs.replace(word.made, of=origin, kwsd=__version__, clips=takes.clips)
     word = replace(word, made=made)
     show(describe(name, quality))
+    for each in again:
+        show(alike.describe(name, each))
     warnings = [*takes.warnings, *([TEXT_ONLY] if origin == "text" else []), *quality.warnings]
     for warning in warnings:
         show(f"warning: {warning}")
     kept = confirm()
     if kept:
-        put(requester, word)
-    return Added(word, quality, takes.refused, warnings, kept)
+        for one in (word, *(each.word for each in again)):
+            put(requester, one)
+    names = [each.word.name for each in again if kept]
+    return Added(word, quality, takes.refused, warnings, kept, names, takes.spans)
 
 
 def look_back(client: Client) -> np.ndarray:

@@ -19,6 +19,7 @@ import numpy as np
 from kwsd.learn.judged import Judged
 from kwsd.learn.negatives import Negatives, read_negatives
 from kwsd.learn.quality import FEW_TAKES, Quality
+from kwsd.learn.rivals import Rivals
 from kwsd.learn.second_stage import (
     Candidates,
     Vectors,
@@ -27,7 +28,7 @@ from kwsd.learn.second_stage import (
     stream_scores,
     take_score,
 )
-from kwsd.learn.stream_stage import Streamed, StreamStage, folds_of, smoothed
+from kwsd.learn.stream_stage import NO_RIVALS, Streamed, StreamStage, folds_of, smoothed
 from kwsd.learn.word_takes import (
     FIRING_CHUNKS,
     VERSIONS,
@@ -101,11 +102,12 @@ class WordTrainer:
     ) -> tuple[AddedWord, Quality]:
         """Return the word `name`, made from the last `MAX_STORED` takes, and how good it is.
 
-        `others` are the device's other added words; `wrong` are clips that are not the word; `room`
-        is int16 `[sample]` of the room without the word; `rate` is the false accepts per hour of
-        continuous speech at the word's threshold. Where most takes have parts, these are kept as
-        wrong clips, and the threshold is set above them where that loses no take. Raises WordError
-        where there are too few takes.
+        `others` are the device's other added words, whose takes are negatives where they sound like
+        another word; `wrong` are clips that are not the word; `room` is int16 `[sample]` of the
+        room without the word; `rate` is the false accepts per hour of continuous speech at the
+        word's threshold. Where most takes have parts, these are kept as wrong clips, and the
+        threshold is set above them where that loses no take. Raises WordError where there are too
+        few takes.
         """
         name = check_word_name(name)
         if len(takes) < MIN_TAKES:
@@ -120,7 +122,8 @@ class WordTrainer:
         parts = max(len(clips) - len(wrong), 0)
         usable = self.negatives.usable(name)
         blank = self._blank(name, takes, clips)
-        streamed = self._stream.learn(blank, takes, clips, usable, parts)
+        rivals = Rivals.of(name, others, self.word_id)
+        streamed, rivals = self._streamed(blank, takes, clips, usable, parts, rivals)
         judged = streamed.judged
         threshold, expected = judged.threshold(rate)
         of_stream = judged.takes[:, 0]
@@ -132,7 +135,7 @@ class WordTrainer:
             scores=judged.takes.astype(np.float32),
         )
         candidates = None
-        if found := self._second(takes, clips, usable, streamed, parts):
+        if found := self._second(takes, clips, usable, streamed, parts, rivals):
             second, judged, candidates = found
             threshold, expected = judged.threshold(rate)
             word = replace(word, second=replace(second, threshold=threshold))
@@ -146,7 +149,7 @@ class WordTrainer:
             false_accepts_per_hour=expected,
             bank_hours=judged.hours,
             outliers=tuple(outliers.tolist()),
-            also_wakes=self._also_wakes(name, takes, others),
+            also_wakes=self.also_wakes(name, takes, others),
             several_voices=_several(takes),
             woken=tuple((judged.wrong >= threshold).tolist()),
             parts_woken=tuple((judged.parts >= threshold).tolist()),
@@ -213,6 +216,24 @@ class WordTrainer:
             wrong=np.stack([clip.frames for clip in wrong]) if wrong else none,
         )
 
+    def _streamed(
+        self,
+        blank: AddedWord,
+        takes: Sequence[WordTake],
+        clips: Sequence[WrongClip],
+        usable: np.ndarray,
+        parts: int,
+        rivals: Rivals,
+    ) -> tuple[Streamed, Rivals]:
+        """Return the word by its streaming stage, and the rivals that are held against it."""
+        streamed = self._stream.learn(blank, takes, clips, usable, parts, rivals)
+        scores = rivals.by_word(streamed.judged.rivals)
+        told_apart = rivals.told_apart(streamed.judged.takes[:, 0], scores)
+        if all(told_apart):
+            return streamed, rivals
+        rivals = rivals.those(told_apart)
+        return self._stream.learn(blank, takes, clips, usable, parts, rivals), rivals
+
     def _second(
         self,
         takes: Sequence[WordTake],
@@ -220,17 +241,25 @@ class WordTrainer:
         usable: np.ndarray,
         streamed: Streamed,
         parts: int,
+        rivals: Rivals = NO_RIVALS,
     ) -> tuple[SecondStage, Judged, Candidates] | None:
         """Return what `learn_second_stage` does; None where the checker did not hear all of it."""
-        vectors = self._vectors(takes, clips, usable)
+        scores = streamed.scores
+        of_rivals, rival_scores = rivals.heard(self.negatives.vectors.shape[-1], scores.rivals)
+        scores = scores._replace(rivals=rival_scores)
+        vectors = self._vectors(takes, clips, of_rivals, usable)
         if vectors is None or self.word_id is None:
             return None
         folds = folds_of(takes, clips)
         hours = streamed.judged.hours
-        return learn_second_stage(self.word_id, vectors, streamed.scores, folds, hours, parts)
+        return learn_second_stage(self.word_id, vectors, scores, folds, hours, parts)
 
     def _vectors(
-        self, takes: Sequence[WordTake], clips: Sequence[WrongClip], usable: np.ndarray
+        self,
+        takes: Sequence[WordTake],
+        clips: Sequence[WrongClip],
+        of_rivals: np.ndarray,
+        usable: np.ndarray,
     ) -> Vectors | None:
         """Return what the checker heard; None where it did not hear all of it."""
         bank = self.negatives
@@ -247,6 +276,7 @@ class WordTrainer:
         return Vectors(
             takes=np.stack(of_takes),
             wrong=np.stack(of_clips) if of_clips else none,
+            rivals=of_rivals,
             bank=bank.vectors[chosen],
             at=bank.at[chosen],
             half=self._stream.half[bank.at[chosen]],
@@ -257,7 +287,7 @@ class WordTrainer:
             return bool(self.stream_scores(word, stream.heard).max() >= word.threshold)
         return bool(self.smoothed(self.logits(word, stream.embedding)).max() >= word.threshold)
 
-    def _also_wakes(
+    def also_wakes(
         self, name: str, takes: Sequence[WordTake], others: Sequence[AddedWord]
     ) -> dict[str, float]:
         """Return the share of the takes at which other words of this device fire.

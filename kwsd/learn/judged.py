@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,7 +13,7 @@ RATES = (0.5, 1.0, 2.0)
 """False accepts per hour of continuous speech (which the bank is) of the operating points: strict,
 balanced, lenient."""
 ABOVE_PARTS = 1.1
-"""The threshold, as a multiple of the scores of a phrase's parts."""
+"""The threshold, as a multiple of the scores of parts and rivals."""
 
 
 @dataclass(frozen=True)
@@ -23,19 +23,22 @@ class Judged:
     takes: np.ndarray
     """float64 `[take, 2]`: clean and in noise."""
     parts: np.ndarray
-    """float64 `[part]`: of what the pauses of the takes part."""
+    """float64 `[part]`: of the parts of the takes."""
     wrong: np.ndarray
     """float64 `[clip]`: of clips that are not the word."""
     peaks: np.ndarray
     """float64 `[peak]` over the bank, highest first."""
     hours: float
     """Length of the bank."""
+    rivals: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """float64 `[take]`: of the takes of other words."""
 
     def threshold(self, rate: float) -> tuple[float, float]:
         """Return the threshold at a rate of false accepts per hour, and the rate at it: lower where
-        the parts of the phrase ask for a higher threshold."""
+        the parts of the phrase, or rivals, ask for a higher threshold."""
         threshold = tail_threshold(self.peaks, self.hours, rate)
-        above = above_parts(self.parts, self.takes[:, 0], threshold)
+        lower = np.concatenate([self.parts, self.rivals])
+        above = above_parts(lower, self.takes[:, 0], threshold)
         if above <= threshold:
             return threshold, rate
         return above, tail_rate(self.peaks, self.hours, above)
@@ -50,7 +53,7 @@ class Judged:
 
 
 def above_parts(parts: np.ndarray, takes: np.ndarray, threshold: float) -> float:
-    """Return a threshold that the scores `[part]` of parts do not reach, as far as no take is lost.
+    """Return a threshold that scores `[part]` of parts and rivals do not reach, losing no take.
 
     Of the scores `[take]` of takes, those above `threshold` must stay above it.
     """

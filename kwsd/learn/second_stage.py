@@ -30,10 +30,11 @@ LOST_TAKES = 0.01
 CANDIDATES = np.geomspace(MIN_CANDIDATE, 0.9, 100)
 """Candidate thresholds that are tried."""
 WRONG_SHARE = 0.01
-"""Weight of a wrong clip, as a share of the bank's."""
+"""Weight of a wrong clip, or of a rival's take, as a share of the bank's."""
 HARDEST = 200
 """Vectors of the bank that the calibration is fitted to: those with the highest sums."""
 LEAST_SLOPE = 0.05
+NO_RIVALS = np.zeros((0, 1))
 
 
 class StreamScores(NamedTuple):
@@ -45,6 +46,8 @@ class StreamScores(NamedTuple):
     """float64 `[clip, window]`: of the chunks that a wrong clip has vectors of."""
     bank: np.ndarray
     """float64 `[half, frame]`: of each half of the bank; 0 in the other."""
+    rivals: np.ndarray = NO_RIVALS
+    """float64 `[take, chunk]`: of the chunks at the ends of other words, clean."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class Vectors:
     """`[take, version, chunk, dim]`."""
     wrong: np.ndarray
     """`[clip, window, dim]`: of the parts of the takes, and of wrong clips after them."""
+    rivals: np.ndarray
+    """`[take, version, chunk, dim]`: of the takes of other words."""
     bank: np.ndarray
     """`[vector, dim]`."""
     at: np.ndarray
@@ -79,6 +84,7 @@ class _Outputs(NamedTuple):
 
     takes: np.ndarray
     wrong: np.ndarray
+    rivals: np.ndarray
     bank: np.ndarray
     """float64 `[vector]`."""
 
@@ -93,7 +99,8 @@ def learn_second_stage(
     """
     candidates = find_candidates(stream, hours)
     of_bank = stream.bank.max(axis=0)[vectors.at]
-    streaming = _Outputs(*(_logit(one) for one in (stream.takes, stream.wrong, of_bank)))
+    heard = stream.takes, stream.wrong, stream.rivals, of_bank
+    streaming = _Outputs(*(_logit(one) for one in heard))
     outputs = _left_out(vectors, folds)
     mean, spread = _scale(outputs.bank)
     stream_mean, stream_spread = _scale(streaming.bank)
@@ -101,7 +108,8 @@ def learn_second_stage(
     both = _map(lambda out, heard: out + (heard - stream_mean) / stream_spread, alone, streaming)
     slope, offset = _calibration(alone)
     fused_slope, fused_offset = _calibration(both)
-    weights, bias = _fitted(vectors.takes, vectors.wrong, Moments.of(vectors.bank))
+    bank = Moments.of(vectors.bank)
+    weights, bias = _fitted(vectors.takes, vectors.wrong, vectors.rivals, bank)
     fusion = Fusion(
         checker=fused_slope / slope,
         stream=fused_slope / stream_spread,
@@ -203,6 +211,7 @@ def _judged(
 ) -> Judged:
     takes = _every_second(_scores(totals.takes, stream.takes, begins_at))
     wrong = _scores(totals.wrong, stream.wrong, begins_at).max(axis=-1, initial=0.0)
+    rivals = _scores(totals.rivals, stream.rivals, begins_at).max(axis=-1, initial=0.0)
     found: list[float] = []
     for half, scores in enumerate(stream.bank):
         chosen = vectors.half == half
@@ -210,7 +219,7 @@ def _judged(
         series = np.zeros(len(scores))
         series[at] = _scores(totals.bank[chosen], scores[at], begins_at)
         found += false_accept_peaks(series)
-    return Judged(takes, wrong[:parts], wrong[parts:], np.sort(found)[::-1], hours)
+    return Judged(takes, wrong[:parts], wrong[parts:], np.sort(found)[::-1], hours, rivals)
 
 
 def _left_out(vectors: Vectors, folds: int) -> _Outputs:
@@ -218,27 +227,39 @@ def _left_out(vectors: Vectors, folds: int) -> _Outputs:
     bank = np.zeros(len(vectors.bank))
     halves = [Moments.of(vectors.bank[vectors.half == half]) for half in (0, 1)]
     for half in (0, 1):
-        weights, bias = _fitted(vectors.takes, vectors.wrong, halves[1 - half])
+        other = halves[1 - half]
+        weights, bias = _fitted(vectors.takes, vectors.wrong, vectors.rivals, other)
         chosen = vectors.half == half
         bank[chosen] = vectors.bank[chosen] @ weights + bias
     takes = np.zeros((len(vectors.takes), 2, vectors.takes.shape[2]))
     wrong = np.zeros(vectors.wrong.shape[:2])
+    rivals = np.zeros((len(vectors.rivals), vectors.rivals.shape[2]))
     whole = halves[0] + halves[1]
-    of_take, of_wrong = (np.arange(len(each)) % folds for each in (takes, wrong))
+    of_take, of_wrong, of_rival = (np.arange(len(each)) % folds for each in (takes, wrong, rivals))
     for fold in range(folds):
-        rest = vectors.takes[of_take != fold], vectors.wrong[of_wrong != fold]
-        weights, bias = _fitted(*rest, whole)
+        weights, bias = _fitted(
+            vectors.takes[of_take != fold],
+            vectors.wrong[of_wrong != fold],
+            vectors.rivals[of_rival != fold],
+            whole,
+        )
         takes[of_take == fold] = vectors.takes[of_take == fold, :2] @ weights + bias
         wrong[of_wrong == fold] = vectors.wrong[of_wrong == fold] @ weights + bias
-    return _Outputs(takes, wrong, bank)
+        rivals[of_rival == fold] = vectors.rivals[of_rival == fold, 0] @ weights + bias
+    return _Outputs(takes, wrong, rivals, bank)
 
 
-def _fitted(takes: np.ndarray, wrong: np.ndarray, bank: Moments) -> tuple[np.ndarray, float]:
-    """Return the weights and the bias that part `takes` from `wrong` clips and the bank."""
+def _fitted(
+    takes: np.ndarray, wrong: np.ndarray, rivals: np.ndarray, bank: Moments
+) -> tuple[np.ndarray, float]:
+    """Return the weights and the bias that part `takes` from `wrong` clips, rivals and the bank."""
     dim = takes.shape[-1]
     negatives = bank
-    if wrong.size:
-        negatives += Moments.of(wrong.reshape(-1, dim), WRONG_SHARE * bank.weight / wrong.shape[1])
+    for each in (wrong, rivals):
+        if len(each):
+            vectors = each.reshape(-1, dim)
+            weight = WRONG_SHARE * bank.weight * len(each) / len(vectors)
+            negatives += Moments.of(vectors, weight)
     return least_squares(Moments.of(takes.reshape(-1, dim)), negatives)
 
 

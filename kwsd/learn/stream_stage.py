@@ -13,6 +13,7 @@ from kwsd.audio.format import CHUNK_SAMPLES, SAMPLE_RATE
 from kwsd.learn.judged import Judged
 from kwsd.learn.negatives import Negatives
 from kwsd.learn.regression import Whitening, logistic_regression
+from kwsd.learn.rivals import Rivals
 from kwsd.learn.second_stage import StreamScores
 from kwsd.learn.word_takes import FIRING_CHUNKS, WRONG_CHUNKS, WordTake, WrongClip
 from kwsd.learn.word_vectors import EVERY_CHUNKS
@@ -26,6 +27,7 @@ HARDEST = 2000
 WRONG_WEIGHT = 8
 """How often each chunk of a wrong clip counts as a negative."""
 MAX_FOLDS = 5
+NO_RIVALS = Rivals()
 
 
 class Streamed(NamedTuple):
@@ -51,39 +53,47 @@ class StreamStage:
         clips: Sequence[WrongClip],
         usable: np.ndarray,
         parts: int,
+        rivals: Rivals = NO_RIVALS,
     ) -> Streamed:
-        """Return `blank` with weights fitted to takes and usable negatives, bool `[frame]`, and
-        what detectors score that were made without what they score.
+        """Return `blank` with weights fitted to takes, usable negatives, bool `[frame]`, and
+        rivals; and what detectors score that were made without what they score.
 
         The first `parts` of the wrong clips, which `blank` has the frames of, are parts of takes.
         """
         bank = np.zeros((2, len(usable)))
         for half in (0, 1):
-            word = self.fit(blank, takes, usable & (self.half != half))
+            word = self.fit(blank, takes, usable & (self.half != half), rivals)
             scores = smoothed(self.bank_logits(word), self._smoothing_chunks)
             bank[half] = np.where(usable & (self.half == half), scores, 0)
         folds = folds_of(takes, clips)
         of_takes = np.zeros((len(takes), 2, FIRING_CHUNKS))
         of_clips = np.zeros((len(clips), WRONG_CHUNKS))
+        of_rivals = [np.zeros((len(each), FIRING_CHUNKS)) for each in rivals.takes]
         for fold in range(folds):
             others = [take for n, take in enumerate(takes) if n % folds != fold]
             rest = replace(blank, wrong=blank.wrong[np.arange(len(clips)) % folds != fold])
-            word = self.fit(rest, others, usable)
+            word = self.fit(rest, others, usable, rivals.outside(fold, folds))
             for n in range(fold, len(takes), folds):
                 of_takes[n] = [self._scores(word, one) for one in takes[n].frames[:2]]
             for n in range(fold, len(clips), folds):
                 of_clips[n] = self._scores(word, clips[n].frames)
+            for each, theirs in zip(of_rivals, rivals.takes, strict=True):
+                for n in range(fold, len(each), folds):
+                    each[n] = self._scores(word, theirs[n, 0])
         peaks = [peak for scores in bank for peak in false_accept_peaks(scores)]
         highest = of_clips.max(axis=-1)
+        rival_scores = np.concatenate([np.zeros((0, FIRING_CHUNKS)), *of_rivals])
         judged = Judged(
             of_takes.max(axis=-1),
             highest[:parts],
             highest[parts:],
             np.sort(peaks)[::-1],
             float(usable.sum() * CHUNK_SAMPLES / SAMPLE_RATE / 3600),
+            rival_scores.max(axis=-1),
         )
-        word = self.fit(blank, takes, usable)
-        return Streamed(word, judged, StreamScores(of_takes, of_clips[:, ::EVERY_CHUNKS], bank))
+        word = self.fit(blank, takes, usable, rivals)
+        found = StreamScores(of_takes, of_clips[:, ::EVERY_CHUNKS], bank, rival_scores)
+        return Streamed(word, judged, found)
 
     def _scores(self, word: AddedWord, frames: np.ndarray) -> np.ndarray:
         return smoothed(word.logits(frames.astype(np.float32)), self._smoothing_chunks)
@@ -106,8 +116,14 @@ class StreamStage:
     def _whitening(self) -> Whitening:
         return Whitening.fit(self._negatives.embedding)
 
-    def fit(self, blank: AddedWord, takes: Sequence[WordTake], usable: np.ndarray) -> AddedWord:
-        """Return `blank` with weights fitted to takes and usable negatives.
+    def fit(
+        self,
+        blank: AddedWord,
+        takes: Sequence[WordTake],
+        usable: np.ndarray,
+        rivals: Rivals = NO_RIVALS,
+    ) -> AddedWord:
+        """Return `blank` with weights fitted to takes, usable negatives and rivals.
 
         A first fit to some negatives finds the hard ones, which a second one is fitted to as well.
         """
@@ -123,6 +139,8 @@ class StreamStage:
         wrong = blank.wrong[:, chunks[:, None] - offsets]
         wrong = wrong.reshape(-1, len(offsets), wrong.shape[-1])
         wrong = np.repeat(wrong, WRONG_WEIGHT, axis=0)
+        if rivals.takes:
+            wrong = np.concatenate([wrong, rivals.windows(offsets)])
 
         def draw() -> np.ndarray:
             return rng.choice(at, min(DRAWN, len(at)), replace=False)

@@ -26,8 +26,8 @@ PRINT_STEP = 4
 class TakeRejected(ValueError):
     """A take cannot be used: `reason` for programs, the message for people.
 
-    Reasons are silent, clipped, too_short, take_too_long, repeated, inconsistent, several_people
-    and too_few.
+    Reasons are silent, no_voice, clipped, too_short, take_too_long, repeated, inconsistent,
+    several_people and too_few.
     """
 
     def __init__(self, reason: str, message: str) -> None:

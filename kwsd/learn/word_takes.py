@@ -7,8 +7,7 @@ Each take is encoded in several versions: faster and slower, in noise, and with 
 from __future__ import annotations
 
 import contextlib
-import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -17,9 +16,12 @@ import numpy as np
 
 from kwsd.audio.format import SAMPLE_RATE, SILENCE_DBFS
 from kwsd.audio.high_pass import HighPass
-from kwsd.audio.speech_span import Phrase, phrase_span
+from kwsd.audio.pcm import level_dbfs
+from kwsd.audio.phrase import Phrase, find_phrase, word_cuts
 from kwsd.audio.synthesis import espeak_takes, has_kokoro, kokoro_takes
+from kwsd.audio.voicing import HOP_SAMPLES
 from kwsd.detect.embedder import Embedder
+from kwsd.learn.speech import LATER_FRAMES, SpeechProbe, read_probe
 from kwsd.learn.takes import TakeRejected, check_take
 from kwsd.learn.word_vectors import EVERY_CHUNKS, word_vectors
 from kwsd.model.bundle import Bundle, CheckerModel
@@ -28,7 +30,8 @@ from kwsd.state.words import CONTEXT_FRAMES
 
 SYNTHETIC_TAKES = 16
 """Voices that speak a word that is made from text alone."""
-MIN_SPEECH_S = 0.25
+MIN_WORD_S = 0.25
+"""Shortest word, from its onset to its end."""
 MAX_WORD_S = 2.4
 """Longest word, to a tenth of a second. Its last 2 s decide: the frames that a word looks at."""
 MAX_TAKE_S = 6.0
@@ -131,9 +134,19 @@ class WordTake:
     """float32 `[version, FIRING_CHUNKS, dim]`: what the checker hears in the windows that end with
     the chunks of the end of the word; None without a checker that knows words."""
     parts: tuple[WrongClip, ...] = ()
-    """What its pauses part, each said alone, as `TakeEncoder.wrong_clip` returns it."""
+    """What its pauses or words part, said without the rest, as `TakeEncoder.wrong_clip` returns it.
+    """
     left_out: tuple[tuple[float, float], ...] = ()
     """`(start, end)` in seconds of other speech in the recording, further than a pause away."""
+
+    @property
+    def end_s(self) -> float:
+        """Where the word ends in its recording, in seconds."""
+        return self.start_s + self.length_s
+
+    def said(self, samples: np.ndarray) -> np.ndarray:
+        """Return the word alone, of `samples` of its recording."""
+        return samples[round(self.start_s * SAMPLE_RATE) : round(self.end_s * SAMPLE_RATE)]
 
     @property
     def warning(self) -> str | None:
@@ -141,7 +154,7 @@ class WordTake:
         if not self.left_out:
             return None
         apart = " and ".join(f"{start:.1f}–{end:.1f} s" for start, end in self.left_out)
-        kept = f"{self.start_s:.1f}–{self.start_s + self.length_s:.1f} s"
+        kept = f"{self.start_s:.1f}–{self.end_s:.1f} s"
         return (
             f"the speech at {apart} is left out, and the word is what is said at {kept}; "
             "pauses within a word last at most 0.7 s"
@@ -165,6 +178,10 @@ class TakeEncoder:
         """The checker, where there is one that knows words."""
 
     @cached_property
+    def _probe(self) -> SpeechProbe | None:
+        return read_probe(self.bundle)
+
+    @cached_property
     def _embedder(self) -> Embedder:
         return Embedder(self.bundle, self.runtime)
 
@@ -177,17 +194,20 @@ class TakeEncoder:
         frames = self.frames(samples)
         return frames, self.vectors(samples, range(0, len(frames), EVERY_CHUNKS))
 
-    def take(self, samples: np.ndarray) -> WordTake:
-        """Encode one take, int16 `[sample]`, which contains the word alone. Raises TakeRejected."""
-        speech_dbfs, _ = check_take(samples, MIN_SPEECH_S, MAX_TAKE_S, MAX_CLIPPED)
-        phrase = phrase_span(samples.astype(np.float32))
+    def take(self, samples: np.ndarray, name: str = "") -> WordTake:
+        """Encode one take, int16 `[sample]`, which contains the word `name` alone.
+
+        A name of several words says where to cut its parts. Raises TakeRejected.
+        """
+        check_take(samples, 0.0, MAX_TAKE_S, MAX_CLIPPED)
+        phrase = self._phrase(samples)
         take = self._take(samples, phrase.start, phrase.end)
         return replace(
             take,
             voice=self._embedder.embed([samples]),
-            speech_dbfs=speech_dbfs,
+            speech_dbfs=level_dbfs(samples[phrase.start : phrase.end]),
             start_s=phrase.start / SAMPLE_RATE,
-            parts=tuple(self._parts(samples, phrase)),
+            parts=tuple(self._parts(samples, phrase, words_of(name))),
             left_out=tuple((a / SAMPLE_RATE, b / SAMPLE_RATE) for a, b in phrase.left_out),
         )
 
@@ -230,7 +250,7 @@ class TakeEncoder:
         takes = []
         for samples in spoken:
             with contextlib.suppress(TakeRejected):  # some voices whisper, some shout
-                takes.append(self.take(HighPass().step(samples)))
+                takes.append(self.take(HighPass().step(samples), text))
         return takes
 
     def _encode(self, samples: np.ndarray) -> Frames:
@@ -257,19 +277,43 @@ class TakeEncoder:
         vectors = self.vectors(padded, range(first, first + after, every))
         return frames[first - CONTEXT_FRAMES : first + after], vectors
 
-    def _parts(self, samples: np.ndarray, phrase: Phrase) -> Iterator[WrongClip]:
-        """Yield a phrase with silence in the place of its first parts, and of its last ones.
+    def _phrase(self, samples: np.ndarray) -> Phrase:
+        """Return where the word lies in a take. Raises TakeRejected."""
+        speech = None
+        if self._probe is not None:
+            chunk_samples = self.bundle.chunk_samples
+            lead = self.bundle.receptive_chunks * chunk_samples
+            after = (1 + LATER_FRAMES) * chunk_samples
+            heard = self._encode(np.pad(samples, (lead, after))).embedding
+            by_chunk = self._probe(heard[self.bundle.receptive_chunks :])
+            speech = np.repeat(by_chunk, chunk_samples // HOP_SAMPLES)
+        phrase = find_phrase(samples, speech)
+        if phrase is None:
+            text = "the take contains no voice: a word is voiced for 0.06 s at least, and a click"
+            raise TakeRejected("no_voice", f"{text}, a beep or a whisper is not")
+        if (length_s := (phrase.end - phrase.start) / SAMPLE_RATE) < MIN_WORD_S:
+            text = f"the take contains {length_s:.2f} s of speech; a word lasts at least"
+            raise TakeRejected("too_short", f"{text} {MIN_WORD_S} s")
+        return phrase
 
-        It must not fire where the whole would: at the end of the phrase, said or not.
+    def _parts(
+        self, samples: np.ndarray, phrase: Phrase, words: Sequence[str]
+    ) -> Iterator[WrongClip]:
+        """Yield a phrase without its first parts, and without its last ones.
+
+        Pauses part it, or else its `words`. There is silence in the place of what is left out, or
+        speech: the same backwards. It must not fire where the whole would: at the end of the
+        phrase, said or not.
         """
         begin = max(phrase.start - MARGIN_SAMPLES, 0)
         spoken = samples[begin : phrase.end + MARGIN_SAMPLES]
-        for (_, before), (after, _) in itertools.pairwise(phrase.parts):
-            middle = (before + after) // 2 - begin
-            for said in (slice(middle), slice(middle, None)):
-                alone = np.zeros_like(spoken)
-                alone[said] = spoken[said]
-                yield self.wrong_clip(alone, phrase.end - begin)
+        for cut in word_cuts(samples, phrase, words):
+            first, last = slice(cut - begin), slice(cut - begin, None)
+            for unsaid in (last, first):
+                for instead in (0, spoken[unsaid][::-1]):
+                    alone = spoken.copy()
+                    alone[unsaid] = instead
+                    yield self.wrong_clip(alone, phrase.end - begin)
 
     def _take(self, samples: np.ndarray, begin: int, end: int) -> WordTake:
         length_s = (end - begin) / SAMPLE_RATE
@@ -297,6 +341,11 @@ class TakeEncoder:
         return WordTake(
             np.stack(frames), length_s, stream, vectors=np.stack(known) if known else None
         )
+
+
+def words_of(name: str) -> list[str]:
+    """Return the words of a name, as it is stored or said."""
+    return name.replace("_", " ").split()
 
 
 def _varied(

@@ -35,6 +35,8 @@ FRONT_END = "front_end.npz"
 VOICE_FRONT_END = "voice_front_end.npz"
 NEGATIVES = "negatives.npz"
 """Frames that contain no added word; read only when a word is made."""
+SPEECH = "speech.npz"
+"""Tells from frames when somebody speaks; read only when a word is made."""
 COHORT = "cohort.npz"
 """Voices that speaker scores are normalized by, and voices of strangers for calibration."""
 MAX_MANIFEST = 4 << 20
@@ -57,6 +59,7 @@ NEGATIVES_ARRAYS = {
     "scale": Numbers("<f4", (1024,)),
     "starts": Numbers("<i8", (1 << 20,)),
 }
+SPEECH_ARRAYS: Kinds = {"weights": Numbers("<f4", (8, 1024)), "bias": Numbers("<f4", (8,))}
 NEGATIVES_TEXTS = Text(4096, (1 << 20,))
 CHECKER_NEGATIVES_ARRAYS: Kinds = {
     "vectors": Numbers("|i1", (1 << 22, 1024)),

@@ -29,6 +29,7 @@ from kwsd.model.bundle import (
     MANIFEST,
     NEGATIVES,
     SPEAKER,
+    SPEECH,
     VOICE_FRONT_END,
     write_front_end,
 )
@@ -47,6 +48,7 @@ FILES = (
     FRONT_END,
     VOICE_FRONT_END,
     NEGATIVES,
+    SPEECH,
     COHORT,
     CHECKER,
     CHECKER_FRONT_END,

@@ -24,7 +24,7 @@ import numpy as np
 
 from kwsd.audio.format import CHUNK_SAMPLES, SAMPLE_RATE
 from kwsd.config import ConfigError
-from kwsd.model.bundle import COHORT, NEGATIVES
+from kwsd.model.bundle import COHORT, NEGATIVES, SPEECH
 from kwsd.protocol.data import CheckerSize
 from kwsd.training import features, settings
 from kwsd.training.bundle_runtime import BundleRuntime
@@ -303,7 +303,8 @@ def export(
 
 
 def negatives(work: Path, rooms: Path, models: Path) -> None:
-    """Put embeddings of audio without the user's words into the bundle `models`."""
+    """Put embeddings of audio without the user's words into the bundle `models`, and what tells
+    speech in them."""
     data = TrainingData.of(work, rooms)
     data.transcripts()  # a mismatch is reported before the models are loaded
     with BundleWriter(models) as writer:
@@ -311,6 +312,7 @@ def negatives(work: Path, rooms: Path, models: Path) -> None:
         files = writer.file(NEGATIVES), writer.file(CHECKER_NEGATIVES)
         if bank.gather(data, runtime, *files) and runtime.checker is not None:
             writer.set_checker_negatives(runtime.checker.size)
+        bank.fit_probe(data, runtime, writer.file(SPEECH))
 
 
 def cohort(work: Path, rooms: Path, models: Path) -> None:

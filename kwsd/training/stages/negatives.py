@@ -1,7 +1,8 @@
 """`kwsd train negatives`: embeddings of audio that holds no word of the user's: speech, similar and
 other words, noise. They ship with the bundle, one byte per number.
 
-A segment names the known words in it, so that an added word is not compared with itself.
+A segment names the known words in it, so that an added word is not compared with itself. From the
+same audio comes the probe that tells when somebody speaks.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import numpy as np
 
 from kwsd.audio.format import CHUNK_SAMPLES, SAMPLE_RATE
 from kwsd.audio.high_pass import HighPass
+from kwsd.learn.regression import logistic_regression
+from kwsd.learn.speech import LATER_FRAMES
 from kwsd.learn.word_vectors import write_checker_negatives
 from kwsd.training.bundle_runtime import BundleRuntime
 from kwsd.training.data import augment
@@ -26,6 +29,13 @@ SEGMENT_SAMPLES = 10 * SAMPLE_RATE
 """Length of a segment: 10 s, to the end of the utterance that fills it."""
 SKIPPED_CHUNKS = 16
 """Embeddings at the beginning of a segment that are left out: the encoder warms up."""
+SILENT, SPOKEN, UNCLEAR = 0, 1, 2
+"""What a chunk is for the probe."""
+SPOKEN_DB = 22.0
+"""How far below the loud chunks of its utterance a chunk of speech lies at most."""
+SILENT_DB = 32.0
+"""How far below them one of silence lies at least."""
+LATER = range(1 + LATER_FRAMES)
 DEGRADED = 0.5
 """Share of the segments that are heard through a room, noise and a microphone."""
 
@@ -71,6 +81,64 @@ def gather(
         return False
     write_checker_negatives(checked, graph, segments, SKIPPED_CHUNKS)
     return True
+
+
+def fit_probe(data: TrainingData, models: BundleRuntime, out: Path, seed: int = 7) -> None:
+    """Write the probe `out` (`kwsd.learn.speech`), fitted to the frames of degraded audio.
+
+    Where somebody speaks is read off the clean audio: what is between loud and silent is left out.
+    """
+    scenes = data.scenes(seed=seed)
+    frames: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    for corpus, seconds in data.roles.negatives_s.items():
+        utterances = [
+            utterance
+            for utterance in scenes.corpora.utterances
+            if utterance.corpus == corpus and not utterance.development
+        ]
+        order = list(scenes.rng.permutation(len(utterances)))
+        collected = 0.0
+        while collected < seconds and order:
+            clean, spoken = _with_pauses(_take_segment(order, utterances), scenes)
+            heard = models.embeddings(scenes.degrade(clean))
+            followed = np.stack([heard[n : len(heard) - LATER_FRAMES + n] for n in LATER], axis=1)
+            frames.append(followed[SKIPPED_CHUNKS:])
+            labels.append(spoken[SKIPPED_CHUNKS : len(followed)])
+            collected += len(clean) / SAMPLE_RATE
+    x = np.concatenate(frames)
+    y = np.concatenate(labels)
+    flat = x.reshape(len(x), -1)
+    mean, spread = flat.mean(axis=0), flat.std(axis=0) + 1e-6
+    scaled = (flat - mean) / spread
+    weights, bias = logistic_regression(scaled[y == SPOKEN], scaled[y == SILENT])
+    found = (scaled @ weights + bias > 0) == (y == SPOKEN)
+    log.info("%.1f %% of the chunks told apart", 100 * found[y != UNCLEAR].mean())
+    np.savez(
+        out,
+        weights=(weights / spread).reshape(x.shape[1:]).astype(np.float32),
+        bias=np.array([bias - (weights / spread) @ mean], np.float32),
+    )
+
+
+def _with_pauses(segment: list[Utterance], scenes: Scenes) -> tuple[np.ndarray, np.ndarray]:
+    """Return utterances with pauses between them, `[sample]`, and what each chunk is, `[chunk]`."""
+    parts: list[np.ndarray] = []
+    spoken: list[np.ndarray] = []
+    for utterance in segment:
+        samples = scenes.corpora.read(utterance)[: 2 * SEGMENT_SAMPLES]
+        chunks = len(samples) // CHUNK_SAMPLES
+        x = augment.gain_to(samples[: chunks * CHUNK_SAMPLES], float(scenes.rng.normal(-26, 4)))
+        power = np.mean(x.reshape(chunks, CHUNK_SAMPLES).astype(np.float64) ** 2, axis=1)
+        level = 10 * np.log10(power + 1e-9)
+        loud = np.percentile(level, 95) if chunks else 0.0
+        kinds = np.full(chunks, UNCLEAR)
+        kinds[level > loud - SPOKEN_DB] = SPOKEN
+        kinds[level < loud - SILENT_DB] = SILENT
+        pause = int(scenes.rng.integers(4, 20))
+        parts += [x, np.zeros(pause * CHUNK_SAMPLES, x.dtype)]
+        spoken += [np.full(chunks, SILENT) if utterance.noise else kinds, np.full(pause, SILENT)]
+    return np.concatenate(parts), np.concatenate(spoken)
 
 
 def _take_segment(order: list[int], utterances: list[Utterance]) -> list[Utterance]:
