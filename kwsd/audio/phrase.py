@@ -18,6 +18,8 @@ from kwsd.audio.voicing import HOP_SAMPLES, frames_of, tone_frames, voiced_frame
 
 MIN_VOICED_FRAMES = 6
 """Frames of 10 ms of a word, or of a part of a phrase, that are voiced at least."""
+MIN_WORD_FRAMES = 25
+"""Frames of the shortest word, from its onset to its end: 0.25 s."""
 BRIDGED_FRAMES = 30
 """Gaps of up to so many frames are bridged: 0.3 s."""
 PAUSE_FRAMES = 70
@@ -84,13 +86,19 @@ class _Run(NamedTuple):
 def find_phrase(samples: np.ndarray, speech: np.ndarray | None = None) -> Phrase | None:
     """Return where a phrase lies in a short clip, int16-scaled; None where nobody speaks.
 
-    `speech` is the probability that somebody does, `[frame]` of 10 ms, where that is known. The
+    `speech` is the probability that somebody does, `[frame]` of 10 ms, where that is known; where
+    it leaves less than a word, the voice alone counts, which the encoder may never have heard. The
     phrase is the run with the most energy, and those before and after it that are at most 0.7 s
     apart and not 20 dB quieter.
     """
-    runs = _runs(samples, speech)
-    if not runs and speech is not None:  # a voice such as the encoder has never heard
-        runs = _runs(samples, None)
+    found = _loudest(_runs(samples, speech), len(samples))
+    if speech is None or (found and found.end - found.start >= MIN_WORD_FRAMES * HOP_SAMPLES):
+        return found
+    return _loudest(_runs(samples, None), len(samples)) or found
+
+
+def _loudest(runs: list[_Run], length: int) -> Phrase | None:
+    """Return the phrase that the loudest of the runs is part of."""
     if not runs:
         return None
     best = max(runs, key=lambda run: run.energy)
@@ -104,7 +112,7 @@ def find_phrase(samples: np.ndarray, speech: np.ndarray | None = None) -> Phrase
             last = run.last
     spans = [
         (
-            (run.first * HOP_SAMPLES, min((run.last + 1) * HOP_SAMPLES, len(samples))),
+            (run.first * HOP_SAMPLES, min((run.last + 1) * HOP_SAMPLES, length)),
             first <= run.first <= last,
         )
         for run in runs

@@ -17,7 +17,7 @@ import numpy as np
 from kwsd.audio.format import SAMPLE_RATE, SILENCE_DBFS
 from kwsd.audio.high_pass import HighPass
 from kwsd.audio.pcm import level_dbfs
-from kwsd.audio.phrase import Phrase, find_phrase, word_cuts
+from kwsd.audio.phrase import MIN_WORD_FRAMES, Phrase, find_phrase, word_cuts
 from kwsd.audio.synthesis import espeak_takes, has_kokoro, kokoro_takes
 from kwsd.audio.voicing import HOP_SAMPLES
 from kwsd.detect.embedder import Embedder
@@ -30,8 +30,7 @@ from kwsd.state.words import CONTEXT_FRAMES
 
 SYNTHETIC_TAKES = 16
 """Voices that speak a word that is made from text alone."""
-MIN_WORD_S = 0.25
-"""Shortest word, from its onset to its end."""
+MIN_WORD_S = MIN_WORD_FRAMES * HOP_SAMPLES / SAMPLE_RATE
 MAX_WORD_S = 2.4
 """Longest word, to a tenth of a second. Its last 2 s decide: the frames that a word looks at."""
 MAX_TAKE_S = 6.0
