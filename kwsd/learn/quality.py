@@ -9,6 +9,8 @@ from kwsd.learn.second_stage import CHECKS_PER_HOUR, Candidates
 FEW_TAKES = 3
 """A word of fewer takes than this is one to be warned of."""
 SHORT_S = 0.4
+PARTS_WOKEN = 4
+"""One in so many parts may wake a word without a warning."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,9 @@ class Quality:
                 f"it is made from {self.takes} takes alone, and will miss more and wake by mistake "
                 "more often: `kwsd word remove` it and add it again from three at least, better ten"
             )
-        if woken := sum(self.parts_woken):
-            text = f"{woken} of {len(self.parts_woken)} parts of the takes, cut at their pauses"
-            warnings.append(f"{text}, also wake it: say it without a pause, or choose other words")
+        if (woken := sum(self.parts_woken)) > len(self.parts_woken) / PARTS_WOKEN:
+            text = f"{woken} of {len(self.parts_woken)} parts that were cut from the takes"
+            warnings.append(f"{text} also wake it: say it without a pause, or choose other words")
         for word, share in self.also_wakes.items():
             fix = "choose a word that sounds less like it"
             warnings.append(f"{share:.0%} of the takes also wake {word!r}: {fix}")
