@@ -339,8 +339,8 @@ def evaluate(
     """Measure the bundle `models` on the development split, with `checker` as in the configuration,
     into WORK/evaluation-CHECKER.json.
 
-    `write`: put thresholds and operating points into the bundle; speakers get the threshold that
-    2 % of the strangers pass in a room that all share."""
+    `write`: put thresholds and operating points into the bundle; speakers get the threshold at
+    which 5 % of the owners are missed."""
     data = TrainingData.of(work, rooms)
     runtime = BundleRuntime(models, checker=checker, gated=gated)
     size = runtime.checker.size if runtime.checker else None

