@@ -44,7 +44,9 @@ REQUEST_CODES = {
     "bad_config": CONFIGURATION,
     **dict.fromkeys(("bad_word", "unknown_word", "in_use", "bad_name", "no_speaker"), DATA),
     **dict.fromkeys(("no_clip", "bad_calibration", "bad_log", "bad_request", "gone"), DATA),
-    **dict.fromkeys(("silent", "clipped", "too_short", "take_too_long", "repeated"), DATA),
+    **dict.fromkeys(
+        ("silent", "no_voice", "clipped", "too_short", "take_too_long", "repeated"), DATA
+    ),
     **dict.fromkeys(("inconsistent", "several_people", "too_few"), DATA),
 }
 """The exit code of each code of a RequestError; any other is UNAVAILABLE."""
