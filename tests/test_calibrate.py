@@ -14,6 +14,7 @@ from conftest import RATE, Start, hiss, say
 
 from kwsd.cli import main as cli
 from kwsd.client.calibrate import parse_rate
+from kwsd.model import bundle as bundles
 from kwsd.model.bundle import Bundle
 from kwsd.protocol.commands import CalibrationPut, Status
 from kwsd.protocol.data import WordThreshold
@@ -138,7 +139,9 @@ def test_enrolled_voices(
     assert (found["people"], found["takes"]) == (2, 8)
     assert found["strangers"] > 500
     assert -0.5 < found["threshold"] < 0.95
-    assert found["present"] == bundle.speaker_threshold
+    voices = bundles.load().checkers["small"].voices
+    assert voices is not None
+    assert found["present"] == voices.threshold
     stored = CalibrationStore(tmp_path / "state", bundle.encoder_id).current()
     assert stored.speaker is not None
     assert stored.speaker.threshold == found["threshold"]

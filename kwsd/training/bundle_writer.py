@@ -175,6 +175,7 @@ class BundleWriter:
         parameters: int,
         *,
         spoken: bool = False,
+        voice_weight: float = 0.5,
     ) -> None:
         """Describe the checker's graph, which the caller wrote to `file(CHECKER)`.
 
@@ -189,6 +190,7 @@ class BundleWriter:
             "calibration": msgspec.to_builtins(calibration),
             "candidate": {word: round(candidates[word], 6) for word in self._manifest["words"]},
             "words": _provisional(self._manifest["words"]),
+            "voice_weight": voice_weight,
         }
         if front_end is not None:
             write_front_end(self.file(CHECKER_FRONT_END), front_end)

@@ -243,6 +243,8 @@ class ExportSettings(Settings, frozen=True):
     """Candidates of a word in an hour of continuous speech, as recorded."""
     voices: bool
     """Whether the graph gives voices as well, which are then joined with the speaker head's."""
+    voice_weight: float = 0.33
+    """Weight of its voices, above 0 and below 1, beside the speaker head's."""
 
 
 def begins_at(found: Candidates, roles: CorpusRoles, word: int, per_hour: float) -> float:
@@ -301,6 +303,7 @@ def export(
             begins,
             parameters,
             spoken=checker.spoken is not None,
+            voice_weight=settings.voice_weight,
         )
 
 
