@@ -140,7 +140,7 @@ def gather(data: TrainingData, tuned: Path, out: Path, settings: VoicesSettings)
             if str(before["encoder_id"]) != heard_by or int(before["layer"]) != settings.layer:
                 raise ConfigError(
                     f"{path} is of another encoder, or of another layer; remove {out} to hear all "
-                    "voices anew"
+                    "voices again"
                 )
             continue
         scenes.reseed([settings.seed, n])

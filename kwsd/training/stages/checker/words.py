@@ -148,7 +148,7 @@ def gather(data: TrainingData, tuned: Path, out: Path, settings: WordsSettings) 
             if str(before["encoder_id"]) != heard_by or list(before["layers"]) != settings.layers:
                 raise ConfigError(
                     f"{path} is of another encoder, or of other layers; remove {out} to hear all "
-                    "words anew"
+                    "words again"
                 )
             continue
         scenes.reseed([settings.seed, n])
