@@ -72,6 +72,7 @@ def align(corpora: Corpora, out: Path, settings: AlignSettings) -> None:
                 beam_size=1,
                 word_timestamps=True,
                 condition_on_previous_text=False,
+                temperature=0.0,  # what it is unsure of is dropped, not tried again
             )
             words = [word for segment in segments for word in segment.words or ()]
             if group[0].word >= 0:
