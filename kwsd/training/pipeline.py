@@ -242,8 +242,7 @@ def checker(
     voices = folder / "voices.pt"
     if "voices" in names:
         checker_voices.gather(data, tuned, voices.with_suffix(""), chosen.voices)
-        teachers = work / "targets" / "voice"
-        checker_voices.train(data, teachers, voices.with_suffix(""), voices, chosen.voices)
+        checker_voices.train(data, voices.with_suffix(""), voices, chosen.voices)
     if "export" in names:
         heads = checker_export.Heads(tuned, spoken, voices)
         checker_export.export(heads, found[True], models, data.roles, chosen.export)

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import checkers
@@ -18,7 +19,7 @@ import torch
 from conftest import VOICES, hiss, say, train, training_data
 from test_teachers import checkpoint
 
-from kwsd.config import Config, VadConfig, WordConfig
+from kwsd.config import Config, ConfigError, VadConfig, WordConfig
 from kwsd.detect.detector import Detector
 from kwsd.detect.setup import resolve
 from kwsd.model import bundle as bundles
@@ -32,7 +33,7 @@ from kwsd.training.data.voice_rooms import TAKES, VoiceRooms, VoiceSettings
 from kwsd.training.data.windows import PEAK, REMEMBERED, WINDOW_SAMPLES, Draw, WindowPair, Windows
 from kwsd.training.models.checker import SpokenHead
 from kwsd.training.settings.catalog import default_words
-from kwsd.training.stages.checker import candidates, distill, export, tune
+from kwsd.training.stages.checker import candidates, distill, export, tune, voices
 from kwsd.training.stages.checker.candidates import (
     MARGIN_SAMPLES,
     Candidates,
@@ -70,7 +71,7 @@ SMALL = [
     "voices.heard={devices: 3}",
     "voices.pairs=4",
     "voices.groups=2",
-    "voices.teacher=0",
+    "voices.teacher=1",
     "voices.width=8",
     "voices.checkpoint_every=2",
     "export.voices=true",
@@ -297,10 +298,20 @@ def test_the_calibration_weighs_both_stages() -> None:
     assert score[own].mean() > 1 > -1 > score[~own].mean()
 
 
+class Loudness:
+    """Stands for Resemblyzer: knows how loud a window is, in thirds."""
+
+    def windows(self, spoken: Sequence[np.ndarray]) -> np.ndarray:
+        assert all(samples[0] and samples[-1] for samples in spoken), "no silence is asked about"
+        levels = [[part.std() for part in np.array_split(samples, 3)] for samples in spoken]
+        return np.array(levels) / np.linalg.norm(levels, axis=1, keepdims=True)
+
+
 @pytest.mark.parametrize("family", ["hubert", "wav2vec2", "wavlm", "whisper"])
 def test_any_teacher_to_one_checked_candidate(
-    family: str, work: Path, bundle: Bundle, tmp_path: Path
+    family: str, work: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(voices, "Voice", Loudness)
     checkpoint(family, tmp_path / "teacher")
     models = tmp_path / "models"
     shutil.copytree(bundle.path, models)
@@ -351,6 +362,12 @@ def test_any_teacher_to_one_checked_candidate(
         validated = [float(row["value"]) for row in rows if row["figure"] == "validation"]
         assert len(validated) == (2 if stage == "distilled" else 1) * (family == "whisper")
         assert all(0 < loss < 10 for loss in validated)
+    asked = np.load(tmp_path / "checker" / "voices" / "000.npz")
+    assert asked["teacher"].shape == (70, 3)
+    assert len(np.unique(asked["teacher"], axis=0)) > 50
+    without = [*arguments, "--only", "voices", "--set", "voices.teacher=0"]
+    with pytest.raises(ConfigError, match="with another teacher"):
+        train(*without)
     trained = [tmp_path / "checker" / name for name in ("tuned.pt", "words.pt")]
     before = [path.read_bytes() for path in trained]
     assert train(*arguments, "--only", "distill,tune,words") == 0

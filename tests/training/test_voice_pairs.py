@@ -4,6 +4,7 @@ nothing."""
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,8 @@ def frames() -> VoiceFrames:
     length = rng.integers(40, 90, 120)
     person, device = np.arange(120) % 12, rng.integers(-1, 5, 120)
     held = np.broadcast_to(windows[:, None, None], (120, 99, 4))
-    return VoiceFrames([held], length, person, device, "encoder", 1)
+    said = rng.normal(size=(120, 6)).astype(np.float16)
+    return VoiceFrames([held], length, person, device, said, "encoder", 1)
 
 
 def test_rivals_share_a_microphone_and_a_pair_does_not(frames: VoiceFrames) -> None:
@@ -49,9 +51,26 @@ def test_rivals_share_a_microphone_and_a_pair_does_not(frames: VoiceFrames) -> N
 
 
 def test_nobody_with_two_windows_is_refused(frames: VoiceFrames) -> None:
-    alone = VoiceFrames(frames.frames, frames.length, np.arange(120), frames.device, "encoder", 1)
+    alone = replace(frames, person=np.arange(120))
     with pytest.raises(ValueError, match=r"raise voices\.windows"):
         VoicePairs(alone, SETTINGS, 1)
+
+
+def test_a_window_is_pulled_to_what_the_teacher_says(frames: VoiceFrames) -> None:
+    """Half to that of the window, half to that of all windows of the person, without what all
+    people have in common."""
+    targets = frames.targets(0.5)
+    said = frames.teacher.astype(np.float64)
+    common = sum(said) / len(said)
+    units = [(v - common) / np.linalg.norm(v - common) for v in said]
+    for n, person in enumerate(frames.person):
+        total = sum(u for u, other in zip(units, frames.person, strict=True) if other == person)
+        expected = units[n] / 2 + total / np.linalg.norm(total) / 2
+        assert targets[n] == pytest.approx(expected / np.linalg.norm(expected), abs=1e-3)
+    assert frames.targets(1.0) == pytest.approx(np.array(units), abs=1e-3)
+    batch = next(iter(VoicePairs(frames, SETTINGS, 1)))
+    rows = batch.frames[:, 0, 0].long()
+    assert batch.target.numpy() == pytest.approx(targets[rows])
 
 
 def test_silence_before_a_voice_is_not_listened_to() -> None:
@@ -86,6 +105,7 @@ def test_frames_are_read_back(tmp_path: Path, frames: VoiceFrames) -> None:
         length=frames.length,
         person=frames.person,
         device=frames.device,
+        teacher=frames.teacher,
         encoder_id="encoder",
         layer=1,
     )

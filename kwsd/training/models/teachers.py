@@ -31,6 +31,9 @@ from kwsd.training.models.transformer import WaveStem
 
 WHISPER_SAMPLES = 480_000
 """Whisper's window: 30 s."""
+VOICE_SAMPLES = 25_600
+"""The window of Resemblyzer's encoder: 1.6 s."""
+VOICE_FRAMES = 160
 NO_GROUPS = np.zeros((0, 0, 0), np.float32)
 """The vectors of a quantizer that a teacher does not have."""
 
@@ -277,14 +280,33 @@ class Voice:
 
     def pooled(self, samples: np.ndarray) -> np.ndarray:
         """Return float32 `[1, 256]` of unit length."""
-        from resemblyzer import VoiceEncoder
         from resemblyzer.audio import normalize_volume
+
+        x = normalize_volume(samples.astype(np.float32) / 32768, -30, increase_only=False)
+        embedding = self._network().embed_utterance(x)
+        return np.asarray(embedding, np.float32)[None]
+
+    def windows(self, spoken: Sequence[np.ndarray]) -> np.ndarray:
+        """Return float32 `[window, 256]` of unit length for short stretches of speech, int16-scale
+        float32 `[sample]`: each is repeated until it is as long as the encoder's window."""
+        from resemblyzer.audio import normalize_volume, wav_to_mel_spectrogram
+
+        mels = []
+        for samples in spoken:
+            x = np.resize(samples.astype(np.float32) / 32768, VOICE_SAMPLES)
+            level = float(np.sqrt((x * x).mean()))
+            x = normalize_volume(x, -30, increase_only=False) if level else x
+            mels.append(wav_to_mel_spectrogram(x)[:VOICE_FRAMES])
+        with torch.inference_mode():
+            vectors = self._network()(torch.from_numpy(np.stack(mels)))
+        return np.nan_to_num(vectors.numpy())  # silence has no direction
+
+    def _network(self) -> Any:
+        from resemblyzer import VoiceEncoder
 
         if self._encoder is None:
             self._encoder = VoiceEncoder("cpu", verbose=False)
-        x = normalize_volume(samples.astype(np.float32) / 32768, -30, increase_only=False)
-        embedding = self._encoder.embed_utterance(x)
-        return np.asarray(embedding, np.float32)[None]
+        return self._encoder
 
     def codes(self, samples: np.ndarray) -> np.ndarray:
         """Raise TeacherError: it has no codebook."""

@@ -136,6 +136,18 @@ class _LastSteps(nn.Module):
         return self.checker.spoken.last_steps(self.checker.hidden(given))
 
 
+class _Layer(nn.Module):
+    """The encoder of a checker, down to a layer."""
+
+    def __init__(self, checker: Checker, layer: int) -> None:
+        super().__init__()
+        self.checker = checker
+        self.layer = layer
+
+    def forward(self, given: Tensor) -> Tensor:
+        return self.checker.hidden(given)[self.layer]
+
+
 def write_graph(
     checker: Checker, path: Path, *, quantized: bool = True, voices: bool = True
 ) -> None:
@@ -200,22 +212,31 @@ def _write(
 
 
 class FrameGraph:
-    """The encoder in 8 bit, as the daemon runs it, down to what the head of its words takes."""
+    """The encoder in 8 bit, as the daemon runs it, down to what one of its heads takes."""
 
-    def __init__(self, checker: Checker, path: Path) -> None:
-        """Write the graph of `checker`, which has such a head, to `path`."""
+    def __init__(self, checker: Checker, path: Path, layer: int | None = None) -> None:
+        """Write the graph of `checker` to `path`: down to the frames of `layer`, or, by default, to
+        the last steps that the head of its words takes, which it has then."""
         self._checker = checker
-        _write(_LastSteps(_unfolded(checker)), checker, path, ["steps"], quantized=True)
+        whole = _unfolded(checker)
+        part = _LastSteps(whole) if layer is None else _Layer(whole, layer)
+        _write(part, checker, path, ["frames"], quantized=True)
         options = ort.onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self._session = ort.onnxruntime.InferenceSession(path, options)
 
     def __call__(self, window: np.ndarray) -> np.ndarray:
-        """Return the last steps `[layer, step, dim]`, float16, of a window, int16 `[sample]`."""
+        """Return the frames of a window, int16 `[sample]`: float16 `[frame, dim]` of a layer, or
+        `[layer, step, dim]`."""
         samples = at_peak(torch.from_numpy(window.astype(np.float32))[None])
-        given = {self._checker.encoder.kind: self._checker.given(samples).numpy()}
-        steps: np.ndarray = self._session.run(["steps"], given)[0][0]
-        return steps.astype(np.float16)
+        return self.of(self._checker.given(samples))
+
+    def of(self, given: Tensor) -> np.ndarray:
+        """Return the frames for what `Checker.given` returns of one window, `[1, …]`."""
+        frames: np.ndarray = self._session.run(
+            ["frames"], {self._checker.encoder.kind: given.numpy()}
+        )[0][0]
+        return frames.astype(np.float16)
 
 
 def front_end(encoder: Transformer) -> LogMel | None:

@@ -1,7 +1,8 @@
 """Voices by the checker's encoder: a head on a low layer of it, frozen, beside the speaker heads.
 
 First `gather` hears many people at a few hundred microphones, each of them in a room with its
-noise, and keeps the layer's frames; then `train` needs no encoder. Each speed at which a person is
+noise, and keeps the layer's frames, and what Resemblyzer says of each window before anything
+happens to it; then `train` needs no encoder. Each speed at which a person is
 played makes another person (Yamamoto et al. 2019). The first windows of a batch's pairs come from a
 few of the microphones, and the second ones from others: who is to be told apart shares a room, and
 the same person does not.
@@ -28,17 +29,15 @@ from kwsd.training.bundle_runtime import spoken_part
 from kwsd.training.data import augment
 from kwsd.training.data.augment import Rooms
 from kwsd.training.data.loading import load, worker_seed
-from kwsd.training.data.targets import Voices
 from kwsd.training.data.training_data import TrainingData
 from kwsd.training.data.voice_rooms import Device, VoiceSettings, as_recorded, window
 from kwsd.training.data.windows import at_peak
 from kwsd.training.loop import Group, Loop, LoopSettings, devices
 from kwsd.training.losses import MarginSoftmax, rising_margin
-from kwsd.training.models import checkpoint
 from kwsd.training.models.checker import VoiceHead
-from kwsd.training.models.transformer import Transformer
+from kwsd.training.models.teachers import Voice
 from kwsd.training.settings import Settings
-from kwsd.training.stages.checker.export import encoder_id
+from kwsd.training.stages.checker.export import FrameGraph, encoder_id, load_checker
 
 log = logging.getLogger(__name__)
 SHARD = 2000
@@ -65,7 +64,9 @@ class VoicesSettings(Settings, frozen=True):
     groups: int = 4
     """Microphones of the first windows of the pairs of a batch."""
     teacher: float = 6.0
-    """Weight of 1 - cosine to the vector of a speaker by the voice teacher; 0: none is needed."""
+    """Weight of 1 - cosine to what Resemblyzer says of a window; 0: it is not asked."""
+    own: float = 0.5
+    """See `VoiceFrames.targets`."""
     margin: float = 0.2
     scale: float = 24.0
     contrast: float = 0.5
@@ -91,6 +92,8 @@ class VoiceFrames:
     """int64 `[window]`: person + speed * people."""
     device: np.ndarray
     """int64 `[window]`: the microphone, -1 for as recorded."""
+    teacher: np.ndarray
+    """float16 `[window, dim]`: what the teacher says of it; empty without a teacher."""
     encoder_id: str
     layer: int
 
@@ -103,13 +106,29 @@ class VoiceFrames:
                 f"{folder}: holds no voices; run `kwsd train checker --only voices`"
             )
         parts = [dict(np.load(shard)) for shard in shards]
-        length, person, device = (
+        length, person, device, teacher = (
             np.concatenate([part[name] for part in parts])
-            for name in ("length", "person", "device")
+            for name in ("length", "person", "device", "teacher")
         )
         frames = [np.load(shard.with_suffix(".npy"), mmap_mode="r") for shard in shards]
         encoder_id, layer = str(parts[0]["encoder_id"]), int(parts[0]["layer"])
-        return cls(frames, length, person, device, encoder_id, layer)
+        return cls(frames, length, person, device, teacher, encoder_id, layer)
+
+    def targets(self, own: float) -> np.ndarray:
+        """Return what a window's vector is pulled to, float32 `[window, dim]` of unit length:
+        `own` of what the teacher says of it, the rest what it says of all that the person says.
+
+        Of one word a teacher knows little; of a person who is heard in training it knows all, but
+        there are few of them."""
+        said = self.teacher.astype(np.float32)
+        said -= said.mean(0)
+        said /= np.linalg.norm(said, axis=1, keepdims=True).clip(1e-6)
+        persons, of = np.unique(self.person, return_inverse=True)
+        mean = np.zeros((len(persons), said.shape[1]), np.float32)
+        np.add.at(mean, of, said)
+        mean /= np.linalg.norm(mean, axis=1, keepdims=True).clip(1e-6)
+        target = own * said + (1 - own) * mean[of]
+        return np.asarray(target / np.linalg.norm(target, axis=1, keepdims=True).clip(1e-6))
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
         """Return the frames of windows, float32 `[window, frame, dim]`."""
@@ -119,14 +138,15 @@ class VoiceFrames:
 
 def gather(data: TrainingData, tuned: Path, out: Path, settings: VoicesSettings) -> None:
     """Write frames of windows of the training split's people into the folder `out`, by the encoder
-    of the checkpoint `tuned`, two files for each `SHARD`; what is there is not made again.
+    of the checkpoint `tuned` in 8 bit, as devices have it, and what the teacher says of each; two
+    files for each `SHARD`. What is there is not made again.
 
     Raises ConfigError where it is of another encoder."""
     out.mkdir(parents=True, exist_ok=True)
-    encoder = checkpoint.load(tuned, "encoder", Transformer).eval()
-    heard_by = encoder_id(encoder)
-    # The last layer would be normalized, as it is not within the whole encoder.
-    encoder.blocks = encoder.blocks[: settings.layer + 1]
+    checker = load_checker(tuned)
+    heard_by = encoder_id(checker.encoder)
+    graph = FrameGraph(checker, out / "encoder.onnx", settings.layer)
+    teacher = Voice() if settings.teacher else None
     scenes = data.scenes(seed=settings.seed)
     scenes.reseed([settings.seed])
     places = [Device(scenes, settings.heard.telephone) for _ in range(settings.heard.devices)]
@@ -136,19 +156,15 @@ def gather(data: TrainingData, tuned: Path, out: Path, settings: VoicesSettings)
     for n, at in enumerate(range(0, settings.windows, SHARD)):
         path = out / f"{n:03}.npz"
         if path.exists():
-            before = np.load(path)
-            if str(before["encoder_id"]) != heard_by or int(before["layer"]) != settings.layer:
-                raise ConfigError(
-                    f"{path} is of another encoder, or of another layer; remove {out} to hear all "
-                    "voices again"
-                )
+            _check_shard(path, heard_by, settings)
             continue
         scenes.reseed([settings.seed, n])
         person = order[at : at + SHARD]
         shared = scenes.rng.random(len(person)) < settings.heard.shared
         device = np.where(shared, scenes.rng.integers(len(places), size=len(person)), -1)
-        frames = []
+        frames: list[np.ndarray] = []
         lengths: list[int] = []
+        vectors: list[np.ndarray] = []
         for begin in range(0, len(person), BATCH):
             clean = []
             degradations = []
@@ -165,14 +181,35 @@ def gather(data: TrainingData, tuned: Path, out: Path, settings: VoicesSettings)
                 torch.from_numpy(np.stack(clean)), augment.stack(degradations), rooms
             )
             spoken = [_spoken(samples) for samples in at_peak(heard).numpy()]
-            with torch.inference_mode():
-                given = encoder.inputs(at_peak(torch.from_numpy(np.stack(spoken))))
-                frames.append(encoder(given)[settings.layer].numpy().astype(np.float16))
-                sounds = encoder.sounds(given)
-            most = frames[-1].shape[1]
+            given = checker.given(at_peak(torch.from_numpy(np.stack(spoken))))
+            frames += [graph.of(given[one : one + 1]) for one in range(len(given))]
+            sounds = checker.encoder.sounds(given)
+            most = len(frames[-1])
             lengths += [most] * len(spoken) if sounds is None else sounds.sum(1).tolist()
-        _write(path, np.concatenate(frames), lengths, person, device, heard_by, settings.layer)
+            if teacher is not None:
+                vectors += list(teacher.windows([np.trim_zeros(samples) for samples in clean]))
+        _write(
+            path,
+            np.stack(frames),
+            length=np.array(lengths, np.int64),
+            person=person,
+            device=device,
+            teacher=np.array(vectors, np.float16).reshape(len(vectors), -1),
+            encoder_id=np.array(heard_by),
+            layer=np.array(settings.layer),
+        )
         log.info("%s: %d of %d windows", path.name, at + len(person), settings.windows)
+
+
+def _check_shard(path: Path, heard_by: str, settings: VoicesSettings) -> None:
+    """Raise ConfigError where the shard `path` was made by another encoder, or otherwise."""
+    before = np.load(path)
+    same = str(before["encoder_id"]) == heard_by and int(before["layer"]) == settings.layer
+    if not same or bool(before["teacher"].size) != bool(settings.teacher):
+        raise ConfigError(
+            f"{path} is of another encoder, another layer, or with another teacher; remove "
+            f"{path.parent} to hear all voices again"
+        )
 
 
 def _order(identities: int, settings: VoicesSettings) -> np.ndarray:
@@ -190,26 +227,12 @@ def _spoken(samples: np.ndarray) -> np.ndarray:
     return np.pad(spoken.astype(np.float32), (len(samples) - len(spoken), 0))
 
 
-def _write(
-    path: Path,
-    frames: np.ndarray,
-    length: list[int],
-    person: np.ndarray,
-    device: np.ndarray,
-    encoder_id: str,
-    layer: int,
-) -> None:
+def _write(path: Path, frames: np.ndarray, **known: np.ndarray) -> None:
+    """Write a shard: the frames beside what is `known` of them."""
     np.save(path.with_suffix(".npy"), frames)
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
-        np.savez(
-            file,
-            length=np.array(length, np.int64),
-            person=person,
-            device=device,
-            encoder_id=encoder_id,
-            layer=layer,
-        )
+        np.savez(file, allow_pickle=False, **known)
     partial.rename(path)
 
 
@@ -222,6 +245,8 @@ class PairBatch(NamedTuple):
     """bool `[2 pair, frame]`."""
     person: Tensor
     """int64 `[2 pair]`."""
+    target: Tensor
+    """float32 `[2 pair, dim]`: what the teacher says."""
 
     def to(self, device: torch.device) -> PairBatch:
         """Return the batch on `device`."""
@@ -236,6 +261,7 @@ class VoicePairs(IterableDataset[PairBatch]):
         self.found = found
         self.settings = settings
         self.seed = seed
+        self.targets = found.targets(settings.own)
         self.of_device = [rows for rows in _groups(found.device) if found.device[rows[0]] >= 0]
         self.of_person = {int(found.person[rows[0]]): rows for rows in _groups(found.person)}
         if not self.of_device or max(map(len, self.of_person.values())) < 2:
@@ -264,6 +290,7 @@ class VoicePairs(IterableDataset[PairBatch]):
                 torch.from_numpy(found.rows(rows)[:, most - shown :]),
                 torch.from_numpy(sounds),
                 torch.from_numpy(found.person[rows]),
+                torch.from_numpy(self.targets[rows]),
             )
 
     def _firsts(self, rng: np.random.Generator) -> np.ndarray:
@@ -291,22 +318,15 @@ def _groups(labels: np.ndarray) -> list[np.ndarray]:
     return np.split(np.argsort(of, kind="stable"), np.cumsum(counts)[:-1])
 
 
-def train(
-    data: TrainingData, teacher: Path, frames: Path, out: Path, settings: VoicesSettings
-) -> None:
-    """Train the head on what is in the folder `frames`, through the checkpoint `out`; `teacher` is
-    the folder of the voice teacher's vectors. Raises TeacherError."""
+def train(data: TrainingData, frames: Path, out: Path, settings: VoicesSettings) -> None:
+    """Train the head on what is in the folder `frames`, through the checkpoint `out`."""
     found = VoiceFrames.load(frames)
-    people = list(data.corpora().people(development=False))
+    people = len(data.corpora().people(development=False))
     with devices() as here:
         torch.manual_seed(settings.seed)
         head = VoiceHead(found.frames[0].shape[-1], [found.layer], settings.width)
-        identities = len(people) * len(settings.speeds)
-        softmax = MarginSoftmax(VoiceHead.dim, identities, settings.scale)
-        vectors = torch.zeros(len(people), 1)
-        if settings.teacher:
-            vectors = torch.from_numpy(Voices(teacher).matrix(people))
-        model = _Learner(head, softmax, vectors, settings).to(here.device)
+        softmax = MarginSoftmax(VoiceHead.dim, people * len(settings.speeds), settings.scale)
+        model = _Learner(head, softmax, found.teacher.shape[1], settings).to(here.device)
         parts: dict[str, nn.Module] = {
             "voice": head,
             "people": softmax,
@@ -342,14 +362,12 @@ class _Learner(nn.Module):
     """The head with what it learns by."""
 
     def __init__(
-        self, head: VoiceHead, softmax: MarginSoftmax, teacher: Tensor, settings: VoicesSettings
+        self, head: VoiceHead, softmax: MarginSoftmax, teacher_dim: int, settings: VoicesSettings
     ) -> None:
         super().__init__()
         self.head = head
         self.softmax = softmax
-        self.project = nn.Linear(VoiceHead.dim, teacher.shape[1])
-        self.teacher: Tensor
-        self.register_buffer("teacher", teacher, persistent=False)
+        self.project = nn.Linear(VoiceHead.dim, max(teacher_dim, 1))
         self.settings = settings
 
     def forward(self, batch: PairBatch, margin: float) -> tuple[Tensor, dict[str, Tensor]]:
@@ -372,11 +390,7 @@ class _Learner(nn.Module):
             "same": (likeness.argmax(1) == same).float().mean(),
         }
         if settings.teacher:
-            known = batch.person < len(self.teacher)
-            cosine = F.cosine_similarity(
-                self.project(vectors[known]), self.teacher[batch.person[known]]
-            )
-            distance = (1 - cosine).sum() / known.sum().clamp(min=1)
-            loss = loss + settings.teacher * distance
-            figures["teacher"] = distance.detach()
+            cosine = F.cosine_similarity(self.project(vectors), batch.target)
+            loss = loss + settings.teacher * (1 - cosine).mean()
+            figures["teacher"] = cosine.detach().mean()
         return loss, figures
