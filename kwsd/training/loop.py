@@ -189,11 +189,12 @@ class Loop:
             [{"params": group, "lr": rate} for group, rate in zip(parameters, rates, strict=True)],
             weight_decay=settings.weight_decay,
         )
+        updates = settings.steps * settings.updates_per_step + 1
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer,
             rates,
-            total_steps=settings.steps * settings.updates_per_step + 1,
-            pct_start=settings.ramp,
+            total_steps=updates,
+            pct_start=max(settings.ramp, min(2 / updates, 1.0)),  # of one update: divides by zero
         )
         self._best = Best()
         self._best.load_state_dict(saved.get("best", {}))

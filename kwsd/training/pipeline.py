@@ -54,6 +54,7 @@ from kwsd.training.stages import synthesize as synthesis
 from kwsd.training.stages.checker import candidates as candidate_windows
 from kwsd.training.stages.checker import distill as checker_distillation
 from kwsd.training.stages.checker import export as checker_export
+from kwsd.training.stages.checker import spoken as spoken_windows
 from kwsd.training.stages.checker import tune as checker_tuning
 from kwsd.training.stages.checker import voices as checker_voices
 from kwsd.training.stages.checker import words as checker_words
@@ -84,6 +85,7 @@ class CheckerSettings(Settings, frozen=True):
     distill: checker_distillation.DistillCheckerSettings
     candidates: candidate_windows.CandidateSettings
     tune: checker_tuning.TuneSettings
+    spoken: spoken_windows.SpokenSettings
     words: checker_words.WordsSettings
     voices: checker_voices.VoicesSettings
     export: checker_export.ExportSettings
@@ -215,7 +217,7 @@ def checker(
     """Make the second stage of the bundle `models` from the transformer `teacher`, a folder or a
     hub name, step by step in WORK/checker (`only`: some of the steps)."""
     chosen = settings.read("checker", CheckerSettings, changes)
-    steps = ("distill", "candidates", "tune", "words", "voices", "export")
+    steps = ("distill", "candidates", "spoken", "tune", "words", "voices", "export")
     names = _chosen(only or steps, steps, "checker")
     data = TrainingData.of(work, rooms)
     folder = work / "checker"
@@ -233,18 +235,22 @@ def checker(
             candidate_windows.gather(
                 held_back, models, validating, chosen.candidates, development=True
             )
+    spoken = folder / "spoken"
+    if "spoken" in names:
+        spoken_windows.gather(data, spoken, chosen.spoken)
     if "tune" in names:
-        checker_tuning.train(data, teacher, distilled, found[False], validating, tuned, chosen.tune)
-    spoken = folder / "words.pt"
+        heard = checker_tuning.Heard(found[False], validating, spoken)
+        checker_tuning.train(data, teacher, distilled, heard, tuned, chosen.tune)
+    words = folder / "words.pt"
     if "words" in names:
-        checker_words.gather(data, tuned, spoken.with_suffix(""), chosen.words)
-        checker_words.train(spoken.with_suffix(""), spoken, chosen.words)
+        checker_words.hear(spoken, tuned, words.with_suffix(""), chosen.words)
+        checker_words.train(words.with_suffix(""), words, chosen.words)
     voices = folder / "voices.pt"
     if "voices" in names:
         checker_voices.gather(data, tuned, voices.with_suffix(""), chosen.voices)
         checker_voices.train(data, voices.with_suffix(""), voices, chosen.voices)
     if "export" in names:
-        heads = checker_export.Heads(tuned, spoken, voices)
+        heads = checker_export.Heads(tuned, words, voices)
         checker_export.export(heads, found[True], models, data.roles, chosen.export)
 
 

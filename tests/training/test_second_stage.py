@@ -32,6 +32,8 @@ from kwsd.training.data.training_data import TrainingData
 from kwsd.training.data.voice_rooms import TAKES, VoiceRooms, VoiceSettings
 from kwsd.training.data.windows import PEAK, REMEMBERED, WINDOW_SAMPLES, Draw, WindowPair, Windows
 from kwsd.training.models.checker import SpokenHead
+from kwsd.training.models.checkpoint import load as checkpoint_of
+from kwsd.training.models.transformer import Transformer
 from kwsd.training.settings.catalog import default_words
 from kwsd.training.stages.checker import candidates, distill, export, tune, voices
 from kwsd.training.stages.checker.candidates import (
@@ -55,14 +57,17 @@ SMALL = [
     "tune.steps=2",
     "tune.layers=[1,3]",
     "tune.voice_layers=[0,1]",
+    "spoken.vocabulary=0",
+    "spoken.takes=4",
+    "spoken.heard=1",
+    "tune.spoken=0.3",
+    "tune.spoken_words=4",
+    "tune.frozen_blocks=1",
     "tune.candidates=4",
     "tune.windows=2",
     "tune.voices={people: 3, devices: 2}",
     "words.steps=3",
     "words.layers=[1,3]",
-    "words.vocabulary=0",
-    "words.takes=4",
-    "words.heard=1",
     "words.words=4",
     "words.width=8",
     "words.checkpoint_every=2",
@@ -362,11 +367,18 @@ def test_any_teacher_to_one_checked_candidate(
         validated = [float(row["value"]) for row in rows if row["figure"] == "validation"]
         assert len(validated) == (2 if stage == "distilled" else 1) * (family == "whisper")
         assert all(0 < loss < 10 for loss in validated)
+    distilled, tuned = (
+        checkpoint_of(tmp_path / "checker" / f"{name}.pt", "encoder", Transformer).state_dict()
+        for name in ("distilled", "tuned")
+    )
+    moved = {name for name in tuned if not torch.equal(tuned[name], distilled[name])}
+    assert any(name.startswith("blocks.1.") for name in moved)
+    assert not any(name.startswith(("stem.", "blocks.0.")) for name in moved), "it was frozen"
     asked = np.load(tmp_path / "checker" / "voices" / "000.npz")
     assert asked["teacher"].shape == (70, 3)
     assert len(np.unique(asked["teacher"], axis=0)) > 50
     without = [*arguments, "--only", "voices", "--set", "voices.teacher=0"]
-    with pytest.raises(ConfigError, match="with another teacher"):
+    with pytest.raises(ConfigError, match=r"made otherwise \(teacher\)"):
         train(*without)
     trained = [tmp_path / "checker" / name for name in ("tuned.pt", "words.pt")]
     before = [path.read_bytes() for path in trained]

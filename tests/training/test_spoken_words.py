@@ -23,20 +23,16 @@ from kwsd.training.models.checker import CheckerHead, SpokenHead, VoiceHead
 from kwsd.training.models.transformer import Transformer
 from kwsd.training.stages.align import FIELDS
 from kwsd.training.stages.checker import export, words
-from kwsd.training.stages.checker.words import WordFrames, WordPairs, WordsSettings
+from kwsd.training.stages.checker import spoken as spoken_windows
+from kwsd.training.stages.checker.kept import Kept
+from kwsd.training.stages.checker.spoken import SpokenSettings, WordPairs
+from kwsd.training.stages.checker.words import WordsSettings
 
 HELD_OUT = ("no", "right")
-SETTINGS = WordsSettings(
-    steps=2,
-    layers=[1, 2],
-    held_out=list(HELD_OUT),
-    vocabulary=1,
-    takes=5,
-    heard=7,
-    synthetic=2,
-    width=8,
-    words=3,
+HEARD = SpokenSettings(
+    held_out=list(HELD_OUT), vocabulary=1, takes=5, least=3, heard=7, synthetic=2
 )
+SETTINGS = WordsSettings(steps=2, layers=[1, 2], width=8, words=3)
 LABELS = ("sea", "see", "no", "know", "arabic right", "bird", "cat")
 
 
@@ -133,18 +129,24 @@ def test_words_are_heard_trained_on_and_exported(
     (data.aligned.with_name("vocabulary.tsv")).write_text(
         "language\ttext\nde\thaus\nes\tno\nen\tknow\nen\tcat\n"
     )
-    settings = msgspec.structs.replace(SETTINGS, least=3)
-    frames = tmp_path / "words"
-    words.gather(data, tuned, frames, settings)
-    found = WordFrames.load(frames)
-    kinds = set(found.kind)
+    windows, frames = tmp_path / "spoken", tmp_path / "words"
+    with pytest.raises(FileNotFoundError, match="--only spoken"):
+        words.hear(windows, tuned, frames, SETTINGS)
+    spoken_windows.gather(data, windows, HEARD)
+    words.hear(windows, tuned, frames, SETTINGS)
+    heard, found = Kept.load(windows, "spoken"), Kept.load(frames, "words")
+    kind = found.known["kind"]
+    kinds = set(kind)
     assert len(kinds) == 4, "bird, cat, sea, xylophone; haus has too few takes, no is held out"
-    assert {kind: (found.kind == kind).sum() for kind in kinds} == dict.fromkeys(kinds, 7)
-    assert any(who.startswith("espeak-ng/") for who in found.who)
-    assert found.frames.shape == (28, 2, 16, 16)
-    assert found.frames.dtype == np.float16
+    assert {one: (kind == one).sum() for one in kinds} == dict.fromkeys(kinds, 7)
+    assert any(who.startswith("espeak-ng/") for who in found.known["who"])
+    assert heard.windows[0].shape == (28, WINDOW_SAMPLES)
+    assert heard.windows[0].dtype == np.int16
+    assert found.windows[0].shape == (28, 2, 16, 16)
+    assert found.windows[0].dtype == np.float16
+    assert (heard.known["kind"] == kind).all()
     head = frames.with_suffix(".pt")
-    words.train(frames, head, settings)
+    words.train(frames, head, SETTINGS)
     checker = export.load_checker(tuned)
     checker.spoken = export.load_head(head, "spoken", SpokenHead, checker.encoder)
     export.write_graph(checker, tmp_path / "checker.onnx", quantized=False, voices=False)
@@ -155,32 +157,36 @@ def test_words_are_heard_trained_on_and_exported(
     with torch.no_grad():
         expected = checker(given)[2].numpy()
     assert np.allclose(vectors, expected, atol=1e-4)
-    shard = frames / "000.npz"
-    before = shard.read_bytes()
-    words.gather(data, tuned, frames, settings)
-    assert shard.read_bytes() == before, "what is there is not heard again"
+    shards = [windows / "000.npz", frames / "000.npz"]
+    before = [shard.stat().st_mtime_ns for shard in shards]
+    spoken_windows.gather(data, windows, HEARD)
+    words.hear(windows, tuned, frames, SETTINGS)
+    assert [shard.stat().st_mtime_ns for shard in shards] == before, "what is there stays"
+    with pytest.raises(ConfigError, match=r"made otherwise \(seed\)"):
+        spoken_windows.gather(data, windows, msgspec.structs.replace(HEARD, seed=8))
     other = tmp_path / "other.pt"
     encoder = Transformer(16, 8, [[0, 1]] * 2, [8, 8], True, mel={"bands": 80, "positions": 100})
     with torch.no_grad():
         for weights in encoder.parameters():
             weights.add_(1.0)
     checkpoint.save(other, encoder=encoder, words=checker.words, voice=checker.voice)
-    with pytest.raises(ConfigError, match="another encoder"):
-        words.gather(data, other, frames, settings)
+    with pytest.raises(ConfigError, match=r"made otherwise \(encoder\)"):
+        words.hear(windows, other, frames, SETTINGS)
     with pytest.raises(ConfigError, match="another encoder"):
         export.load_head(head, "spoken", SpokenHead, encoder)
     with pytest.raises(FileNotFoundError, match="--only words"):
-        WordFrames.load(tmp_path / "nothing")
+        words.train(tmp_path / "nothing", head, SETTINGS)
 
 
-def frames_of(kinds: list[str], who: list[str]) -> WordFrames:
+def kept(kinds: list[str], who: list[str]) -> Kept:
     steps = np.arange(len(kinds), dtype=np.float16)[:, None, None, None]
-    return WordFrames(steps, np.array(kinds), np.array(who), "", [1])
+    files = [steps[:4], steps[4:]]
+    return Kept(files, {"kind": np.array(kinds), "who": np.array(who)}, {})
 
 
 def test_pairs_are_of_one_word_by_two_people() -> None:
-    found = frames_of(list("aaabbbc"), list("xxyxyyx"))
-    pairs = WordPairs(found, SETTINGS, seed=0)
+    found = kept(list("aaabbbc"), list("xxyxyyx"))
+    pairs = WordPairs(found, 3, seed=0)
     assert pairs.kinds == ["a", "b"], "c has one window"
     batches = iter(pairs)
     for _ in range(20):
@@ -188,14 +194,13 @@ def test_pairs_are_of_one_word_by_two_people() -> None:
         rows = frames[:, 0, 0, 0].long().tolist()
         assert kind[::2].tolist() == kind[1::2].tolist()
         for first, second, word in zip(rows[::2], rows[1::2], kind[::2].tolist(), strict=True):
-            assert found.kind[first] == found.kind[second] == pairs.kinds[word]
-            assert found.who[first] != found.who[second]
-    left_out = msgspec.structs.replace(SETTINGS, left_out=["see"])
-    kinds = ["s i", "a", "b"]
-    found = frames_of([kind for kind in kinds for _ in range(2)], list("xyxyxy"))
-    assert WordPairs(found, left_out, seed=0).kinds == ["a", "b"], "as it sounds"
+            said, who = found.known["kind"], found.known["who"]
+            assert said[first] == said[second] == pairs.kinds[word]
+            assert who[first] != who[second]
+    found = kept([kind for kind in ("s i", "a", "b") for _ in range(2)], list("xyxyxy"))
+    assert WordPairs(found, 3, seed=0, left_out=["s i"]).kinds == ["a", "b"]
     with pytest.raises(ValueError, match="two words"):
-        WordPairs(frames_of(list("aab"), list("xyz")), SETTINGS, seed=0)
+        WordPairs(kept(list("aab"), list("xyz")), 3, seed=0)
 
 
 def test_the_contrast_is_between_pairs() -> None:

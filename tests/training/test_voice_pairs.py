@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from kwsd.config import ConfigError
 from kwsd.training.data.windows import WINDOW_SAMPLES
 from kwsd.training.models.checker import VoiceHead
 from kwsd.training.models.transformer import Transformer
+from kwsd.training.stages.checker.kept import Kept, is_kept, keep
 from kwsd.training.stages.checker.voices import VoiceFrames, VoicePairs, VoicesSettings
 
 SETTINGS = VoicesSettings(steps=2, layer=1, windows=120, pairs=8, groups=2)
@@ -28,7 +30,7 @@ def frames() -> VoiceFrames:
     person, device = np.arange(120) % 12, rng.integers(-1, 5, 120)
     held = np.broadcast_to(windows[:, None, None], (120, 99, 4))
     said = rng.normal(size=(120, 6)).astype(np.float16)
-    return VoiceFrames([held], length, person, device, said, "encoder", 1)
+    return VoiceFrames(Kept([held], {}, {"layer": 1}), length, person, device, said)
 
 
 def test_rivals_share_a_microphone_and_a_pair_does_not(frames: VoiceFrames) -> None:
@@ -97,19 +99,18 @@ def test_silence_before_a_voice_is_not_listened_to() -> None:
     assert not torch.allclose(head(hidden), head([h.clone().zero_() for h in hidden]), atol=1e-3)
 
 
-def test_frames_are_read_back(tmp_path: Path, frames: VoiceFrames) -> None:
-    path = tmp_path / "000.npz"
-    np.save(path.with_suffix(".npy"), frames.frames[0])
-    np.savez(
-        path,
-        length=frames.length,
-        person=frames.person,
-        device=frames.device,
-        teacher=frames.teacher,
-        encoder_id="encoder",
-        layer=1,
-    )
-    loaded = VoiceFrames.load(tmp_path)
-    assert (loaded.rows(np.array([3, 117]))[:, 0, 0] == [3, 117]).all()
+def test_windows_are_read_back(tmp_path: Path) -> None:
+    made_by = {"encoder": "e", "layer": 1}
+    for n, count in enumerate((50, 50, 20)):
+        path = tmp_path / f"{n:03}.npz"
+        assert not is_kept(path, made_by)
+        keep(path, 50 * n + np.arange(count)[:, None], made_by, person=np.full(count, n))
+        assert is_kept(path, made_by)
+    kept = Kept.load(tmp_path, "voices")
+    assert kept.rows(np.array([3, 117, 50])).ravel().tolist() == [3, 117, 50]
+    assert kept.known["person"].tolist() == [0] * 50 + [1] * 50 + [2] * 20
+    assert kept.made_by == made_by
+    with pytest.raises(ConfigError, match=r"000\.npz was made otherwise \(layer\); remove "):
+        is_kept(tmp_path / "000.npz", {**made_by, "layer": 2})
     with pytest.raises(FileNotFoundError, match="--only voices"):
-        VoiceFrames.load(tmp_path / "none")
+        Kept.load(tmp_path / "none", "voices")

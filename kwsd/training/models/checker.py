@@ -137,7 +137,7 @@ class SpokenHead(nn.Module):
         self,
         dim: int,
         layers: Sequence[int],
-        steps: int,
+        steps: int = 16,
         width: int = 160,
         hidden: int = 256,
         dropout: float = 0.2,

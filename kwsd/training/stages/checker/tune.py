@@ -1,9 +1,9 @@
 """The checker's heads: on the frozen encoder, then jointly with it (paper A, Kerpicci et al. 2022,
 arXiv 2210.16611).
 
-Every joint step takes a batch of candidates and one of voices, and updates the whole encoder after
-each. A distillation term, on windows of anything, keeps it near its teacher. `frozen` leaves the
-encoder as it is.
+Every joint step takes a batch of candidates, one of voices and one of any words, and updates the
+encoder after each. A distillation term, on windows of anything, keeps it near its teacher. `frozen`
+leaves the encoder as it is.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,12 +29,14 @@ from kwsd.training.data.windows import WINDOW_SAMPLES, Windows, at_peak
 from kwsd.training.loop import Group, Loop, LoopSettings, devices
 from kwsd.training.losses import MarginSoftmax, pair_contrast, rising_margin
 from kwsd.training.models import checkpoint
-from kwsd.training.models.checker import STEP_FRAMES, CheckerHead, VoiceHead
+from kwsd.training.models.checker import STEP_FRAMES, CheckerHead, SpokenHead, VoiceHead
 from kwsd.training.models.pretrained import load_pretrained
 from kwsd.training.models.transformer import Transformer
 from kwsd.training.settings import Settings
 from kwsd.training.stages.checker.candidates import MARGIN_SAMPLES, Candidates
 from kwsd.training.stages.checker.distill import Standardized
+from kwsd.training.stages.checker.kept import Kept
+from kwsd.training.stages.checker.spoken import WordPairs
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +68,15 @@ class TuneSettings(Settings, frozen=True):
     harsh: float = 0.6
     """How often the student hears a room, noise and a microphone in these windows."""
     voice: float = 0.2
-    """Weight of the voices; 0: words alone, and no batch of voices is drawn."""
+    """Weight of the voices; 0: no batch of voices is drawn."""
+    spoken: float = 0.0
+    """Weight of any words, told apart as `words` does; 0: no batch of them is drawn."""
+    spoken_words: int = 32
+    """Words of a batch, two windows of each."""
+    spoken_margin: float = 0.15
+    spoken_scale: float = 22.0
+    frozen_blocks: int = 0
+    """Blocks that the joint steps leave as they are, the first ones, with all before them."""
     margin: float = 0.2
     scale: float = 24.0
     noisy: float = 0.5
@@ -156,6 +167,16 @@ def word_loss(logits: Tensor, word: Tensor, spoken: Tensor, other_words: float) 
     return (cost * weight).sum(1).mean()
 
 
+class Heard(NamedTuple):
+    """What the earlier steps left, a folder each."""
+
+    candidates: Path
+    validation: Path | None
+    """Candidates that stop the run."""
+    spoken: Path
+    """Windows of words; needed where `TuneSettings.spoken` is not 0."""
+
+
 class Tuned(nn.Module):
     """The encoder with its heads, as they are trained together."""
 
@@ -165,22 +186,32 @@ class Tuned(nn.Module):
         words: CheckerHead,
         voice: VoiceHead,
         people: MarginSoftmax,
+        spoken: SpokenHead | None,
+        kinds: MarginSoftmax | None,
         settings: TuneSettings,
     ) -> None:
+        """`spoken` and `kinds` are None where no other words are told apart."""
         super().__init__()
         self.encoder = encoder
         self.words = words
         self.voice = voice
         self.people = people
+        self.spoken = spoken
+        self.kinds = kinds
         self.settings = settings
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """What a checkpoint holds."""
+        return dict(self.named_children())
 
     def forward(
         self, task: str, inputs: Tensor, *known: Tensor, margin: float = 0.0, frozen: bool = False
     ) -> tuple[Tensor, list[Tensor], Tensor]:
         """Return the loss of `task`, the encoder's layers, and what share was right.
 
-        `known` are word and spoken word of candidates, which come first in the batch, or the
-        people."""
+        `known` are word and spoken word of candidates, which come first in the batch, the people,
+        or the kinds of words, two windows each."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             hidden = self.encoder(inputs)
         if task == "words":
@@ -189,6 +220,13 @@ class Tuned(nn.Module):
             fired = logits.gather(1, word[:, None])[:, 0] > 0
             right = (fired == (word == spoken)).float().mean()
             return word_loss(logits, word, spoken, self.settings.other_words), hidden, right
+        if task == "spoken":
+            assert self.spoken is not None
+            assert self.kinds is not None
+            (kind,) = known
+            vectors = self.spoken(self.spoken.last_steps(hidden))
+            contrast, right = pair_contrast(vectors, self.settings.spoken_scale)
+            return self.kinds(vectors, kind, margin) + 0.5 * contrast, hidden, right
         (person,) = known
         vectors = self.voice(hidden, self.encoder.sounds(inputs))
         loss = self.people(vectors, person, margin)
@@ -200,15 +238,12 @@ def train(
     data: TrainingData,
     teacher: str,
     distilled: Path,
-    candidates: Path,
-    validation: Path | None,
+    known: Heard,
     out: Path,
     settings: TuneSettings,
 ) -> None:
     """Tune the encoder of the checkpoint `distilled` with its heads, through the checkpoint
-    `out`.
-
-    `validation` are candidates that stop the run."""
+    `out`."""
     with devices() as here:
         torch.manual_seed(settings.seed)
         whole = load_pretrained(teacher).network.to(here.device)
@@ -220,26 +255,30 @@ def train(
         compare.load_state_dict(saved["compare"])
         people = data.corpora().people(development=False)
         frames = encoder.stem(encoder.inputs(torch.zeros(1, WINDOW_SAMPLES))).shape[1]
+        pairs = spoken = kinds = None
+        if settings.spoken:
+            windows_of_words = Kept.load(known.spoken, "spoken")
+            pairs = WordPairs(windows_of_words, settings.spoken_words, settings.seed)
+            spoken = SpokenHead(encoder.dim, settings.layers)
+            kinds = MarginSoftmax(SpokenHead.dim, len(pairs.kinds), settings.spoken_scale)
         tuned = Tuned(
             encoder,
             CheckerHead(len(data.words), encoder.dim, settings.layers, frames // STEP_FRAMES),
             VoiceHead(encoder.dim, settings.voice_layers),
             MarginSoftmax(VoiceHead.dim, len(people), settings.scale),
+            spoken,
+            kinds,
             settings,
         ).to(here.device)
-        parts = {
-            "encoder": tuned.encoder,
-            "words": tuned.words,
-            "voice": tuned.voice,
-            "people": tuned.people,
-        }
-        heads = [tuned.words, tuned.voice, tuned.people]
+        heads = [part for name, part in tuned.parts.items() if name != "encoder"]
+        for part in (encoder.stem, *encoder.blocks[: settings.frozen_blocks]):
+            part.requires_grad_(settings.frozen_blocks == 0)
         total = settings.head_steps + settings.steps
         loop_settings = LoopSettings(
             total,
             settings.ramp,
             weight_decay=2e-2,
-            updates_per_step=2 if settings.voice else 1,
+            updates_per_step=1 + bool(settings.voice) + bool(settings.spoken),
             log_every=settings.log_every,
             checkpoint_every=settings.checkpoint_every,
         )
@@ -247,10 +286,10 @@ def train(
             Group(encoder.parameters(), settings.rate),
             Group([p for head in heads for p in head.parameters()], settings.head_rate),
         ]
-        loop = Loop(out, parts, groups, loop_settings, here, run=settings)
+        loop = Loop(out, tuned.parts, groups, loop_settings, here, run=settings)
         seed = here.seed(settings.seed, loop.first)
         model = here.share(tuned)
-        drawn = CandidateWindows(data, Candidates.load(candidates), settings, seed)
+        drawn = CandidateWindows(data, Candidates.load(known.candidates), settings, seed)
         word_batches = load(drawn, drawn.prepare, here.device)
         anything = Windows(
             data,
@@ -263,6 +302,9 @@ def train(
         windows = load(anything, anything.prepare, here.device)
         rooms = VoiceRooms(data, settings.voices, seed + 2)
         voices = load(rooms, rooms.prepare, here.device)
+        if pairs is not None:
+            pairs.seed = seed + 3
+            spoken_batches = load(pairs, pairs.prepare, here.device)
 
         def step(n: int) -> Iterator[tuple[Tensor, Mapping[str, Tensor]]]:
             frozen = n < settings.head_steps
@@ -283,18 +325,24 @@ def train(
                 loss = loss + settings.distillation * distance
                 figures["cosine"] = torch.stack(cosines).mean()
             yield loss, figures
-            if not settings.voice:
-                return
-            heard, person = next(voices)
-            margin = rising_margin(settings.margin, n, total)
-            loss, _, right = model(
-                "voices", encoder.inputs(heard), person, margin=margin, frozen=frozen
-            )
-            yield settings.voice * loss, {"voices": loss.detach(), "same": right}
+            if settings.voice:
+                heard, person = next(voices)
+                margin = rising_margin(settings.margin, n, total)
+                loss, _, right = model(
+                    "voices", encoder.inputs(heard), person, margin=margin, frozen=frozen
+                )
+                yield settings.voice * loss, {"voices": loss.detach(), "same": right}
+            if settings.spoken:
+                heard, kind = next(spoken_batches)
+                margin = rising_margin(settings.spoken_margin, n, total)
+                loss, _, right = model(
+                    "spoken", encoder.inputs(at_peak(heard)), kind, margin=margin, frozen=frozen
+                )
+                yield settings.spoken * loss, {"spoken": loss.detach(), "pairs": right}
 
         validate = None
-        if validation is not None:
-            validate = _validation(Candidates.load(validation), tuned, here.device)
+        if known.validation is not None:
+            validate = _validation(Candidates.load(known.validation), tuned, here.device)
         loop.run(step, validate)
 
 

@@ -24,7 +24,6 @@ from torch.nn import functional as F
 from torch.utils.data import IterableDataset
 
 from kwsd.audio.high_pass import HighPass
-from kwsd.config import ConfigError
 from kwsd.training.bundle_runtime import spoken_part
 from kwsd.training.data import augment
 from kwsd.training.data.augment import Rooms
@@ -38,6 +37,7 @@ from kwsd.training.models.checker import VoiceHead
 from kwsd.training.models.teachers import Voice
 from kwsd.training.settings import Settings
 from kwsd.training.stages.checker.export import FrameGraph, encoder_id, load_checker
+from kwsd.training.stages.checker.kept import Kept, is_kept, keep
 
 log = logging.getLogger(__name__)
 SHARD = 2000
@@ -84,8 +84,8 @@ class VoicesSettings(Settings, frozen=True):
 class VoiceFrames:
     """What `gather` keeps."""
 
-    frames: list[np.ndarray]
-    """float16 `[window, frame, dim]` of each shard, on disk."""
+    kept: Kept
+    """Its windows are float16 `[window, frame, dim]`."""
     length: np.ndarray
     """int64 `[window]`: how many of the frames, the last ones, hold sound."""
     person: np.ndarray
@@ -94,25 +94,12 @@ class VoiceFrames:
     """int64 `[window]`: the microphone, -1 for as recorded."""
     teacher: np.ndarray
     """float16 `[window, dim]`: what the teacher says of it; empty without a teacher."""
-    encoder_id: str
-    layer: int
 
     @classmethod
     def load(cls, folder: Path) -> VoiceFrames:
         """Return all that is in `folder`. Raises FileNotFoundError where there is nothing."""
-        shards = sorted(folder.glob("*.npz"))
-        if not shards:
-            raise FileNotFoundError(
-                f"{folder}: holds no voices; run `kwsd train checker --only voices`"
-            )
-        parts = [dict(np.load(shard)) for shard in shards]
-        length, person, device, teacher = (
-            np.concatenate([part[name] for part in parts])
-            for name in ("length", "person", "device", "teacher")
-        )
-        frames = [np.load(shard.with_suffix(".npy"), mmap_mode="r") for shard in shards]
-        encoder_id, layer = str(parts[0]["encoder_id"]), int(parts[0]["layer"])
-        return cls(frames, length, person, device, teacher, encoder_id, layer)
+        kept = Kept.load(folder, "voices")
+        return cls(kept, *(kept.known[name] for name in ("length", "person", "device", "teacher")))
 
     def targets(self, own: float) -> np.ndarray:
         """Return what a window's vector is pulled to, float32 `[window, dim]` of unit length:
@@ -130,21 +117,20 @@ class VoiceFrames:
         target = own * said + (1 - own) * mean[of]
         return np.asarray(target / np.linalg.norm(target, axis=1, keepdims=True).clip(1e-6))
 
-    def rows(self, rows: np.ndarray) -> np.ndarray:
-        """Return the frames of windows, float32 `[window, frame, dim]`."""
-        parts = [self.frames[row // SHARD][row % SHARD] for row in rows]
-        return np.stack(parts).astype(np.float32)
-
 
 def gather(data: TrainingData, tuned: Path, out: Path, settings: VoicesSettings) -> None:
     """Write frames of windows of the training split's people into the folder `out`, by the encoder
     of the checkpoint `tuned` in 8 bit, as devices have it, and what the teacher says of each; two
     files for each `SHARD`. What is there is not made again.
 
-    Raises ConfigError where it is of another encoder."""
+    Raises ConfigError where it was made otherwise."""
     out.mkdir(parents=True, exist_ok=True)
     checker = load_checker(tuned)
-    heard_by = encoder_id(checker.encoder)
+    made_by = {
+        "encoder": encoder_id(checker.encoder),
+        "layer": settings.layer,
+        "teacher": bool(settings.teacher),
+    }
     graph = FrameGraph(checker, out / "encoder.onnx", settings.layer)
     teacher = Voice() if settings.teacher else None
     scenes = data.scenes(seed=settings.seed)
@@ -155,8 +141,7 @@ def gather(data: TrainingData, tuned: Path, out: Path, settings: VoicesSettings)
     order = _order(len(people) * len(settings.speeds), settings)
     for n, at in enumerate(range(0, settings.windows, SHARD)):
         path = out / f"{n:03}.npz"
-        if path.exists():
-            _check_shard(path, heard_by, settings)
+        if is_kept(path, made_by):
             continue
         scenes.reseed([settings.seed, n])
         person = order[at : at + SHARD]
@@ -188,28 +173,16 @@ def gather(data: TrainingData, tuned: Path, out: Path, settings: VoicesSettings)
             lengths += [most] * len(spoken) if sounds is None else sounds.sum(1).tolist()
             if teacher is not None:
                 vectors += list(teacher.windows([np.trim_zeros(samples) for samples in clean]))
-        _write(
+        keep(
             path,
             np.stack(frames),
+            made_by,
             length=np.array(lengths, np.int64),
             person=person,
             device=device,
             teacher=np.array(vectors, np.float16).reshape(len(vectors), -1),
-            encoder_id=np.array(heard_by),
-            layer=np.array(settings.layer),
         )
         log.info("%s: %d of %d windows", path.name, at + len(person), settings.windows)
-
-
-def _check_shard(path: Path, heard_by: str, settings: VoicesSettings) -> None:
-    """Raise ConfigError where the shard `path` was made by another encoder, or otherwise."""
-    before = np.load(path)
-    same = str(before["encoder_id"]) == heard_by and int(before["layer"]) == settings.layer
-    if not same or bool(before["teacher"].size) != bool(settings.teacher):
-        raise ConfigError(
-            f"{path} is of another encoder, another layer, or with another teacher; remove "
-            f"{path.parent} to hear all voices again"
-        )
 
 
 def _order(identities: int, settings: VoicesSettings) -> np.ndarray:
@@ -225,15 +198,6 @@ def _spoken(samples: np.ndarray) -> np.ndarray:
     heard = HighPass().step(samples.round().astype(np.int16))
     spoken = spoken_part(heard)
     return np.pad(spoken.astype(np.float32), (len(samples) - len(spoken), 0))
-
-
-def _write(path: Path, frames: np.ndarray, **known: np.ndarray) -> None:
-    """Write a shard: the frames beside what is `known` of them."""
-    np.save(path.with_suffix(".npy"), frames)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        np.savez(file, allow_pickle=False, **known)
-    partial.rename(path)
 
 
 class PairBatch(NamedTuple):
@@ -277,7 +241,7 @@ class VoicePairs(IterableDataset[PairBatch]):
     def __iter__(self) -> Iterator[PairBatch]:
         rng = np.random.default_rng(worker_seed(self.seed))
         found = self.found
-        most = found.frames[0].shape[1]
+        most = found.kept.windows[0].shape[1]
         while True:
             firsts = self._firsts(rng)
             rows = np.concatenate([firsts, [self._second(rng, row) for row in firsts]])
@@ -287,7 +251,7 @@ class VoicePairs(IterableDataset[PairBatch]):
                 length = np.maximum((length * rng.uniform(0.55, 1, len(rows))).astype(int), 30)
             sounds = np.arange(shown) >= shown - np.minimum(length, shown)[:, None]
             yield PairBatch(
-                torch.from_numpy(found.rows(rows)[:, most - shown :]),
+                torch.from_numpy(found.kept.rows(rows)[:, most - shown :].astype(np.float32)),
                 torch.from_numpy(sounds),
                 torch.from_numpy(found.person[rows]),
                 torch.from_numpy(self.targets[rows]),
@@ -324,7 +288,8 @@ def train(data: TrainingData, frames: Path, out: Path, settings: VoicesSettings)
     people = len(data.corpora().people(development=False))
     with devices() as here:
         torch.manual_seed(settings.seed)
-        head = VoiceHead(found.frames[0].shape[-1], [found.layer], settings.width)
+        layer = found.kept.made_by["layer"]
+        head = VoiceHead(found.kept.windows[0].shape[-1], [layer], settings.width)
         softmax = MarginSoftmax(VoiceHead.dim, people * len(settings.speeds), settings.scale)
         model = _Learner(head, softmax, found.teacher.shape[1], settings).to(here.device)
         parts: dict[str, nn.Module] = {
@@ -345,7 +310,7 @@ def train(data: TrainingData, frames: Path, out: Path, settings: VoicesSettings)
             ),
             here,
             run=settings,
-            notes={"encoder_id": found.encoder_id},
+            notes={"encoder_id": found.kept.made_by["encoder"]},
         )
         pairs = VoicePairs(found, settings, here.seed(settings.seed, loop.first))
         batches = load(pairs, pairs.prepare, here.device)
