@@ -157,6 +157,7 @@ def _write_bank(folder: Path, data: dict[str, Any], segments: Sequence[np.ndarra
         scale=scale,
         starts=np.cumsum([0, *map(len, frames[:-1])]).astype(np.int64),
         texts=np.array([""] * len(frames)),
+        speech=np.ones(len(frames), np.int8),
     )
     for size, made in data["checkers"].items():
         made["negatives"] = f"{size}_negatives.npz"

@@ -274,6 +274,10 @@ def test_candidates_within_the_budget() -> None:
     found = find_candidates(StreamScores(good, wrong, bank), 1.0)
     assert found.lost == 0
     assert 0.8 * CHECKS_PER_HOUR < found.checks_per_hour <= CHECKS_PER_HOUR
+    speech = np.ones(40_000, bool)
+    speech[at[:1000]] = False
+    half = find_candidates(StreamScores(good, wrong, bank, speech=speech), 1.0)
+    assert half.begins_at < found.begins_at, "what is no speech is not counted"
     hard = good.copy()
     hard[3] = 0.75
     found = find_candidates(StreamScores(hard, wrong, bank), 1.0)

@@ -147,11 +147,27 @@ def test_the_tail_continues_an_exponential() -> None:
 
 def test_what_contains_the_word_is_not_a_negative() -> None:
     texts = ("yellow banana", "", "apple")
-    bank = Negatives(np.zeros((60, 2), np.float32), np.array([0, 20, 40]), texts)
+    bank = Negatives(np.zeros((60, 2), np.float32), np.array([0, 20, 40]), texts, np.ones(3, bool))
     first = [*range(CONTEXT_FRAMES, 20)]
     others = [*range(20 + CONTEXT_FRAMES, 40), *range(40 + CONTEXT_FRAMES, 60)]
     assert np.flatnonzero(bank.usable("hey_banana")).tolist() == others
     assert np.flatnonzero(bank.usable("pear")).tolist() == first + others
+
+
+@pytest.mark.usefixtures("quick_fits")
+def test_rates_are_of_continuous_speech(trainer: WordTrainer) -> None:
+    """What wakes a word in noise or among single words counts as a negative, and in no rate."""
+    bank = trainer.negatives
+    takes = [trainer.encoder.take(say(PHRASE, voice)) for voice in VOICES[:3]]
+    speech = np.arange(len(bank.speech)) < len(bank.speech) // 3
+    some = WordTrainer(trainer.bundle, trainer.encoder.runtime, replace(bank, speech=speech))
+    word, quality = some.make("yellow pear", takes)
+    frames = (speech[bank.segment] & bank.usable("yellow pear")).sum()
+    assert quality.bank_hours == pytest.approx(frames * 0.08 / 3600)
+    everywhere, _ = trainer.make("yellow pear", takes)
+    assert np.array_equal(word.weights, everywhere.weights), "all of it is learned from"
+    assert word.threshold != everywhere.threshold
+    assert replace(bank, speech=np.zeros(len(speech), bool)).is_speech.all(), "without any: all"
 
 
 LONG = "hey banana what will the weather be like in the afternoon"

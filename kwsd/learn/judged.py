@@ -10,8 +10,8 @@ from kwsd.metrics import tail_rate, tail_threshold
 from kwsd.protocol.data import OperatingPoint
 
 RATES = (0.5, 1.0, 2.0)
-"""False accepts per hour of continuous speech (which the bank is) of the operating points: strict,
-balanced, lenient."""
+"""False accepts per hour of continuous speech of the operating points: strict, balanced and
+lenient."""
 ABOVE_PARTS = 1.1
 """The threshold, as a multiple of the scores of parts and rivals."""
 
@@ -27,9 +27,9 @@ class Judged:
     wrong: np.ndarray
     """float64 `[clip]`: of clips that are not the word."""
     peaks: np.ndarray
-    """float64 `[peak]` over the bank, highest first."""
+    """float64 `[peak]` over the continuous speech of the bank, highest first."""
     hours: float
-    """Length of the bank."""
+    """How much of that there is."""
     rivals: np.ndarray = field(default_factory=lambda: np.zeros(0))
     """float64 `[take]`: of the takes of other words."""
 

@@ -31,6 +31,8 @@ class Negatives:
     """int64 `[segment]`: the first frame of each segment."""
     texts: tuple[str, ...]
     """The words that are known to be said in each segment."""
+    speech: np.ndarray
+    """bool `[segment]`: whether it is continuous speech, of which rates are told."""
     vectors: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     """float32 `[vector, dim]`: what a checker heard at the end of the windows that end with some of
     the frames; none without a checker that knows words."""
@@ -42,6 +44,11 @@ class Negatives:
         """int64 `[frame]`: the segment of each frame."""
         frames = np.arange(len(self.embedding))
         return np.searchsorted(self.starts, frames, side="right") - 1
+
+    @cached_property
+    def is_speech(self) -> np.ndarray:
+        """bool `[frame]`: whether its segment is continuous speech; all, where none is."""
+        return np.asarray(self.speech[self.segment] | (not self.speech.any()))
 
     def usable(self, word: str) -> np.ndarray:
         """Return which frames are negatives of `word`, bool `[frame]`.
@@ -56,12 +63,14 @@ class Negatives:
     def joined(self, room: np.ndarray, vectors: np.ndarray | None = None) -> Negatives:
         """Return the bank with the frames `[chunk, dim]` of a room as one more segment.
 
-        `vectors` are those of every `EVERY_CHUNKS`th chunk of it, where the bank has some.
+        It counts as speech: it is what this device hears. `vectors` are those of every
+        `EVERY_CHUNKS`th chunk of it, where the bank has some.
         """
         bank = Negatives(
             np.concatenate([self.embedding, room]),
             np.append(self.starts, len(self.embedding)),
             (*self.texts, ""),
+            np.append(self.speech, True),
             self.vectors,
             self.at,
         )
@@ -79,13 +88,13 @@ def read_negatives(bundle: Bundle, checker: CheckerModel | None = None) -> Negat
     """Return the bundle's bank, with the vectors of a checker that has some. Raises BundleError."""
     arrays = bundle.arrays(NEGATIVES, {**NEGATIVES_ARRAYS, "texts": NEGATIVES_TEXTS})
     high = arrays["high"]
-    starts = arrays["starts"]
-    fits = high.size and high.shape[1] == len(arrays["scale"]) and len(starts)
+    starts, speech = arrays["starts"], arrays["speech"] != 0
+    fits = high.size and high.shape[1] == len(arrays["scale"]) and len(starts) == len(speech) > 0
     if not fits or starts[0] or (np.diff(starts, append=len(high)) <= 0).any():
         text = f"{bundle.path / NEGATIVES}: damaged (its frames and segments do not fit together)"
         raise BundleError(f"{text}; {RESTORE}")
     frames = high.astype(np.float32) * arrays["scale"]
-    bank = Negatives(frames, starts, tuple(arrays["texts"]))
+    bank = Negatives(frames, starts, tuple(arrays["texts"]), speech)
     if checker is None or checker.negatives is None:
         return bank
     heard = bundle.arrays(checker.negatives, CHECKER_NEGATIVES_ARRAYS)

@@ -48,6 +48,8 @@ class StreamScores(NamedTuple):
     """float64 `[half, frame]`: of each half of the bank; 0 in the other."""
     rivals: np.ndarray = NO_RIVALS
     """float64 `[take, chunk]`: of the chunks at the ends of other words, clean."""
+    speech: np.ndarray = np.ones(1, bool)
+    """bool `[frame]`: where the bank is continuous speech, of which rates are told."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,8 @@ def learn_second_stage(
 ) -> tuple[SecondStage, Judged, Candidates]:
     """Return the second stage of a word, all but its threshold, and what was measured of it.
 
-    Take, or wrong clip, number n belongs to fold `n % folds`. The bank is `hours` long. The first
-    `parts` of the wrong clips are parts of the takes.
+    Take, or wrong clip, number n belongs to fold `n % folds`. `hours` of the bank are continuous
+    speech. The first `parts` of the wrong clips are parts of the takes.
     """
     candidates = find_candidates(stream, hours)
     of_bank = stream.bank.max(axis=0)[vectors.at]
@@ -138,7 +140,8 @@ def find_candidates(stream: StreamScores, hours: float) -> Candidates:
     As much as `CHECKS_PER_HOUR` allow; where that would lose more than `LOST_TAKES` of the
     left-out takes, as much as these need, up to `MOST_CHECKS_PER_HOUR`.
     """
-    checks = np.array([_checks(stream.bank, at) for at in CANDIDATES]) / hours
+    bank = np.where(stream.speech, stream.bank, 0)
+    checks = np.array([_checks(bank, at) for at in CANDIDATES]) / hours
     scores = np.sort(stream.takes[:, 0].max(axis=-1))
     needed = scores[int(LOST_TAKES * len(scores))]
 
@@ -147,9 +150,7 @@ def find_candidates(stream: StreamScores, hours: float) -> Candidates:
 
     begins_at = max(min(lowest(CHECKS_PER_HOUR), float(needed)), lowest(MOST_CHECKS_PER_HOUR))
     begins_at = round(begins_at, 6)
-    return Candidates(
-        begins_at, _checks(stream.bank, begins_at) / hours, int((scores < begins_at).sum())
-    )
+    return Candidates(begins_at, _checks(bank, begins_at) / hours, int((scores < begins_at).sum()))
 
 
 def take_score(second: SecondStage, streaming: np.ndarray, vectors: np.ndarray) -> float:
@@ -218,7 +219,7 @@ def _judged(
         at = vectors.at[chosen]
         series = np.zeros(len(scores))
         series[at] = _scores(totals.bank[chosen], scores[at], begins_at)
-        found += false_accept_peaks(series)
+        found += false_accept_peaks(np.where(stream.speech, series, 0))
     return Judged(takes, wrong[:parts], wrong[parts:], np.sort(found)[::-1], hours, rivals)
 
 

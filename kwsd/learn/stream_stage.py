@@ -80,7 +80,8 @@ class StreamStage:
             for each, theirs in zip(of_rivals, rivals.takes, strict=True):
                 for n in range(fold, len(each), folds):
                     each[n] = self._scores(word, theirs[n, 0])
-        peaks = [peak for scores in bank for peak in false_accept_peaks(scores)]
+        speech = usable & self._negatives.is_speech
+        peaks = [p for scores in bank for p in false_accept_peaks(np.where(speech, scores, 0))]
         highest = of_clips.max(axis=-1)
         rival_scores = np.concatenate([np.zeros((0, FIRING_CHUNKS)), *of_rivals])
         judged = Judged(
@@ -88,11 +89,11 @@ class StreamStage:
             highest[:parts],
             highest[parts:],
             np.sort(peaks)[::-1],
-            float(usable.sum() * CHUNK_SAMPLES / SAMPLE_RATE / 3600),
+            float(speech.sum() * CHUNK_SAMPLES / SAMPLE_RATE / 3600),
             rival_scores.max(axis=-1),
         )
         word = self.fit(blank, takes, usable, rivals)
-        found = StreamScores(of_takes, of_clips[:, ::EVERY_CHUNKS], bank, rival_scores)
+        found = StreamScores(of_takes, of_clips[:, ::EVERY_CHUNKS], bank, rival_scores, speech)
         return Streamed(word, judged, found)
 
     def _scores(self, word: AddedWord, frames: np.ndarray) -> np.ndarray:

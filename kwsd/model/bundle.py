@@ -58,6 +58,7 @@ NEGATIVES_ARRAYS = {
     "high": Numbers("|i1", (1 << 22, 1024)),
     "scale": Numbers("<f4", (1024,)),
     "starts": Numbers("<i8", (1 << 20,)),
+    "speech": Numbers("|i1", (1 << 20,)),
 }
 SPEECH_ARRAYS: Kinds = {"weights": Numbers("<f4", (8, 1024)), "bias": Numbers("<f4", (8,))}
 NEGATIVES_TEXTS = Text(4096, (1 << 20,))

@@ -282,6 +282,7 @@ def test_the_bank_names_what_is_said_in_it(
         assert bank["high"].shape[1:] == bank["scale"].shape == (96,)
         assert bank["texts"].tolist() == ["apple", "apple", "go"]
         assert len(bank["starts"]) == 3
+        assert bank["speech"].tolist() == [1, 1, 0], "single words are no continuous speech"
         assert 20 / 0.08 < len(bank["high"]) < 40 / 0.08
         assert np.abs(bank["high"]).max() == 127
         frames = len(bank["high"])
@@ -292,6 +293,12 @@ def test_the_bank_names_what_is_said_in_it(
         assert vectors["vectors"].shape == (len(vectors["at"]), checkers.WORD_DIM)
         assert frames / 2 <= len(vectors["at"]) <= frames / 2 + 3
         assert vectors["at"].max() < frames
+    known = (tmp_path / "aligned.tsv").read_text().splitlines()[:4]
+    (tmp_path / "few.tsv").write_text("\n".join(known) + "\n")
+    few = TrainingData([sentences], tmp_path / "rirs.npz", tmp_path / "few.tsv", roles=roles)
+    negatives.gather(few, BundleRuntime(bundle.path), tmp_path / "bank.npz", checked)
+    with np.load(tmp_path / "bank.npz") as bank:
+        assert bank["texts"].tolist() == ["apple", "go"], "nobody knows what the others say"
 
 
 def test_a_bundle_is_evaluated_by_its_words_and_speakers(tmp_path: Path) -> None:

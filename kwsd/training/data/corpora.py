@@ -80,6 +80,13 @@ class Utterance:
     """Whether its fold is the development split."""
 
     @property
+    def is_sentence(self) -> bool:
+        """Whether it is recorded English speech without a label: its words are not known, unless
+        they are aligned."""
+        speech = not self.noise and not self.synthetic and not self.other_language
+        return speech and self.word < 0 and not self.label
+
+    @property
     def homophone(self) -> bool:
         """Whether it is a recorded phrase that sounds nearly like a wake word."""
         return self.label.startswith("near ") and not self.synthetic

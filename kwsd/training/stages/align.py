@@ -53,7 +53,7 @@ def align(corpora: Corpora, out: Path, settings: AlignSettings) -> None:
     utterances = [
         utterance
         for utterance in corpora.utterances
-        if _is_sentence(utterance) or _is_doubtful(corpora, utterance)
+        if utterance.is_sentence or _is_doubtful(corpora, utterance)
     ]
     last = _last_positions(out)
     logging.getLogger("faster_whisper").setLevel(logging.WARNING)
@@ -95,12 +95,6 @@ def _last_positions(out: Path) -> dict[str, int]:
             for row in csv.DictReader(lines, delimiter="\t"):
                 last[row["store"]] = max(last.get(row["store"], -1), int(row["start"]))
     return last
-
-
-def _is_sentence(utterance: Utterance) -> bool:
-    """Return whether `utterance` is English speech of which no words are known."""
-    speech = not utterance.noise and not utterance.synthetic and utterance.word < 0
-    return speech and not utterance.label and not utterance.other_language
 
 
 def _is_doubtful(corpora: Corpora, utterance: Utterance) -> bool:

@@ -23,6 +23,7 @@ from kwsd.training.data.corpora import Utterance
 from kwsd.training.data.scenes import Scenes
 from kwsd.training.data.training_data import TrainingData
 from kwsd.training.data.transcripts import Transcripts
+from kwsd.training.settings.catalog import CONTINUOUS
 
 log = logging.getLogger(__name__)
 SEGMENT_SAMPLES = 10 * SAMPLE_RATE
@@ -46,17 +47,27 @@ def gather(
     """Write the bank `out` from the training split, through the exported encoder of `models`, and
     what their checker hears in it to `checked`. Return whether it hears words.
 
-    `negatives_s` of `corpora.yaml` says how much of each corpus."""
+    `negatives_s` of `corpora.yaml` says how much of each corpus. Where `align` has found words, a
+    sentence of which none is known is left out: a word that is added may be said in it."""
     scenes = data.scenes(seed=seed)
     transcripts = data.transcripts()
+    aligned = transcripts.stores
     embeddings: list[np.ndarray] = []
     texts: list[str] = []
+    speech: list[bool] = []
     segments: list[np.ndarray] = []
     for corpus, seconds in data.roles.negatives_s.items():
         utterances = [
             utterance
             for utterance in scenes.corpora.utterances
-            if utterance.corpus == corpus and not utterance.development and utterance.word < 0
+            if utterance.corpus == corpus
+            and not utterance.development
+            and utterance.word < 0
+            and (
+                not utterance.is_sentence
+                or utterance.store not in aligned
+                or transcripts.words(utterance)
+            )
         ]
         order = list(scenes.rng.permutation(len(utterances)))
         collected = 0.0
@@ -69,13 +80,16 @@ def gather(
                 embeddings.append(embedding)
                 segments.append(HighPass().step(x))
                 texts.append(" ".join(sorted(words)))
+                speech.append(
+                    data.roles.source(corpus) == CONTINUOUS and corpus != data.roles.synthetic
+                )
                 collected += len(x) / SAMPLE_RATE
     if not embeddings:
         raise ValueError(
             "none of the corpora under negatives_s in corpora.yaml is in the stores; "
             "write a corpora.yaml in the working folder that names yours"
         )
-    _write(out, embeddings, texts)
+    _write(out, embeddings, texts, speech)
     graph = models.checker_graph
     if graph is None or graph.model.word_id is None:
         return False
@@ -167,9 +181,9 @@ def _hear(
     return scenes.degrade(x) if degraded else augment.quantize_int16(x), words
 
 
-def _write(out: Path, embeddings: list[np.ndarray], texts: list[str]) -> None:
-    """Write the bank: a byte per number, `scale` per column, where each segment starts, its
-    words."""
+def _write(out: Path, embeddings: list[np.ndarray], texts: list[str], speech: list[bool]) -> None:
+    """Write the bank: a byte per number, `scale` per column, where each segment starts, its words,
+    and whether it is continuous speech."""
     frames = np.concatenate(embeddings)
     scale = (np.quantile(np.abs(frames), 0.9995, axis=0) / 127).astype(np.float32)
     starts = np.cumsum([0, *map(len, embeddings[:-1])]).astype(np.int64)
@@ -179,6 +193,7 @@ def _write(out: Path, embeddings: list[np.ndarray], texts: list[str]) -> None:
         scale=scale,
         starts=starts,
         texts=np.array(texts, np.str_),
+        speech=np.array(speech, np.int8),
     )
     minutes = len(frames) * 0.08 / 60
     log.info("%.0f min of negatives, %.1f MB", minutes, out.stat().st_size / 1e6)
