@@ -16,7 +16,7 @@ from kwsd.detect.detector import Detector
 from kwsd.detect.setup import resolve
 from kwsd.events import Wake
 from kwsd.learn.few_shot import WordTrainer
-from kwsd.learn.judged import above_parts
+from kwsd.learn.judged import RATES, Judged, above_parts
 from kwsd.learn.negatives import Negatives
 from kwsd.learn.regression import logistic_regression
 from kwsd.learn.takes import TakeRejected
@@ -336,3 +336,28 @@ def test_stored_and_read_again(tmp_path: Path, deaf_banana: AddedWord) -> None:
     for name in ("a/b", "..", "", ".x"):
         with pytest.raises(WordError, match="cannot be a word's name"):
             check_word_name(name)
+
+
+def test_a_word_that_would_miss_its_takes_wakes_more_often() -> None:
+    """The strictest rate at which two thirds of the takes are found; a rate that is asked for is
+    not traded."""
+    logits = -0.9 * np.log((np.arange(40) + 0.5) / 40)
+    peaks = 1 / (1 + np.exp(-np.sort(logits)[::-1]))
+
+    def judged(*takes: float) -> Judged:
+        none = np.zeros(0)
+        return Judged(np.tile(np.array(takes)[:, None], 2), none, none, peaks, 2.0)
+
+    at = {rate: tail_threshold(peaks, 2.0, rate) for rate in RATES}
+    assert at[1.0] < at[0.5] < at[0.1]
+    clear = judged(0.999, 0.999, at[0.5])
+    assert clear.choose(None) == (at[0.1], 0.1)
+    unclear = judged(0.999, at[0.5], at[1.0])
+    assert unclear.choose(None) == (at[0.5], 0.5)
+    assert unclear.choose(0.1) == (at[0.1], 0.1)
+    hopeless = judged(0.01, 0.01, 0.01)
+    assert hopeless.choose(None) == (at[1.0], 1.0)
+    for point in unclear.points():
+        assert point.low is not None
+        assert point.high is not None
+        assert point.low < point.false_accepts_per_hour < point.high

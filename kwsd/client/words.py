@@ -288,11 +288,12 @@ def describe(name: str, quality: Quality) -> str:
     checks = ""
     if quality.candidates:
         checks = f"; the checker is asked {quality.candidates.checks_per_hour:.0f} times in one"
+    low, high = quality.interval
     return (
         f"{name}: {quality.takes} takes of {quality.length_s:.1f} s. Left out one after the other, "
         f"{quality.missed} of them would be missed, {quality.missed_in_noise} in noise at 10 dB; "
         f"about {quality.false_accepts_per_hour:.2g} false wakes an hour of continuous speech "
-        f"(extrapolated from {quality.bank_hours:.1f} h of it){checks}"
+        f"({low:.1g} to {high:.1g}: extrapolated from {quality.bank_hours:.1f} h of it){checks}"
     )
 
 

@@ -16,7 +16,7 @@ from functools import cached_property
 
 import numpy as np
 
-from kwsd.learn.judged import Judged
+from kwsd.learn.judged import RATES, Judged
 from kwsd.learn.negatives import Negatives, read_negatives
 from kwsd.learn.quality import FEW_TAKES, Quality
 from kwsd.learn.rivals import Rivals
@@ -50,8 +50,6 @@ from kwsd.state.words import CONTEXT_FRAMES, MAX_STORED, AddedWord, WordError, c
 
 MIN_TAKES = 2
 """Takes that a word is made from at least; three are asked for, since one may be unusable."""
-DEFAULT_RATE = 2.0
-"""Half a false wake per hour where a quarter of the day is speech."""
 SAME_VOICE = 0.3
 """Cosine from which two takes of a word count as one person's. On the development split 97 % of
 such pairs reach it, and 11 % of two people's."""
@@ -98,16 +96,16 @@ class WordTrainer:
         *,
         wrong: Sequence[WrongClip] = (),
         room: np.ndarray | None = None,
-        rate: float = DEFAULT_RATE,
+        rate: float | None = None,
     ) -> tuple[AddedWord, Quality]:
         """Return the word `name`, made from the last `MAX_STORED` takes, and how good it is.
 
         `others` are the device's other added words, whose takes are negatives where they sound like
         another word; `wrong` are clips that are not the word; `room` is int16 `[sample]` of the
         room without the word; `rate` is the false accepts per hour of continuous speech at the
-        word's threshold. Where most takes have parts, these are kept as wrong clips, and the
-        threshold is set above them where that loses no take. Raises WordError where there are too
-        few takes.
+        word's threshold, by default as `Judged.choose` says. Where most takes have parts, these are
+        kept as wrong clips, and the threshold is set above them where that loses no take. Raises
+        WordError where there are too few takes.
         """
         name = check_word_name(name)
         if len(takes) < MIN_TAKES:
@@ -125,7 +123,7 @@ class WordTrainer:
         rivals = Rivals.of(name, others, self.word_id)
         streamed, rivals = self._streamed(blank, takes, clips, usable, parts, rivals)
         judged = streamed.judged
-        threshold, expected = judged.threshold(rate)
+        threshold, expected = judged.choose(rate)
         of_stream = judged.takes[:, 0]
         word = replace(
             streamed.word,
@@ -137,7 +135,7 @@ class WordTrainer:
         candidates = None
         if found := self._second(takes, clips, usable, streamed, parts, rivals):
             second, judged, candidates = found
-            threshold, expected = judged.threshold(rate)
+            threshold, expected = judged.choose(rate)
             word = replace(word, second=replace(second, threshold=threshold))
         clean, noisy = (int(n) for n in (judged.takes < threshold).sum(axis=0))
         outliers = np.flatnonzero(of_stream < OTHER_WORD * np.median(of_stream))
@@ -147,6 +145,8 @@ class WordTrainer:
             takes=len(takes),
             length_s=word.length_s,
             false_accepts_per_hour=expected,
+            interval=judged.interval(threshold),
+            traded=rate is None and expected > RATES[0],
             bank_hours=judged.hours,
             outliers=tuple(outliers.tolist()),
             also_wakes=self.also_wakes(name, takes, others),

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kwsd.metrics import tail_rate, tail_threshold
+from kwsd.metrics import rate_interval, tail_rate, tail_threshold
 from kwsd.protocol.data import OperatingPoint
 
-RATES = (0.5, 1.0, 2.0)
+RATES = (0.1, 0.5, 1.0)
 """False accepts per hour of continuous speech of the operating points: strict, balanced and
 lenient."""
+MOST_MISSED = 1 / 3
+"""Share of the takes that a word may miss, before it may wake more often by mistake."""
 ABOVE_PARTS = 1.1
 """The threshold, as a multiple of the scores of parts and rivals."""
 
@@ -43,12 +45,30 @@ class Judged:
             return threshold, rate
         return above, tail_rate(self.peaks, self.hours, above)
 
+    def choose(self, rate: float | None) -> tuple[float, float]:
+        """Return the threshold at a rate, and the rate at it, as `threshold` does.
+
+        Without a rate, it is the strictest of `RATES` at which at most `MOST_MISSED` of the takes
+        are missed, the most lenient where there is none: short words are traded for more false
+        accepts."""
+        for wanted in RATES if rate is None else (rate,):
+            threshold, expected = self.threshold(wanted)
+            if (self.takes[:, 0] < threshold).mean() <= MOST_MISSED:
+                break
+        return threshold, expected
+
+    def interval(self, threshold: float) -> tuple[float, float]:
+        """Return 95 % bounds of the false accepts per hour at `threshold`."""
+        return rate_interval(self.peaks, self.hours, threshold)
+
     def points(self) -> tuple[OperatingPoint, ...]:
         """Return the operating points at `RATES`."""
         points = []
         for rate in RATES:
             at = tail_threshold(self.peaks, self.hours, rate)
-            points.append(OperatingPoint(at, rate, *(self.takes < at).mean(axis=0).tolist()))
+            missed, missed_in_noise = (self.takes < at).mean(axis=0).tolist()
+            low, high = self.interval(at)
+            points.append(OperatingPoint(at, rate, missed, missed_in_noise, low, high))
         return tuple(points)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kwsd.learn.judged import RATES
 from kwsd.learn.second_stage import CHECKS_PER_HOUR, Candidates
 
 FEW_TAKES = 3
@@ -23,7 +24,11 @@ class Quality:
     takes: int
     length_s: float
     false_accepts_per_hour: float
-    """Expected at that threshold."""
+    """Expected at that threshold, of continuous speech."""
+    interval: tuple[float, float]
+    """95 % bounds of these."""
+    traded: bool
+    """Whether that is more than `RATES[0]`, for the sake of its takes."""
     bank_hours: float
     outliers: tuple[int, ...]
     """Takes that the others hardly resemble."""
@@ -66,6 +71,12 @@ class Quality:
             warnings.append(
                 f"it lasts {self.length_s:.1f} s; words of two syllables or more, "
                 "0.5 s at least, are recognized far better"
+            )
+        if self.traded:
+            warnings.append(
+                f"at {RATES[0]} false wakes an hour of continuous speech it would miss more than a "
+                f"third of its takes; it is set to {self.false_accepts_per_hour:.2g}, which `kwsd "
+                "calibrate` changes: a longer phrase, or more takes, bear a stricter threshold"
             )
         if self.missed > self.takes / 3:
             warnings.append(
