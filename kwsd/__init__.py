@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kwsd.client.async_client import AsyncClient, connect_async
     from kwsd.client.client import Client, connect
     from kwsd.client.exchange import Gap
+    from kwsd.client.streams import AsyncStream, Stream
     from kwsd.events import (
         Event,
         Lag,
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
     )
     from kwsd.protocol import commands
     from kwsd.protocol.errors import DaemonError
+    from kwsd.protocol.live import RunningScores, StreamAudio, StreamEnd
 
 __all__ = [
     "AsyncClient",
+    "AsyncStream",
     "Client",
     "DaemonError",
     "Event",
@@ -41,9 +44,13 @@ __all__ = [
     "Lag",
     "MicrophoneChange",
     "Rejected",
+    "RunningScores",
     "SpeakerMatch",
     "SpeakerScore",
     "Stages",
+    "Stream",
+    "StreamAudio",
+    "StreamEnd",
     "Wake",
     "__version__",
     "commands",
@@ -53,6 +60,7 @@ __all__ = [
 
 _HOMES = {
     "AsyncClient": "kwsd.client.async_client",
+    "AsyncStream": "kwsd.client.streams",
     "Client": "kwsd.client.client",
     "DaemonError": "kwsd.protocol.errors",
     "Event": "kwsd.events",
@@ -60,9 +68,13 @@ _HOMES = {
     "Lag": "kwsd.events",
     "MicrophoneChange": "kwsd.events",
     "Rejected": "kwsd.events",
+    "RunningScores": "kwsd.protocol.live",
     "SpeakerMatch": "kwsd.events",
     "SpeakerScore": "kwsd.events",
     "Stages": "kwsd.events",
+    "Stream": "kwsd.client.streams",
+    "StreamAudio": "kwsd.protocol.live",
+    "StreamEnd": "kwsd.protocol.live",
     "Wake": "kwsd.events",
     "commands": "kwsd.protocol.commands",
     "connect": "kwsd.client.client",

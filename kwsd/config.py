@@ -115,6 +115,9 @@ class SocketConfig(_Section, frozen=True):
     admin_group: Text | None = None
     """Members of this group may enroll, delete and fetch audio, as root and the daemon's user may.
     """
+    stream_group: Text | None = None
+    """Members of this group may receive the audio of commands (`stream`) as well, and nothing else
+    of what the admin group may."""
     group: Text | None = None
     """Group of the socket file, whose members may subscribe; null is the daemon's own."""
     backlog_bytes: Annotated[int, Meta(ge=4096, le=1 << 28)] = 1 << 20

@@ -70,6 +70,10 @@ class _Detection(Struct, frozen=True, kw_only=True):
     """First sample of the word, at 16 kHz since the stream opened."""
     end: int
     """Sample after the word."""
+    level_dbfs: float | None = None
+    """RMS level of the word, in dB of full scale (`kwsd.detect.loudness` defines both)."""
+    snr_db: float | None = None
+    """How far the word stands above the noise before it; None where too little was heard before."""
     speaker: SpeakerMatch | None = None
     """Who spoke; None where nobody is enrolled or the speaker was not checked."""
     time: float | None = None

@@ -68,6 +68,11 @@ def test_look_back_as_pcm_and_into_a_passed_descriptor(
         with wave.open(str(tmp_path / "wake.wav")) as wav:
             assert (wav.getframerate(), wav.getnchannels()) == (16000, 1)
             assert wav.readframes(1 << 20) == samples.astype("<i2").tobytes()
+        while client.request(Status()).look_back.end < len(scene):
+            time.sleep(0.02)
+        begin, end = len(scene) - 10 * RATE, len(scene)
+        edges = client.request(Audio(start=0, end=end + 9))
+        assert (edges.start, edges.end, len(edges.pcm or b"")) == (begin, end, 20 * RATE)
         with pytest.raises(DaemonError, match=r"were asked for; .* are kept"):
             client.request(Audio(start=10**9, end=10**9 + 5))
         with pytest.raises(DaemonError, match="by at most 20 s"):

@@ -17,7 +17,8 @@ def trace(scores: np.ndarray, begin: int = 0) -> Trace:
     """Return the trace of consecutive chunks, the first of which has the index `begin`."""
     end = (begin + 1 + np.arange(len(scores))) * CHUNK
     scores = scores.astype(np.float32)
-    return Trace(("a", "b"), end, scores, scores)
+    nothing = np.full_like(scores, np.nan)
+    return Trace(("a", "b"), end, scores, scores, nothing, np.ones(len(end), np.bool_))
 
 
 def test_a_peak_within_a_second_of_a_higher_one_is_not_reported() -> None:

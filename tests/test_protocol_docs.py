@@ -5,24 +5,29 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from msgspec import inspect as types
 from msgspec.inspect import StructType, type_info
 
+from kwsd.detect import loudness
 from kwsd.events import Event
 from kwsd.protocol import schema
 from kwsd.protocol.commands import COMMANDS, MAX_IDS, PROTOCOL, reply_type
+from kwsd.protocol.live import LiveMessage, RunningScores, StreamEnd
 from kwsd.protocol.messages import MAX_LINE, MAX_REPLY_LINE, MAX_SHORT_LINE, Greeting
 from kwsd.protocol.paging import PAGE_BYTES
 from kwsd.protocol.parsing import MAX_DEPTH, MAX_VALUES
+from kwsd.server.channel import MAX_UNREAD_BYTES
 from kwsd.server.clients import LONG_LINE_S, MAX_LONG_LINES
 from kwsd.server.hub import MAX_BACKLOG_BYTES
 from kwsd.server.pauses import MAX_HOLDERS
+from kwsd.server.streams import MAX_LIVE
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "protocol.md").read_text()
+LIVE = {kind.__struct_config__.tag: kind for kind in get_args(LiveMessage)}
 EVENTS = {kind.__struct_config__.tag: kind for kind in get_args(Event)}
 
 
@@ -95,6 +100,8 @@ def data() -> dict[str, type]:
         collect(reply_type(request))
     for event in EVENTS.values():
         collect(event)
+    for message in LIVE.values():
+        collect(message)
     return found
 
 
@@ -153,6 +160,23 @@ def test_the_fields_of_events() -> None:
         assert set(re.findall(r"`([A-Z]\w*)`", cell)) == links(kind)
 
 
+def test_the_fields_of_live_messages() -> None:
+    described = rows("Streams")
+    for name in ("stream", "stream.end"):
+        assert named(described[f"`{name}`"][0]) == sent(LIVE[name])
+    reasons = get_args(get_type_hints(StreamEnd)["reason"])
+    assert [row.strip("`") for row in described if row.strip("`") not in LIVE] == list(reasons)
+    text = section("Running scores").split("(It is one line.)")[1]
+    assert set(re.findall(r"`([a-z_]+)`[:,;]", text)) == set(sent(RunningScores))
+
+
+def test_the_definition_of_the_snr() -> None:
+    text = " ".join(section("Level and SNR").split())
+    assert "The five seconds up to its `start`" in text
+    assert (loudness.NOISE_S, loudness.QUIETEST, loudness.MIN_NOISE_S) == (5, 0.25, 0.4)
+    assert f"from {loudness.MIN_SNR_DB:g} to {loudness.MAX_SNR_DB:g}. It" in text
+
+
 def test_the_greeting_and_the_numbers() -> None:
     assert f"This is protocol {PROTOCOL} of kwsd" in PAGE
     assert f'"protocol":{PROTOCOL},' in PAGE
@@ -164,6 +188,8 @@ def test_the_greeting_and_the_numbers() -> None:
     assert f"objects in a line | {MAX_DEPTH} |" in bounds
     assert f"{MAX_IDS:,} |" in bounds
     assert f"| {MAX_BACKLOG_BYTES >> 20} MiB; then" in bounds
+    assert f"running scores, together | {MAX_LIVE} |" in bounds
+    assert f"has not read | {MAX_UNREAD_BYTES:,} bytes, six" in bounds
     assert f"pause at the same time | {MAX_HOLDERS} |" in bounds
     assert f"| {LONG_LINE_S:g} s from its begin to its end, and {MAX_LONG_LINES} of" in bounds
     assert f"pages of at most {PAGE_BYTES:,} bytes" in section("Pages")

@@ -16,7 +16,7 @@ from kwsd.config import Config, SocketConfig
 from kwsd.protocol import commands
 from kwsd.protocol.commands import Command
 from kwsd.protocol.errors import RequestError
-from kwsd.server import handlers
+from kwsd.server import calls
 from kwsd.server.clients import ClientSession
 from kwsd.server.daemon import Daemon, RunOptions
 from kwsd.server.hub import Subscriber
@@ -29,7 +29,7 @@ def daemon_of(
     tmp_path: Path, scene_wav: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], Daemon]:
     """Make daemons whose listener does not run yet: it hangs."""
-    monkeypatch.setattr(handlers, "STALLED_S", 0.1)
+    monkeypatch.setattr(calls, "STALLED_S", 0.1)
 
     def make() -> Daemon:
         config = Config(state=str(tmp_path), socket=SocketConfig(path=str(tmp_path / "k.sock")))
@@ -57,6 +57,8 @@ NEEDS_THE_LISTENER: list[Command] = [
     commands.Audio(start=0, end=9),
     commands.Peaks(),
     commands.RecordTake(),
+    commands.Scores(),
+    commands.Stream(),
     commands.Reload(),
     commands.SpeakersDelete(name="ann"),
 ]
@@ -76,6 +78,7 @@ def test_requests_say_that_the_source_has_stalled(
             assert caught.value.code == "stalled"
             status = await daemon._handlers.dispatch(session, commands.Status())
             assert status.version  # type: ignore[attr-defined]
+            assert status.streams == 0  # type: ignore[attr-defined]
         assert daemon._listener.consumers == [daemon._clips, daemon._peaks]
 
     run(ask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -19,9 +20,12 @@ from kwsd.client.exchange import (
     subscription_to,
     unreachable,
 )
+from kwsd.client.streams import AsyncStream
 from kwsd.events import Event, Wake
+from kwsd.protocol import commands
 from kwsd.protocol.commands import EventType, Request, Subscribe
 from kwsd.protocol.errors import DaemonError
+from kwsd.protocol.live import RunningScores
 from kwsd.protocol.messages import Greeting
 from kwsd.protocol.paging import following, joined
 from kwsd.protocol.replies import Reply
@@ -96,6 +100,48 @@ class AsyncClient:
         except OSError as error:
             raise closed_error(error) from error
         return cast(R, reply)
+
+    async def stream(
+        self,
+        start: int | None = None,
+        *,
+        pre_roll_s: float | None = None,
+        silence_s: float = 0.8,
+        max_s: float = 15.0,
+    ) -> AsyncStream:
+        """Return a stream of the audio; all is as with `Client.stream`."""
+        command = commands.Stream(
+            start=start, pre_roll_s=pre_roll_s, silence_s=silence_s, max_s=max_s
+        )
+        reply = await self.request(command)
+        return AsyncStream(self._exchange, reply, self._receive_live, self._stop_stream)
+
+    async def scores(self, interval_s: float = 0.08) -> AsyncIterator[RunningScores]:
+        """Ask for the running scores, and yield them as they come; `aclose` ends them.
+
+        Raises DaemonError.
+        """
+        await self.request(commands.Scores(interval_s=interval_s))
+        exchange = self._exchange
+        try:
+            while True:
+                while exchange.scores:
+                    yield exchange.scores.popleft()
+                await self._receive_live()
+        except GeneratorExit:
+            with contextlib.suppress(DaemonError, OSError):  # it may be closed
+                await self.request(commands.ScoresStop())
+            raise
+
+    async def _stop_stream(self, number: int) -> None:
+        await self.request(commands.StreamStop(stream=number))
+
+    async def _receive_live(self) -> None:
+        """Wait for more from the daemon. Raises DaemonError."""
+        try:
+            await self._receive()
+        except OSError as error:
+            raise closed_error(error) from error
 
     @overload
     def events(

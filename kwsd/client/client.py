@@ -31,9 +31,12 @@ from kwsd.client.exchange import (
     subscription_to,
     unreachable,
 )
+from kwsd.client.streams import Stream
 from kwsd.events import Event, Wake
+from kwsd.protocol import commands
 from kwsd.protocol.commands import EventType, Request, Subscribe, type_of
 from kwsd.protocol.errors import DaemonError
+from kwsd.protocol.live import RunningScores
 from kwsd.protocol.paging import following, joined
 from kwsd.protocol.replies import Reply
 
@@ -130,6 +133,56 @@ class Client:
             raise closed_error(error) from error
         return cast(R, reply)
 
+    def stream(
+        self,
+        start: int | None = None,
+        *,
+        pre_roll_s: float | None = None,
+        silence_s: float = 0.8,
+        max_s: float = 15.0,
+    ) -> Stream:
+        """Return a stream of the audio from sample `start` on, such as the `end` of a wake.
+
+        Without `start` it begins `pre_roll_s` before now. It ends `silence_s` after speech (0 for
+        never), after `max_s`, or when it is stopped. Raises DaemonError.
+        """
+        command = commands.Stream(
+            start=start, pre_roll_s=pre_roll_s, silence_s=silence_s, max_s=max_s
+        )
+        reply = self.request(command)
+        return Stream(self._exchange, reply, self._receive_live, self._stop_stream)
+
+    def scores(self, interval_s: float = 0.08) -> Iterator[RunningScores]:
+        """Ask for the running scores now, and return them as they come; close the iterator to end
+        them. Raises DaemonError, also during the iteration."""
+        self.request(commands.Scores(interval_s=interval_s))
+        return self._running_scores(self._exchange)
+
+    def _running_scores(self, exchange: Exchange) -> Iterator[RunningScores]:
+        try:
+            while True:
+                while exchange.scores:
+                    yield exchange.scores.popleft()
+                self._receive_live()
+        except GeneratorExit:
+            with contextlib.suppress(DaemonError, OSError):  # it may be closed
+                self.request(commands.ScoresStop())
+            raise
+
+    def _stop_stream(self, number: int) -> None:
+        self.request(commands.StreamStop(stream=number))
+
+    def _receive_live(self) -> None:
+        """Wait for more from the daemon. Raises DaemonError."""
+        self._socket.settimeout(self._timeout_s)
+        try:
+            self._receive()
+        except TimeoutError as error:
+            text = f"the daemon has sent nothing for {self._timeout_s:g} s"
+            raise DaemonError("timeout", text) from error
+        except OSError as error:
+            raise closed_error(error) from error
+
     @overload
     def events(
         self,
@@ -200,13 +253,13 @@ class Client:
 
     def _events_of_connection(self) -> Iterator[Event]:
         """Yield events until the recording has ended. Raises DaemonError where the daemon goes."""
-        self._socket.settimeout(None)
         while True:
             while self._exchange.events:
                 yield self._exchange.events.popleft()
             if self._exchange.ended:
                 return
             try:
+                self._socket.settimeout(None)  # a request meanwhile has a time
                 self._receive()
             except OSError as error:
                 raise closed_error(error) from error

@@ -16,6 +16,7 @@ from kwsd.config import user_directory, why_too_long, why_unsafe
 from kwsd.events import Event
 from kwsd.protocol.commands import EventType, Request, Subscribe
 from kwsd.protocol.errors import DaemonError, RequestError
+from kwsd.protocol.live import RunningScores, StreamAudio, StreamEnd
 from kwsd.protocol.messages import Connection, End, FromServer, Greeting, Level, Received
 from kwsd.protocol.parsing import Id
 from kwsd.protocol.replies import Reply
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 R = TypeVar("R", bound=Reply)
 READ_BYTES = 1 << 16
 GREETING_TIMEOUT_S = 10.0
+MAX_SCORES = 64
+"""Running scores that nobody has read, of which the oldest are dropped."""
 RETRY_MIN_S = 0.25
 """First pause before a daemon that was lost is tried again; pauses double."""
 RETRY_MAX_S = 5.0
@@ -73,10 +76,12 @@ class Exchange:
         self.greeting: Greeting | None = None
         self.events: deque[Event] = deque()
         self.levels: deque[float] = deque()
+        self.scores: deque[RunningScores] = deque(maxlen=MAX_SCORES)
         self.ended = False
         """Whether the recording that the daemon listens to has ended."""
         self._connection: Connection[FromServer] = Connection.client()
         self._replies: dict[Id, Reply | RequestError] = {}
+        self._streams: dict[int, deque[StreamAudio | StreamEnd]] = {}
 
     def send(self, command: Request[R]) -> tuple[int, bytes]:
         """Return the id and the line of a request. Raises DaemonError where it is too long."""
@@ -99,6 +104,10 @@ class Exchange:
                     self._replies[message.id] = message.reply
                 case Level():
                     self.levels.append(message.level_dbfs)
+                case StreamAudio() | StreamEnd():
+                    self._streams.setdefault(message.stream, deque()).append(message)
+                case RunningScores():
+                    self.scores.append(message)
                 case End():
                     self.ended = True
                 case _:
@@ -109,7 +118,7 @@ class Exchange:
         if self.greeting is None and (refusal := self._replies.get(None)):
             assert isinstance(refusal, RequestError)
             raise refusal
-        if self.greeting is None and (self.events or self.levels):
+        if self.greeting is None and (self.events or self.levels or self.scores):
             raise DaemonError("protocol", f"{path}: something other than kwsd answers there")
         return self.greeting
 
@@ -119,6 +128,15 @@ class Exchange:
         if isinstance(found, RequestError):
             raise found
         return found
+
+    def next_of(self, stream: int) -> StreamAudio | StreamEnd | None:
+        """Return the next message of a stream, once it is there."""
+        waiting = self._streams.get(stream)
+        return waiting.popleft() if waiting else None
+
+    def forget(self, stream: int) -> None:
+        """Forget a stream that has ended."""
+        self._streams.pop(stream, None)
 
 
 class Gap(Struct, frozen=True, tag="gap"):

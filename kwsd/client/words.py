@@ -275,9 +275,8 @@ def look_back(client: Client) -> np.ndarray:
     """
     span = client.request(commands.Status()).look_back
     step = LOOK_BACK_STEP_S * SAMPLE_RATE
-    begin = min(span.start + SAMPLE_RATE // 2, span.end)  # the oldest is dropped meanwhile
     parts = []
-    for at in range(begin, span.end, step):
+    for at in range(span.start, span.end, step):
         command = commands.Audio(start=at, end=min(at + step, span.end))
         parts.append(client.request(command).pcm or b"")
     return pcm.from_bytes(b"".join(parts))

@@ -20,6 +20,7 @@ from kwsd.audio.ring import Ring
 from kwsd.audio.vad import VoiceGate
 from kwsd.detect.checker import REMEMBERED_CHUNKS, Checker
 from kwsd.detect.contest import Contest, Entry, Level, Outcome
+from kwsd.detect.loudness import Loudness
 from kwsd.detect.setup import DetectorSetup
 from kwsd.detect.trace import Step, Trace
 from kwsd.detect.trigger import Firing
@@ -77,6 +78,7 @@ class Detector:
         spans = self._longest_run + MAX_SPAN_CHUNKS
         self._intermediate = Ring(spans, np.float32, shape)
         self._timing = Ring(keep, np.float32, (2,))
+        self.loudness = Loudness(self.chunk_samples, keep)
         self._state: State = self._encoder.zero_state()
         self._rest = np.zeros(0, np.int16)
         self._fed = 0  # chunk index after the last one that the encoder saw
@@ -143,15 +145,14 @@ class Detector:
         self._rest = joined[whole:].copy()
         first = self.end // self.chunk_samples
         wakes, self._late = self._late, []
-        scores = np.zeros((whole // self.chunk_samples, len(self._words)), np.float32)
-        streaming = scores if self.checker is None else scores.copy()
+        ends = (first + 1 + np.arange(whole // self.chunk_samples)) * self.chunk_samples
+        trace = Trace.of(self._words, ends, checked=self.checker is not None)
         size = self._longest_run * self.chunk_samples
         for at in range(0, whole, size):
             run = joined[at : min(at + size, whole)]
-            chunk = at // self.chunk_samples
-            wakes += self._run(run, scores[chunk:], streaming[chunk:])
-        ends = (first + 1 + np.arange(len(scores), dtype=np.int64)) * self.chunk_samples
-        return Step(tuple(wakes), Trace(self._words, ends, scores, streaming))
+            self.loudness.hear(run)
+            wakes += self._run(run, trace, at // self.chunk_samples)
+        return Step(tuple(wakes), trace)
 
     def discontinuity(self, lost_samples: int = 0) -> None:
         """Skip samples that were lost here.
@@ -170,22 +171,22 @@ class Detector:
         self._withhold_until = self._origin + self.bundle.receptive_chunks
         self._state = self._encoder.zero_state()
         self._audio.restart(self.end)
+        self.loudness.restart(self._origin)
         self._restart_frames(self._fed)
         for stream in self._streams.values():
             stream.clear()
 
-    def _run(
-        self, samples: np.ndarray, scores: np.ndarray, streaming: np.ndarray
-    ) -> Iterable[Detection]:
-        """Gate whole chunks, encode the open stretches and decide; fill in their scores."""
+    def _run(self, samples: np.ndarray, trace: Trace, row: int) -> Iterable[Detection]:
+        """Gate whole chunks, encode the open stretches and decide; fill in the trace from `row`."""
         gate = self._gate
         begin = self.end
-        rows = samples.reshape(-1, self.chunk_samples)
+        chunks = samples.reshape(-1, self.chunk_samples)
         listens = bool(self._streams)  # else there is nothing to encode for
         opened = [
-            (gate is None or gate.step(row, begin + n * self.chunk_samples)) and listens
-            for n, row in enumerate(rows, 1)
+            (gate is None or gate.step(one, begin + n * self.chunk_samples)) and listens
+            for n, one in enumerate(chunks, 1)
         ]
+        trace.gate[row : row + len(chunks)] = opened
         wakes: list[Detection] = []
         at = 0
         for is_open, stretch in groupby(opened):
@@ -195,9 +196,7 @@ class Detector:
             self.end = begin + at * self.chunk_samples
             chunk = begin // self.chunk_samples
             if is_open:
-                wakes += self._decide(
-                    chunk + first, chunk + at, scores[first:at], streaming[first:at]
-                )
+                wakes += self._decide(chunk + first, chunk + at, trace, row + first)
             else:
                 wakes += self._sleep(chunk + first)
         return wakes
@@ -213,10 +212,9 @@ class Detector:
         ended = [self._detection(word, firing) for word, firing in firings if firing]
         return ended + self._outcomes(self._contest.settle())
 
-    def _decide(
-        self, begin: int, end: int, scores: np.ndarray, streaming: np.ndarray
-    ) -> list[Detection]:
-        """Encode chunks `[begin, end)` after their look-back, and let each word decide."""
+    def _decide(self, begin: int, end: int, trace: Trace, first: int) -> list[Detection]:
+        """Encode chunks `[begin, end)` after their look-back, let each word decide, and fill in the
+        trace from row `first`."""
         self._asleep = False
         frames, start = self._encode(begin, end)
         logits = frames.logits
@@ -235,9 +233,11 @@ class Detector:
                 if chunk < begin:  # before the gate opened: it takes the place of what was heard
                     continue
                 firing = stream.decide(at, self.checker)
-                scores[chunk - begin, n] = stream.trigger.score
+                at_row = first + chunk - begin
+                trace.scores[at_row, n] = stream.trigger.score
                 if self.checker:
-                    streaming[chunk - begin, n] = stream.streaming
+                    trace.streaming[at_row, n] = stream.streaming
+                    trace.checker[at_row, n] = stream.checked
                 if firing:
                     wakes += self._fired(word, firing)
             if self._contest.is_open:
@@ -326,6 +326,7 @@ class Detector:
             "threshold": self._streams[word].trigger.threshold,
             "start": start,
             "end": end,
+            **self.loudness.of(self._audio, start, end)._asdict(),
         }
         if not won:
             return Rejected(**facts, reason="other_word")

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 import numpy as np
@@ -69,6 +70,13 @@ class WordStream:
     def is_candidate(self) -> bool:
         """Whether a candidate lasts."""
         return self._candidate is not None and self._candidate.length > 0
+
+    @property
+    def checked(self) -> float:
+        """The probability that the second stage gave to the candidate; NaN where there is none."""
+        if not self.is_candidate or self._checked is None or self._checked[1].stages is None:
+            return math.nan
+        return self._checked[1].stages.checker
 
     def hear(self, posterior: float, chunk: int) -> None:
         """Process the posterior of a chunk; nothing is checked or decided yet."""

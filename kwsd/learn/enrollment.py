@@ -15,7 +15,6 @@ import numpy as np
 
 from kwsd.audio.format import SAMPLE_RATE, SILENCE_DBFS
 from kwsd.audio.pcm import level_dbfs
-from kwsd.audio.ring import Ring
 from kwsd.detect.embedder import Embedder, Voice
 from kwsd.learn.takes import REPEATED, KnownRecordings, TakeRejected, check_take
 from kwsd.metrics import Scorer
@@ -169,7 +168,7 @@ class TakeCutter:
     pauses.
     """
 
-    def __init__(self, kind: TakeKind, word: str | None, begin: int) -> None:
+    def __init__(self, kind: TakeKind, word: str | None, begin: int = 0) -> None:
         """`begin`: the first sample that may belong to the take."""
         self.kind = kind
         self.word = word
@@ -185,10 +184,10 @@ class TakeCutter:
             return None
         return max(start - SAMPLE_RATE // 5, self.begin), end + SAMPLE_RATE // 20
 
-    def step(self, audio: Ring, block: np.ndarray) -> tuple[int, int] | None:
+    def step(self, block: np.ndarray, end: int) -> tuple[int, int] | None:
         """Return the take's samples once the speaker has paused, or has said enough.
 
-        `audio` is the look-back, which ends with `block`.
+        `block` is int16 `[sample]`, its last one before sample `end`.
         """
         stretch = STRETCHES.get(self.kind)
         if stretch is None:
@@ -196,15 +195,15 @@ class TakeCutter:
         level = level_dbfs(block) - SILENCE_DBFS
         self._floor = min(self._floor + 0.02, max(level, 15.0))
         if level > self._floor + 12:
-            self._onset = self._onset if self._onset is not None else audio.end - len(block)
-            self._last_voice = audio.end
+            self._onset = self._onset if self._onset is not None else end - len(block)
+            self._last_voice = end
         if self._onset is None:
             return None
         spoken_s = (self._last_voice - self._onset) / SAMPLE_RATE
-        pause_s = (audio.end - self._last_voice) / SAMPLE_RATE
+        pause_s = (end - self._last_voice) / SAMPLE_RATE
         paused = pause_s > stretch.pause_s and spoken_s >= stretch.min_speech_s
         if spoken_s >= stretch.max_speech_s or paused:
-            return max(self._onset - SAMPLE_RATE // 10, self.begin, audio.begin), audio.end
+            return max(self._onset - SAMPLE_RATE // 10, self.begin), end
         if pause_s > 2:
             self._onset = None
         return None

@@ -36,9 +36,12 @@ from kwsd.protocol.replies import (
     PeaksReply,
     Reply,
     ResumeReply,
+    ScoresReply,
     SpeakersReply,
     SpeakersTrialsReply,
     StatusReply,
+    StopReply,
+    StreamReply,
     TakeReply,
     WordsEnabledReply,
     WordsGetReply,
@@ -54,6 +57,8 @@ MAX_AUDIO_S = 20.0
 EventType = Literal["wake", "rejected", "microphone", "lag"]
 MAX_PAUSE_S = 604_800.0
 """Longest pause that outlives its connection, in seconds: a week."""
+MAX_STREAM_S = 3600.0
+"""Longest stream, in seconds."""
 MAX_IDS = 10_000
 """Clips that one request may name."""
 
@@ -74,6 +79,8 @@ class Request(Struct, Generic[R], frozen=True, kw_only=True, omit_defaults=True,
 
     privileged: ClassVar[bool] = True
     """Whether only root, the daemon's user and the admin group may make it."""
+    for_streamers: ClassVar[bool] = False
+    """Whether the members of `socket.stream_group` may make it, too."""
     changes_state: ClassVar[bool] = False
     """Whether the detector must be configured again after it."""
     id: RequestId | None = None
@@ -106,16 +113,59 @@ class GetConfig(Request[ConfigReply], frozen=True, tag="config"):
 
 
 class Audio(Request[AudioReply], frozen=True, tag="audio"):
-    """Fetch samples of the look-back, at most 20 s; into a WAV if a descriptor is passed along."""
+    """Fetch samples of the look-back, at most 20 s; into a WAV if a descriptor is passed along.
+
+    What is not kept is left out; the reply says which samples it has.
+    """
 
     start: Sample
     end: Sample
+
+
+class Stream(Request[StreamReply], frozen=True, tag="stream"):
+    """Receive the audio as it comes, from a sample of the look-back on, up to silence.
+
+    `stream` messages follow the reply, and a `stream.end`.
+    """
+
+    for_streamers: ClassVar[bool] = True
+    start: Sample | None = None
+    """The first sample, such as the `end` of a wake; by default the one that comes next."""
+    pre_roll_s: Annotated[float, Meta(ge=0, le=300)] | None = None
+    """Instead of `start`: so many seconds before the sample that comes next."""
+    silence_s: Annotated[float, Meta(ge=0, le=60)] = 0.8
+    """Silence after speech that ends it, in seconds; 0 for none."""
+    max_s: Annotated[float, Meta(gt=0, le=MAX_STREAM_S)] = 15.0
+    """Longest length, in seconds."""
+
+
+class StreamStop(Request[StopReply], frozen=True, tag="stream.stop"):
+    """End a stream of this connection."""
+
+    for_streamers: ClassVar[bool] = True
+    stream: Sample
+    """Its number, which the reply to `stream` has."""
+
+
+class Scores(Request[ScoresReply], frozen=True, tag="scores"):
+    """Receive each word's running scores, up to 12.5 times a second; `scores` messages follow."""
+
+    interval_s: Annotated[float, Meta(ge=0.08, le=10)] = 0.08
+    """Seconds between two messages, in whole chunks of 80 ms; each has the highest scores since the
+    one before."""
+
+
+class ScoresStop(Request[StopReply], frozen=True, tag="scores.stop"):
+    """Receive no more scores on this connection."""
 
 
 class RecordTake(Request[TakeReply], frozen=True, tag="take"):
     """Record one utterance, up to a pause; `level` messages come before the reply."""
 
     timeout_s: Timeout = 15.0
+    start: Sample | None = None
+    """The first sample that may belong to it, such as the `end` of a wake; by default the one that
+    comes next."""
 
 
 class EnrollBegin(Request[EnrollBeginReply], frozen=True, tag="enroll.begin"):
@@ -286,6 +336,10 @@ Command = (
     | Status
     | GetConfig
     | Audio
+    | Stream
+    | StreamStop
+    | Scores
+    | ScoresStop
     | RecordTake
     | EnrollBegin
     | EnrollNext

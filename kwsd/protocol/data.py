@@ -30,6 +30,18 @@ class ActiveWordInfo(Data, frozen=True):
     origin: ThresholdOrigin
 
 
+class WordScores(Data, frozen=True):
+    """Where the scores of a word stand."""
+
+    score: float
+    """What is compared with the threshold; 0 while the voice gate is closed."""
+    streaming: float
+    """The score of the first stage."""
+    checker: float | None
+    """The probability that the second stage gave; null where it was not asked."""
+    threshold: float
+
+
 class CheckerInfo(Data, frozen=True):
     """The second stage, which hears candidates of the words that come with kwsd again."""
 

@@ -4,8 +4,8 @@ spec.
 Rules:
 - A message is one JSON object on one line of UTF-8, at most `MAX_LINE` bytes with its newline
   (`MAX_SHORT_LINE` from a client that is not privileged).
-- A client sends requests; the server sends a greeting, then replies, errors, levels and events,
-  and an end where there is one.
+- A client sends requests; the server sends a greeting, then replies, errors, levels, audio, scores
+  and events, and an end where there is one.
 - Unknown fields are ignored. An unknown type and a missing or ill-typed field are answered with an
   error, and the connection goes on.
 - A line that is no JSON object is malformed. After `MAX_MALFORMED` of them, or after one line that
@@ -30,6 +30,7 @@ from kwsd.protocol.commands import (
     type_of,
 )
 from kwsd.protocol.errors import DaemonError, RequestError
+from kwsd.protocol.live import LIVE_TYPES, LiveMessage
 from kwsd.protocol.parsing import Id, InvalidRequest, parse_request
 from kwsd.protocol.replies import EncodedReply, Reply
 
@@ -93,7 +94,7 @@ class _Error(Struct, frozen=True):
 
 FromClient = Command | InvalidRequest
 """What a server receives."""
-FromServer = Greeting | Received | Level | End | Event
+FromServer = Greeting | Received | Level | LiveMessage | End | Event
 """What a client receives."""
 
 _encoder = msgspec.json.Encoder()
@@ -103,6 +104,12 @@ _encoder = msgspec.json.Encoder()
 def _event_decoder() -> msgspec.json.Decoder[Event]:
     """Return the decoder of events, which only a client builds."""
     return msgspec.json.Decoder(Event)
+
+
+@functools.cache
+def _live_decoder() -> msgspec.json.Decoder[LiveMessage]:
+    """Return the decoder of audio and scores, which only a client builds."""
+    return msgspec.json.Decoder(LiveMessage)
 
 
 class Lines:
@@ -296,9 +303,9 @@ class Connection(Generic[M]):
                 self._waiting.pop(envelope.id, None)
                 error = msgspec.json.decode(line, type=_Error)
                 return Received(envelope.id, DaemonError(error.code, error.message))
-            case kind if kind in EVENT_TYPES:
+            case kind if kind in EVENT_TYPES or kind in LIVE_TYPES:
                 try:
-                    return _event_decoder().decode(line)
+                    return (_event_decoder if kind in EVENT_TYPES else _live_decoder)().decode(line)
                 except msgspec.ValidationError:
                     return None  # a later daemon of this protocol may know more reasons and states
         return None

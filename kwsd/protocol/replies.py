@@ -85,6 +85,8 @@ class StatusReply(Reply, frozen=True):
     """What keeps the microphone released, by holder."""
     disabled: list[str] = []
     """Words that it could listen for, and that are disabled."""
+    streams: int = 0
+    """How many streams of audio go to clients."""
 
 
 class ConfigReply(Reply, frozen=True):
@@ -106,6 +108,29 @@ class AudioReply(Reply, frozen=True, omit_defaults=True):
     pcm: bytes | None = None
     """Little-endian int16; left out where the audio was written to a passed descriptor."""
     written: Literal["wav"] | None = None
+
+
+class StreamReply(Reply, frozen=True):
+    """The stream that has begun; its messages follow."""
+
+    stream: int
+    """Its number, which its messages repeat."""
+    start: int
+    """Its first sample: later than the one that was asked for where that is no longer kept."""
+    sample_rate: int
+
+
+class ScoresReply(Reply, frozen=True):
+    """The scores that follow."""
+
+    interval_s: float
+    """Seconds between two messages, a whole number of chunks."""
+
+
+class StopReply(Reply, frozen=True):
+    """Whether there was something to stop."""
+
+    stopped: bool
 
 
 class TakeReply(Reply, frozen=True):

@@ -12,6 +12,7 @@ from typing import Any, get_args
 from kwsd import validation
 from kwsd.events import Event
 from kwsd.protocol.commands import COMMANDS, PROTOCOL, reply_type
+from kwsd.protocol.live import LiveMessage
 from kwsd.protocol.messages import End, Greeting, Level
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -49,7 +50,7 @@ def schema() -> dict[str, Any]:
     """
     requests = list(COMMANDS.values())
     replies = list(dict.fromkeys(reply_type(kind) for kind in requests))
-    from_server = [Greeting, Level, End, *get_args(Event)]
+    from_server = [Greeting, Level, *get_args(LiveMessage), End, *get_args(Event)]
     _, definitions = validation.json_schema([*requests, *replies, *from_server])
     for kind in requests:
         definition = definitions[kind.__name__]

@@ -80,6 +80,8 @@ class ClientSession:
     """Descriptors that the client has passed and no request has used yet."""
     enrollment: Enrollment | None = None
     """The enrollment that this client has begun."""
+    has_live: bool = False
+    """Whether it has asked for a stream or for scores, which may still come."""
 
     def take_fd(self) -> int | None:
         """Return the oldest passed descriptor, which the caller closes."""
@@ -259,8 +261,8 @@ class _Client:
             if self.subscriber.connection.ended:
                 self.subscriber.finish()
                 await asyncio.sleep(LINGER_S)
-            elif self.subscriber.filter is not None:
-                await asyncio.Event().wait()  # it reads events until it hangs up
+            elif self.subscriber.filter is not None or self._session.has_live:
+                await asyncio.Event().wait()  # it reads on until it hangs up
         finally:
             self.subscriber.close()
             self._session.close_fds()
@@ -280,7 +282,7 @@ class _Client:
         self._clients.left(self)
 
     def _may_send_long_lines(self) -> bool:
-        return self._session.peer.privileged(self._clients.config.admin_group)
+        return self._session.peer.privileged((self._clients.config.admin_group,))
 
     async def _line(self) -> bool:
         """Wait for a line, or for one that is too long; return whether there is one."""

@@ -170,7 +170,7 @@ class Daemon:
             handlers = self._handlers
             socket = self.config.socket
             served = serving(
-                path, socket, self._hub, handlers.greeting, handlers.dispatch, self._pauses.left
+                path, socket, self._hub, handlers.greeting, handlers.dispatch, handlers.left
             )
             try:
                 await stack.enter_async_context(served)

@@ -1,7 +1,7 @@
-"""The handlers of requests. Everything that touches the detector goes through the listener's
-`call`, and everything that touches the disk through the disk's thread. Little is worked on at the
-same time: whoever asks for much waits for those who asked before. A listener that hangs is reported
-to whoever needs it.
+"""The handlers of requests. Everything that touches the detector goes through `Calls`, and
+everything that touches the disk through the disk's thread. Little is worked on at the same time:
+whoever asks for much waits for those who asked before. A listener that hangs is reported to whoever
+needs it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import msgspec
 import numpy as np
 
 from kwsd.audio import pcm
@@ -22,36 +21,33 @@ from kwsd.audio.format import SAMPLE_RATE
 from kwsd.audio.high_pass import HighPass
 from kwsd.config import Config
 from kwsd.detect.embedder import Embedder
-from kwsd.learn.enrollment import STRETCHES, Enrollment, TakeCutter, TakeKind, known_as
+from kwsd.learn.enrollment import Enrollment, known_as
 from kwsd.learn.takes import TakeRejected
 from kwsd.names import look_up, word_name
 from kwsd.protocol import commands, replies
-from kwsd.protocol.commands import MAX_AUDIO_S, Command, type_of
+from kwsd.protocol.commands import Command, type_of
 from kwsd.protocol.data import ActiveWordInfo, CheckerInfo, LookBack, MicrophoneInfo
 from kwsd.protocol.errors import RequestError
-from kwsd.protocol.messages import encode_greeting, encode_level
+from kwsd.protocol.messages import encode_greeting
 from kwsd.protocol.replies import Reply
+from kwsd.server import calls
+from kwsd.server.audio_handlers import AudioHandlers
+from kwsd.server.calls import Calls, stalled
 from kwsd.server.clients import ClientSession
-from kwsd.server.consumer import Consumer
 from kwsd.server.disk import Disk
 from kwsd.server.hub import Filter, Hub
 from kwsd.server.listener import Listener
-from kwsd.server.passed import PassedFiles
 from kwsd.server.pauses import Pauses
 from kwsd.server.peak_recorder import PeakRecorder
 from kwsd.server.state_handlers import StateHandlers
-from kwsd.server.take_recorder import TakeRecorder
+from kwsd.server.streams import Streams
 from kwsd.server.unix_socket import user_name
 from kwsd.state.voiceprints import VoiceprintError
 from kwsd.version import __version__
 
 T = TypeVar("T")
-MAX_CALLS = 4
-"""Calls of the listener that requests make at the same time."""
 MAX_TAKES = 100
 """Takes of an enrollment."""
-STALLED_S = 10.0
-"""Longest time that a request waits for the listener."""
 Handler = Callable[[ClientSession, Any], Awaitable[Reply]]
 
 
@@ -83,16 +79,20 @@ class Handlers:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._started = time.monotonic()
-        self._recording = False
-        self._calling = asyncio.Semaphore(MAX_CALLS)
+        self._calls = Calls(parts.listener)
+        self._audio = AudioHandlers(parts.listener, self._calls, parts.pauses, self._words)
+        self._streams = Streams(parts.listener, self._calls, parts.pauses)
         self._embedding = asyncio.Lock()
-        self._passed = PassedFiles()
         self._applying: set[asyncio.Task[None]] = set()
         self._handlers: dict[type[Command], Handler] = {
             commands.Subscribe: self._subscribe,
             commands.Status: self._status,
-            commands.Audio: self._audio,
-            commands.RecordTake: self._record_take,
+            commands.Audio: self._audio.audio,
+            commands.RecordTake: self._audio.take,
+            commands.Stream: self._streams.stream,
+            commands.StreamStop: self._streams.stop_stream,
+            commands.Scores: self._streams.scores,
+            commands.ScoresStop: self._streams.stop_scores,
             commands.EnrollBegin: self._enroll_begin,
             commands.EnrollNext: self._enroll_next,
             commands.EnrollCommit: self._enroll_commit,
@@ -113,7 +113,8 @@ class Handlers:
     async def dispatch(self, session: ClientSession, command: Command) -> Reply:
         """Answer a request. Raises RequestError."""
         if command.privileged:
-            self._check_privilege(session, type_of(command))
+            streams = command.for_streamers
+            self._check_privilege(session, type_of(command), for_streamers=streams)
         reply = await self._handlers[type(command)](session, command)
         if command.changes_state:
             await self._finish(self._parts.apply(), "the change is kept, and takes effect")
@@ -127,9 +128,9 @@ class Handlers:
         task = asyncio.get_running_loop().create_task(change)
         self._applying.add(task)
         task.add_done_callback(self._applied)
-        done, _ = await asyncio.wait({task}, timeout=STALLED_S)
+        done, _ = await asyncio.wait({task}, timeout=calls.STALLED_S)
         if not done:
-            raise _stalled(f"{what} as soon as it is back")
+            raise stalled(f"{what} as soon as it is back")
         task.result()
 
     def _applied(self, task: asyncio.Task[None]) -> None:
@@ -137,8 +138,15 @@ class Handlers:
         if not task.cancelled():
             task.exception()  # it is logged, and raised to the client where there is one
 
-    def _check_privilege(self, session: ClientSession, what: str) -> None:
-        if why := session.peer.refusal(self._parts.config().socket.admin_group):
+    def left(self, session: ClientSession) -> None:
+        """End what belongs to a client that has gone."""
+        self._parts.pauses.left(session)
+        self._streams.left(session)
+
+    def _check_privilege(
+        self, session: ClientSession, what: str, *, for_streamers: bool = False
+    ) -> None:
+        if why := session.peer.refusal(self._parts.config().socket, for_streamers=for_streamers):
             raise RequestError("permission_denied", f"{what} is {why}")
 
     async def _subscribe(self, session: ClientSession, command: commands.Subscribe) -> replies.Done:
@@ -188,44 +196,13 @@ class Handlers:
             config=str(path.absolute()) if path else None,
             state=str(self._parts.state.folder.absolute()),
             log_peaks=config.log_peaks,
-            refused=session.peer.refusal(config.socket.admin_group),
+            refused=session.peer.refusal(config.socket),
             warnings=detector.setup.warnings,
             unusable=self._parts.state.unusable,
             pauses=self._parts.pauses.infos(),
             disabled=list(detector.setup.disabled),
+            streams=self._streams.count,
         )
-
-    async def _audio(self, session: ClientSession, command: commands.Audio) -> replies.AudioReply:
-        start = command.start
-        end = command.end
-        fd = session.take_fd()
-        try:
-            if start >= end or end - start > MAX_AUDIO_S * SAMPLE_RATE:
-                text = f"audio: start must lie before end, by at most {MAX_AUDIO_S:g} s"
-                raise RequestError("bad_request", text)
-            try:
-                samples = await self._on_listener(lambda: self._look_back(start, end))
-            except LookupError as error:
-                text = f"audio: {error}; lookback_s in the configuration sets how much is kept"
-                raise RequestError("gone", text) from error
-            reply = replies.AudioReply(start=start, end=end, sample_rate=SAMPLE_RATE)
-            if fd is None:
-                return msgspec.structs.replace(reply, pcm=pcm.to_bytes(samples))
-            passed, fd = fd, None  # the writer closes it
-            await self._passed.write(passed, pcm.wav_bytes(samples))
-            return msgspec.structs.replace(reply, written="wav")
-        finally:
-            if fd is not None:
-                os.close(fd)
-
-    def _look_back(self, start: int, end: int) -> np.ndarray:
-        return np.asarray(self._parts.listener.audio.read(start, end), np.int16)
-
-    async def _record_take(
-        self, session: ClientSession, command: commands.RecordTake
-    ) -> replies.TakeReply:
-        samples = await self._record(session, "utterance", None, command.timeout_s)
-        return replies.TakeReply(sample_rate=SAMPLE_RATE, pcm=pcm.to_bytes(samples))
 
     async def _state(self, session: ClientSession, command: Command) -> Reply:
         """Answer from the state directory, on the disk's thread."""
@@ -236,7 +213,7 @@ class Handlers:
 
     async def _peaks(self, session: ClientSession, command: commands.Peaks) -> Reply:
         if command.after is None:
-            await self._on_listener(self._parts.peaks.flush)
+            await self._calls.run(self._parts.peaks.flush)
         return await self._state(session, command)
 
     async def _reload(self, session: ClientSession, command: commands.Reload) -> replies.Done:
@@ -265,7 +242,8 @@ class Handlers:
         if command.audio is not None:
             samples = HighPass().step(_decoded(command.audio))
         else:
-            samples = await self._record(session, command.kind, command.word, command.timeout_s)
+            word = None if command.word is None else self._check_word(command.word)
+            samples = await self._audio.record(session, command.kind, word, command.timeout_s)
         try:
             # A take from the microphone can be said again.
             again = command.audio is None
@@ -310,48 +288,6 @@ class Handlers:
         session.enrollment = None
         return replies.Done()
 
-    async def _record(
-        self, session: ClientSession, kind: TakeKind, word: str | None, timeout_s: float
-    ) -> np.ndarray:
-        """Return one take from the microphone; the client gets levels while it waits."""
-        word = self._check_word(word) if word is not None else None
-        if self._recording:
-            text = "another client is recording a take; try again when it has finished"
-            raise RequestError("busy", text)
-        pauses = self._parts.pauses
-        if pauses.holders:
-            raise pauses.refusal()
-        loop = asyncio.get_running_loop()
-        listener = self._parts.listener
-
-        def send_level(level_dbfs: float) -> None:
-            loop.call_soon_threadsafe(session.subscriber.send, encode_level(level_dbfs))
-
-        recorder = TakeRecorder(TakeCutter(kind, word, listener.audio.end), send_level)
-        self._recording = True
-        paused = loop.create_task(pauses.any.wait())
-        try:
-            await self._on_listener(lambda: listener.consumers.append(recorder))
-            taken = asyncio.wrap_future(recorder.taken)
-            either: list[asyncio.Future[Any]] = [taken, paused]
-            await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            if taken.done():
-                return taken.result()
-            if paused.done():
-                raise pauses.refusal()
-            raise RequestError("no_speech", self._not_heard(kind, word, timeout_s))
-        finally:
-            self._recording = False
-            paused.cancel()
-            listener.call(lambda: _remove(listener.consumers, recorder))
-
-    def _not_heard(self, kind: TakeKind, word: str | None, timeout_s: float) -> str:
-        expected = f"the word {word or ' or '.join(self._words())}"
-        if kind != "word":
-            expected = f"speech of {STRETCHES[kind].min_speech_s:g} s"
-        hint = "" if self._parts.listener.stats.microphone == "ok" else "; the microphone is lost"
-        return f"{expected} was not heard within {timeout_s:g} s{hint}"
-
     def _words(self) -> list[str]:
         return list(self._parts.listener.detector.setup.words)
 
@@ -366,24 +302,6 @@ class Handlers:
 
     async def _on_disk(self, do: Callable[[], T]) -> T:
         return await asyncio.wrap_future(self._parts.disk.run(do))
-
-    async def _on_listener(self, do: Callable[[], T]) -> T:
-        """Return what `do` gives on the listener's thread. Raises RequestError where it hangs."""
-        try:
-            async with asyncio.timeout(STALLED_S), self._calling:
-                return await asyncio.wrap_future(self._parts.listener.call(do))
-        except TimeoutError:
-            raise _stalled("nothing was done; try again when it is back") from None
-
-
-def _remove(consumers: list[Consumer], one: Consumer) -> None:
-    """Remove a consumer that may never have been added."""
-    consumers[:] = [consumer for consumer in consumers if consumer is not one]
-
-
-def _stalled(effect: str) -> RequestError:
-    text = f"the source of the audio has stalled for {STALLED_S:g} s"
-    return RequestError("stalled", f"{text}; {effect}")
 
 
 def _enrollment(session: ClientSession) -> Enrollment:

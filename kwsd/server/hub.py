@@ -14,6 +14,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from kwsd.events import Event, Lag, MicrophoneChange
 from kwsd.protocol.messages import Connection, FromClient, encode_end, encode_event
@@ -25,6 +26,8 @@ WRITE_BYTES = 1 << 16
 """Bytes that are written to one client in one turn of the loop."""
 MAX_BACKLOG_BYTES = 32 << 20
 """What all clients together may leave unread."""
+Kind = Literal["event", "live", "reply"]
+"""What a line is: an event, audio or scores that follow a request, or anything else."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class Subscriber:
     """The writing side of one client's socket, and its side of the protocol.
 
     Replies do not count against the bound on events: a client that asks is answered, however much
-    that is, and has its next request answered when it has read the reply.
+    that is, and has its next request answered when it has read the reply. Neither do live lines,
+    which whoever sends them bounds (`kwsd.server.channel`).
     """
 
     def __init__(
@@ -64,13 +68,16 @@ class Subscriber:
         self.connection: Connection[FromClient] = Connection.server()
         self.filter: Filter | None = None
         """None until the client has subscribed."""
+        self.live_bytes = 0
+        """Bytes of live lines that were meant for it; the listener's thread alone counts them."""
+        self.live_sent = 0
+        """Bytes of live lines that the socket has taken."""
         self._sock = sock
         self._max_events_bytes = backlog_bytes
         self._on_close = on_close
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Lines] = deque()
-        self._events_bytes = 0
-        self._replies_bytes = 0
+        self._unread: dict[Kind, int] = {"event": 0, "live": 0, "reply": 0}
         self._replied = asyncio.Event()
         self._replied.set()
         self._closed = False
@@ -79,20 +86,24 @@ class Subscriber:
     @property
     def backlog(self) -> int:
         """Bytes that the client has not read yet."""
-        return self._events_bytes + self._replies_bytes
+        return sum(self._unread.values())
 
     def send_event(self, event: bytes) -> None:
         """Send an encoded event with this subscriber's next `seq`."""
-        self._send(self.connection.number(event), is_event=True)
-        if self._events_bytes > self._max_events_bytes:
-            self.drop(f"it has left {self._events_bytes} bytes of events unread")
+        self._send(self.connection.number(event), "event")
+        if (unread := self._unread["event"]) > self._max_events_bytes:
+            self.drop(f"it has left {unread} bytes of events unread")
 
     def send(self, line: bytes) -> None:
         """Send a line that is no event, now or when the client reads on."""
-        self._send(line, is_event=False)
+        self._send(line, "reply")
+
+    def send_live(self, line: bytes) -> None:
+        """Send a line of audio or scores, after everything that was sent before."""
+        self._send(line, "live")
 
     async def replied(self) -> None:
-        """Wait until everything but events is written."""
+        """Wait until everything but events and live lines is written."""
         await self._replied.wait()
 
     def finish(self) -> None:
@@ -113,13 +124,13 @@ class Subscriber:
             return
         self._closed = True
         self._waiting.clear()
-        self._events_bytes = self._replies_bytes = 0
+        self._unread = dict.fromkeys(self._unread, 0)
         self._loop.remove_writer(self._sock)
         self._loop.remove_reader(self._sock)
         self._sock.close()
         self._on_close()
 
-    def _send(self, line: bytes, *, is_event: bool) -> None:
+    def _send(self, line: bytes, kind: Kind) -> None:
         if self._closed:
             return
         sent = 0
@@ -131,16 +142,18 @@ class Subscriber:
             except OSError:
                 self.close()
                 return
+        if kind == "live":
+            self.live_sent += sent
         if sent == len(line):
             return
         if not self._waiting:
             self._loop.add_writer(self._sock, self._flush)
         last = self._waiting[-1] if self._waiting else None
-        if last and last.are_events and is_event and len(last.data) < WRITE_BYTES:
+        if last and last.kind == kind != "reply" and len(last.data) < WRITE_BYTES:
             last.data += line
         else:
-            self._waiting.append(_Lines(bytearray(line[sent:]), is_event))
-        self._count(len(line) - sent, is_event)
+            self._waiting.append(_Lines(bytearray(line[sent:]), kind))
+        self._count(len(line) - sent, kind)
 
     def _flush(self) -> None:
         """Write once, as much as the socket takes of what has waited longest."""
@@ -156,18 +169,17 @@ class Subscriber:
         del first.data[:sent]
         if not first.data:
             self._waiting.popleft()
-        self._count(-sent, first.are_events)
+        if first.kind == "live":
+            self.live_sent += sent
+        self._count(-sent, first.kind)
         if not self._waiting:
             self._loop.remove_writer(self._sock)
             if self._close_when_empty:
                 self.close()
 
-    def _count(self, more: int, is_event: bool) -> None:
-        if is_event:
-            self._events_bytes += more
-            return
-        self._replies_bytes += more
-        if self._replies_bytes:
+    def _count(self, more: int, kind: Kind) -> None:
+        self._unread[kind] += more
+        if self._unread["reply"]:
             self._replied.clear()
         else:
             self._replied.set()
@@ -178,7 +190,7 @@ class _Lines:
     """Lines, or what is left of one, that the client has not read."""
 
     data: bytearray
-    are_events: bool
+    kind: Kind
 
 
 class Hub:

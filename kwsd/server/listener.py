@@ -23,14 +23,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 
 from kwsd.audio.capture import Block, Microphone
-from kwsd.audio.channels import ChannelMeter
 from kwsd.audio.devices import MicrophoneError
 from kwsd.audio.files import AudioFileError
 from kwsd.audio.format import SAMPLE_RATE
@@ -40,9 +39,10 @@ from kwsd.config import Config
 from kwsd.detect.detector import Detector
 from kwsd.detect.setup import DetectorSetup
 from kwsd.events import Detection, Event, MicrophoneChange, MicrophoneState, Wake
-from kwsd.server.consumer import Consumer, Heard
+from kwsd.server.consumer import Break, Consumer, Heard
 from kwsd.server.source_health import LagWatch, silence
 from kwsd.server.sources import LiveInput, MicrophoneInput, RecordingSource, Source, StreamClock
+from kwsd.server.stats import Stats
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -52,24 +52,6 @@ STEADY_S = 1.0
 """A device that has delivered for this long is not about to be lost again at once."""
 STALE_S = 1.0
 """An event that is later than this is stale."""
-
-
-@dataclass
-class Stats:
-    """Running counts, which the listener alone writes."""
-
-    samples: int = 0
-    cpu_s: float = 0.0
-    microphone: MicrophoneState = "lost"
-    source: str = ""
-    paused_by: tuple[str, ...] = ()
-    """Who has paused it, as it was reported last; there is nobody while it listens."""
-    meter: ChannelMeter | None = None
-    """What the channels of a live source carry."""
-    lag_s: float | None = None
-    """Seconds for which the last block had been there when it was heard; None for a recording that
-    is read as fast as it can be."""
-    wakes: int = 0
 
 
 class Listener:
@@ -122,6 +104,11 @@ class Listener:
         self._high_pass = HighPass()
         self._thread = threading.Thread(target=self._main, name="listener", daemon=True)
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether a loss was reported, and no sound has come since."""
+        return self._reported_lost
+
     @contextmanager
     def running(self) -> Iterator[None]:
         """Run the thread for as long as the context lasts."""
@@ -164,16 +151,21 @@ class Listener:
                 self._listen_to(self._recording)
             else:
                 self._listen_for_ever()
-            self._done(None)
+            self._close(None)
         except AudioFileError as error:  # a recording ends where it is damaged
             log.error("%s", error)
-            self._done(error)
+            self._close(error)
         except BaseException as error:
             log.exception("the listener died")
-            self._done(error)
-        finally:
+            self._close(error)
+
+    def _close(self, error: BaseException | None) -> None:
+        """Say that it has ended, after what the consumers have to say."""
+        try:
             for consumer in self.consumers:
                 consumer.close()
+        finally:
+            self._done(error)
 
     def _listen_to(self, recording: RecordingSource) -> None:
         """Hear a recording to its end. Raises AudioFileError."""
@@ -257,6 +249,7 @@ class Listener:
         self.stats.meter = None
         self.stats.microphone = "paused"
         self.stats.paused_by = holders
+        self._break_off("paused")
 
     def _beat(self) -> None:
         self.moves += 1
@@ -269,6 +262,7 @@ class Listener:
         self._reported_lost = True
         self.stats.microphone = "lost"
         self.stats.meter = None
+        self._break_off("lost")
 
     def _watch(self, source: Source, block: Block) -> None:
         """Report what a block says about its source."""
@@ -329,7 +323,8 @@ class Listener:
         self._beat()
         self._note_lag(block)
         wakes = tuple(self._stamped(wake, block.arrived) for wake in step.wakes)
-        heard = Heard(block, self.audio, wakes, step.trace, self.detector.setup.words)
+        loudness, words = self.detector.loudness, self.detector.setup.words
+        heard = Heard(block, self.audio, wakes, step.trace, loudness, words)
         for consumer in list(self.consumers):
             consumer.consume(heard)
 
@@ -369,9 +364,14 @@ class Listener:
 
     def _gap(self, samples: int) -> None:
         """Skip `samples` that were lost: the index moves on, the detector starts again."""
+        self._break_off("gap")
         self.detector.discontinuity(samples)
         self._high_pass = HighPass()
         self.audio.restart(self.detector.end)
+
+    def _break_off(self, why: Break) -> None:
+        for consumer in list(self.consumers):
+            consumer.broken_off(why)
 
     def _idle(self, seconds: float) -> None:
         """Wait for the microphone to come back, unless it is paused, and go on answering.

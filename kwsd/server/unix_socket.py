@@ -12,7 +12,7 @@ import pwd
 import socket
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,29 +42,37 @@ class Peer:
         """Return whether it is root or the daemon's own user."""
         return self.uid in (0, os.geteuid())
 
-    def privileged(self, admin_group: str | None) -> bool:
-        """Return whether it is root, the daemon's own user, or a member of the group."""
-        if self.is_own():
-            return True
-        if admin_group is None:
-            return False
+    def privileged(self, groups: Iterable[str | None]) -> bool:
+        """Return whether it is root, the daemon's own user, or a member of one of the groups."""
+        return self.is_own() or any(self._is_in(group) for group in groups if group is not None)
+
+    def _is_in(self, name: str) -> bool:
         try:
-            group = grp.getgrnam(admin_group)
+            group = grp.getgrnam(name)
             user = pwd.getpwuid(self.uid)
         except KeyError:
             return False
         return group.gr_gid in (self.gid, user.pw_gid) or user.pw_name in group.gr_mem
 
-    def refusal(self, admin_group: str | None) -> str | None:
-        """Return why privileged requests are refused, and the fix; None where they are not."""
-        if self.privileged(admin_group):
+    def refusal(self, config: SocketConfig, *, for_streamers: bool = False) -> str | None:
+        """Return why privileged requests are refused, and the fix; None where they are not.
+
+        `for_streamers`: the members of `socket.stream_group` may make them, too.
+        """
+        key, groups = "admin_group", [config.admin_group]
+        if for_streamers:
+            key, groups = "stream_group", [config.stream_group, config.admin_group]
+        if self.privileged(groups):
             return None
-        if admin_group is None:
-            fix = "set socket.admin_group in the daemon's configuration to a group of yours"
+        given = list(dict.fromkeys(group for group in groups if group is not None))
+        if not given:
+            fix = f"set socket.{key} in the daemon's configuration to a group of yours"
             return f"for root and the daemon's user alone; {fix}, or use sudo"
-        who = f"for root, the daemon's user and the members of the group {admin_group}"
-        add = f"`sudo usermod -aG {admin_group} {user_name(self.uid)}`"
-        if no_group := missing_group(admin_group):
+        those = " and ".join(f"the group {group}" for group in given)
+        who = f"for root, the daemon's user and the members of {those}"
+        group = given[0]
+        add = f"`sudo usermod -aG {group} {user_name(self.uid)}`"
+        if no_group := missing_group(group):
             return f"{who}, but {no_group}; then {add}, and log in again"
         return f"{who}; {add}, then log in again"
 
@@ -79,12 +87,11 @@ def missing_group(group: str) -> str | None:
 
 
 def warn_of_groups(config: SocketConfig) -> None:
-    """Log that the admin group does not exist: until it does, nobody is in it."""
-    group = config.admin_group
-    if group and (why := missing_group(group)):
-        log.warning(
-            "socket.admin_group: %r: %s; until then it opens nothing to anybody", group, why
-        )
+    """Log which groups with rights do not exist: until they do, nobody is in them."""
+    for key, group in (("admin", config.admin_group), ("stream", config.stream_group)):
+        if group and (why := missing_group(group)):
+            text = "socket.%s_group: %r: %s; until then it opens nothing to anybody"
+            log.warning(text, key, group, why)
 
 
 @contextmanager
