@@ -155,6 +155,8 @@ class Config(_Section, frozen=True):
     log_peaks: bool = True
     """Log time and score of what came near a word (no audio) in the state directory, for
     `kwsd calibrate --log`."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """How much the daemon logs, to the journal or standard error; `-v` is `debug`."""
     near_miss: Annotated[float, Meta(gt=0, le=1)] = 0.5
     """A score that peaks above this share of its threshold without reaching it is reported as
     `rejected` with the reason `near_miss`."""

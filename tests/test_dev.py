@@ -113,7 +113,39 @@ def test_the_machines_service_comes_and_goes(machine: Machine) -> None:
     assert "userdel" not in machine.calls.read_text()
     assert machine.dev("uninstall", "--purge").returncode == 0
     assert machine.files() == []
-    assert "groupdel kwsd-admin" in machine.calls.read_text()
+    removed = machine.calls.read_text()
+    assert all(f"groupdel kwsd-{group}" in removed for group in ("admin", "stream"))
+    assert "userdel kwsd-exec" in removed
+
+
+def test_templates_come_with_the_service_and_their_instances_go_with_it(machine: Machine) -> None:
+    units = {"kwsd.service", "kwsd@.service", "kwsd-exec@.service"}
+    machine.dev("install")
+    folder = machine.root / "etc/systemd/system"
+    assert {path.name for path in folder.iterdir()} == units
+    users = (machine.root / "etc/sysusers.d/kwsd.conf").read_text()
+    assert "\nu kwsd-exec - " in users
+    assert "\ng kwsd-stream -" in users
+    wanted = folder / "multi-user.target.wants"
+    wanted.mkdir()
+    (wanted / "kwsd@kitchen.service").symlink_to(folder / "kwsd@.service")
+    (wanted / "kwsd-exec@lamp.service").symlink_to(folder / "kwsd-exec@.service")
+    kept = machine.root / "var/lib/kwsd-kitchen/ann.voiceprint"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    machine.calls.write_text("")
+    done = machine.dev("uninstall")
+    assert f"kept {kept.parent}" in done.stderr
+    for name in ("kwsd@kitchen", "kwsd-exec@lamp"):
+        assert f"systemctl disable --now {name}.service" in machine.calls.read_text()
+        (wanted / f"{name}.service").unlink()  # as systemctl does
+    assert machine.files() == ["root/var/lib/kwsd-kitchen/ann.voiceprint"]
+    machine.dev("install", "--user", uid=1000)
+    own = machine.home / ".config/systemd/user"
+    assert {path.name for path in own.iterdir()} == units
+    machine.dev("uninstall", "--user", "--purge", uid=1000)
+    machine.dev("uninstall", "--purge")
+    assert machine.files() == []
 
 
 def test_a_configuration_of_the_users_is_neither_overwritten_nor_removed(machine: Machine) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kwsd.cli import main as cli
+from kwsd.cli.verbs import build_parser
 from kwsd.server import watchdog
 
 UNITS = Path(__file__).parent.parent / "systemd"
@@ -18,9 +19,9 @@ BOTH = pytest.mark.parametrize("whose", ["system", "user"])
 analyzed = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze")
 
 
-def settings(whose: str) -> dict[str, str]:
-    """Return the settings of a unit."""
-    lines = (UNITS / whose / "kwsd.service").read_text().splitlines()
+def settings(whose: str, name: str = "kwsd.service") -> dict[str, str]:
+    """Return the settings of a unit, the last of those that are there twice."""
+    lines = (UNITS / whose / name).read_text().splitlines()
     return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
 
 
@@ -47,20 +48,49 @@ def test_the_users_state_is_where_every_verb_looks() -> None:
     assert "--state" not in unit["ExecStart"]
 
 
+@BOTH
+def test_an_instance_differs_from_the_service_in_its_name_alone(whose: str) -> None:
+    own, instance = settings(whose), settings(whose, "kwsd@.service")
+    differing = {key for key in own | instance if own.get(key) != instance.get(key)}
+    named = {"Description", "ExecReload", "ExecStart", "RuntimeDirectory", "SyslogIdentifier"}
+    assert differing == named | ({"StateDirectory"} if whose == "system" else set())
+    assert all("%i" in instance[key] for key in differing)
+
+
+@BOTH
+def test_a_program_on_wake_runs_the_verb_with_what_it_has(whose: str) -> None:
+    unit = settings(whose, "kwsd-exec@.service")
+    command = unit["ExecStart"].removeprefix("/usr/bin/env kwsd ").split()
+    arguments = build_parser("events").parse_args(command)
+    assert (arguments.types, arguments.reconnect) == (["wake"], True)
+    assert arguments.command.endswith("kwsd/exec/%i")
+
+
+INSTANCES = ("kwsd.service", "kwsd@kitchen.service", "kwsd-exec@lamp.service")
+
+
+def unit_of(name: str, whose: str, folder: Path) -> Path:
+    """Return the file of a unit; that of a template as if it were the instance."""
+    template = re.sub("@.*", "@.service", name)
+    return Path(shutil.copy(UNITS / whose / template, folder / name))
+
+
 @analyzed
-def test_the_system_unit_is_sound_and_closed() -> None:
-    unit = UNITS / "system" / "kwsd.service"
+@pytest.mark.parametrize("name", INSTANCES)
+def test_a_system_unit_is_sound_and_closed(name: str, tmp_path: Path) -> None:
+    unit = unit_of(name, "system", tmp_path)
     verified = analyze("verify", unit)
     assert (verified.returncode, verified.stderr) == (0, "")
     rated = analyze("security", "--offline=yes", "--no-pager", unit)
     assert rated.returncode == 0
-    exposure = re.search(r"Overall exposure level for kwsd.service: ([\d.]+)", rated.stdout)
+    exposure = re.search(rf"Overall exposure level for {name}: ([\d.]+)", rated.stdout)
     assert exposure is not None
     assert float(exposure[1]) <= 2.5
 
 
 @analyzed
-def test_the_user_unit_is_sound(tmp_path: Path) -> None:
-    unit = UNITS / "user" / "kwsd.service"
+@pytest.mark.parametrize("name", INSTANCES)
+def test_a_user_unit_is_sound(name: str, tmp_path: Path) -> None:
+    unit = unit_of(name, "user", tmp_path)
     verified = analyze("--user", "verify", unit, XDG_RUNTIME_DIR=str(tmp_path))
     assert (verified.returncode, verified.stderr) == (0, "")

@@ -132,7 +132,7 @@ def load_config(arguments: argparse.Namespace) -> Config:
 
 
 def overrides(arguments: argparse.Namespace) -> Callable[[Config], Config]:
-    """Return the function that applies `--words`, `--state` and `--socket` to a configuration."""
+    """Return the function that applies `--words`, `--state`, `--socket` and `-v` to a configuration."""
 
     def change(config: Config) -> Config:
         if words := getattr(arguments, "words", None):
@@ -146,6 +146,8 @@ def overrides(arguments: argparse.Namespace) -> Callable[[Config], Config]:
             config = msgspec.structs.replace(config, words=chosen, added_words=False)
         if state := getattr(arguments, "state", None):
             config = msgspec.structs.replace(config, state=str(state))
+        if getattr(arguments, "verbose", False):
+            config = msgspec.structs.replace(config, log_level="debug")
         if path := getattr(arguments, "socket", None):
             socket = msgspec.structs.replace(config.socket, path=str(path))
             config = msgspec.structs.replace(config, socket=socket)

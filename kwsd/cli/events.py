@@ -1,15 +1,20 @@
-"""`kwsd events`: the daemon's events as they come."""
+"""`kwsd events`: the daemon's events as they come, printed or given to a command."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
 from typing import get_args
 
 from kwsd.cli import options
 from kwsd.cli.endpoint import connect_daemon
-from kwsd.cli.output import print_event, print_gap
+from kwsd.cli.event_commands import MAX_RUNNING, TIMEOUT_S, EventCommands
+from kwsd.cli.output import USAGE, fail, print_event, print_gap
 from kwsd.cli.parser import invalid_choice
+from kwsd.events import Event
 from kwsd.protocol.commands import EventType
 
 HELP = "print the daemon's events"
@@ -34,6 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="wait for a daemon that goes to come back, and print the gap; the default on a "
         "terminal (else kwsd events fails when the daemon goes)",
     )
+    parser.add_argument(
+        "--exec",
+        dest="command",
+        metavar="CMD",
+        help="instead of printing an event, run the shell command CMD with its JSON on standard "
+        f"input: at most {MAX_RUNNING} at once, {TIMEOUT_S:g} s each; exit with 1 if one failed",
+    )
     options.add_json(parser)
 
 
@@ -42,9 +54,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises DaemonError where the daemon goes, unless it may come back.
     """
+    command = arguments.command
     reconnect = arguments.reconnect
     if reconnect is None:
         reconnect = sys.stdout.isatty()
+    if command is not None and not command.strip():
+        return fail(USAGE, "--exec: name a command, such as --exec 'jq .word'")
     with connect_daemon(arguments) as client:
         details = arguments.details
         events = client.events(
@@ -52,13 +67,24 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.words,
             details=details,
             reconnect=reconnect,
-            on_gap=lambda gap: print_gap(gap, as_json=arguments.json),
+            on_gap=None
+            if arguments.command
+            else lambda gap: print_gap(gap, as_json=arguments.json),
         )
-        for number, event in enumerate(events, 1):
+        wanted = islice(events, arguments.count)
+        if command is not None:
+            return _run_commands(wanted, command, client.path, details=details)
+        for event in wanted:
             print_event(event, as_json=arguments.json, details=details)
-            if number == arguments.count:
-                break
     return 0
+
+
+def _run_commands(events: Iterable[Event], command: str, socket: Path, *, details: bool) -> int:
+    """Run a command for each event; return 1 if one has failed."""
+    with EventCommands(command, socket, details=details) as commands:
+        for event in events:
+            commands.start(event)
+    return int(commands.failed)
 
 
 def _event_types(text: str) -> list[str]:

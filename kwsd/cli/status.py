@@ -51,11 +51,12 @@ def _sentences(status: StatusReply) -> list[str]:
     if status.checker:
         checks = f"{status.checker.checks} time(s) so far"
         checked = f"the {status.checker.size} checker hears candidates again, {checks}"
+    streams = f", {status.streams} stream(s) of audio" if status.streams else ""
     lines = [
         f"up for {status.uptime_s:.0f} s, {microphone}",
         f"listens for {', '.join(words) or 'no word'}{disabled}",
         checked,
-        f"{speakers}; {status.clients} client(s)",
+        f"{speakers}; {status.clients} client(s){streams}",
     ]
     if status.real_time_factor is not None:
         cost = f"{status.real_time_factor:.4f} CPU seconds per second of audio"

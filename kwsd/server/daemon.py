@@ -28,7 +28,7 @@ from kwsd.detect.detector import Detector
 from kwsd.detect.embedder import Embedder
 from kwsd.detect.in_force import Origins, overridden
 from kwsd.detect.setup import DetectorSetup, resolve
-from kwsd.events import Event, MicrophoneChange
+from kwsd.events import Event, MicrophoneChange, to_dict
 from kwsd.model import bundle as bundles
 from kwsd.model.runtime import Runtime
 from kwsd.protocol.data import Clip, WordPeaks
@@ -41,7 +41,7 @@ from kwsd.server.hub import Hub
 from kwsd.server.listener import Listener
 from kwsd.server.pauses import Pauses
 from kwsd.server.peak_recorder import PeakRecorder
-from kwsd.server.process import prepare
+from kwsd.server.process import prepare, set_log_level
 from kwsd.server.sound_server import MoveWatch
 from kwsd.server.sources import (
     LiveInput,
@@ -97,6 +97,7 @@ class Daemon:
         Raises ConfigError, BundleError or AudioFileError.
         """
         self.config = options.config
+        set_log_level(self.config.log_level)
         self._options = options
         self._config_path = options.found
         self._origins = options.origins
@@ -210,6 +211,7 @@ class Daemon:
 
     def publish(self, event: Event) -> None:
         """Send an event to every subscriber. Call it on the event loop."""
+        log.debug("event: %s", to_dict(event))
         self._hub.publish(event)
         if isinstance(event, MicrophoneChange):
             self._notifier.send(STATUS=self._status(event.state, event.detail))
@@ -266,6 +268,7 @@ class Daemon:
         await asyncio.wrap_future(configured)
         self.config = config
         self.setup = setup
+        set_log_level(config.log_level)
         _warn(setup)
 
     def _configure(self, config: Config, setup: DetectorSetup) -> None:

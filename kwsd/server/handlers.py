@@ -7,6 +7,7 @@ needs it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -45,6 +46,7 @@ from kwsd.server.unix_socket import user_name
 from kwsd.state.voiceprints import VoiceprintError
 from kwsd.version import __version__
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 MAX_TAKES = 100
 """Takes of an enrollment."""
@@ -112,6 +114,7 @@ class Handlers:
 
     async def dispatch(self, session: ClientSession, command: Command) -> Reply:
         """Answer a request. Raises RequestError."""
+        log.debug("%s asks for %s", session.subscriber.name, type_of(command))
         if command.privileged:
             streams = command.for_streamers
             self._check_privilege(session, type_of(command), for_streamers=streams)

@@ -51,3 +51,8 @@ def allow_descriptors(needed: int) -> None:
     if soft < needed:
         text = "socket.max_clients may need %d file descriptors, and %d are allowed"
         log.warning(f"{text}; raise LimitNOFILE= or `ulimit -Hn`", needed, soft)
+
+
+def set_log_level(name: str) -> None:
+    """Log what is as important as that, `debug` to `error`, and nothing else."""
+    logging.getLogger("kwsd").setLevel(name.upper())
