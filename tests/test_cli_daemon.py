@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,8 +15,9 @@ from conftest import Daemon, Start, hiss, say
 from test_cli import own_folders, run
 
 from kwsd.cli import checks
-from kwsd.protocol.commands import CalibrationPut, GetCalibration, Reload
+from kwsd.protocol.commands import CalibrationPut, GetCalibration, Reload, Status
 from kwsd.protocol.data import SpeakerThreshold, WordThreshold
+from kwsd.protocol.errors import DaemonError
 
 __all__ = ["own_folders"]  # a fixture that every test here uses
 
@@ -189,3 +191,23 @@ def test_the_demo_says_when_it_has_ended(
     assert first.startswith("This machine has no microphone.")
     assert sum(line.startswith("wake: “computer”") for line in events) == 2
     assert last.startswith("The recording has ended, and so has the demo. Plug a microphone in")
+
+
+def test_the_log_level_is_configured_and_reloaded(
+    start: Start, tmp_path: Path, endless: Path
+) -> None:
+    config = tmp_path / "kwsd.yaml"
+    config.write_text("checker: off\nlog_level: error\n")
+    daemon = start("--source", str(endless), "--realtime", "--config", str(config))
+    with daemon.connect() as client:
+        client.request(Reload())
+        assert daemon.log.read_text() == ""
+        config.write_text("checker: off\nlog_level: debug\n")
+        client.request(Reload())
+        client.request(Status())
+        log = daemon.log.read_text()
+        assert "INFO kwsd.server.daemon: reloaded: computer" in log
+        assert re.search(r"DEBUG kwsd.server.handlers: client pid \d+ uid \d+ asks for status", log)
+        config.write_text("checker: off\nlog_level: loud\n")
+        with pytest.raises(DaemonError, match="log_level: 'loud' is not 'debug', 'error', 'info'"):
+            client.request(Reload())

@@ -132,7 +132,7 @@ def load_config(arguments: argparse.Namespace) -> Config:
 
 
 def overrides(arguments: argparse.Namespace) -> Callable[[Config], Config]:
-    """Return the function that applies `--words`, `--state`, `--socket` and `-v` to a configuration."""
+    """Return what applies `--words`, `--state`, `--socket` and `-v` to a configuration."""
 
     def change(config: Config) -> Config:
         if words := getattr(arguments, "words", None):
