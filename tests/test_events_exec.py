@@ -42,10 +42,10 @@ def test_failures_are_reported_and_the_exit_status_says_so(
     daemon = start("--source", str(scene_wav), "--wait-for-client")
     daemon.connect().close()
     at = ["--socket", str(daemon.socket), "--types", "wake", "--count", "1"]
-    code, printed, said = run(capfd, "events", "--exec", "echo yes; exit 3", *at)  # type: ignore[arg-type]
+    code, printed, said = run(capfd, "events", "--exec", "echo yes; exit 3", *at)
     assert (code, printed) == (1, "yes\n")
     assert "kwsd: --exec: it failed with exit status 3: echo yes; exit 3 (for wake:" in said
-    code, _, said = run(capfd, "events", "--exec", " ", *at)  # type: ignore[arg-type]
+    code, _, said = run(capfd, "events", "--exec", " ", *at)
     assert (code, "name a command" in said) == (64, True)
 
 

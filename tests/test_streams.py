@@ -19,6 +19,7 @@ from typing import Any
 import forked
 import numpy as np
 import pytest
+import soundfile
 from conftest import RATE, Daemon, RawClient, Start, hiss, say
 from test_listener import wait_for
 
@@ -149,6 +150,12 @@ def test_a_stream_that_is_left_early_is_stopped(room: Room) -> None:
         assert stream.end.reason == "stopped"
         assert streams(daemon) == 0
         assert not daemon.request(StreamStop(stream=stream.number)).stopped
+        failed = daemon.stream(silence_s=0)
+        with contextlib.suppress(ZeroDivisionError), failed:
+            for message in failed:
+                assert message.index / 0
+        assert failed.end is not None
+        assert failed.end.reason == "stopped"
         again = other.stream(silence_s=0, max_s=600)
         assert not daemon.request(StreamStop(stream=again.number)).stopped  # it is not its own
         assert streams(daemon) == 1
@@ -215,16 +222,19 @@ def test_a_recording_ends_it(start: Start, scene_wav: Path) -> None:
 
 
 def test_a_client_that_never_reads_slows_nobody_and_costs_what_is_said(
-    start: Start, talkative: Path, raw_client: RawClient
+    start: Start, tmp_path: Path, raw_client: RawClient
 ) -> None:
-    daemon = start("--source", str(talkative), "--wait-for-client")
+    part = np.concatenate([hiss(1), say("computer"), hiss(1)])
+    talk = np.tile(part, 27 * RATE // len(part))
+    soundfile.write(tmp_path / "talk.wav", talk, RATE)
+    daemon = start("--source", str(tmp_path / "talk.wav"), "--wait-for-client")
     daemon.connect().close()
     slow = raw_client(daemon.socket)
     slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     slow.sendall(b'{"type":"stream","id":1,"start":0,"silence_s":0,"max_s":600}\n')
     with daemon.connect() as client:
-        for _ in client.events(types=["wake"]):
-            pass  # five minutes of them, up to the end of the recording
+        wakes = list(client.events(types=["wake"]))  # up to the end of the recording
+    assert len(wakes) > 0.9 * len(talk) / len(part)
     with slow.makefile("rb") as lines:
         received = [json.loads(line) for line in lines]
     assert received[0]["type"] == "reply"
@@ -387,7 +397,7 @@ def test_the_wire(room: Room, raw_client: RawClient) -> None:
     client.sendall(b'{"type":"stream","id":1,"max_s":0.2,"silence_s":0}\n')
     client.shutdown(socket.SHUT_WR)  # as a shell does it
     with client.makefile("rb") as lines:
-        found = []
+        found: list[dict[str, Any]] = []
         while {one["type"] for one in found} != {"reply", "stream", "stream.end", "scores"}:
             found.append(json.loads(lines.readline()))
     assert found[0] == {"type": "reply", "id": "s", "ok": True, "interval_s": 0.48}

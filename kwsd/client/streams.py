@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 from kwsd.client.exchange import Exchange
+from kwsd.protocol.errors import DaemonError
 from kwsd.protocol.live import StreamAudio, StreamEnd
 from kwsd.protocol.replies import StreamReply
 
@@ -67,7 +69,8 @@ class Stream(_Received):
         return self
 
     def __exit__(self, kind: object, *exc: object) -> None:
-        if kind is None:  # else the connection may be what has failed
+        # After another error, the connection may be what has failed.
+        with contextlib.suppress(*(() if kind is None else (DaemonError, OSError))):
             self.stop()
             for _ in self:
                 pass
@@ -105,7 +108,7 @@ class AsyncStream(_Received):
         return self
 
     async def __aexit__(self, kind: object, *exc: object) -> None:
-        if kind is None:
+        with contextlib.suppress(*(() if kind is None else (DaemonError, OSError))):
             await self.stop()
             async for _ in self:
                 pass
