@@ -106,6 +106,14 @@ class ClipsConfig(_Section, frozen=True):
     """MiB that all clips may take together."""
 
 
+class TakesConfig(_Section, frozen=True):
+    """Recordings of added words, kept in the state directory (`kwsd word takes`)."""
+
+    keep: bool = True
+    """Whether the takes of new words are kept as recordings, until the word is removed, so that the
+    words can be made again (`kwsd word rebuild`)."""
+
+
 class SocketConfig(_Section, frozen=True):
     """The Unix socket."""
 
@@ -152,6 +160,8 @@ class Config(_Section, frozen=True):
     """The Unix socket."""
     clips: ClipsConfig = ClipsConfig()
     """Recordings of wakes and near misses; `on` and `off` are short for `enabled`."""
+    takes: TakesConfig = TakesConfig()
+    """Recordings of added words."""
     log_peaks: bool = True
     """Log time and score of what came near a word (no audio) in the state directory, for
     `kwsd calibrate --log`."""
@@ -165,15 +175,16 @@ class Config(_Section, frozen=True):
     models: Text | None = None
     """Folder of the model bundle; null is the one that came with kwsd."""
     state: Text | None = None
-    """Folder of voiceprints, added words, calibration and clips. Null is `$STATE_DIRECTORY` under
-    systemd, else `/var/lib/kwsd` for root and `$XDG_STATE_HOME/kwsd` for others."""
+    """Folder of voiceprints, added words and their takes, calibration and clips. Null is
+    `$STATE_DIRECTORY` under systemd, else `/var/lib/kwsd` for root and `$XDG_STATE_HOME/kwsd` for
+    others."""
 
     def socket_path(self) -> Path:
         """Return the path of the socket."""
         return Path(self.socket.path) if self.socket.path else runtime_directory() / "kwsd.sock"
 
     def state_directory(self) -> Path:
-        """Return the folder of voiceprints, added words, calibration and clips."""
+        """Return the folder of voiceprints, added words and their takes, calibration and clips."""
         if self.state:
             return Path(self.state)
         if under_systemd := os.environ.get("STATE_DIRECTORY"):

@@ -20,7 +20,11 @@ def values(kind: types.Type) -> st.SearchStrategy[Any]:
     """Return a strategy of valid values of a type, structs as structs."""
     match kind:
         case types.StructType():
-            fields = {f.name: values(f.type) for f in kind.fields if f.name != "id"}
+            fields = {
+                f.name: values(f.type)
+                for f in kind.fields
+                if not (kind.tag_field and f.name == "id")
+            }
             return st.builds(kind.cls, **fields)
         case types.UnionType():
             return st.one_of([values(one) for one in kind.types])
@@ -62,7 +66,11 @@ def example(kind: types.Type) -> Any:
     """Return a valid value of a type as JSON has it, with every field and one of each element."""
     match kind:
         case types.StructType():
-            body = {f.encode_name: example(f.type) for f in kind.fields if f.name != "id"}
+            body = {
+                f.encode_name: example(f.type)
+                for f in kind.fields
+                if not (kind.tag_field and f.name == "id")
+            }
             return {kind.tag_field: kind.tag, **body} if kind.tag_field else body
         case types.UnionType():
             return example(given(kind))
@@ -102,7 +110,7 @@ def inside(kind: types.Type, path: Path = ()) -> Iterator[tuple[Path, types.Type
     match kind:
         case types.StructType():
             for field in kind.fields:
-                if field.name != "id":
+                if not (kind.tag_field and field.name == "id"):
                     at = (*path, field.encode_name)
                     yield at, field.type, field.required
                     yield from inside(field.type, at)

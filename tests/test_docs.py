@@ -83,7 +83,15 @@ def test_the_configuration_page_shows_every_key_with_its_default() -> None:
     (body,) = blocks("docs/guide/configure.md", "yaml")
     shown = config_file.parse(body, "configure.md")
     assert msgspec.structs.replace(shown, words=Config().words) == Config()
-    parts = (shown, shown.microphone, shown.vad, shown.speaker, shown.clips, shown.socket)
+    parts = (
+        shown,
+        shown.microphone,
+        shown.vad,
+        shown.speaker,
+        shown.clips,
+        shown.takes,
+        shown.socket,
+    )
     for part in parts:
         for field in msgspec.structs.fields(part):
             assert re.search(rf"^ *{field.name}:", body, re.MULTILINE), field.name

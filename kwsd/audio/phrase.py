@@ -73,6 +73,12 @@ class Phrase:
         """Where it ends."""
         return self.parts[-1][1]
 
+    def within(self, start: int, end: int) -> Phrase:
+        """Return the phrase from `start` to `end`, with the pauses that lie between them."""
+        inside = [part for part in self.parts if part[0] < end and part[1] > start]
+        bounds = [start, *[at for part in inside for at in part][1:-1], end]
+        return Phrase(tuple(zip(bounds[::2], bounds[1::2], strict=True)), ())
+
 
 class _Run(NamedTuple):
     """A run of sounds, from frame `first` to `last`."""

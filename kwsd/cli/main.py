@@ -42,8 +42,11 @@ REQUEST_CODES = {
     "not_saved": CANNOT_CREATE,
     "not_written": CANNOT_CREATE,
     "bad_config": CONFIGURATION,
+    "not_kept": CONFIGURATION,
     **dict.fromkeys(("bad_word", "unknown_word", "in_use", "bad_name", "no_speaker"), DATA),
-    **dict.fromkeys(("no_clip", "bad_calibration", "bad_log", "bad_request", "gone"), DATA),
+    **dict.fromkeys(
+        ("no_clip", "no_take", "bad_calibration", "bad_log", "bad_request", "gone"), DATA
+    ),
     **dict.fromkeys(
         ("silent", "no_voice", "clipped", "too_short", "take_too_long", "repeated"), DATA
     ),

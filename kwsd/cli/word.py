@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kwsd.cli import options
+from kwsd.cli import options, word_takes
 from kwsd.cli.endpoint import Endpoint, open_endpoint
 from kwsd.cli.output import (
     USAGE,
@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     test = options.add_action(actions, "test", "score recordings with a word")
     test.add_argument("word", metavar="WORD")
     test.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    word_takes.add_actions(actions)
     for action in actions.choices.values():
         options.add_endpoint(action, stores=action in (add, imported))
     for name, text in (
@@ -152,6 +153,7 @@ def _add(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
             "left_out": added.refused,
             "made_again": added.made_again,
             "takes": [asdict(span) for span in added.spans],
+            "takes_kept": added.takes_kept,
         }
         print_json(report)
     else:
@@ -304,4 +306,6 @@ ACTIONS: dict[str, Callable[[argparse.Namespace, Endpoint], int]] = {
     "export": _export,
     "import": _import,
     "test": _test,
+    "takes": word_takes.takes,
+    "rebuild": word_takes.rebuild,
 }

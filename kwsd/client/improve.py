@@ -10,6 +10,7 @@ import numpy as np
 
 from kwsd.audio import pcm
 from kwsd.client.alike import kept_rate
+from kwsd.client.takes import Recording
 from kwsd.client.words import Takes, get, listed
 from kwsd.learn.few_shot import WordTrainer, stored_clips, stored_takes
 from kwsd.learn.takes import TakeRejected
@@ -42,7 +43,7 @@ class Improvement:
 
 
 @dataclass(frozen=True)
-class _LabeledClips:
+class LabeledClips:
     """The labeled clips that a word has not learned from."""
 
     ids: list[str]
@@ -50,6 +51,8 @@ class _LabeledClips:
     """Clips of the word, with the highest score they had."""
     wrong: list[WrongClip]
     """Clips that are not the word."""
+    recordings: list[Recording]
+    """The clips of the word as takes that can be kept."""
 
 
 def improve(
@@ -66,7 +69,7 @@ def improve(
         raise WordError(f"{text}; {fix}")
     old = get(requester, trainer.bundle, name).heard_with(trainer.word_id)
     name = old.name
-    clips = _labeled_clips(requester, trainer, name, old.made.clips, show)
+    clips = labeled_clips(requester, trainer, name, old.made.clips, show)
     if not clips.ids:
         text = f"{name!r} has no labeled clips that it has not learned from"
         raise WordError(f"{text}; {KEEP_CLIPS}")
@@ -126,22 +129,23 @@ def from_clips(
     Raises WordError where none is labeled right, or RequestError.
     """
     name = check_word_name(name)
-    clips = _labeled_clips(requester, trainer, name, (), show)
+    clips = labeled_clips(requester, trainer, name, (), show)
     if not clips.right:
         raise WordError(f"{name!r} has no clips that are labeled right; {KEEP_CLIPS}")
     usable = [take for _, take in clips.right]
-    return Takes(usable, wrong=clips.wrong, clips=sorted(clips.ids))
+    ids = sorted(clips.ids)
+    return Takes(usable, wrong=clips.wrong, clips=ids, recordings=clips.recordings)
 
 
-def _labeled_clips(
+def labeled_clips(
     requester: Requester,
     trainer: WordTrainer,
     name: str,
     known: Collection[str],
     show: Callable[[str], None],
-) -> _LabeledClips:
+) -> LabeledClips:
     """Return the labeled clips of the word `name` that are not `known`."""
-    found = _LabeledClips([], [], [])
+    found = LabeledClips([], [], [], [])
     for info in requester.request(commands.Clips()).clips:
         if look_up(info.word, [name]) is None or not info.label or info.id in known:
             continue
@@ -157,6 +161,7 @@ def _labeled_clips(
                 continue
             peak = info.score if info.peak is None else info.peak
             found.right.append((peak, take))
+            found.recordings.append(Recording.of_clip(samples, take, info.id, info.start, info.end))
         else:
             found.wrong.append(trainer.encoder.wrong_clip(samples, info.end))
         found.ids.append(info.id)

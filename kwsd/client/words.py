@@ -18,6 +18,7 @@ from kwsd.bounded.file import Damaged, read
 from kwsd.client import alike
 from kwsd.client.client import Client
 from kwsd.client.enroll import MAX_RETRIES, TAKE_TIMEOUT_S, Guide, refusal
+from kwsd.client.takes import Recording, bring
 from kwsd.config import Config, WordConfig
 from kwsd.detect.offline import Recordings
 from kwsd.detect.setup import resolve
@@ -50,6 +51,10 @@ TEXT_ONLY = (
     "accepts): record it three times, and it will be far better"
 )
 Origin = Literal["recordings", "text"]
+KEPT = (
+    "its takes are kept as recordings on this machine until the word is removed, so that it can be "
+    "made again (`kwsd word takes` lists them; `takes: {keep: off}` keeps none)"
+)
 LOOK_BACK_STEP_S = 15
 
 
@@ -64,9 +69,15 @@ def get(requester: Requester, bundle: Bundle, name: str) -> AddedWord:
     return from_bytes(file, bundle.encoder_id, name, bundle.frame_dim)
 
 
-def put(requester: Requester, word: AddedWord) -> None:
-    """Keep an added word. Raises RequestError."""
-    requester.request(commands.WordsPut(file=to_bytes(word)))
+def put(
+    requester: Requester, word: AddedWord, recordings: Sequence[Recording] | None = None
+) -> None:
+    """Keep an added word, with these takes in place of those it has, if any are given.
+
+    Raises RequestError.
+    """
+    takes = None if recordings is None else bring(requester, word.name, recordings)
+    requester.request(commands.WordsPut(file=to_bytes(word), takes=takes))
 
 
 def import_file(requester: Requester, bundle: Bundle, path: Path) -> str:
@@ -118,10 +129,13 @@ class Takes:
     """The ids of the clips that they are."""
     spans: list[Span] = field(default_factory=list)
     """What was used of recordings."""
+    recordings: list[Recording] = field(default_factory=list)
+    """What is to be kept of them."""
 
-    def add(self, take: WordTake, origin: object) -> None:
+    def add(self, take: WordTake, recording: Recording, origin: object) -> None:
         """Add a take that can be used, which came from `origin`."""
         self.usable.append(take)
+        self.recordings.append(recording)
         self.spans.append(Span(str(origin), round(take.start_s, 2), round(take.end_s, 2)))
         if take.warning:
             self.warnings.append(f"{origin}: {take.warning}")
@@ -144,7 +158,7 @@ def from_recordings(
                 text = f"the same recording as {used[again]}; it is one take"
                 takes.refused.append(f"{path}: {text}")
                 continue
-            takes.add(take, path)
+            takes.add(take, Recording.of(samples, take, path), path)
             known.add(said)
             used.append(path)
         except AudioFileError as error:
@@ -175,7 +189,8 @@ def from_microphone(
             if known.find(said) is not None:
                 raise TakeRejected("repeated", REPEATED)
             known.add(said)
-            takes.add(take, f"take {len(takes.usable) + 1}")
+            origin = f"take {len(takes.usable) + 1}"
+            takes.add(take, Recording.of(samples, take, origin), origin)
             guide.accepted(take.speech_dbfs, take.length_s)
         except (DaemonError, TakeRejected) as error:
             rejected += 1
@@ -219,6 +234,8 @@ class Added:
     """Other added words that were made again, so that they tell it from themselves."""
     spans: list[Span]
     """What was used of each take."""
+    takes_kept: int = 0
+    """How many recordings are kept with it."""
 
 
 def add(
@@ -239,7 +256,26 @@ def add(
     """
     names = [one.name for one in listed(requester).words]
     name = free_name(names, trainer.bundle, name)
-    takes = record()
+    return make(requester, trainer, name, record(), origin, show, confirm, room)
+
+
+def make(
+    requester: Requester,
+    trainer: WordTrainer,
+    name: str,
+    takes: Takes,
+    origin: Origin | None,
+    show: Callable[[str], None],
+    confirm: Callable[[], bool],
+    room: np.ndarray | None = None,
+) -> Added:
+    """Make the word `name` from takes, `show` how good it is, and keep it if confirmed, with its
+    recordings where these are to be kept.
+
+    One of this name is replaced. Raises WordError (too few takes can be used) or RequestError.
+    """
+    found = listed(requester)
+    names = [one.name for one in found.words if one.name != name]
     others = [get(requester, trainer.bundle, other) for other in names]
     for span in takes.spans:
         show(str(span))
@@ -260,12 +296,19 @@ def add(
     warnings = [*takes.warnings, *([TEXT_ONLY] if origin == "text" else []), *quality.warnings]
     for warning in warnings:
         show(f"warning: {warning}")
+    recordings = takes.recordings[-MAX_STORED:]
+    if not found.keeps_takes:
+        recordings = [one for one in recordings if one.info.id]
+    if any(not one.info.id for one in recordings):
+        show(KEPT)
     kept = confirm()
     if kept:
-        for one in (word, *(each.word for each in again)):
-            put(requester, one)
+        put(requester, word, recordings)
+        for each in again:
+            put(requester, each.word)
     names = [each.word.name for each in again if kept]
-    return Added(word, quality, takes.refused, warnings, kept, names, takes.spans)
+    stored = len(recordings) if kept else 0
+    return Added(word, quality, takes.refused, warnings, kept, names, takes.spans, stored)
 
 
 def look_back(client: Client) -> np.ndarray:

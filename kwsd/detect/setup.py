@@ -9,6 +9,7 @@ for this very model, else the model's own.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -154,7 +155,7 @@ class DetectorSetup:
     def _half_heard(self) -> list[str]:
         return [
             f"words.{name}: it was made with another checker, so that its streaming score alone "
-            f"decides; `kwsd word remove` it and add it again"
+            f"decides; `kwsd word rebuild {shlex.quote(name)}` makes it again"
             for name, word in self.words.items()
             if word.is_for_another_checker
         ]

@@ -193,13 +193,16 @@ class TakeEncoder:
         frames = self.frames(samples)
         return frames, self.vectors(samples, range(0, len(frames), EVERY_CHUNKS))
 
-    def take(self, samples: np.ndarray, name: str = "") -> WordTake:
+    def take(
+        self, samples: np.ndarray, name: str = "", span: tuple[int, int] | None = None
+    ) -> WordTake:
         """Encode one take, int16 `[sample]`, which contains the word `name` alone.
 
-        A name of several words says where to cut its parts. Raises TakeRejected.
+        A name of several words says where to cut its parts. A `span`, in samples, says where the
+        word is; without, its voice is looked for. Raises TakeRejected.
         """
         check_take(samples, 0.0, MAX_TAKE_S, MAX_CLIPPED)
-        phrase = self._phrase(samples)
+        phrase = self._phrase(samples, span)
         take = self._take(samples, phrase.start, phrase.end)
         return replace(
             take,
@@ -276,8 +279,8 @@ class TakeEncoder:
         vectors = self.vectors(padded, range(first, first + after, every))
         return frames[first - CONTEXT_FRAMES : first + after], vectors
 
-    def _phrase(self, samples: np.ndarray) -> Phrase:
-        """Return where the word lies in a take. Raises TakeRejected."""
+    def _phrase(self, samples: np.ndarray, span: tuple[int, int] | None) -> Phrase:
+        """Return where the word lies in a take: in `span`, if there is one. Raises TakeRejected."""
         speech = None
         if self._probe is not None:
             chunk_samples = self.bundle.chunk_samples
@@ -287,6 +290,8 @@ class TakeEncoder:
             by_chunk = self._probe(heard[self.bundle.receptive_chunks :])
             speech = np.repeat(by_chunk, chunk_samples // HOP_SAMPLES)
         phrase = find_phrase(samples, speech)
+        if span is not None:
+            phrase = phrase.within(*span) if phrase else Phrase((span,), ())
         if phrase is None:
             text = "the take contains no voice: a word is voiced for 0.06 s at least, and a click"
             raise TakeRejected("no_voice", f"{text}, a beep or a whisper is not")

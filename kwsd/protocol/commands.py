@@ -14,8 +14,10 @@ from typing import Annotated, ClassVar, Generic, Literal, TypeVar, cast, get_arg
 from msgspec import Meta, Struct
 
 from kwsd.protocol.data import (
+    MAX_TAKES,
     ClipLabel,
     SpeakerThreshold,
+    TakeInfo,
     WordThreshold,
 )
 from kwsd.protocol.replies import (
@@ -43,6 +45,10 @@ from kwsd.protocol.replies import (
     StopReply,
     StreamReply,
     TakeReply,
+    TakesClearReply,
+    TakesGetReply,
+    TakesPutReply,
+    TakesReply,
     WordsEnabledReply,
     WordsGetReply,
     WordsPutReply,
@@ -232,10 +238,13 @@ class WordsPut(Request[WordsPutReply], frozen=True, tag="words.put"):
     changes_state: ClassVar[bool] = True
     file: bytes
     """The word's file."""
+    takes: Annotated[list[TakeInfo], Meta(max_length=MAX_TAKES)] | None = None
+    """What it was made from, in place of all takes that it had: kept already, or put before. Left
+    out, they stay as they are."""
 
 
 class WordsDelete(Request[DeletedReply], frozen=True, tag="words.delete"):
-    """Delete an added word."""
+    """Delete an added word and its takes."""
 
     changes_state: ClassVar[bool] = True
     name: Name
@@ -253,6 +262,34 @@ class WordsDisable(Request[WordsEnabledReply], frozen=True, tag="words.disable")
 
     changes_state: ClassVar[bool] = True
     name: Name
+
+
+class Takes(Request[TakesReply], frozen=True, tag="takes"):
+    """List the recordings that an added word was made from, as far as they are kept."""
+
+    word: Name
+
+
+class TakesGet(Request[TakesGetReply], frozen=True, tag="takes.get"):
+    """Fetch a take."""
+
+    word: Name
+    take: Name
+    """Its id."""
+
+
+class TakesPut(Request[TakesPutReply], frozen=True, tag="takes.put"):
+    """Bring a take of a word, which is kept once `words.put` names it."""
+
+    word: Name
+    audio: bytes
+    """Little-endian int16 at 16 kHz, at most 20 s, which has passed kwsd's high-pass."""
+
+
+class TakesClear(Request[TakesClearReply], frozen=True, tag="takes.clear"):
+    """Delete the takes of a word; the word stays."""
+
+    word: Name
 
 
 class GetCalibration(Request[CalibrationReply], frozen=True, tag="calibration"):
@@ -354,6 +391,10 @@ Command = (
     | WordsDelete
     | WordsEnable
     | WordsDisable
+    | Takes
+    | TakesGet
+    | TakesPut
+    | TakesClear
     | GetCalibration
     | CalibrationPut
     | CalibrationUndo

@@ -17,6 +17,11 @@ CLI_HOLDER = "cli"
 """Whose pause `kwsd pause` and `kwsd resume` mean."""
 ClipLabel = Literal["right", "wrong"]
 Threshold = Annotated[float, Meta(gt=0, le=1)]
+MAX_TAKES = 32
+"""Takes of a word that are kept."""
+MAX_TAKE_SAMPLES = 20 * 16_000
+"""Samples of a kept take, at 16 kHz: what one message carries."""
+TakeSample = Annotated[int, Meta(ge=0, le=MAX_TAKE_SAMPLES)]
 
 
 class Data(Struct, frozen=True):
@@ -134,6 +139,25 @@ class AddedWordInfo(Data, frozen=True):
     """Mean length of its takes, in seconds."""
     operating_points: list[OperatingPoint]
     made: MadeFrom
+
+
+class TakeInfo(Data, frozen=True):
+    """A recording that an added word was made from."""
+
+    id: Annotated[str, Meta(max_length=64)]
+    """Identifies its samples."""
+    origin: Annotated[str, Meta(max_length=128)]
+    """Where it came from: the name of a file, the number of a take from the microphone, a synthetic
+    voice, or the id of a clip."""
+    start: TakeSample
+    """First sample of the word in it."""
+    end: TakeSample
+    """Sample after the word."""
+    samples: TakeSample
+    """How many it has, at 16 kHz."""
+    span: Literal["found", "trimmed", "clip"] = "found"
+    """Who says where the word is: whoever made it looks for its voice, a person has trimmed it, or
+    it is where a detector heard the word, in a clip."""
 
 
 class WordThreshold(Data, frozen=True):

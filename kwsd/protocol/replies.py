@@ -20,6 +20,7 @@ from kwsd.protocol.data import (
     PauseInfo,
     SpeakerInfo,
     SpeakerThreshold,
+    TakeInfo,
     WordPeaks,
     WordThreshold,
 )
@@ -173,6 +174,10 @@ class WordsReply(Page, frozen=True, kw_only=True):
     words: list[AddedWordInfo]
     unusable: list[str]
     """Why other added words cannot be used."""
+    unusable_words: list[str] = []
+    """Names of those words, or of their files where these hold none."""
+    keeps_takes: bool = False
+    """Whether the takes of new words are kept."""
 
 
 class WordsGetReply(Reply, frozen=True):
@@ -195,6 +200,35 @@ class WordsEnabledReply(Reply, frozen=True):
     words: list[str]
     disabled: list[str]
     """The words that are not, and could be."""
+
+
+class TakesReply(Reply, frozen=True):
+    """The takes of a word, in order."""
+
+    word: str
+    takes: list[TakeInfo]
+
+
+class TakesGetReply(Reply, frozen=True):
+    """One take with its audio."""
+
+    take: TakeInfo
+    sample_rate: int
+    pcm: bytes
+    """Little-endian int16."""
+
+
+class TakesPutReply(Reply, frozen=True):
+    """The take that was brought."""
+
+    take: str
+    """Its id."""
+
+
+class TakesClearReply(Reply, frozen=True):
+    """How many takes were deleted."""
+
+    deleted: int
 
 
 class CalibrationReply(Reply, frozen=True):

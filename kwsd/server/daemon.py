@@ -53,7 +53,7 @@ from kwsd.server.state_handlers import StateHandlers
 from kwsd.server.systemd import Notifier
 from kwsd.server.unix_socket import warn_of_groups
 from kwsd.server.watchdog import FAILURE, Watchdog
-from kwsd.state.folder import claimed, tidy
+from kwsd.state.folder import claimed
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -307,7 +307,7 @@ class Daemon:
         return RequestError("bad_config", str(error))
 
     def _tidy(self) -> None:
-        for path in tidy(self._state.folder):
+        for path in self._state.tidy():
             log.warning("%s was left behind by a crash, and is deleted", path)
 
     def _keep_clip(self, clip: Clip, samples: np.ndarray) -> None:

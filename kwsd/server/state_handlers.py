@@ -38,6 +38,7 @@ from kwsd.protocol.data import (
 from kwsd.protocol.errors import RequestError
 from kwsd.protocol.paging import Pages
 from kwsd.protocol.replies import Page, Reply
+from kwsd.server.take_handlers import TakeHandlers
 from kwsd.state import folder as state_folder
 from kwsd.state import words
 from kwsd.state.calibration import Calibration, CalibrationError, CalibrationStore
@@ -85,6 +86,7 @@ class StateHandlers:
         self.voiceprints = VoiceprintStore(folder, bundle.encoder_id, bundle.voice_dim)
         self.words = WordStore(folder, bundle.encoder_id, bundle.frame_dim)
         self.calibrations = CalibrationStore(folder, bundle.encoder_id)
+        self.takes = TakeHandlers(folder, self.words, lambda: config().takes.keep)
         self.peaks = PeakLog(folder)
         self.clips = ClipStore(folder, lambda: config().clips)
         self.enabled: dict[str, bool] = {}
@@ -113,6 +115,7 @@ class StateHandlers:
             commands.ClipsGet: self._get_clip,
             commands.ClipsLabel: self._label_clips,
             commands.ClipsClear: self._clear_clips,
+            **self.takes.handlers,
         }
         self.handled = frozenset(self._handlers)
         """The types of the requests that are answered here."""
@@ -137,9 +140,18 @@ class StateHandlers:
         self._note("library", faults)
         return library
 
+    def tidy(self) -> list[Path]:
+        """Delete what a crash has left, and return it. Nobody else may be writing there."""
+        deleted = state_folder.tidy(self.folder)
+        with suppress(WordError):
+            deleted += self.takes.tidy()
+        return deleted
+
     def check_records(self) -> None:
-        """Read the clips and the log of peaks; what cannot be used is reported once."""
+        """Read the clips, the indexes of takes and the log of peaks; what cannot be used is
+        reported once."""
         self._all_clips()
+        self._note("takes", self.takes.store.faults())
         with suppress(PeakLogError):
             self._all_peaks(time.time())
 
@@ -209,6 +221,8 @@ class StateHandlers:
             bundled=list(self.bundle.words),
             words=listed,
             unusable=[str(error) for error in bad],
+            unusable_words=[self.takes.word_of(error.thing) for error in bad if error.thing],
+            keeps_takes=self.takes.keeps(),
         )
 
     def _get_word(self, command: commands.WordsGet) -> replies.WordsGetReply:
@@ -229,7 +243,8 @@ class StateHandlers:
             text = f"{bundled!r} comes with kwsd; choose another name"
             raise RequestError("bad_word", text)
         replaces = self.words.path(word.name).exists()
-        _save(self.words, word)
+        with self.takes.replacing(word.name, command.takes, replaces=replaces):
+            _save(self.words, word)
         return replies.WordsPutReply(name=word.name, replaces=replaces)
 
     def _delete_word(self, command: commands.WordsDelete) -> replies.DeletedReply:
@@ -241,6 +256,7 @@ class StateHandlers:
                 raise RequestError("in_use", text)
             self.words.delete(name)
             self.enabled.pop(name, None)
+            self.takes.delete(name)
         except WordError as error:
             raise RequestError("unknown_word", str(error)) from error
         return replies.DeletedReply(deleted=name)

@@ -11,20 +11,22 @@ from pathlib import Path
 from kwsd.config import ConfigError
 
 CLIPS = "clips"
+TAKES = "takes"
 
 
 def check(folder: Path) -> None:
-    """Raise ConfigError where a state directory, or the folder of clips in it, is a symbolic link.
+    """Raise ConfigError where a state directory, or a folder in it, is a symbolic link.
 
     What lies behind a link may be anybody's, and `clips clear` would delete it.
     """
     if folder.is_symlink():
         text = f"state: {folder} is a symbolic link to {folder.readlink()}"
         raise ConfigError(f"{text}; name the folder itself: `state: {folder.resolve()}`")
-    clips = folder / CLIPS
-    if os.access(folder, os.X_OK) and clips.is_symlink():
-        text = f"state: {clips} is a symbolic link to {clips.readlink()}"
-        raise ConfigError(f"{text}; remove it, or set `state` to a folder with room for clips")
+    for inside in (folder / CLIPS, folder / TAKES):
+        if os.access(folder, os.X_OK) and inside.is_symlink():
+            text = f"state: {inside} is a symbolic link to {inside.readlink()}"
+            fix = f"remove it, or set `state` to a folder with room for {inside.name}"
+            raise ConfigError(f"{text}; {fix}")
 
 
 @contextmanager

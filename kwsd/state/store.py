@@ -187,6 +187,12 @@ class Store(Generic[T]):
         """Return the names of all files, sorted. Raises the error where the folder is closed."""
         return sorted(self._files())
 
+    def stems(self) -> set[str]:
+        """Return what the files are called, without the suffix, and what they would be called if
+        they were saved now. Raises the error where the folder is closed."""
+        called = {path.name.removesuffix(self.suffix) for path in self._paths()}
+        return called | {identifier(name) for name in self._files()}
+
     def _own_path(self, name: str) -> Path:
         """Return the path at which `name` is saved. Raises the error where it is not allowed."""
         return self.folder / (self.stem(check_name(name, self.thing, self.error)) + self.suffix)

@@ -215,10 +215,11 @@ def from_bytes(data: bytes, encoder_id: str, origin: str, dim: int | None = None
 
 def _again(name: str) -> str:
     """Return what makes a word again that was made for something else."""
-    spoken = check_word_name(name).replace("_", " ")
+    quoted = shlex.quote(check_word_name(name).replace("_", " "))
     return (
-        f"make it again from recordings (`kwsd word add {shlex.quote(spoken)} …`), or from its "
-        f"labeled clips where there are any (`kwsd word add {shlex.quote(spoken)} --from-clips`)"
+        f"make it again from its takes where they are kept (`kwsd word rebuild {quoted}`), from "
+        f"its labeled clips where there are any (`kwsd word add {quoted} --from-clips`), or from "
+        f"recordings (`kwsd word add {quoted} …`)"
     )
 
 

@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 
 from fuzz import archives, mutations
+from kwsd.audio import flac
 from kwsd.config import Config
 from kwsd.detect.setup import resolve
 from kwsd.detect.speaker_id import SpeakerScorer, best_match, read_cohort
@@ -35,6 +36,7 @@ from kwsd.protocol.data import (
     OperatingPoint,
     Peak,
     SpeakerThreshold,
+    TakeInfo,
     WordPeaks,
     WordThreshold,
 )
@@ -46,6 +48,7 @@ from kwsd.state.calibration import Calibration, CalibrationStore
 from kwsd.state.clips import ClipStore
 from kwsd.state.second_stage import SecondStage
 from kwsd.state.store import StateError
+from kwsd.state.takes import TakeStore, take_id
 from kwsd.state.voiceprints import Voiceprint, VoiceprintStore
 from kwsd.state.words import CONTEXT_FRAMES, AddedWord, WordStore
 
@@ -358,6 +361,45 @@ class ClipKind(StateKind):
         self.request(commands.ClipsLabel(clips=[self.path.stem], label="wrong"))
         self.handlers.check_records()
         self.handlers.clips.make_room()
+        return not isinstance(got, RequestError)
+
+
+class TakeKind(StateKind):
+    """A take of a word: the index, or the FLAC."""
+
+    name = "takes/hey_banana-9f80e5/takes.json"
+
+    def __init__(self, folder: Path) -> None:
+        (folder / self.name).parent.mkdir(parents=True)
+        super().__init__(folder)
+        (self.flac,) = self.path.parent.glob("*.flac")
+
+    def made(self) -> Iterable[bytes]:
+        samples = (1000 * np.sin(np.arange(4000) / 9)).astype(np.int16)
+        take = TakeInfo(take_id(samples), "b1.wav", 800, 3000, len(samples))
+        with TakeStore(self.folder).replacing("hey_banana", [take], {take.id: samples}):
+            pass
+        yield self.path.read_bytes()
+        yield flac.to_bytes(samples)
+
+    def corrupted(self, rng: Random, index: int) -> bytes:
+        described, audio = self.seeds
+        if rng.random() < 0.5:
+            return mutations.corrupt_json(described, rng)
+        return b"fLaC" + mutations.corrupt_bytes(audio, rng)[4:]
+
+    def check(self, data: bytes) -> bool:
+        described, audio = self.seeds
+        is_flac = data.startswith(b"fLaC")
+        self.path.write_bytes(described if is_flac else data)
+        self.flac.write_bytes(data if is_flac else audio)
+        self.handlers.check_records()
+        for text in self.handlers.unusable:
+            check_message(StateError(text), str(self.path.parent))
+        self.request(commands.Words())
+        self.request(commands.Takes(word="hey_banana"))
+        got = self.request(commands.TakesGet(word="hey_banana", take=self.flac.stem))
+        self.handlers.takes.store.tidy({self.path.parent.name})
         return not isinstance(got, RequestError)
 
 

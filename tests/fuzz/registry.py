@@ -9,6 +9,7 @@ from fuzz.kinds import (
     ClipKind,
     Kind,
     PeakLogKind,
+    TakeKind,
     VoiceprintKind,
     WordKind,
 )
@@ -19,6 +20,7 @@ KINDS: dict[str, type[Kind]] = {
     "calibration": CalibrationKind,
     "clip": ClipKind,
     "peaks": PeakLogKind,
+    "take": TakeKind,
     "bundle": BundleKind,
     "configuration": ConfigurationKind,
     "recording": RecordingKind,
