@@ -33,6 +33,8 @@ class SpeakerMatch(Struct, frozen=True, omit_defaults=True):
     """The nearest enrolled speaker, verified or not. With `details` only."""
     runner_up: SpeakerScore | None = None
     """The second nearest, where several are enrolled. With `details` only."""
+    margin: float | None = None
+    """By how much the score of the nearest exceeds that of the runner-up. With `details` only."""
     reason: str | None = None
     """Why nobody can be verified, whatever the score is; None where the score says it."""
 

@@ -267,8 +267,7 @@ def test_trials_of_people_with_and_without_the_part(checked: Bundle, ann: Voicep
     assert joins is not None
     assert speakers.scorer is not None
     strangers = read_cohort(checked, "strangers", joins.cohort)
-    people = {name: one.takes for name, one in speakers.voiceprints.items()}
-    target, impostor = speaker_trials(people, strangers, speakers.scorer)
+    target, impostor = speaker_trials(speakers.voiceprints, strangers, speakers.scorer)
     assert len(target) == 6
     assert len(impostor) == 2 * (len(strangers) + 3)
     assert np.isfinite(impostor).all()
@@ -350,7 +349,7 @@ def test_enrolled_in_a_daemon_and_without_one(
         assert store.load("bob").takes == pytest.approx(first.takes, abs=1e-3)
     config.write_text(f"models: {models}\nstate: {daemon.state}\n")
     loaded = enroll.without_daemon(
-        Config(models=str(models), state=str(daemon.state)), "eve", takes, lambda: True
+        Config(models=str(models), state=str(daemon.state)), "eve", takes, lambda _: True
     )
     assert loaded.takes == 3
     assert loaded.known_as == ["ann", "bob"]

@@ -18,6 +18,7 @@ from kwsd.learn.thresholds import (
 from kwsd.metrics import cosine
 from kwsd.protocol.data import LabeledTime, Peak, WordPeaks
 from kwsd.state.calibration import CalibrationError
+from kwsd.state.voiceprints import Voiceprint
 
 
 def logistic(logits: np.ndarray) -> np.ndarray:
@@ -86,7 +87,8 @@ def test_what_counts_as_false() -> None:
 def test_speakers_by_hand() -> None:
     ann = np.array([[1.0, 0], [1, 0], [0.6, 0.8]])
     bob = np.array([[0.0, 1]])
-    target, impostor = speaker_trials({"ann": ann, "bob": bob}, np.array([[-1.0, 0]]), cosine)
+    people = {name: Voiceprint(name, "e", one, 0.0) for name, one in (("ann", ann), ("bob", bob))}
+    target, impostor = speaker_trials(people, np.array([[-1.0, 0]]), cosine)
     mean = unit(ann.mean(axis=0))
     other = unit(ann[1] + ann[2])
     assert target == pytest.approx([ann[0] @ other, ann[0] @ other, 0.6])

@@ -141,7 +141,9 @@ def _resembles(speaker: SpeakerMatch) -> str:
     """Return the names that only details have."""
     near = f", nearest {speaker.nearest.name}" if speaker.nearest and not speaker.verified else ""
     then = speaker.runner_up
-    return f"{near}, then {then.name} ({then.score:.2f})" if then else near
+    if then is None or speaker.margin is None:
+        return near
+    return f"{near}, then {then.name} ({then.score:.2f}, margin {speaker.margin:.2f})"
 
 
 def clip_sentence(clip: ClipInfo) -> str:

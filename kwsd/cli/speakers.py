@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kwsd.cli import options
 from kwsd.cli.endpoint import Endpoint, open_endpoint
-from kwsd.cli.output import DATA, NO_INPUT, fail, print_json
+from kwsd.cli.output import DATA, NO_INPUT, USAGE, fail, print_json
 from kwsd.protocol.commands import Speakers, SpeakersDelete
 
 HELP = "list the enrolled speakers, delete one, or find them in recordings"
@@ -16,6 +16,9 @@ HELP = "list the enrolled speakers, delete one, or find them in recordings"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `kwsd speakers`, and its action."""
     parser.add_argument("--delete", metavar="NAME", help="delete this speaker's voiceprint")
+    parser.add_argument(
+        "--reference", metavar="LABEL", help="with --delete: delete this reference of the speaker"
+    )
     options.add_endpoint(parser)
     actions = options.add_actions(parser, required=False)
     text = "tell who of the enrolled speaks in recordings"
@@ -30,15 +33,21 @@ def run(arguments: argparse.Namespace) -> int:
     """List who is enrolled, without the speaker that is to be deleted; or test recordings."""
     if arguments.action == "test":
         return _test(arguments)
+    if arguments.reference is not None and not arguments.delete:
+        return fail(USAGE, "--reference is for --delete; `kwsd enroll --reference` adds one")
     with open_endpoint(arguments) as endpoint:
         if arguments.delete:
-            endpoint.requester.request(SpeakersDelete(name=arguments.delete))
+            delete = SpeakersDelete(name=arguments.delete, reference=arguments.reference)
+            endpoint.requester.request(delete)
         found = endpoint.requester.request(Speakers())
     if arguments.json:
         print_json(found)
         return 0
     for speaker in found.speakers:
-        print(f"{speaker.name}: {speaker.takes} takes")
+        parts = [
+            f"{one.takes} takes{f' ({one.name})' if one.name else ''}" for one in speaker.references
+        ]
+        print(f"{speaker.name}: {', '.join(parts)}")
     if not found.speakers:
         print("nobody is enrolled; `kwsd enroll NAME` enrolls a speaker")
     for why in found.unusable:

@@ -18,12 +18,21 @@ from kwsd.client.client import Client
 from kwsd.config import Config
 from kwsd.detect.offline import Recordings
 from kwsd.detect.setup import resolve
-from kwsd.learn.enrollment import FREE_TAKES, MIN_TAKES, WORD_TAKES, Enrollment, known_as
+from kwsd.learn.enrollment import (
+    FREE_TAKES,
+    MIN_TAKES,
+    WORD_TAKES,
+    Enrollment,
+    compared,
+    voice_in,
+)
 from kwsd.learn.takes import TakeRejected
 from kwsd.model import bundle as bundles
 from kwsd.names import look_up, word_name
 from kwsd.protocol.commands import EnrollAbort, EnrollBegin, EnrollCommit, EnrollNext, Status
+from kwsd.protocol.data import ClipInfo
 from kwsd.protocol.errors import DaemonError, RequestError
+from kwsd.state.clips import ClipError, ClipStore
 from kwsd.state.folder import check as check_folder
 from kwsd.state.library import Library
 from kwsd.state.voiceprints import VoiceprintError, VoiceprintStore
@@ -63,6 +72,8 @@ class Enrolled:
     """Why other takes were left out."""
     known_as: list[str]
     """Other names under which this voice is enrolled."""
+    unlike: bool = False
+    """Whether it does not resemble the speaker's other references."""
     kept: bool = True
 
     @property
@@ -77,8 +88,10 @@ class Enrolled:
 
 
 NOT_KEPT = Enrolled(0, [], [], kept=False)
-Confirm = Callable[[], bool]
-"""Asks whether an enrolled speaker is to be replaced."""
+Confirm = Callable[[Sequence[str]], bool]
+"""Asks whether a speaker's reference is to be replaced, who has references of these names."""
+Given = Path | str
+"""A recording, or the id of a clip."""
 
 
 def check_rights(client: Client, what: str) -> None:
@@ -91,14 +104,19 @@ def check_rights(client: Client, what: str) -> None:
 
 
 def from_microphone(
-    client: Client, name: str, word: str | None, guide: Guide, confirm: Confirm
+    client: Client,
+    name: str,
+    word: str | None,
+    guide: Guide,
+    confirm: Confirm,
+    reference: str = "",
 ) -> Enrolled:
     """Enroll `name` from the daemon's microphone.
 
     `word` is the wake word to say. A take that cannot be used is asked for again. After
     `MAX_RETRIES` of them, what there is must do. Raises DaemonError, and then nothing is stored.
     """
-    begun = client.request(EnrollBegin(name=name))
+    begun = client.request(EnrollBegin(name=name, reference=reference))
     if not begun.words:
         _abort(client)
         text = "the daemon listens for no word; `kwsd status` says why"
@@ -110,7 +128,7 @@ def from_microphone(
         known = ", ".join(begun.words)
         text = f"{wanted!r} is not listened for; the words are {known}"
         raise DaemonError("unknown_word", text)
-    if begun.replaces and not confirm():
+    if begun.replaces and not confirm(begun.references):
         _abort(client)
         return NOT_KEPT
     free = "say what you like, for about five seconds (what you did today, a poem, the news)"
@@ -143,40 +161,56 @@ def from_microphone(
         _abort(client)
         raise
     refused += [f"take {number}: {SOMEBODY_ELSE}" for number in done.left_out]
-    return Enrolled(done.takes, refused, done.known_as)
+    return Enrolled(done.takes, refused, done.known_as, done.unlike)
 
 
-def refusal(path: Path, channel: int | str, error: TakeRejected | DaemonError) -> str:
-    """Return why `channel` of a recording is no take: its sound may be in another channel."""
+def refusal(one: Given, channel: int | str, error: TakeRejected | DaemonError) -> str:
+    """Return why a clip, or `channel` of a recording, is no take: its sound may be in another
+    channel."""
     reason = error.reason if isinstance(error, TakeRejected) else error.code
-    dead = dead_channel(path, channel) if reason == "silent" else None
-    return f"{path}: {dead or error}"
+    dead = None
+    if reason == "silent" and isinstance(one, Path):
+        dead = dead_channel(one, channel)
+    return f"{_called(one)}: {dead or error}"
 
 
-def from_recordings(
-    client: Client, name: str, paths: Sequence[Path], confirm: Confirm, channel: int | str = 0
+def _called(one: Given) -> str:
+    return str(one) if isinstance(one, Path) else f"the clip {one}"
+
+
+def from_given(
+    client: Client,
+    name: str,
+    given: Sequence[Given],
+    confirm: Confirm,
+    channel: int | str = 0,
+    reference: str = "",
 ) -> Enrolled:
-    """Enroll `name` from `channel` of recordings through the daemon.
+    """Enroll `name` from clips and from `channel` of recordings, through the daemon.
 
     Raises DaemonError (for too few good takes among them, say), and then nothing is stored.
     """
-    if client.request(EnrollBegin(name=name)).replaces and not confirm():
+    begun = client.request(EnrollBegin(name=name, reference=reference))
+    if begun.replaces and not confirm(begun.references):
         _abort(client)
         return NOT_KEPT
-    accepted: list[Path] = []
+    accepted: list[Given] = []
     refused = []
     try:
-        for path in paths:
+        for one in given:
             try:
-                samples = read_all(path, channel=channel)
-                client.request(EnrollNext(audio=pcm.to_bytes(samples)))
-                accepted.append(path)
+                if isinstance(one, Path):
+                    samples = read_all(one, channel=channel)
+                    client.request(EnrollNext(audio=pcm.to_bytes(samples)))
+                else:
+                    client.request(EnrollNext(clip=one))
+                accepted.append(one)
             except AudioFileError as error:
                 refused.append(str(error))
             except DaemonError as error:
                 if error.code in FATAL:
                     raise
-                refused.append(refusal(path, channel, error))
+                refused.append(refusal(one, channel, error))
         try:
             done = client.request(EnrollCommit())
         except DaemonError as error:
@@ -184,8 +218,27 @@ def from_recordings(
     except BaseException:
         _abort(client)
         raise
-    refused += [f"{accepted[number - 1]}: {SOMEBODY_ELSE}" for number in done.left_out]
-    return Enrolled(done.takes, refused, done.known_as)
+    refused += [f"{_called(accepted[number - 1])}: {SOMEBODY_ELSE}" for number in done.left_out]
+    return Enrolled(done.takes, refused, done.known_as, done.unlike)
+
+
+def clips_of(name: str, clips: Sequence[ClipInfo], ids: Sequence[str]) -> list[str]:
+    """Return the ids of the clips to enroll a speaker from: `ids`, or where there are none, those
+    that are labeled right and not verified as somebody else. Raises ClipError where none is.
+    """
+    if ids:
+        return list(ids)
+    found = [
+        one.id
+        for one in clips
+        if one.label == "right"
+        and (not one.speaker or not one.speaker.name or look_up(name, [one.speaker.name]))
+    ]
+    if not found:
+        text = f"no clips are labeled right, of which {name!r} could be the speaker"
+        fix = "`clips: on` keeps clips, and `kwsd clips label right ID…` labels them"
+        raise ClipError(f"{text}; {fix}, or name clips: `--from-clips ID…`")
+    return found
 
 
 def _abort(client: Client) -> None:
@@ -193,45 +246,58 @@ def _abort(client: Client) -> None:
         client.request(EnrollAbort())
 
 
-def without_daemon(config: Config, name: str, paths: Sequence[Path], confirm: Confirm) -> Enrolled:
-    """Enroll `name` from recordings straight into the state directory of `config`.
+def without_daemon(
+    config: Config,
+    name: str,
+    given: Sequence[Path] | Sequence[str],
+    confirm: Confirm,
+    reference: str = "",
+    *,
+    from_clips: bool = False,
+) -> Enrolled:
+    """Enroll `name` straight into the state directory of `config`: from recordings, or `from_clips`
+    of these ids, as `clips_of` reads them.
 
-    Raises TakeRejected, VoiceprintError, RequestError, ConfigError or BundleError, and then nothing
-    is stored.
+    Raises TakeRejected, VoiceprintError, ClipError, RequestError, ConfigError or BundleError, and
+    then nothing is stored.
     """
     bundle = bundles.load(config.models_path())
     channel = config.microphone.channel
     folder = config.state_directory()
     check_folder(folder)
     store = VoiceprintStore(folder, bundle.encoder_id, bundle.voice_dim)
+    clips = ClipStore(folder, lambda: config.clips)
+    chosen: list[Given] = list(given)
+    if from_clips:
+        chosen = [*clips_of(name, clips.listed(), [str(id) for id in given])]
     library, _ = Library.load(folder, bundle.encoder_id, bundle.voice_dim, bundle.frame_dim)
     setup = resolve(config, bundle, library)
-    enrollment = Enrollment(name, Recordings(bundle, setup, channel).embedder())
-    if store.path(name).exists() and not confirm():
+    enrollment = Enrollment(name, Recordings(bundle, setup, channel).embedder(), reference)
+    replaces, there = store.replaced(enrollment.name, enrollment.reference)
+    if replaces and not confirm(there):
         return NOT_KEPT
-    accepted: list[Path] = []
+    accepted: list[Given] = []
     refused = []
-    for path in paths:
+    for one in chosen:
         try:
-            samples = HighPass().step(read_all(path, channel=channel))
+            if isinstance(one, Path):
+                samples = HighPass().step(read_all(one, channel=channel))
+            else:
+                samples = voice_in(clips, one)
             enrollment.add(samples, judged_now=False)
-            accepted.append(path)
-        except AudioFileError as error:
+            accepted.append(one)
+        except (AudioFileError, ClipError) as error:
             refused.append(str(error))
         except TakeRejected as error:
-            refused.append(refusal(path, channel, error))
+            refused.append(refusal(one, channel, error))
     try:
         voiceprint, left_out = enrollment.finish()
     except TakeRejected as error:
         raise TakeRejected(error.reason, "\n".join([*refused, str(error)])) from error
-    refused += [f"{accepted[number - 1]}: {SOMEBODY_ELSE}" for number in left_out]
-    speakers = setup.speakers
-    known: list[str] = []
-    if speakers.scorer:
-        seen = speakers.as_compared(voiceprint)
-        known = known_as(seen, speakers.voiceprints, speakers.scorer, speakers.threshold)
+    refused += [f"{_called(accepted[number - 1])}: {SOMEBODY_ELSE}" for number in left_out]
+    known, unlike = compared(voiceprint, setup.speakers)
     try:
-        store.save(voiceprint)
+        store.add(voiceprint)
     except VoiceprintError as error:
         raise RequestError("not_saved", str(error)) from error
-    return Enrolled(len(voiceprint.takes), refused, known)
+    return Enrolled(len(voiceprint.takes), refused, known, unlike)

@@ -82,7 +82,8 @@ class SpeakerSetup:
     @property
     def model(self) -> str:
         """Identifies what joins the speaker head in giving scores; empty for the head alone."""
-        joined = any(one.is_joined for one in self.voiceprints.values())
+        every = (one for person in self.voiceprints.values() for one in person.references)
+        joined = any(one.is_joined for one in every)
         return self.joins.voice_id if self.joins and joined else ""
 
     def match(self, embedding: np.ndarray, band: Band) -> SpeakerMatch | None:
@@ -378,5 +379,5 @@ def _voice_threshold(
     head = bundle.speaker_threshold
     if joins is None or joins.voices is None:
         return head
-    joined = {one.is_joined for one in people.values()} or {True}
+    joined = {one.is_joined for person in people.values() for one in person.references} or {True}
     return max(joins.voices.threshold if each else head for each in joined)

@@ -77,12 +77,13 @@ def best_match(
 ) -> SpeakerMatch:
     """Return whose voice `embedding [dim]` is, with the nearest speaker and the runner-up.
 
-    Nobody is verified in the `band` of a telephone, where most voices score as one.
+    Of several references of a speaker, the one that resembles it most counts. Nobody is verified in
+    the `band` of a telephone, where most voices score as one.
     """
-    references = list(voiceprints.values())
-    scores = np.array([scorer(embedding[None], one.mean[None])[0, 0] for one in references])
+    people = list(voiceprints.values())
+    scores = np.array([person_scores(embedding[None], one, scorer)[0] for one in people])
     nearest, *others = (
-        SpeakerScore(references[n].name, round(float(scores[n]), 4))
+        SpeakerScore(people[n].name, round(float(scores[n]), 4))
         for n in np.argsort(-scores, kind="stable")[:2]
     )
     return SpeakerMatch(
@@ -92,8 +93,16 @@ def best_match(
         verified=bool(scores.max() >= threshold) and band != "telephone",
         nearest=nearest,
         runner_up=others[0] if others else None,
+        margin=round(nearest.score - others[0].score, 4) if others else None,
         reason=TELEPHONE if band == "telephone" else None,
     )
+
+
+def person_scores(takes: np.ndarray, person: Voiceprint, scorer: Scorer) -> np.ndarray:
+    """Return the scores `[take]` of `takes [take, dim]` against a speaker: of the speaker's
+    references, the one that resembles a take most counts."""
+    each = [scorer(takes, one.mean[None])[:, 0] for one in person.references]
+    return np.asarray(np.max(each, axis=0))
 
 
 def read_cohort(

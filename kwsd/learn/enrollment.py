@@ -16,10 +16,13 @@ import numpy as np
 from kwsd.audio.format import SAMPLE_RATE, SILENCE_DBFS
 from kwsd.audio.pcm import level_dbfs
 from kwsd.detect.embedder import Embedder, Voice
+from kwsd.detect.setup import SpeakerSetup
+from kwsd.detect.speaker_id import person_scores
 from kwsd.learn.takes import REPEATED, KnownRecordings, TakeRejected, check_take
 from kwsd.metrics import Scorer
-from kwsd.names import folded
-from kwsd.state.voiceprints import Voiceprint, check_speaker_name
+from kwsd.names import folded, look_up
+from kwsd.state.clips import ClipStore
+from kwsd.state.voiceprints import Voiceprint, check_reference, check_speaker_name
 
 MIN_TAKES = 2
 """Takes that a voiceprint is made from at least; three are asked for, since one may be unusable."""
@@ -63,9 +66,11 @@ class EnrollmentTake:
 class Enrollment:
     """Collects the takes of one speaker."""
 
-    def __init__(self, name: str, embedder: Embedder) -> None:
-        """Raises VoiceprintError where the name is not allowed."""
+    def __init__(self, name: str, embedder: Embedder, reference: str = "") -> None:
+        """`reference` tells it from others of the speaker. Raises VoiceprintError where a name is
+        not allowed."""
         self.name = check_speaker_name(name)
+        self.reference = check_reference(reference)
         self.takes: list[EnrollmentTake] = []
         """Those that were accepted."""
         self._others: list[EnrollmentTake] = []
@@ -120,7 +125,8 @@ class Enrollment:
             takes=np.stack([voice.head for voice in voices]),
             created=time.time(),
             checker_takes=np.stack(by_checker) if by_checker else None,
-            checker_id=self._embedder.checker_id,
+            checker_id=self._embedder.checker_id if by_checker else "",
+            reference=self.reference,
         )
         return voiceprint, left_out.tolist()
 
@@ -158,7 +164,34 @@ def known_as(
     """Return the other names under which the voice would be verified: it is enrolled already."""
     own = folded(voiceprint.name)
     others = [other for name, other in enrolled.items() if folded(name) != own]
-    return [o.name for o in others if scorer(voiceprint.mean[None], o.mean[None]) >= threshold]
+    voice = voiceprint.mean[None]
+    return [o.name for o in others if person_scores(voice, o, scorer)[0] >= threshold]
+
+
+def compared(new: Voiceprint, speakers: SpeakerSetup) -> tuple[list[str], bool]:
+    """Return the other names under which a new voiceprint is enrolled already, and whether the
+    speaker's other references would not verify it."""
+    if speakers.scorer is None:
+        return [], False
+    seen = speakers.as_compared(new)
+    known = known_as(seen, speakers.voiceprints, speakers.scorer, speakers.threshold)
+    person = speakers.voiceprints.get(look_up(new.name, speakers.voiceprints) or "")
+    own = folded(new.reference)
+    others = [o for o in person.references if folded(o.reference) != own] if person else []
+    scores = [speakers.scorer(seen.mean[None], other.mean[None])[0, 0] for other in others]
+    return known, bool(scores) and bool(max(scores) < speakers.threshold)
+
+
+def around(start: int, end: int) -> tuple[int, int]:
+    """Return the samples of a take of a voice in which a word was heard at `start` to `end`."""
+    return start - SAMPLE_RATE // 5, end + SAMPLE_RATE // 20
+
+
+def voice_in(clips: ClipStore, id: str) -> np.ndarray:
+    """Return the word in a clip as a take of a voice, int16 `[sample]`. Raises ClipError."""
+    (clip,) = clips.find([id])
+    start, end = around(clip.start, clip.end)
+    return clips.samples(clip)[max(start, 0) : end]
 
 
 class TakeCutter:
@@ -182,7 +215,8 @@ class TakeCutter:
         wanted = self.word is None or word == self.word
         if self.kind != "word" or start < self.begin or not wanted:
             return None
-        return max(start - SAMPLE_RATE // 5, self.begin), end + SAMPLE_RATE // 20
+        first, last = around(start, end)
+        return max(first, self.begin), last
 
     def step(self, block: np.ndarray, end: int) -> tuple[int, int] | None:
         """Return the take's samples once the speaker has paused, or has said enough.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kwsd.detect.speaker_id import person_scores
 from kwsd.metrics import (
     COUNTED,
     HIGHEST_THRESHOLD,
@@ -27,6 +28,7 @@ from kwsd.metrics import (
 )
 from kwsd.protocol.data import LabeledTime, WordPeaks
 from kwsd.state.calibration import CalibrationError
+from kwsd.state.voiceprints import Voiceprint
 
 MIN_PEAKS = 10
 """Peaks that a tail needs."""
@@ -178,24 +180,37 @@ class SpeakerChoice:
 
 
 def speaker_trials(
-    people: Mapping[str, np.ndarray], strangers: np.ndarray, scorer: Scorer
+    people: Mapping[str, Voiceprint], strangers: np.ndarray, scorer: Scorer
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return target and impostor scores of the enrolled people.
 
-    Targets are people's takes, each against the mean of their others; impostors are strangers and
-    the other people, against each voiceprint. `people`: takes `[take, dim]` of unit length by name;
-    `strangers [stranger, dim]`. Some may have a part that others lack.
+    Targets are people's takes, each against their voice without it; impostors are strangers and the
+    other people, against each voiceprint. Of several references of a voice, the one that resembles
+    a take most counts. `strangers [stranger, dim]`. Some may have a part that others lack.
     """
     target: list[float] = []
     impostor = []
-    means = {name: _unit(takes.mean(axis=0)) for name, takes in people.items()}
-    for name, takes in people.items():
-        if len(takes) > 1:
-            rest = takes.sum(axis=0)
-            target += [float(scorer(take[None], _unit(rest - take)[None])[0, 0]) for take in takes]
-        others = [other for who, other in people.items() if who != name]
-        impostor += [scorer(voices, means[name][None])[:, 0] for voices in (strangers, *others)]
+    for name, person in people.items():
+        for one in person.references:
+            target += _own_scores(person, one, scorer)
+        others = [
+            one.takes for who, other in people.items() if who != name for one in other.references
+        ]
+        impostor += [person_scores(voices, person, scorer) for voices in (strangers, *others)]
     return np.array(target), np.concatenate(impostor) if impostor else np.zeros(0)
+
+
+def _own_scores(person: Voiceprint, one: Voiceprint, scorer: Scorer) -> list[float]:
+    """Return the score of each take of a speaker's reference `one`, as if it were not in it."""
+    means = [other.mean for other in person.references if other is not one]
+    rest = one.takes.sum(axis=0)
+    scores = []
+    for take in one.takes:
+        own = [_unit(rest - take)] if len(one.takes) > 1 else []
+        seen = [float(scorer(take[None], mean[None])[0, 0]) for mean in (*own, *means)]
+        if seen:
+            scores.append(max(seen))
+    return scores
 
 
 def choose_speaker(

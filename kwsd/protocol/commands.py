@@ -178,10 +178,12 @@ class EnrollBegin(Request[EnrollBeginReply], frozen=True, tag="enroll.begin"):
     """Begin an enrollment, which belongs to the connection and ends with it."""
 
     name: Name
+    reference: Name = ""
+    """What tells it from the speaker's other references, such as `far`, which stay beside it."""
 
 
 class EnrollNext(Request[EnrollNextReply], frozen=True, tag="enroll.next"):
-    """Add a take: recorded from the microphone, or `audio`."""
+    """Add a take: recorded from the microphone, or `audio`, or a clip."""
 
     kind: Literal["word", "free"] = "word"
     word: Name | None = None
@@ -189,6 +191,8 @@ class EnrollNext(Request[EnrollNextReply], frozen=True, tag="enroll.next"):
     timeout_s: Timeout = 15.0
     audio: bytes | None = None
     """Little-endian int16 at 16 kHz, at most 20 s."""
+    clip: Name | None = None
+    """Id of a clip, whose word is the take."""
 
 
 class EnrollCommit(Request[EnrollCommitReply], frozen=True, tag="enroll.commit"):
@@ -209,10 +213,11 @@ class Speakers(Request[SpeakersReply], frozen=True, tag="speakers"):
 
 
 class SpeakersDelete(Request[DeletedReply], frozen=True, tag="speakers.delete"):
-    """Delete a speaker's voiceprint."""
+    """Delete a speaker's voiceprint, or one reference of it."""
 
     changes_state: ClassVar[bool] = True
     name: Name
+    reference: Name | None = None
 
 
 class SpeakersTrials(Request[SpeakersTrialsReply], frozen=True, tag="speakers.trials"):

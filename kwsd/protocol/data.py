@@ -93,13 +93,25 @@ class LookBack(Data, frozen=True):
     end: int
 
 
+class ReferenceInfo(Data, frozen=True):
+    """A reference of an enrolled speaker."""
+
+    name: str
+    """What tells it from the speaker's others; empty where nobody said."""
+    takes: int
+    created: float
+    """Seconds since the epoch."""
+
+
 class SpeakerInfo(Data, frozen=True):
     """An enrolled speaker."""
 
     name: str
     takes: int
+    """Of all references."""
     created: float
-    """Seconds since the epoch."""
+    """Seconds since the epoch, of the first reference."""
+    references: list[ReferenceInfo] = []
 
 
 class OperatingPoint(Data, frozen=True, omit_defaults=True):

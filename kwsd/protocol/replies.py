@@ -288,8 +288,11 @@ class EnrollBeginReply(Reply, frozen=True):
 
     name: str
     replaces: bool
+    """Whether the speaker has this reference already, or a voiceprint that cannot be read."""
     words: list[str]
     """The words that the detector listens for."""
+    references: list[str] = []
+    """The names of the speaker's references."""
 
 
 class EnrollNextReply(Reply, frozen=True):
@@ -311,6 +314,8 @@ class EnrollCommitReply(Reply, frozen=True):
     """Numbers of the accepted takes, from 1, that sound like somebody else than most of them."""
     known_as: list[str]
     """Other names under which this voice is enrolled."""
+    unlike: bool = False
+    """Whether it does not resemble the speaker's other references."""
 
 
 class PauseReply(Reply, frozen=True):

@@ -22,7 +22,7 @@ from kwsd.audio.format import SAMPLE_RATE
 from kwsd.audio.high_pass import HighPass
 from kwsd.config import Config
 from kwsd.detect.embedder import Embedder
-from kwsd.learn.enrollment import Enrollment, known_as
+from kwsd.learn.enrollment import Enrollment, compared
 from kwsd.learn.takes import TakeRejected
 from kwsd.names import look_up, word_name
 from kwsd.protocol import commands, replies
@@ -227,13 +227,15 @@ class Handlers:
         self, session: ClientSession, command: commands.EnrollBegin
     ) -> replies.EnrollBeginReply:
         try:
-            session.enrollment = Enrollment(command.name, self._parts.embedder())
+            begun = Enrollment(command.name, self._parts.embedder(), command.reference)
         except VoiceprintError as error:
             raise RequestError("bad_name", str(error)) from error
-        name = session.enrollment.name
-        voiceprints = self._parts.state.voiceprints
-        replaces = await self._on_disk(lambda: voiceprints.path(name).exists())
-        return replies.EnrollBeginReply(name=name, replaces=replaces, words=self._words())
+        session.enrollment = begun
+        store = self._parts.state.voiceprints
+        replaces, known = await self._on_disk(lambda: store.replaced(begun.name, begun.reference))
+        return replies.EnrollBeginReply(
+            name=begun.name, replaces=replaces, words=self._words(), references=known
+        )
 
     async def _enroll_next(
         self, session: ClientSession, command: commands.EnrollNext
@@ -244,12 +246,14 @@ class Handlers:
             raise RequestError("bad_request", f"{text}; enroll.commit keeps them")
         if command.audio is not None:
             samples = HighPass().step(_decoded(command.audio))
+        elif (id := command.clip) is not None:
+            samples = await self._on_disk(lambda: self._parts.state.voice_in(id))
         else:
             word = None if command.word is None else self._check_word(command.word)
             samples = await self._audio.record(session, command.kind, word, command.timeout_s)
         try:
             # A take from the microphone can be said again.
-            again = command.audio is None
+            again = command.audio is None and command.clip is None
             async with self._embedding:
                 take = await asyncio.to_thread(enrollment.add, samples, judged_now=again)
         except TakeRejected as error:
@@ -264,15 +268,10 @@ class Handlers:
         self, session: ClientSession, command: commands.EnrollCommit
     ) -> replies.EnrollCommitReply:
         enrollment = _enrollment(session)
-        speakers = self._parts.listener.detector.setup.speakers
-        known: list[str] = []
         try:
             voiceprint, left_out = enrollment.finish()
-            if speakers.scorer:
-                enrolled = speakers.voiceprints
-                seen = speakers.as_compared(voiceprint)
-                known = known_as(seen, enrolled, speakers.scorer, speakers.threshold)
-            await self._on_disk(lambda: self._parts.state.voiceprints.save(voiceprint))
+            known, unlike = compared(voiceprint, self._parts.listener.detector.setup.speakers)
+            await self._on_disk(lambda: self._parts.state.voiceprints.add(voiceprint))
         except TakeRejected as error:
             raise RequestError(error.reason, str(error)) from error
         except VoiceprintError as error:
@@ -283,6 +282,7 @@ class Handlers:
             takes=len(voiceprint.takes),
             left_out=left_out,
             known_as=known,
+            unlike=unlike,
         )
 
     async def _enroll_abort(

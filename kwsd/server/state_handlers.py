@@ -22,6 +22,7 @@ from kwsd.detect import in_force
 from kwsd.detect.in_force import Origins
 from kwsd.detect.setup import DetectorSetup, chosen_checker, resolve
 from kwsd.detect.speaker_id import SpeakerScorer, read_cohort
+from kwsd.learn.enrollment import voice_in
 from kwsd.learn.thresholds import speaker_trials
 from kwsd.model.bundle import COHORT, Bundle
 from kwsd.names import look_up, word_name
@@ -32,6 +33,7 @@ from kwsd.protocol.data import (
     CalibratedWord,
     Clip,
     ClipInfo,
+    ReferenceInfo,
     SpeakerInfo,
     WordPeaks,
 )
@@ -185,20 +187,37 @@ class StateHandlers:
 
     def _list_speakers(self, command: commands.Speakers) -> replies.SpeakersReply:
         good, bad = self.voiceprints.load_all()
-        listed = [SpeakerInfo(v.name, len(v.takes), v.created) for v in good.values()]
+        listed = [
+            SpeakerInfo(
+                name=one.name,
+                takes=sum(len(part.takes) for part in one.references),
+                created=one.created,
+                references=[
+                    ReferenceInfo(part.reference, len(part.takes), part.created)
+                    for part in one.references
+                ],
+            )
+            for one in good.values()
+        ]
         return replies.SpeakersReply(speakers=listed, unusable=[str(error) for error in bad])
 
     def _delete_speaker(self, command: commands.SpeakersDelete) -> replies.DeletedReply:
         try:
             name = look_up(command.name, self.voiceprints.names()) or command.name
-            self.voiceprints.delete(name)
+            left = None
+            if command.reference is not None:
+                left = self.voiceprints.load(name).without_reference(command.reference)
+            if left:
+                _save(self.voiceprints, left)
+            else:
+                self.voiceprints.delete(name)
         except VoiceprintError as error:
             raise RequestError("no_speaker", str(error)) from error
         return replies.DeletedReply(deleted=name)
 
     def _speaker_trials(self, command: commands.SpeakersTrials) -> replies.SpeakersTrialsReply:
         speakers = self._setup().speakers
-        people = {name: voiceprint.takes for name, voiceprint in speakers.voiceprints.items()}
+        people = speakers.voiceprints
         joined = speakers.joins and speakers.joins.voices
         strangers = read_cohort(self.bundle, "strangers", joined.cohort if joined else COHORT)
         scorer = speakers.scorer or SpeakerScorer(self.bundle)
@@ -342,6 +361,13 @@ class StateHandlers:
         except ClipError as error:
             raise RequestError("no_clip", str(error)) from error
         return replies.ClipsGetReply(clip=clip, sample_rate=SAMPLE_RATE, pcm=pcm.to_bytes(samples))
+
+    def voice_in(self, clip: str) -> np.ndarray:
+        """Return the word in a clip as a take of a voice, int16 `[sample]`. Raises RequestError."""
+        try:
+            return voice_in(self.clips, clip)
+        except ClipError as error:
+            raise RequestError("no_clip", str(error)) from error
 
     def _label_clips(self, command: commands.ClipsLabel) -> replies.ClipsLabelReply:
         try:

@@ -8,7 +8,10 @@ compares the rest.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field
+import shlex
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,13 @@ from kwsd.bounded import npz
 from kwsd.bounded.file import Damaged
 from kwsd.bounded.npz import Kinds, Numbers, Text
 from kwsd.metrics import joined
-from kwsd.names import MAX_LENGTH
+from kwsd.names import MAX_LENGTH, folded, is_allowed, look_up
 from kwsd.state import store
 from kwsd.state.store import LATEST, StateError, Store
 
 FORMAT = 1
+UNNAMED = "one without a label"
+"""How a reference that nobody has named is called."""
 MAX_TAKES = 1000
 ARRAYS: Kinds = {
     "format": Numbers("<i8"),
@@ -36,6 +41,16 @@ CHECKER_ARRAYS: Kinds = {
     "checker_id": Text(64),
 }
 """What it holds too where a checker gave embeddings."""
+MAX_REFERENCES = 8
+"""References of one speaker."""
+REFERENCE_ARRAYS: Kinds = {
+    "references": Text(MAX_LENGTH, (MAX_REFERENCES,)),
+    "reference_takes": Numbers("<i8", (MAX_REFERENCES,)),
+    "reference_checked": Numbers("<i8", (MAX_REFERENCES,)),
+    "reference_created": Numbers("<f8", (MAX_REFERENCES,)),
+}
+"""What it holds too where the speaker has several references, or one with a name: how many of the
+takes are of each, in order, and how many of the checker's."""
 NAME_ARRAYS: Kinds = {"name": Text(MAX_LENGTH)}
 """What it holds too where it is called by an identifier."""
 UNIT_WITHIN = 0.01
@@ -50,7 +65,7 @@ class VoiceprintError(StateError):
 
 @dataclass(frozen=True)
 class Voiceprint:
-    """The stored reference of an enrolled speaker."""
+    """The stored voice of an enrolled speaker: one reference, and `others` of the same speaker."""
 
     name: str
     encoder_id: str
@@ -64,6 +79,10 @@ class Voiceprint:
     """Identifies that checker; empty without one."""
     is_joined: bool = False
     """Whether its takes are joined of both parts."""
+    reference: str = ""
+    """What tells it from the speaker's others, such as `far`; empty where nobody said."""
+    others: tuple[Voiceprint, ...] = ()
+    """References of the same speaker at other distances or microphones, which have no others."""
     mean: np.ndarray = field(init=False)
     """float32 `[dim]`, of unit length."""
 
@@ -71,15 +90,71 @@ class Voiceprint:
         mean = self.takes.mean(axis=0)
         object.__setattr__(self, "mean", mean / max(float(np.linalg.norm(mean)), 1e-9))
 
+    @property
+    def references(self) -> tuple[Voiceprint, ...]:
+        """Every reference of the speaker."""
+        return (self, *self.others)
+
     def joined(self, checker_id: str, weight: float) -> Voiceprint:
         """Return it with takes that are joined of both parts, if this checker gave the other one.
 
-        `weight` is that of the checker's. Without such a part, it is returned as it is.
+        `weight` is that of the checker's. A reference without such a part is as it was.
         """
+        others = tuple(other.joined(checker_id, weight) for other in self.others)
         if self.checker_takes is None or self.checker_id != checker_id:
-            return self
-        takes = joined(self.takes, self.checker_takes, weight)
-        return Voiceprint(self.name, self.encoder_id, takes, self.created, is_joined=True)
+            return replace(self, others=others)
+        return replace(
+            self,
+            takes=joined(self.takes, self.checker_takes, weight),
+            checker_takes=None,
+            checker_id="",
+            is_joined=True,
+            others=others,
+        )
+
+    def with_reference(self, new: Voiceprint) -> Voiceprint:
+        """Return it with the reference `new`, in place of one of the same name.
+
+        What a checker gave is kept of the checker that heard `new`, if one did. Raises
+        VoiceprintError where there are too many.
+        """
+        kept = [one for one in self.references if folded(one.reference) != folded(new.reference)]
+        if len(kept) == MAX_REFERENCES:
+            names = ", ".join(one.reference or UNNAMED for one in kept)
+            text = f"{self.name!r} has {MAX_REFERENCES} references ({names}), and may have no more"
+            fix = f"`kwsd speakers --delete {shlex.quote(self.name)} --reference NAME` deletes one"
+            raise VoiceprintError(f"{text}; {fix}")
+        heard = next((one.checker_id for one in (new, *kept) if one.checker_id), "")
+        every = [one if one.checker_id == heard else _unchecked(one) for one in (*kept, new)]
+        return _person(self.name, every)
+
+    def without_reference(self, reference: str) -> Voiceprint | None:
+        """Return it without a reference; None where none is left.
+
+        Raises VoiceprintError where there is no such reference.
+        """
+        named = look_up(reference, [one.reference for one in self.references])
+        if named is None:
+            names = ", ".join(one.reference or UNNAMED for one in self.references)
+            text = f"{self.name!r} has no reference {reference!r}"
+            raise VoiceprintError(f"{text}; there is {names}")
+        left = [one for one in self.references if one.reference != named]
+        return _person(self.name, left) if left else None
+
+
+def _person(name: str, references: Sequence[Voiceprint]) -> Voiceprint:
+    """Return a speaker with these references."""
+    first, *others = (replace(one, name=name, others=()) for one in references)
+    return replace(first, others=tuple(others))
+
+
+def _unchecked(one: Voiceprint) -> Voiceprint:
+    return replace(one, checker_takes=None, checker_id="", others=())
+
+
+def check_reference(name: str) -> str:
+    """Return the name of a reference as it is stored; empty for none. Raises VoiceprintError."""
+    return store.check_name(name, "reference", VoiceprintError) if name.strip() else ""
 
 
 def check_speaker_name(name: str) -> str:
@@ -122,31 +197,107 @@ class VoiceprintStore(Store[Voiceprint]):
             checker_takes = arrays.get("checker_takes")
             if checker_takes is not None:
                 _check_takes(checker_takes, None)
-                if len(checker_takes) != len(takes):
-                    raise Damaged(f"a checker heard {len(checker_takes)} of its {len(takes)} takes")
             if not 0 <= arrays["created"] <= LATEST:
                 raise Damaged("it was made at no time that there is")
+            created = float(arrays["created"])
+            checker_id = arrays.get("checker_id", "")
+            whole = Voiceprint(name, encoder_id, takes, created, checker_takes, checker_id)
+            parts = npz.decode(data, {}, self.max_bytes, REFERENCE_ARRAYS)
+            return _parted(whole, parts)
         except Damaged as error:
             raise self.damaged(path, name, error) from error
-        created = float(arrays["created"])
-        checker_id = arrays.get("checker_id", "")
-        return Voiceprint(name, encoder_id, takes, created, checker_takes, checker_id)
+
+    def add(self, new: Voiceprint) -> Voiceprint:
+        """Save a reference beside the speaker's others, in place of one of its name, and return the
+        speaker. What cannot be read is replaced. Raises VoiceprintError."""
+        with suppress(VoiceprintError):
+            new = self.load(new.name).with_reference(new)
+        self.save(new)
+        return new
+
+    def replaced(self, name: str, reference: str) -> tuple[bool, list[str]]:
+        """Return whether `add` would replace something, and the names of the speaker's references.
+
+        A voiceprint that cannot be read is replaced. Raises VoiceprintError for a name that nobody
+        can have.
+        """
+        if not self.path(name).exists():
+            return False, []
+        try:
+            names = [one.reference for one in self.load(name).references]
+        except VoiceprintError:
+            return True, []
+        return look_up(reference, names) is not None, names
 
     def to_bytes(self, thing: Voiceprint) -> bytes:
         """Return the file of a voiceprint."""
+        references = thing.references
         arrays: dict[str, Any] = {
             "format": np.int64(FORMAT),
             "name": np.str_(thing.name),
-            "takes": thing.takes.astype(np.float32),
+            "takes": np.concatenate([one.takes for one in references]).astype(np.float32),
             "encoder_id": np.str_(thing.encoder_id),
             "created": np.float64(thing.created),
         }
-        if thing.checker_takes is not None:
-            arrays["checker_takes"] = thing.checker_takes.astype(np.float32)
-            arrays["checker_id"] = np.str_(thing.checker_id)
+        checked = [one for one in references if one.checker_takes is not None]
+        if checked:
+            by_checker = [one.checker_takes for one in checked if one.checker_takes is not None]
+            arrays["checker_takes"] = np.concatenate(by_checker).astype(np.float32)
+            arrays["checker_id"] = np.str_(checked[0].checker_id)
+        if len(references) > 1 or thing.reference:
+            counts = [0 if one.checker_takes is None else len(one.takes) for one in references]
+            arrays["references"] = np.array([one.reference for one in references])
+            arrays["reference_takes"] = np.array([len(one.takes) for one in references], np.int64)
+            arrays["reference_checked"] = np.array(counts, np.int64)
+            arrays["reference_created"] = np.array([one.created for one in references])
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
         return buffer.getvalue()
+
+
+def _parted(whole: Voiceprint, parts: dict[str, Any]) -> Voiceprint:
+    """Return a speaker whose takes are those of several references, as `parts` says; as it is where
+    that is empty. Raises Damaged."""
+    heard = 0 if whole.checker_takes is None else len(whole.checker_takes)
+    counts = np.array([len(whole.takes)])
+    checked = np.array([heard])
+    if parts:
+        counts, checked = parts["reference_takes"], parts["reference_checked"]
+        names, created = parts["references"], parts["reference_created"]
+        if not len(counts) == len(checked) == len(names) == len(created) > 0:
+            raise Damaged("its references do not fit together")
+        if (counts < 1).any() or (checked < 0).any() or counts.max() > MAX_TAKES:
+            raise Damaged("it has a reference without takes")
+        if len({folded(each) for each in names}) < len(names):
+            raise Damaged("it has two references of one name")
+        if not all(not each or is_allowed(each) for each in names):
+            raise Damaged("it has a reference whose name none can have")
+        if (created < 0).any() or (created > LATEST).any():
+            raise Damaged("it has a reference that was made at no time that there is")
+    if ((checked != 0) & (checked != counts)).any() or checked.sum() != heard:
+        raise Damaged(f"a checker heard {heard} of its {len(whole.takes)} takes")
+    if counts.sum() != len(whole.takes):
+        raise Damaged("its takes are not those of its references")
+    if not parts:
+        return whole
+    references = []
+    ends, checked_ends = np.cumsum(counts), np.cumsum(checked)
+    for n, name in enumerate(names):
+        by_checker = None
+        if checked[n] and whole.checker_takes is not None:
+            by_checker = whole.checker_takes[checked_ends[n] - checked[n] : checked_ends[n]]
+        one = Voiceprint(
+            whole.name,
+            whole.encoder_id,
+            whole.takes[ends[n] - counts[n] : ends[n]],
+            float(created[n]),
+            by_checker,
+            whole.checker_id if by_checker is not None else "",
+            reference=name,
+        )
+        _check_takes(one.takes, None)
+        references.append(one)
+    return _person(whole.name, references)
 
 
 def _check_takes(takes: np.ndarray, dim: int | None) -> None:
