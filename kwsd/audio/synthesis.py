@@ -3,13 +3,18 @@ installed."""
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import io
 import json
+import re
 import shutil
 import subprocess
+import unicodedata
 import wave
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -48,6 +53,52 @@ LEARNERS = {
 """How people who learned English later pronounce American sounds, in Kokoro's letters."""
 
 
+SCRIPTS = {
+    "ARABIC": ("ar", "fa", "ur", "sd", "ug"),
+    "ARMENIAN": ("hy", "hyw"),
+    "BENGALI": ("bn", "as", "bpy"),
+    "CJK": ("cmn", "cmn-latn-pinyin", "yue"),
+    "CYRILLIC": (
+        *("ru", "uk", "be", "bg", "mk", "sr", "kk", "ky", "tt", "ba", "cv", "nog", "uz", "tk"),
+    ),
+    "DEVANAGARI": ("hi", "mr", "ne", "kok"),
+    "ETHIOPIC": ("am", "ti"),
+    "GEORGIAN": ("ka",),
+    "GREEK": ("el", "grc"),
+    "GUJARATI": ("gu",),
+    "GURMUKHI": ("pa",),
+    "HANGUL": ("ko",),
+    "HEBREW": ("he",),
+    "HIRAGANA": ("ja",),
+    "KANNADA": ("kn",),
+    "KATAKANA": ("ja",),
+    "KATAKANA-HIRAGANA": ("ja",),
+    "MALAYALAM": ("ml",),
+    "MYANMAR": ("my", "shn"),
+    "ORIYA": ("or",),
+    "SINHALA": ("si",),
+    "TAMIL": ("ta",),
+    "TELUGU": ("te",),
+    "THAI": ("th",),
+}
+"""Which voices read a script beside the Latin one, the language first in which a text of it is read
+where nobody names one. Those of other languages read Latin letters."""
+FIRST_TRIED = {"CJK": 2}
+"""How many of these are one language, of which some versions of espeak-ng lack a voice."""
+
+
+class UnreadableText(ValueError):
+    """No voice can read a text; the message says what may help."""
+
+
+class Spoken(NamedTuple):
+    """A text that a voice has said."""
+
+    voice: str
+    samples: np.ndarray
+    """int16 `[sample]` at 16 kHz."""
+
+
 class SynthesisError(OSError):
     """Text cannot be spoken; the message says what is missing."""
 
@@ -69,20 +120,112 @@ def espeak(text: str, voice: str, speed: int = 160, pitch: int = 50) -> np.ndarr
     )
 
 
-def espeak_takes(text: str, count: int, seed: int = 0) -> list[np.ndarray]:
-    """Return `text` in `count` different voices, accents, speeds and pitches. Raises
-    SynthesisError."""
+def espeak_takes(text: str, count: int, seed: int = 0, language: str = "en") -> list[Spoken]:
+    """Return `text` in `count` different voices and accents of a language, speeds and pitches.
+
+    Raises SynthesisError.
+    """
     rng = np.random.default_rng(seed)
     variants = espeak_variants()
-    return [
-        espeak(
-            text,
-            f"{rng.choice(ACCENTS)}+{variant}",
-            int(rng.integers(120, 210)),
-            int(rng.integers(25, 80)),
-        )
-        for variant in rng.choice(variants, min(count, len(variants)), replace=False)
-    ]
+    accents = voices_of(language)
+    takes = []
+    for variant in rng.choice(variants, min(count, len(variants)), replace=False):
+        voice = f"{rng.choice(accents)}+{variant}"
+        speed, pitch = int(rng.integers(120, 210)), int(rng.integers(25, 80))
+        takes.append(Spoken(voice, espeak(text, voice, speed, pitch)))
+    return takes
+
+
+def voices_of(language: str) -> tuple[str, ...]:
+    """Return the accents of a language that espeak-ng speaks by itself.
+
+    Raises UnreadableText where it speaks none of this name, and SynthesisError.
+    """
+    if language == "en":
+        return ACCENTS
+    codes = [code for code, file in _listed() if not file.startswith("mb/")]
+    found = [code for code in codes if code == language or code.startswith(f"{language}-")]
+    if found:
+        return (language,) if language in found and "-" in language else tuple(found)
+    near = difflib.get_close_matches(language, codes, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    text = f"espeak-ng has no voice of the language {language!r}{hint}"
+    raise UnreadableText(f"{text} (`espeak-ng --voices` lists them)")
+
+
+def _listed() -> list[tuple[str, str]]:
+    """Return the code and the file of every voice of espeak-ng. Raises SynthesisError."""
+    lines = [line.split() for line in _espeak("--voices").decode().splitlines()[1:]]
+    return [(line[1], line[4]) for line in lines if len(line) > 4]
+
+
+def language_of(text: str) -> str:
+    """Return the language to read `text` in, by its script: English for Latin letters.
+
+    Raises UnreadableText where no voice can read it, and SynthesisError.
+    """
+    scripts = [script for each in text if (script := _script(each)) not in ("", "LATIN")]
+    most = max(scripts, key=scripts.count, default="LATIN")
+    if "HIRAGANA" in scripts or "KATAKANA" in scripts:
+        most = "KATAKANA"  # Chinese characters among them are Japanese
+    faults = []
+    for language in SCRIPTS.get(most, ("en",))[: FIRST_TRIED.get(most, 1)]:
+        try:
+            check_readable(text, language)
+            return language
+        except UnreadableText as error:
+            faults.append(error)
+    raise faults[0]
+
+
+def check_readable(text: str, language: str) -> None:
+    """Raise UnreadableText where no voice of `language` can read `text`, or would spell it."""
+    voice = voices_of(language)[0]
+    for word in text.split():
+        if not _reads(voice, word):
+            other = next((one for one in language_of_script(word) if one != language), None)
+            fix = f"`--language {other}` may" if other else "write it as it is said"
+            why = f"no voice of the language {language!r} can read {word!r}"
+            raise UnreadableText(f"{why}; {fix}, or record it: `--record 5`")
+
+
+def language_of_script(word: str) -> tuple[str, ...]:
+    """Return languages whose voices read the script of a word, if it is not the Latin one."""
+    script = next((s for each in word if (s := _script(each)) not in ("", "LATIN")), "")
+    return SCRIPTS.get(script, ())
+
+
+def _reads(voice: str, word: str) -> bool:
+    """Return whether a voice reads a word, by the phonemes that it gives.
+
+    Where it cannot read a letter, espeak-ng says the letter's name, mostly in English; what is of
+    another script it may leave to a voice of that, which the phonemes say: `(hi)…(en)`.
+    """
+    phonemes = _espeak("-q", "-x", "-v", voice, "--", word).decode(errors="replace")
+    own = voice.partition("-")[0]
+    switched = {code.partition("-")[0] for code in re.findall(r"\(([a-z-]+)\)", phonemes)} - {own}
+    if not re.search(r"[a-zA-Z@]", re.sub(r"\([a-z-]+\)", "", phonemes)):
+        return False
+    scripts = {script for each in word if (script := _script(each))}
+    of_voice = {script for script, languages in SCRIPTS.items() if own in _roots(languages)}
+    if scripts - {"LATIN"} - of_voice:  # another voice must read it
+        return bool(switched & {code for each in scripts for code in _roots(SCRIPTS.get(each, ()))})
+    if "LATIN" not in scripts:
+        return "en" not in switched
+    is_spelled = len(word) > 1 and len(phonemes.split()) >= len(word)
+    return not (of_voice and "en" in switched and is_spelled)
+
+
+def _roots(languages: Iterable[str]) -> set[str]:
+    return {language.partition("-")[0] for language in languages}
+
+
+def _script(letter: str) -> str:
+    """Return the script of a letter, as the names of Unicode begin; empty for anything else."""
+    if unicodedata.category(letter)[0] not in "LM":
+        return ""
+    name = unicodedata.name(letter, "UNKNOWN")
+    return "" if name.startswith(("COMBINING", "MODIFIER", "ZERO")) else name.partition(" ")[0]
 
 
 class Kokoro:
@@ -135,17 +278,29 @@ class Kokoro:
         )
 
 
-def kokoro_takes(text: str, count: int, seed: int = 0) -> list[np.ndarray]:
-    """Return `text` in `count` mixtures of Kokoro's voices, at several speeds. Raises
+def kokoro_takes(text: str, count: int, seed: int = 0) -> list[Spoken]:
+    """Return English `text` in `count` mixtures of Kokoro's voices, at several speeds. Raises
     SynthesisError."""
     rng = np.random.default_rng(seed)
     kokoro = Kokoro()
-    return [
-        kokoro(
-            text, rng.dirichlet(np.full(len(kokoro.styles), 0.5)), float(rng.uniform(0.75, 1.25))
-        )
-        for _ in range(count)
-    ]
+    takes = []
+    for number in range(1, count + 1):
+        mixture = rng.dirichlet(np.full(len(kokoro.styles), 0.5))
+        takes.append(Spoken(f"kokoro {number}", kokoro(text, mixture, rng.uniform(0.75, 1.25))))
+    return takes
+
+
+def spoken(text: str, count: int, language: str) -> list[Spoken]:
+    """Return `text` by `count` voices of espeak-ng, and for English by as many neural ones where
+    they are installed.
+
+    Raises UnreadableText or SynthesisError.
+    """
+    check_readable(text, language)
+    takes = espeak_takes(text, count, language=language)
+    if has_kokoro() and language.partition("-")[0] == "en":
+        takes += kokoro_takes(text, count)
+    return takes
 
 
 def has_kokoro() -> bool:

@@ -22,6 +22,7 @@ from kwsd.audio.high_pass import HighPass
 from kwsd.bench.circumstances import Circumstances
 from kwsd.bench.corpus import LabeledRecording, check_words, labeled
 from kwsd.bench.scenes import between_silence
+from kwsd.client.words import from_text
 from kwsd.learn.few_shot import WordTrainer
 from kwsd.learn.takes import TakeRejected
 from kwsd.learn.word_takes import HeardStream, WordTake
@@ -169,7 +170,7 @@ def _run(
     if count:
         shots, speakers = recordings.shots(word, count, seed)
     else:
-        shots = trainer.encoder.synthetic(word.replace("_", " "))
+        shots = from_text(trainer, word).usable
         speakers = set()
     if len(shots) < count:
         text = f"{word} has usable takes of {len(shots)} speakers; {count} shots need as many"

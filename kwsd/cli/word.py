@@ -98,6 +98,12 @@ def _add_origin(add: argparse.ArgumentParser) -> None:
         help="train against what the daemon has just heard (lookback_s), without the word, too",
     )
     add.add_argument(
+        "--language",
+        metavar="CODE",
+        help="of the synthetic voices, such as de or pt-br (default: by the script of the text; "
+        "English for Latin letters)",
+    )
+    add.add_argument(
         "--synthesis",
         action=argparse.BooleanOptionalAction,
         default=False,
@@ -128,6 +134,8 @@ def _add(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
     if client is None and (arguments.record or arguments.room):
         text = "--record and --room need the daemon, which listens to the microphone"
         return fail(USAGE, f"{text}; with --state, use --wav")
+    if arguments.language and not (arguments.text_only or arguments.synthesis):
+        return fail(USAGE, "--language is for synthetic voices: --text-only or --synthesis")
     check_answerable(yes=arguments.yes)
     if client:
         check_rights(client, "adding a word")
@@ -176,7 +184,11 @@ def _takes(arguments: argparse.Namespace, trainer: WordTrainer, endpoint: Endpoi
         channel = endpoint.config.microphone.channel
         takes = words.from_recordings(trainer, arguments.word, arguments.wav, channel)
     if arguments.text_only or arguments.synthesis:
-        takes.usable.extend(trainer.encoder.synthetic(arguments.word.replace("_", " ")))
+        said = words.from_text(trainer, arguments.word, arguments.language)
+        takes.usable.extend(said.usable)
+        takes.refused.extend(said.refused)
+        takes.warnings.extend(said.warnings)
+        takes.recordings.extend(said.recordings)
     return takes
 
 
@@ -278,12 +290,12 @@ def _import(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
 
 
 def _test(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
-    from kwsd.client import words
+    from kwsd.client import trials
 
-    trials = words.test(
+    found = trials.test(
         endpoint.requester, endpoint.bundle, arguments.word, arguments.files, endpoint.config
     )
-    for trial in trials:
+    for trial in found:
         if arguments.json:
             print_json({"file": trial.path, "score": trial.score, "wakes": trial.wakes})
         else:

@@ -14,15 +14,12 @@ from kwsd.audio import pcm
 from kwsd.audio.files import AudioFileError, read_all
 from kwsd.audio.format import SAMPLE_RATE
 from kwsd.audio.high_pass import HighPass
+from kwsd.audio.synthesis import language_of, spoken
 from kwsd.bounded.file import Damaged, read
 from kwsd.client import alike
 from kwsd.client.client import Client
 from kwsd.client.enroll import MAX_RETRIES, TAKE_TIMEOUT_S, Guide, refusal
 from kwsd.client.takes import Recording, bring
-from kwsd.config import Config, WordConfig
-from kwsd.detect.offline import Recordings
-from kwsd.detect.setup import resolve
-from kwsd.events import Wake
 from kwsd.learn.few_shot import MIN_TAKES, WordTrainer
 from kwsd.learn.quality import Quality
 from kwsd.learn.takes import REPEATED, KnownRecordings, TakeRejected
@@ -33,7 +30,6 @@ from kwsd.protocol import commands
 from kwsd.protocol.errors import DaemonError
 from kwsd.protocol.messages import Requester
 from kwsd.protocol.replies import WordsReply
-from kwsd.state.library import Library
 from kwsd.state.words import (
     MAX_BYTES,
     MAX_STORED,
@@ -46,9 +42,9 @@ from kwsd.state.words import (
 from kwsd.version import __version__
 
 TEXT_ONLY = (
-    "made from synthetic voices alone. On the development split such words caught 63 % (71 % with "
-    "the neural voices of kwsd[voices]) where words of three recordings caught 90 % (at 1 % false "
-    "accepts): record it three times, and it will be far better"
+    "made from synthetic voices alone. On the development split such English words caught 63 % (71 "
+    "% with the neural voices of kwsd[voices]) where words of three recordings caught 90 % (at 1 % "
+    "false accepts): record it three times, and it will be far better"
 )
 Origin = Literal["recordings", "text"]
 KEPT = (
@@ -56,6 +52,8 @@ KEPT = (
     "made again (`kwsd word takes` lists them; `takes: {keep: off}` keeps none)"
 )
 LOOK_BACK_STEP_S = 15
+SYNTHETIC_TAKES = 16
+"""Voices of each kind that speak a word that is made from text."""
 
 
 def listed(requester: Requester) -> WordsReply:
@@ -204,6 +202,31 @@ def from_microphone(
     return takes
 
 
+def from_text(trainer: WordTrainer, name: str, language: str | None = None) -> Takes:
+    """Return takes of the word `name` by synthetic voices of a language, by default the one that
+    its script is read in.
+
+    Raises UnreadableText or SynthesisError.
+    """
+    takes = Takes()
+    text = name.replace("_", " ")
+    if language is None:
+        language = language_of(text)
+        if language != "en":
+            takes.warnings.append(f"its script is read as {language!r}; `--language` names another")
+    for voice, samples in spoken(text, SYNTHETIC_TAKES, language):
+        filtered = HighPass().step(samples)
+        origin = f"the voice {voice}"
+        try:
+            take = trainer.encoder.take(filtered, name)
+        except TakeRejected as error:  # some voices whisper, some shout
+            takes.refused.append(f"{origin}: {error}")
+            continue
+        takes.usable.append(take)
+        takes.recordings.append(Recording.of(filtered, take, origin))
+    return takes
+
+
 def free_name(names: Sequence[str], bundle: Bundle, name: str) -> str:
     """Return `name` in its stored form if no word of `names` or the bundle has it.
 
@@ -337,42 +360,3 @@ def describe(name: str, quality: Quality) -> str:
         f"about {quality.false_accepts_per_hour:.2g} false wakes an hour of continuous speech "
         f"({low:.1g} to {high:.1g}: extrapolated from {quality.bank_hours:.1f} h of it){checks}"
     )
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A recording on which a word was tried."""
-
-    path: Path
-    score: float
-    """The highest score."""
-    wakes: bool
-
-
-def test(
-    requester: Requester,
-    bundle: Bundle,
-    name: str,
-    paths: Sequence[Path],
-    config: Config,
-) -> list[Trial]:
-    """Try the word `name` on recordings, with the channel and the checker of a configuration.
-
-    Raises AudioFileError, ConfigError, WordError or RequestError.
-    """
-    word = get(requester, bundle, name)
-    in_force = requester.request(commands.GetCalibration()).words.get(word.name)
-    words = {word.name: WordConfig(threshold=in_force.threshold if in_force else None)}
-    alone = Config(words=words, added_words=False, checker=config.checker)
-    setup = resolve(alone, bundle, Library(words={word.name: word}))
-    channel = config.microphone.channel
-    recordings = Recordings(bundle, setup, channel)
-    trials = []
-    for path in paths:
-        highest = 0.0
-        woke = False
-        for step in recordings.detect(path):
-            highest = max(highest, float(step.trace.scores.max(initial=0.0)))
-            woke = woke or any(isinstance(wake, Wake) for wake in step.wakes)
-        trials.append(Trial(path, highest, woke))
-    return trials

@@ -6,7 +6,6 @@ Each take is encoded in several versions: faster and slower, in noise, and with 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,10 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from kwsd.audio.format import SAMPLE_RATE, SILENCE_DBFS
-from kwsd.audio.high_pass import HighPass
 from kwsd.audio.pcm import level_dbfs
 from kwsd.audio.phrase import MIN_WORD_FRAMES, Phrase, find_phrase, word_cuts
-from kwsd.audio.synthesis import espeak_takes, has_kokoro, kokoro_takes
 from kwsd.audio.voicing import HOP_SAMPLES
 from kwsd.detect.embedder import Embedder
 from kwsd.learn.speech import LATER_FRAMES, SpeechProbe, read_probe
@@ -28,8 +25,6 @@ from kwsd.model.bundle import Bundle, CheckerModel
 from kwsd.model.runtime import Frames, Runtime
 from kwsd.state.words import CONTEXT_FRAMES
 
-SYNTHETIC_TAKES = 16
-"""Voices that speak a word that is made from text alone."""
 MIN_WORD_S = MIN_WORD_FRAMES * HOP_SAMPLES / SAMPLE_RATE
 MAX_WORD_S = 2.4
 """Longest word, to a tenth of a second. Its last 2 s decide: the frames that a word looks at."""
@@ -240,20 +235,6 @@ class TakeEncoder:
             return None
         ends = ((chunk + 1) * self.bundle.chunk_samples for chunk in chunks)
         return word_vectors(self.graph, samples, ends)
-
-    def synthetic(self, text: str) -> list[WordTake]:
-        """Return takes of `text` by espeak-ng, and by neural voices where they are installed.
-
-        Takes that cannot be used are left out. Raises SynthesisError.
-        """
-        spoken = espeak_takes(text, SYNTHETIC_TAKES)
-        if has_kokoro():
-            spoken += kokoro_takes(text, SYNTHETIC_TAKES)
-        takes = []
-        for samples in spoken:
-            with contextlib.suppress(TakeRejected):  # some voices whisper, some shout
-                takes.append(self.take(HighPass().step(samples), text))
-        return takes
 
     def _encode(self, samples: np.ndarray) -> Frames:
         chunk_samples = self.bundle.chunk_samples
