@@ -10,6 +10,7 @@ import pytest
 from conftest import PHRASE, RATE, VOICES, hiss, say
 
 from kwsd.audio.speech_span import speech_span
+from kwsd.client.takes import Recording
 from kwsd.client.words import Takes
 from kwsd.config import Config, VadConfig, WordConfig
 from kwsd.detect.detector import Detector
@@ -225,12 +226,13 @@ def paused(voice: str, pause_s: float) -> np.ndarray:
 
 
 def test_what_is_left_out_of_a_take_is_said(trainer: WordTrainer) -> None:
-    take = trainer.encoder.take(paused("en-us", 1.3))
+    samples = paused("en-us", 1.3)
+    take = trainer.encoder.take(samples)
     assert take.parts == ()
     assert take.warning is not None
     assert "is left out, and the word is what is said at" in take.warning
     takes = Takes()
-    takes.add(take, "a.wav")
+    takes.add(take, Recording.of(samples, take, "a.wav"), "a.wav")
     assert takes.warnings == [f"a.wav: {take.warning}"]
 
 

@@ -7,6 +7,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -25,6 +26,7 @@ from kwsd.learn.takes import TakeRejected
 from kwsd.model.bundle import Bundle
 from kwsd.names import identifier
 from kwsd.protocol.commands import (
+    Request,
     Takes,
     TakesClear,
     TakesGet,
@@ -220,7 +222,7 @@ def put(handlers: StateHandlers, word: AddedWord, takes: Sequence[Recording] | N
     handlers.request(WordsPut(file=to_bytes(word), takes=infos))
 
 
-def refusal(handlers: StateHandlers, command: WordsPut | TakesPut | Takes | TakesGet) -> str:
+def refusal(handlers: StateHandlers, command: Request[Any]) -> str:
     with pytest.raises(RequestError) as caught:
         handlers.request(command)
     return f"{caught.value.code}: {caught.value}"
@@ -263,7 +265,7 @@ def test_bad_takes_are_refused(handlers: StateHandlers, deaf_banana: AddedWord) 
     assert refusal(handlers, unknown).startswith("no_take: 'hey_banana' has no take")
     (mine,) = bring(handlers, NAME, recordings(AUDIO[:1]))
     for change in ({"start": 5, "end": 5}, {"end": 20000}, {"samples": 20000}):
-        odd = msgspec.structs.replace(mine, **change)  # type: ignore[arg-type]
+        odd = msgspec.structs.replace(mine, **change)
         assert refusal(handlers, WordsPut(file=file, takes=[odd])).startswith("bad_request: words.")
     assert not handlers.request(Words()).words
     long = pcm.to_bytes(np.zeros(MAX_TAKE_SAMPLES + 1, np.int16))
@@ -377,8 +379,8 @@ def test_a_word_is_made_again_from_its_takes(
         return status, printed.out + printed.err
 
     wavs = [str(tmp_path / f"b{n}.wav") for n in range(3)]
-    for path, voice in zip(wavs, VOICES, strict=False):
-        soundfile.write(path, np.concatenate([hiss(0.4), say(PHRASE, voice), hiss(0.4)]), RATE)
+    for wav, voice in zip(wavs, VOICES, strict=False):
+        soundfile.write(wav, np.concatenate([hiss(0.4), say(PHRASE, voice), hiss(0.4)]), RATE)
     status, printed = run("add hey_banana --yes --wav", *wavs)
     assert (status, "takes: {keep: off}` keeps none" in printed) == (0, True), printed
     store = TakeStore(state)
