@@ -35,7 +35,7 @@ from kwsd.model.bundle import Bundle, BundleError
 from kwsd.model.manifest import CHECKED_FLOOR, Fusion
 from kwsd.model.runtime import CheckerGraph, Runtime
 from kwsd.protocol.commands import GetCalibration, Words, WordsPut
-from kwsd.protocol.data import Clip, OperatingPoint
+from kwsd.protocol.data import MAX_TAKES, Clip, OperatingPoint, TakeInfo
 from kwsd.protocol.messages import MAX_LINE
 from kwsd.server.state_handlers import StateHandlers
 from kwsd.state import words as stored_words
@@ -527,4 +527,6 @@ def test_the_largest_word_fits_into_a_request(eager: AddedWord) -> None:
     )
     file = to_bytes(word)
     assert len(msgspec.json.encode(WordsPut(file=file))) < 0.95 * MAX_LINE
+    take = TakeInfo("0" * 16, "\x01" * 128, 100000, 200000, 300000, "trimmed")
+    assert len(msgspec.json.encode(WordsPut(file=file, takes=[take] * MAX_TAKES))) < MAX_LINE
     assert from_bytes(file, word.encoder_id, "it").second is not None

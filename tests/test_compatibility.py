@@ -66,6 +66,7 @@ def test_the_word_is_refused_with_what_makes_it_again(state: Path) -> None:
         WordStore(state, ENCODER).load("hey_banana")
     assert "word format 2, this kwsd reads 3; make it again from recordings" in str(caught.value)
     assert "`kwsd word add 'hey banana' …`" in str(caught.value)
+    assert "`kwsd word rebuild 'hey banana'`" in str(caught.value)
     assert "`kwsd word add 'hey banana' --from-clips`" in str(caught.value)
 
 

@@ -37,7 +37,13 @@ def test_the_daemon_deletes_it_at_its_start_and_says_so(start: Start, endless: P
     daemon.kill()
     clips = daemon.state / "clips"
     clips.mkdir(parents=True)
-    orphans = [clips / "20260101-000000-computer.wav", daemon.state / ".bob.voiceprint.partial"]
+    takes = daemon.state / "takes" / "hey_banana-9f80e5"
+    takes.mkdir(parents=True)
+    orphans = [
+        clips / "20260101-000000-computer.wav",
+        daemon.state / ".bob.voiceprint.partial",
+        takes / f"{'0' * 16}.flac",
+    ]
     for path in orphans:
         path.touch()
     daemon = start("--source", str(endless), "--realtime")
@@ -50,7 +56,7 @@ def test_the_daemon_deletes_it_at_its_start_and_says_so(start: Start, endless: P
         assert f"{path} was left behind by a crash" in daemon.log.read_text()
 
 
-@pytest.mark.parametrize("link", ["state", "clips"])
+@pytest.mark.parametrize("link", ["state", "clips", "takes"])
 def test_a_link_is_refused_by_name(
     tmp_path: Path, link: str, capsys: pytest.CaptureFixture[str], scene_wav: Path
 ) -> None:
@@ -59,9 +65,9 @@ def test_a_link_is_refused_by_name(
     (elsewhere / "song.wav").touch()
     state = tmp_path / "state"
     linked = state
-    if link == "clips":
+    if link != "state":
         state.mkdir()
-        linked = state / "clips"
+        linked = state / link
     linked.symlink_to(elsewhere)
     at = ["--state", str(state)]
     for verb in (

@@ -127,7 +127,7 @@ def _models(config: Config, folder: Path, status: StatusReply | None) -> Iterato
         elif warning.startswith("words:"):
             yield Finding("words", False, warning, "kwsd word enable WORD")
         elif warning.startswith("words."):
-            yield Finding("words", False, warning, "kwsd word add")
+            yield Finding("words", False, warning, "kwsd word rebuild")
         else:
             fix = "kwsd enroll NAME, or change speaker.require"
             yield Finding("speakers", False, warning, fix)
@@ -159,7 +159,7 @@ def _words(config: Config, bundle: Bundle, folder: Path) -> Generator[Finding, N
     library, faults = Library.load(folder, bundle.encoder_id, bundle.voice_dim, bundle.frame_dim)
     for fault in faults:
         if isinstance(fault, WordError):
-            yield Finding("words", False, str(fault), "kwsd word remove WORD, then add it again")
+            yield Finding("words", False, str(fault), "kwsd word rebuild WORD, or add it again")
         elif isinstance(fault, CalibrationError):
             yield Finding("calibration", False, str(fault), "kwsd calibrate")
     try:

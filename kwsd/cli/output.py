@@ -141,9 +141,8 @@ def _resembles(speaker: SpeakerMatch) -> str:
     """Return the names that only details have."""
     near = f", nearest {speaker.nearest.name}" if speaker.nearest and not speaker.verified else ""
     then = speaker.runner_up
-    if then is None or speaker.margin is None:
-        return near
-    return f"{near}, then {then.name} ({then.score:.2f}, margin {speaker.margin:.2f})"
+    by = "" if speaker.margin is None else f", margin {speaker.margin:.2f}"
+    return f"{near}, then {then.name} ({then.score:.2f}{by})" if then else near
 
 
 def clip_sentence(clip: ClipInfo) -> str:

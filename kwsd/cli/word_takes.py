@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kwsd.bounded.file import one_line
 from kwsd.cli import options
 from kwsd.cli.endpoint import Endpoint
 from kwsd.cli.output import (
@@ -123,7 +124,7 @@ def _list(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
         return 0
     for number, take in enumerate(found.takes, 1):
         said = {"found": "", "trimmed": ", trimmed", "clip": ", a clip"}[take.span]
-        print(f"{number}: {take.origin}, the word is at {seconds(take)}{said}")
+        print(f"{number}: {one_line(take.origin)}, the word is at {seconds(take)}{said}")
     if not found.takes:
         print(f"no takes of {found.word} are kept; `takes: {{keep: on}}` keeps those of new words")
     return 0

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kwsd.audio.format import SAMPLE_RATE
+from kwsd.bounded.file import one_line
 from kwsd.client import improve, words
 from kwsd.client.takes import Recording, fetch
 from kwsd.client.words import Added, Takes
@@ -169,7 +170,7 @@ def _encoded(trainer: WordTrainer, name: str, recordings: Sequence[Recording]) -
     """Return takes as they are heard now; one that cannot be used is kept all the same."""
     takes = Takes()
     for number, one in enumerate(recordings, 1):
-        label = f"take {number} ({one.info.origin})"
+        label = f"take {number} ({one_line(one.info.origin)})"
         try:
             heard = one.encoded(trainer.encoder, name)
         except TakeRejected as error:

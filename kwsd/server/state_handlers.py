@@ -33,8 +33,6 @@ from kwsd.protocol.data import (
     CalibratedWord,
     Clip,
     ClipInfo,
-    ReferenceInfo,
-    SpeakerInfo,
     WordPeaks,
 )
 from kwsd.protocol.errors import RequestError
@@ -153,9 +151,12 @@ class StateHandlers:
         """Read the clips, the indexes of takes and the log of peaks; what cannot be used is
         reported once."""
         self._all_clips()
-        self._note("takes", self.takes.store.faults())
+        self._check_takes()
         with suppress(PeakLogError):
             self._all_peaks(time.time())
+
+    def _check_takes(self) -> None:
+        self._note("takes", self.takes.store.faults())
 
     @property
     def unusable(self) -> list[str]:
@@ -187,18 +188,7 @@ class StateHandlers:
 
     def _list_speakers(self, command: commands.Speakers) -> replies.SpeakersReply:
         good, bad = self.voiceprints.load_all()
-        listed = [
-            SpeakerInfo(
-                name=one.name,
-                takes=sum(len(part.takes) for part in one.references),
-                created=one.created,
-                references=[
-                    ReferenceInfo(part.reference, len(part.takes), part.created)
-                    for part in one.references
-                ],
-            )
-            for one in good.values()
-        ]
+        listed = [one.info() for one in good.values()]
         return replies.SpeakersReply(speakers=listed, unusable=[str(error) for error in bad])
 
     def _delete_speaker(self, command: commands.SpeakersDelete) -> replies.DeletedReply:
@@ -264,6 +254,7 @@ class StateHandlers:
         replaces = self.words.path(word.name).exists()
         with self.takes.replacing(word.name, command.takes, replaces=replaces):
             _save(self.words, word)
+        self._check_takes()
         return replies.WordsPutReply(name=word.name, replaces=replaces)
 
     def _delete_word(self, command: commands.WordsDelete) -> replies.DeletedReply:
@@ -276,6 +267,7 @@ class StateHandlers:
             self.words.delete(name)
             self.enabled.pop(name, None)
             self.takes.delete(name)
+            self._check_takes()
         except WordError as error:
             raise RequestError("unknown_word", str(error)) from error
         return replies.DeletedReply(deleted=name)

@@ -22,6 +22,7 @@ from kwsd.bounded.file import Damaged
 from kwsd.bounded.npz import Kinds, Numbers, Text
 from kwsd.metrics import joined
 from kwsd.names import MAX_LENGTH, folded, is_allowed, look_up
+from kwsd.protocol.data import ReferenceInfo, SpeakerInfo
 from kwsd.state import store
 from kwsd.state.store import LATEST, StateError, Store
 
@@ -94,6 +95,14 @@ class Voiceprint:
     def references(self) -> tuple[Voiceprint, ...]:
         """Every reference of the speaker."""
         return (self, *self.others)
+
+    def info(self) -> SpeakerInfo:
+        """Return what programs may know of the speaker."""
+        references = [
+            ReferenceInfo(one.reference, len(one.takes), one.created) for one in self.references
+        ]
+        takes = sum(one.takes for one in references)
+        return SpeakerInfo(self.name, takes, self.created, references)
 
     def joined(self, checker_id: str, weight: float) -> Voiceprint:
         """Return it with takes that are joined of both parts, if this checker gave the other one.

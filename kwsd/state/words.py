@@ -30,6 +30,8 @@ from kwsd.state.second_stage import SecondStage
 from kwsd.state.store import LATEST, StateError, Store
 
 FORMAT = 3
+DAMAGED = "`kwsd word rebuild` it where its takes are kept, add it again, or restore it"
+"""What to do with a file that is damaged."""
 MAX_BYTES = 4 << 20
 """Bytes of a word's file. A message carries one of three quarters of a MiB at most."""
 MAX_STORED = second_stage.MAX_STORED
@@ -209,7 +211,7 @@ def from_bytes(data: bytes, encoder_id: str, origin: str, dim: int | None = None
         arrays = npz.decode(data, {**ARRAYS, **(more or {})}, MAX_BYTES)
         return _word(name, about, arrays, dim)
     except Damaged as error:
-        text = f"damaged, or not a kwsd word file ({error}); add the word again, or restore it"
+        text = f"damaged, or not a kwsd word file ({error}); {DAMAGED}"
         raise WordError(f"{origin}: {text}") from error
 
 
@@ -217,9 +219,9 @@ def _again(name: str) -> str:
     """Return what makes a word again that was made for something else."""
     quoted = shlex.quote(check_word_name(name).replace("_", " "))
     return (
-        f"make it again from its takes where they are kept (`kwsd word rebuild {quoted}`), from "
-        f"its labeled clips where there are any (`kwsd word add {quoted} --from-clips`), or from "
-        f"recordings (`kwsd word add {quoted} …`)"
+        f"make it again from recordings (`kwsd word add {quoted} …`), from its takes where they are "
+        f"kept (`kwsd word rebuild {quoted}`), or from its labeled clips where there are any "
+        f"(`kwsd word add {quoted} --from-clips`)"
     )
 
 
@@ -299,9 +301,9 @@ class WordStore(Store[AddedWord]):
     error = WordError
     max_bytes = MAX_BYTES
 
-    def again(self, name: str) -> str:
-        """Return what to do where a word is lost."""
-        return f"add {name!r} again" if name else "add the word again"
+    def damaged(self, path: Path, name: str, why: object) -> StateError:
+        """Return the error for a file that is damaged: `why` says how."""
+        return self.error(f"{path}: damaged ({why}); {DAMAGED}")
 
     def name_in(self, data: bytes) -> str:
         """Return the name that a file holds. Raises Damaged."""

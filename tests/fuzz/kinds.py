@@ -161,6 +161,8 @@ class VoiceprintKind(StateKind):
             yield VoiceprintStore(self.folder, "").to_bytes(voiceprint)
             both = replace(voiceprint, checker_takes=voiceprint.takes, checker_id="a checker")
             yield VoiceprintStore(self.folder, "").to_bytes(both)
+            several = both.with_reference(replace(voiceprint, reference="far"))
+            yield VoiceprintStore(self.folder, "").to_bytes(several)
 
     def corrupted(self, rng: Random, index: int) -> bytes:
         return archives.corrupt_archive(rng.choice(self.seeds), rng, {})
