@@ -303,6 +303,10 @@ for kind, more in (
     ("enroll.begin", name),
     ("reload", {{}}),
     ("speakers.delete", name),
+    ("takes", dict(word="x")),
+    ("takes.get", dict(word="x", take="y")),
+    ("takes.put", dict(word="x", audio="")),
+    ("takes.clear", dict(word="x")),
 ):
     f.write(json.dumps(dict(type=kind, id=kind, **more)).encode() + b"\\n")
     f.flush()
@@ -323,6 +327,10 @@ for kind, more in (
         "enroll.begin permission_denied",
         "reload permission_denied",
         "speakers.delete permission_denied",
+        "takes permission_denied",
+        "takes.get permission_denied",
+        "takes.put permission_denied",
+        "takes.clear permission_denied",
     ]
 
 

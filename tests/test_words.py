@@ -21,7 +21,7 @@ from kwsd.client.client import Client
 from kwsd.events import Wake
 from kwsd.learn.few_shot import WordTrainer
 from kwsd.learn.takes import TakeRejected
-from kwsd.protocol.commands import Status, Subscribe
+from kwsd.protocol.commands import Status, Subscribe, Takes
 from kwsd.protocol.replies import TakeReply
 from kwsd.state.words import AddedWord, from_bytes, to_bytes
 
@@ -211,6 +211,8 @@ def test_recorded_through_the_daemon(
     assert "hey_banana: 3 takes of" in captured.err
     with daemon.connect() as client:
         assert "hey_banana" in client.request(Status()).words
+        kept = client.request(Takes(word=PHRASE)).takes
+        assert [take.origin for take in kept] == ["take 1", "take 2", "take 3"]
         event = next(client.events(types=["wake"], words=["hey_banana"]))
         assert isinstance(event, Wake)
         assert event.word == "hey_banana"

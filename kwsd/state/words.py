@@ -219,8 +219,8 @@ def _again(name: str) -> str:
     """Return what makes a word again that was made for something else."""
     quoted = shlex.quote(check_word_name(name).replace("_", " "))
     return (
-        f"make it again from recordings (`kwsd word add {quoted} …`), from its takes where they are "
-        f"kept (`kwsd word rebuild {quoted}`), or from its labeled clips where there are any "
+        f"make it again from recordings (`kwsd word add {quoted} …`), from its takes where they "
+        f"are kept (`kwsd word rebuild {quoted}`), or from its labeled clips where there are any "
         f"(`kwsd word add {quoted} --from-clips`)"
     )
 
