@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_action(
         actions, "list", "list the words, those that come with kwsd and the added ones"
     )
-    remove = options.add_action(actions, "remove", "delete a word")
+    remove = options.add_action(actions, "remove", "delete a word and its takes")
     remove.add_argument("word", metavar="WORD")
     export = options.add_action(actions, "export", "write a word to a file")
     export.add_argument("word", metavar="WORD")
