@@ -3,6 +3,7 @@ installed."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.util
 import io
@@ -183,16 +184,20 @@ def check_readable(text: str, language: str) -> None:
     voice = voices_of(language)[0]
     for word in text.split():
         if not _reads(voice, word):
-            other = next((one for one in language_of_script(word) if one != language), None)
-            fix = f"`--language {other}` may" if other else "write it as it is said"
+            other = _reader(word)
+            fix = f"`--language {other}` can" if other else "write it as it is said"
             why = f"no voice of the language {language!r} can read {word!r}"
             raise UnreadableText(f"{why}; {fix}, or record it: `--record 5`")
 
 
-def language_of_script(word: str) -> tuple[str, ...]:
-    """Return languages whose voices read the script of a word, if it is not the Latin one."""
+def _reader(word: str) -> str | None:
+    """Return a language of whose script a word is and whose voices read it, if there is one."""
     script = next((s for each in word if (s := _script(each)) not in ("", "LATIN")), "")
-    return SCRIPTS.get(script, ())
+    for language in SCRIPTS.get(script, ()):
+        with contextlib.suppress(UnreadableText):
+            if _reads(voices_of(language)[0], word):
+                return language
+    return None
 
 
 def _reads(voice: str, word: str) -> bool:
