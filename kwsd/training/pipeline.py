@@ -51,7 +51,7 @@ from kwsd.training.stages import homophones as nearly
 from kwsd.training.stages import negatives as bank
 from kwsd.training.stages import speaker, wake
 from kwsd.training.stages import synthesize as synthesis
-from kwsd.training.stages.checker import candidates as candidate_windows
+from kwsd.training.stages.checker import candidates
 from kwsd.training.stages.checker import distill as checker_distillation
 from kwsd.training.stages.checker import export as checker_export
 from kwsd.training.stages.checker import spoken as spoken_windows
@@ -83,7 +83,7 @@ class CheckerSettings(Settings, frozen=True):
     """The settings of `checker.yaml`."""
 
     distill: checker_distillation.DistillCheckerSettings
-    candidates: candidate_windows.CandidateSettings
+    candidates: candidates.CandidateSettings
     tune: checker_tuning.TuneSettings
     spoken: spoken_windows.SpokenSettings
     words: checker_words.WordsSettings
@@ -230,22 +230,18 @@ def checker(
         checker_distillation.train(data, teacher, distilled, chosen.distill)
     if "candidates" in names:
         for development, out in found.items():
-            candidate_windows.gather(data, models, out, chosen.candidates, development=development)
-        if held_back is not None and validating is not None:
-            candidate_windows.gather(
-                held_back, models, validating, chosen.candidates, development=True
-            )
-    spoken = folder / "spoken"
+            candidates.gather(data, models, out, chosen.candidates, development=development)
+        if held_back and validating:
+            candidates.gather(held_back, models, validating, chosen.candidates, development=True)
+    spoken, words, voices = (folder / name for name in ("spoken", "words.pt", "voices.pt"))
     if "spoken" in names:
         spoken_windows.gather(data, spoken, chosen.spoken)
     if "tune" in names:
         heard = checker_tuning.Heard(found[False], validating, spoken)
         checker_tuning.train(data, teacher, distilled, heard, tuned, chosen.tune)
-    words = folder / "words.pt"
     if "words" in names:
         checker_words.hear(spoken, tuned, words.with_suffix(""), chosen.words)
         checker_words.train(words.with_suffix(""), words, chosen.words)
-    voices = folder / "voices.pt"
     if "voices" in names:
         checker_voices.gather(data, tuned, voices.with_suffix(""), chosen.voices)
         checker_voices.train(data, voices.with_suffix(""), voices, chosen.voices)

@@ -114,3 +114,19 @@ def test_windows_are_read_back(tmp_path: Path) -> None:
         is_kept(tmp_path / "000.npz", {**made_by, "layer": 2})
     with pytest.raises(FileNotFoundError, match="--only voices"):
         Kept.load(tmp_path / "none", "voices")
+
+
+def test_a_unit_that_was_silent_in_training_does_not_drown_the_others() -> None:
+    torch.manual_seed(1)
+    head = VoiceHead(32, [1], width=64).train()
+    bias = head.enter[0].get_parameter("bias")
+    with torch.no_grad():
+        bias[0] = -50.0  # it is silent
+        for _ in range(100):
+            head([torch.randn(4, 30, 32)] * 2)
+        head.eval()
+        hidden = [torch.randn(4, 30, 32)] * 2
+        before = head(hidden)
+        bias[0] = 0.5
+        likeness = (head(hidden) * before).sum(1)
+    assert likeness.min() > 0.3

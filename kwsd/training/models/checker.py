@@ -13,6 +13,9 @@ from kwsd.training.models.transformer import Transformer
 
 STEP_FRAMES = 4
 """Frames of 20 ms that the word head averages: steps of 80 ms."""
+EPS = 0.1
+"""Of the normalizations of voices: a unit that was silent in training must not drown all others
+where it is heard at last."""
 
 
 class Mixture(nn.Module):
@@ -92,12 +95,12 @@ class VoiceHead(nn.Module):
         super().__init__()
         self.shape = {"dim": dim, "layers": list(layers), "width": width, "attention": attention}
         self.mixture = Mixture(layers, dim)
-        self.enter = nn.Sequential(nn.Conv1d(dim, width, 1), nn.ReLU(), nn.BatchNorm1d(width))
+        self.enter = nn.Sequential(nn.Conv1d(dim, width, 1), nn.ReLU(), nn.BatchNorm1d(width, EPS))
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 nn.Conv1d(width, width, 3, padding=dilation, dilation=dilation),
                 nn.ReLU(),
-                nn.BatchNorm1d(width),
+                nn.BatchNorm1d(width, EPS),
             )
             for dilation in (1, 2)
         )
@@ -105,7 +108,7 @@ class VoiceHead(nn.Module):
             nn.Conv1d(3 * width, attention, 1), nn.Tanh(), nn.Conv1d(attention, 3 * width, 1)
         )
         self.out = nn.Sequential(
-            nn.BatchNorm1d(6 * width), nn.Linear(6 * width, self.dim), nn.BatchNorm1d(self.dim)
+            nn.BatchNorm1d(6 * width, EPS), nn.Linear(6 * width, self.dim), nn.BatchNorm1d(self.dim)
         )
 
     def forward(self, hidden: Sequence[Tensor], sounds: Tensor | None = None) -> Tensor:
