@@ -8,9 +8,10 @@ import pytest
 from declared import changed, example, inside, line, without, wrong_requests
 from msgspec.inspect import StructType, type_info
 
-from kwsd.protocol.commands import COMMANDS, Command, Request, reply_type, type_of
+from kwsd.protocol.commands import COMMANDS, Command
 from kwsd.protocol.parsing import InvalidRequest, parse_request
 from kwsd.protocol.replies import Reply
+from kwsd.protocol.request import Request, reply_type, type_of
 from kwsd.validation import dotted
 
 EVERYBODY = {"config", "subscribe", "status", "speakers", "words", "calibration"}

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from kwsd.events import Event, MicrophoneChange, Wake, to_dict
 from kwsd.protocol import commands, messages
-from kwsd.protocol.commands import COMMANDS, Command, Request, reply_type
+from kwsd.protocol.commands import COMMANDS, Command
 from kwsd.protocol.errors import DaemonError, RequestError
 from kwsd.protocol.messages import (
     MAX_LINE,
@@ -29,6 +29,7 @@ from kwsd.protocol.messages import (
 )
 from kwsd.protocol.parsing import MAX_VALUES, InvalidRequest, parse_request
 from kwsd.protocol.replies import DeletedReply
+from kwsd.protocol.request import Request, reply_type
 
 
 def line(**body: Any) -> bytes:

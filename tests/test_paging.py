@@ -20,11 +20,12 @@ import kwsd
 from kwsd.cli import main as cli
 from kwsd.model.bundle import Bundle
 from kwsd.protocol import commands, messages, paging, replies
-from kwsd.protocol.commands import COMMANDS, Request, reply_type
+from kwsd.protocol.commands import COMMANDS
 from kwsd.protocol.data import Clip, Peak, WordPeaks
 from kwsd.protocol.errors import RequestError
 from kwsd.protocol.paging import Pages, following, joined
 from kwsd.protocol.replies import EncodedReply, Page, Reply
+from kwsd.protocol.request import Request, reply_type
 
 PAGED = {name: kind for name, kind in COMMANDS.items() if issubclass(reply_type(kind), Page)}
 

@@ -14,11 +14,12 @@ from msgspec.inspect import StructType, type_info
 from kwsd.detect import loudness
 from kwsd.events import Event
 from kwsd.protocol import schema
-from kwsd.protocol.commands import COMMANDS, MAX_IDS, PROTOCOL, reply_type
+from kwsd.protocol.commands import COMMANDS, PROTOCOL
 from kwsd.protocol.live import LiveMessage, RunningScores, StreamEnd
 from kwsd.protocol.messages import MAX_LINE, MAX_REPLY_LINE, MAX_SHORT_LINE, Greeting
 from kwsd.protocol.paging import PAGE_BYTES
 from kwsd.protocol.parsing import MAX_DEPTH, MAX_VALUES
+from kwsd.protocol.request import MAX_IDS, reply_type
 from kwsd.server.channel import MAX_UNREAD_BYTES
 from kwsd.server.clients import LONG_LINE_S, MAX_LONG_LINES
 from kwsd.server.hub import MAX_BACKLOG_BYTES

@@ -26,7 +26,6 @@ from kwsd.learn.takes import TakeRejected
 from kwsd.model.bundle import Bundle
 from kwsd.names import identifier
 from kwsd.protocol.commands import (
-    Request,
     Takes,
     TakesClear,
     TakesGet,
@@ -37,6 +36,7 @@ from kwsd.protocol.commands import (
 )
 from kwsd.protocol.data import MAX_TAKE_SAMPLES, TakeInfo
 from kwsd.protocol.errors import RequestError
+from kwsd.protocol.request import Request
 from kwsd.server.state_handlers import StateHandlers
 from kwsd.state.takes import TakeError, TakeStore, take_id
 from kwsd.state.words import AddedWord, WordError, WordStore, to_bytes

@@ -15,7 +15,7 @@ from kwsd.cli.event_commands import MAX_RUNNING, TIMEOUT_S, EventCommands
 from kwsd.cli.output import USAGE, fail, print_event, print_gap
 from kwsd.cli.parser import invalid_choice
 from kwsd.events import Event
-from kwsd.protocol.commands import EventType
+from kwsd.protocol.request import EventType
 
 HELP = "print the daemon's events"
 

@@ -8,7 +8,8 @@ from kwsd.cli import options
 from kwsd.cli.endpoint import connect_daemon
 from kwsd.cli.output import USAGE, fail, pause_sentence, print_json, show
 from kwsd.events import MicrophoneChange
-from kwsd.protocol.commands import MAX_PAUSE_S, Pause, Status
+from kwsd.protocol.commands import Pause, Status
+from kwsd.protocol.request import MAX_PAUSE_S
 
 HELP = "make the daemon release the microphone for a while"
 

@@ -23,12 +23,13 @@ from kwsd.client.exchange import (
 from kwsd.client.streams import AsyncStream
 from kwsd.events import Event, Wake
 from kwsd.protocol import commands
-from kwsd.protocol.commands import EventType, Request, Subscribe
+from kwsd.protocol.commands import Subscribe
 from kwsd.protocol.errors import DaemonError
 from kwsd.protocol.live import RunningScores
 from kwsd.protocol.messages import Greeting
 from kwsd.protocol.paging import following, joined
 from kwsd.protocol.replies import Reply
+from kwsd.protocol.request import EventType, Request
 
 if TYPE_CHECKING:
     import asyncio

@@ -34,11 +34,12 @@ from kwsd.client.exchange import (
 from kwsd.client.streams import Stream
 from kwsd.events import Event, Wake
 from kwsd.protocol import commands
-from kwsd.protocol.commands import EventType, Request, Subscribe, type_of
+from kwsd.protocol.commands import Subscribe
 from kwsd.protocol.errors import DaemonError
 from kwsd.protocol.live import RunningScores
 from kwsd.protocol.paging import following, joined
 from kwsd.protocol.replies import Reply
+from kwsd.protocol.request import EventType, Request, type_of
 
 if TYPE_CHECKING:
     pass

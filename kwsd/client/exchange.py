@@ -14,12 +14,13 @@ from msgspec import Struct
 
 from kwsd.config import user_directory, why_too_long, why_unsafe
 from kwsd.events import Event
-from kwsd.protocol.commands import EventType, Request, Subscribe
+from kwsd.protocol.commands import Subscribe
 from kwsd.protocol.errors import DaemonError, RequestError
 from kwsd.protocol.live import RunningScores, StreamAudio, StreamEnd
 from kwsd.protocol.messages import Connection, End, FromServer, Greeting, Level, Received
 from kwsd.protocol.parsing import Id
 from kwsd.protocol.replies import Reply
+from kwsd.protocol.request import EventType, Request
 
 if TYPE_CHECKING:
     pass

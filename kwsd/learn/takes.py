@@ -8,7 +8,7 @@ from kwsd.audio.format import SAMPLE_RATE
 from kwsd.audio.pcm import level_dbfs
 from kwsd.audio.vad import FRAME_SAMPLES
 from kwsd.detect.embedder import voiced
-from kwsd.protocol.commands import MAX_AUDIO_S
+from kwsd.protocol.request import MAX_AUDIO_S
 
 MIN_LEVEL_DBFS = -60.0
 MAX_CLIPPED_SHARE = 0.0005

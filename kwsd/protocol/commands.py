@@ -9,9 +9,9 @@ has a bound. A request with a field `after` is answered in pages (`kwsd.protocol
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Generic, Literal, TypeVar, cast, get_args
+from typing import Annotated, ClassVar, Literal, cast, get_args
 
-from msgspec import Meta, Struct
+from msgspec import Meta, field
 
 from kwsd.protocol.data import (
     MAX_TAKES,
@@ -36,7 +36,6 @@ from kwsd.protocol.replies import (
     EnrollNextReply,
     PauseReply,
     PeaksReply,
-    Reply,
     ResumeReply,
     ScoresReply,
     SpeakersReply,
@@ -54,43 +53,21 @@ from kwsd.protocol.replies import (
     WordsPutReply,
     WordsReply,
 )
+from kwsd.protocol.request import (
+    MAX_PAUSE_S,
+    MAX_STREAM_S,
+    ClipIds,
+    Cursor,
+    EventType,
+    Holder,
+    Name,
+    Request,
+    Sample,
+    Timeout,
+)
 
 PROTOCOL = 2
 """Version of the protocol, which the greeting names."""
-MAX_AUDIO_S = 20.0
-"""Longest stretch of audio in one message, in seconds: its base64 must fit a line."""
-
-EventType = Literal["wake", "rejected", "microphone", "lag"]
-MAX_PAUSE_S = 604_800.0
-"""Longest pause that outlives its connection, in seconds: a week."""
-MAX_STREAM_S = 3600.0
-"""Longest stream, in seconds."""
-MAX_IDS = 10_000
-"""Clips that one request may name."""
-
-Name = Annotated[str, Meta(max_length=256)]
-Cursor = Annotated[str, Meta(max_length=256)]
-"""The `next` of a page, which asks for the page after it."""
-Holder = Annotated[str, Meta(max_length=64)]
-"""Who asks for a pause."""
-ClipIds = Annotated[list[Name], Meta(max_length=MAX_IDS)]
-Sample = Annotated[int, Meta(ge=0, le=2**53)]
-Timeout = Annotated[float, Meta(ge=1, le=60)]
-RequestId = Annotated[str, Meta(max_length=256)] | Annotated[int, Meta(ge=-(2**53), le=2**53)]
-R = TypeVar("R", bound=Reply)
-
-
-class Request(Struct, Generic[R], frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
-    """A request whose reply is an `R`."""
-
-    privileged: ClassVar[bool] = True
-    """Whether only root, the daemon's user and the admin group may make it."""
-    for_streamers: ClassVar[bool] = False
-    """Whether the members of `socket.stream_group` may make it, too."""
-    changes_state: ClassVar[bool] = False
-    """Whether the detector must be configured again after it."""
-    id: RequestId | None = None
-    """Repeated by the reply; the client sets it."""
 
 
 class Subscribe(Request[Done], frozen=True, tag="subscribe"):
@@ -307,7 +284,7 @@ class CalibrationPut(Request[Done], frozen=True, tag="calibration.put"):
     """Put calibrated thresholds in force."""
 
     changes_state: ClassVar[bool] = True
-    words: Annotated[dict[Name, WordThreshold], Meta(max_length=1000)] = {}
+    words: Annotated[dict[Name, WordThreshold], Meta(max_length=1000)] = field(default_factory=dict)
     speaker: SpeakerThreshold | None = None
 
 
@@ -417,14 +394,3 @@ COMMANDS: dict[str, type[Command]] = {
     cast(str, kind.__struct_config__.tag): kind for kind in get_args(Command)
 }
 """Every request by its type."""
-
-
-def reply_type(kind: type[Command]) -> type[Reply]:
-    """Return the type of the reply to requests of type `kind`."""
-    (base,) = kind.__orig_bases__  # type: ignore[union-attr]
-    return cast("type[Reply]", get_args(base)[0])
-
-
-def type_of(request: Request[R] | Command | type[Command]) -> str:
-    """Return the `type` that a request, or a type of requests, has on the wire."""
-    return cast(str, request.__struct_config__.tag)

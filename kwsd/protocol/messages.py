@@ -22,17 +22,12 @@ import msgspec
 from msgspec import Struct
 
 from kwsd.events import EVENT_TYPES, Event, to_dict
-from kwsd.protocol.commands import (
-    PROTOCOL,
-    Command,
-    Request,
-    reply_type,
-    type_of,
-)
+from kwsd.protocol.commands import PROTOCOL, Command
 from kwsd.protocol.errors import DaemonError, RequestError
 from kwsd.protocol.live import LIVE_TYPES, LiveMessage
 from kwsd.protocol.parsing import Id, InvalidRequest, parse_request
 from kwsd.protocol.replies import EncodedReply, Reply
+from kwsd.protocol.request import Request, reply_type, type_of
 
 MAX_LINE = 1 << 20
 """Longest line that a server accepts, in bytes with its newline: a take of `MAX_AUDIO_S`."""

@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from kwsd.protocol.commands import Command, Request, type_of
+from kwsd.protocol.commands import Command
 from kwsd.protocol.errors import RequestError
 from kwsd.protocol.replies import EncodedReply, Page, Reply
+from kwsd.protocol.request import Request, type_of
 
 PAGE_BYTES = 1 << 18
 """JSON of the lists of a page; an entry that is longer has a page of its own."""

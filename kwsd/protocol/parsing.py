@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from kwsd.protocol.commands import COMMANDS, Command, RequestId
+from kwsd.protocol.commands import COMMANDS, Command
+from kwsd.protocol.request import RequestId
 
 Id = str | int | None
 NOT_JSON = "not a line of JSON in UTF-8"

@@ -11,9 +11,10 @@ from typing import Any, get_args
 
 from kwsd import validation
 from kwsd.events import Event
-from kwsd.protocol.commands import COMMANDS, PROTOCOL, reply_type
+from kwsd.protocol.commands import COMMANDS, PROTOCOL
 from kwsd.protocol.live import LiveMessage
 from kwsd.protocol.messages import End, Greeting, Level
+from kwsd.protocol.request import reply_type
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 ID: dict[str, Any] = {"anyOf": [{"type": "string"}, {"type": "integer"}, {"type": "null"}]}

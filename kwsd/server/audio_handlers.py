@@ -14,9 +14,9 @@ from kwsd.audio import pcm
 from kwsd.audio.format import SAMPLE_RATE
 from kwsd.learn.enrollment import STRETCHES, TakeCutter, TakeKind
 from kwsd.protocol import commands, replies
-from kwsd.protocol.commands import MAX_AUDIO_S
 from kwsd.protocol.errors import RequestError
 from kwsd.protocol.messages import encode_level
+from kwsd.protocol.request import MAX_AUDIO_S
 from kwsd.server.calls import Calls
 from kwsd.server.clients import ClientSession
 from kwsd.server.consumer import remove

@@ -30,7 +30,7 @@ from pathlib import Path
 from kwsd.bounded import file as bounded
 from kwsd.config import SocketConfig
 from kwsd.learn.enrollment import Enrollment
-from kwsd.protocol.commands import Audio, Command, type_of
+from kwsd.protocol.commands import Audio, Command
 from kwsd.protocol.errors import RequestError
 from kwsd.protocol.messages import (
     MAX_LINE,
@@ -40,6 +40,7 @@ from kwsd.protocol.messages import (
 )
 from kwsd.protocol.parsing import InvalidRequest
 from kwsd.protocol.replies import Reply
+from kwsd.protocol.request import type_of
 from kwsd.server.hub import Hub, Subscriber
 from kwsd.server.seldom import Seldom
 from kwsd.server.unix_socket import Peer, bound

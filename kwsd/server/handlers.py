@@ -26,11 +26,12 @@ from kwsd.learn.enrollment import Enrollment, compared
 from kwsd.learn.takes import TakeRejected
 from kwsd.names import look_up, word_name
 from kwsd.protocol import commands, replies
-from kwsd.protocol.commands import Command, type_of
+from kwsd.protocol.commands import Command
 from kwsd.protocol.data import ActiveWordInfo, CheckerInfo, LookBack, MicrophoneInfo
 from kwsd.protocol.errors import RequestError
 from kwsd.protocol.messages import encode_greeting
 from kwsd.protocol.replies import Reply
+from kwsd.protocol.request import type_of
 from kwsd.server import calls
 from kwsd.server.audio_handlers import AudioHandlers
 from kwsd.server.calls import Calls, stalled

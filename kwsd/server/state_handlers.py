@@ -27,7 +27,7 @@ from kwsd.learn.thresholds import speaker_trials
 from kwsd.model.bundle import COHORT, Bundle
 from kwsd.names import look_up, word_name
 from kwsd.protocol import commands, replies
-from kwsd.protocol.commands import Command, Request
+from kwsd.protocol.commands import Command
 from kwsd.protocol.data import (
     CalibratedSpeakers,
     CalibratedWord,
@@ -38,6 +38,7 @@ from kwsd.protocol.data import (
 from kwsd.protocol.errors import RequestError
 from kwsd.protocol.paging import Pages
 from kwsd.protocol.replies import Page, Reply
+from kwsd.protocol.request import Request
 from kwsd.server.take_handlers import TakeHandlers
 from kwsd.state import folder as state_folder
 from kwsd.state import words

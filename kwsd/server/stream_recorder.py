@@ -12,8 +12,9 @@ from kwsd.audio.endpointer import ROOM_SAMPLES, Endpointer
 from kwsd.audio.format import CHUNK_SAMPLES, SAMPLE_RATE
 from kwsd.audio.pcm import to_bytes
 from kwsd.audio.ring import Ring
-from kwsd.protocol.commands import MAX_AUDIO_S, Stream
+from kwsd.protocol.commands import Stream
 from kwsd.protocol.live import EndReason, StreamAudio, StreamEnd
+from kwsd.protocol.request import MAX_AUDIO_S
 from kwsd.server.channel import Channel
 from kwsd.server.consumer import Break, Consumer, Heard, not_yet
 

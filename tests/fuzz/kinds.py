@@ -29,7 +29,7 @@ from kwsd.model import bundle as bundles
 from kwsd.model.bundle import Bundle, BundleError, read_front_end
 from kwsd.model.manifest import CHECKED_FLOOR, Fusion
 from kwsd.protocol import commands
-from kwsd.protocol.commands import Command, Request
+from kwsd.protocol.commands import Command
 from kwsd.protocol.data import (
     Clip,
     MadeFrom,
@@ -43,6 +43,7 @@ from kwsd.protocol.data import (
 from kwsd.protocol.errors import RequestError
 from kwsd.protocol.messages import encode_reply
 from kwsd.protocol.replies import EncodedReply, Reply
+from kwsd.protocol.request import Request
 from kwsd.server.state_handlers import StateHandlers
 from kwsd.state.calibration import Calibration, CalibrationStore
 from kwsd.state.clips import ClipStore
