@@ -72,7 +72,8 @@ def test_it_ends_in_one_line_with_its_name(
     assert cli.main([*arguments, str(path)]) == status
     said = capsys.readouterr().err + caplog.text
     assert "Traceback" not in said
-    lines = [line for line in said.splitlines() if str(path) in line and "listening" not in line]
+    warned = [line for line in said.splitlines() if not line.startswith("INFO")]
+    lines = [line for line in warned if str(path) in line]
     assert len(lines) == 1, said
 
 

@@ -78,8 +78,9 @@ def test_the_fields_of_a_wake_on_the_wire(
     wakes = [body for body in bodies if body["type"] == "wake"]
     assert [wake["word"] for wake in wakes] == ["computer", "computer"]
     fields = {"score", "stages", "threshold", "start", "end", "time", "speaker", "latency_ms"}
+    loudness = {"level_dbfs", "snr_db"}
     for wake in wakes:
-        assert set(wake) == {"seq", "type", "word", *fields}
+        assert set(wake) == {"seq", "type", "word", *fields, *loudness}
         assert wake["speaker"] is None
 
 
