@@ -7,14 +7,18 @@ and makes the JSON Schema of `kwsd.yaml` from them.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
 from kwsd.bounded.file import FileError
+
+if TYPE_CHECKING:
+    import ipaddress
 
 SOCKET_PATH_BYTES = 107
 """Longest path of a socket that Linux accepts."""
@@ -128,11 +132,62 @@ class SocketConfig(_Section, frozen=True):
     of what the admin group may."""
     group: Text | None = None
     """Group of the socket file, whose members may subscribe; null is the daemon's own."""
+    identify_group: Text | None = None
+    """Members of this group may ask whose voice was heard elsewhere, as `kwsd wyoming` does."""
     backlog_bytes: Annotated[int, Meta(ge=4096, le=1 << 28)] = 1 << 20
     """A client with more bytes of unread events than this is dropped; replies do not count."""
     max_clients: Annotated[int, Meta(ge=1, le=4096)] = 64
     """Clients that may be connected at the same time; four places, or half of fewer than eight, are
     kept for root and the daemon's own user."""
+
+
+class WyomingConfig(_Section, frozen=True):
+    """The wake service for Home Assistant and satellites, `kwsd wyoming`, where it runs."""
+
+    uri: Text = "tcp://0.0.0.0:10400"
+    """Where it listens: an address of this machine, and a port. `0.0.0.0` is every IPv4 address,
+    `[::]` every one."""
+    allow: list[Text] | None = None
+    """Addresses and networks that may connect, such as `192.168.1.0/24`; null is those of local
+    networks. The protocol has no passwords."""
+    max_clients: Annotated[int, Meta(ge=1, le=1024)] = 32
+    """Clients that may be connected at the same time, each with a detector of its own."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a URI or an address that cannot be."""
+        self.address()
+        self._networks()
+
+    def address(self) -> tuple[str, int]:
+        """Return host and port of the URI."""
+        found = re.fullmatch(r"tcp://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})", self.uri)
+        if not found or not 0 < int(found[2]) < 1 << 16:
+            text = f"uri: {self.uri!r} is not tcp://ADDRESS:PORT, as tcp://0.0.0.0:10400 is"
+            raise ValueError(text)
+        return found[1].strip("[]"), int(found[2])
+
+    def admits(self, host: str) -> bool:
+        """Return whether a client of this address may connect."""
+        import ipaddress
+
+        address = ipaddress.ip_address(host.partition("%")[0])
+        mapped = getattr(address, "ipv4_mapped", None)
+        address = mapped or address
+        if self.allow is None:
+            return address.is_private or address.is_link_local or address.is_loopback
+        return any(address in network for network in self._networks())
+
+    def _networks(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+        import ipaddress
+
+        networks = []
+        for text in self.allow or ():
+            try:
+                networks.append(ipaddress.ip_network(text, strict=False))
+            except ValueError:
+                why = f"allow: {text!r} is no address or network, as 192.168.1.0/24 is"
+                raise ValueError(why) from None
+        return networks
 
 
 class Config(_Section, frozen=True):
@@ -160,6 +215,8 @@ class Config(_Section, frozen=True):
     """The Unix socket."""
     clips: ClipsConfig = ClipsConfig()
     """Recordings of wakes and near misses; `on` and `off` are short for `enabled`."""
+    wyoming: WyomingConfig = WyomingConfig()
+    """The wake service for Home Assistant and satellites."""
     takes: TakesConfig = TakesConfig()
     """Recordings of added words."""
     log_peaks: bool = True

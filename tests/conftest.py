@@ -53,8 +53,14 @@ ROOT = Path(__file__).parent.parent
 TRAINING = Path(__file__).parent / "training"
 """The folder of the tests that need the extra `[train]`."""
 
-collect_ignore = [] if importlib.util.find_spec("torch") else ["training"]
-"""What cannot even be imported without torch."""
+PEERS = Path(__file__).parent / "peers"
+"""The folder of the tests that need the libraries and programs that bridges speak to."""
+LIBRARIES = {"training": "torch", "peers": "wyoming"}
+"""What the tests of a folder cannot even be imported without."""
+
+collect_ignore = [
+    folder for folder, name in LIBRARIES.items() if not importlib.util.find_spec(name)
+]
 
 
 settings.register_profile("kwsd", deadline=None)  # a slow machine is not a failure
@@ -62,18 +68,22 @@ settings.load_profile("kwsd")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker `training`, and ignore its folder where it is deselected."""
+    """Register the markers of folders, and ignore those that are deselected."""
     kept.keep()
     config.addinivalue_line("markers", "training: needs torch and the rest of the extra [train]")
-    if config.option.markexpr.startswith("not training"):  # collecting them would import torch
-        collect_ignore[:] = ["training"]
+    config.addinivalue_line("markers", "peers: needs the real peers of the bridges")
+    for folder in LIBRARIES:  # to collect them would import what they need
+        if f"not {folder}" in config.option.markexpr and folder not in collect_ignore:
+            collect_ignore.append(folder)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of the training code."""
+    """Mark the tests of folders."""
     for item in items:
         if TRAINING in item.path.parents:
             item.add_marker(pytest.mark.training)
+        if PEERS in item.path.parents:
+            item.add_marker(pytest.mark.peers)
 
 
 def pytest_sessionfinish() -> None:

@@ -61,3 +61,14 @@ def test_the_mix_is_the_mean_of_the_channels_that_carry_sound() -> None:
     assert set(mixed[dead : 2 * dead - 1]) == {500}  # it may only have paused
     assert set(mixed[2 * dead :]) == {1000}
     assert (MonoConverter(rate, 2, "mix", "it").step(np.zeros((100, 2), np.int16)) == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_the_mix_of_another_sample_rate_is_resampled(dtype: type[np.generic]) -> None:
+    scale = 10_000 if dtype is np.int16 else 10_000 / 32768
+    tone = np.sin(np.arange(48_000) * 2 * np.pi * 440 / 48_000) * scale
+    stream = np.stack([tone, tone], axis=1).astype(dtype)
+    mixed = MonoConverter(48_000, 2, "mix", "it").step(stream, last=True)
+    alone = MonoConverter(48_000, 2, 0, "it").step(stream, last=True)
+    assert abs(len(mixed) - 16_000) < 5
+    assert np.abs(mixed.astype(int) - alone).max() <= 1

@@ -73,6 +73,41 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     server.close()
 
 
+def test_requests_are_made_while_another_task_waits_for_events(start: Start, endless: Path) -> None:
+    daemon = start("--source", str(endless), "--realtime")
+    daemon.connect().close()
+
+    async def both() -> tuple[list[str], list[kwsd.Event]]:
+        async with await kwsd.connect_async(daemon.socket) as client:
+            heard: list[kwsd.Event] = []
+
+            async def listen() -> None:
+                async for event in client.events(types=["microphone", "wake"]):
+                    heard.append(event)  # noqa: PERF401 # it is looked at meanwhile
+
+            listening = asyncio.create_task(listen())
+            asked = [client.request(commands.Status()) for _ in range(5)]
+            versions = {status.version for status in await asyncio.gather(*asked)}
+            given_up = asyncio.create_task(client.request(commands.Status()))
+            await asyncio.sleep(0)
+            given_up.cancel()
+            await client.request(commands.Pause(holder="test"))
+            while not heard:  # its event comes to the task that waits for one
+                await asyncio.sleep(0.01)
+            await client.request(commands.Words())
+            assert not client._exchange._replies
+            assert not client._exchange._forgotten
+            listening.cancel()
+            return list(versions), heard
+
+    async def in_time() -> tuple[list[str], list[kwsd.Event]]:
+        return await asyncio.wait_for(both(), 60)
+
+    versions, heard = asyncio.run(in_time())
+    assert len(versions) == 1
+    assert isinstance(heard[0], kwsd.Wake | kwsd.MicrophoneChange)
+
+
 def test_asyncio(start: Start, scene_wav: Path) -> None:
     daemon = start("--source", str(scene_wav), "--wait-for-client")
     daemon.connect().close()

@@ -22,11 +22,11 @@ from kwsd.protocol.data import LookBack, MicrophoneInfo
 from kwsd.protocol.errors import RequestError
 from kwsd.protocol.messages import MAX_LINE, MAX_SHORT_LINE, encode_greeting
 from kwsd.protocol.replies import Reply
+from kwsd.seldom import Seldom
 from kwsd.server import clients, hub, passed
 from kwsd.server.clients import MAX_FDS, ClientSession, serving
 from kwsd.server.hub import Filter, Hub
 from kwsd.server.passed import PassedFiles
-from kwsd.server.seldom import Seldom
 from kwsd.server.unix_socket import Peer
 
 STATUS = replies.StatusReply(

@@ -14,7 +14,15 @@ from kwsd.protocol.replies import Reply
 from kwsd.protocol.request import Request, reply_type, type_of
 from kwsd.validation import dotted
 
-EVERYBODY = {"config", "subscribe", "status", "speakers", "words", "calibration"}
+EVERYBODY = {
+    "config",
+    "subscribe",
+    "status",
+    "speakers",
+    "words",
+    "words.detector",
+    "calibration",
+}
 """What everybody may ask for, who can connect."""
 CHANGES_STATE = {
     "enroll.commit",

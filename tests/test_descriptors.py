@@ -31,7 +31,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv.pop(1))
 kind = sys.argv.pop(1)
 out = Path(sys.argv.pop(1))
-from kwsd.server.systemd import Notifier
+from kwsd.systemd import Notifier
 from kwsd.cli.main import main
 
 at_ready = set()

@@ -163,6 +163,46 @@ def test_a_configuration_of_the_users_is_neither_overwritten_nor_removed(machine
     assert machine.files() == []
 
 
+BRIDGE_FILES = {
+    "root/etc/systemd/system/kwsd-wyoming.service",
+    "root/etc/sysusers.d/kwsd-wyoming.conf",
+    "root/etc/avahi/services/kwsd-wyoming.service",
+}
+
+
+def test_a_bridge_comes_where_it_is_asked_for_and_stays(machine: Machine) -> None:
+    machine.dev("install")
+    assert not BRIDGE_FILES & set(machine.files())
+    assert "install --quiet --disable-pip-version-check --upgrade .\n" in machine.calls.read_text()
+    steps = next_steps(machine.dev("install", "--with", "wyoming"))
+    assert len(steps) == 3
+    assert set(machine.files()) >= BRIDGE_FILES
+    calls = machine.calls.read_text()
+    assert "--upgrade .[wyoming]" in calls
+    assert "systemd-sysusers kwsd-wyoming.conf" in calls
+    assert "systemctl enable kwsd-wyoming.service" in calls
+    machine.calls.write_text("")
+    done = machine.dev("install")  # an upgrade
+    assert "kwsd-wyoming serves" in done.stderr
+    assert "--upgrade .[wyoming]" in machine.calls.read_text()
+    assert machine.dev("uninstall", "--purge").returncode == 0
+    assert machine.files() == []
+    calls = machine.calls.read_text()
+    assert "systemctl disable --now kwsd-wyoming.service" in calls
+    assert "userdel kwsd-wyoming" in calls
+
+
+def test_a_bridge_of_ones_own(machine: Machine) -> None:
+    next_steps(machine.dev("install", "--user", "--with=wyoming", uid=1000))
+    units = machine.home / ".config/systemd/user"
+    names = {path.name for path in units.iterdir()}
+    assert names == {"kwsd.service", "kwsd@.service", "kwsd-exec@.service", "kwsd-wyoming.service"}
+    assert "systemctl --user restart kwsd-wyoming.service" in machine.calls.read_text()
+    assert machine.dev("uninstall", "--user", "--purge", uid=1000).returncode == 0
+    assert machine.files() == []
+    assert "systemctl --user disable --now kwsd-wyoming.service" in machine.calls.read_text()
+
+
 def test_a_users_service_leaves_none_of_the_machine(machine: Machine) -> None:
     machine.dev("install")
     old = machine.home / ".config/kwsd"
@@ -196,7 +236,9 @@ def test_a_users_service_leaves_none_of_the_machine(machine: Machine) -> None:
         (["install"], 1000, 77, "sudo ./dev install"),
         (["uninstall"], 1000, 77, "sudo ./dev uninstall"),
         (["install", "--user"], 0, 64, "not by root"),
-        (["install", "--purge"], 0, 64, "install takes --user or nothing, not --purge"),
+        (["install", "--purge"], 0, 64, "install takes --user and --with wyoming, not --purge"),
+        (["install", "--with", "pigeons"], 0, 64, "--with takes names of wyoming with commas"),
+        (["install", "--with"], 0, 64, "between them, not nothing"),
         (["uninstall", "--everything"], 0, 64, "uninstall takes --user and --purge"),
     ],
 )
@@ -227,4 +269,4 @@ def test_a_service_that_does_not_start_is_an_error(machine: Machine) -> None:
     machine.stand_in("systemctl", '[ "$1" != restart ]')
     done = machine.dev("install")
     assert done.returncode == 69
-    assert "`kwsd doctor` says what is wrong" in done.stderr
+    assert "kwsd.service does not start; `kwsd doctor`" in done.stderr

@@ -91,6 +91,7 @@ def test_the_configuration_page_shows_every_key_with_its_default() -> None:
         shown.clips,
         shown.takes,
         shown.socket,
+        shown.wyoming,
     )
     for part in parts:
         for field in msgspec.structs.fields(part):

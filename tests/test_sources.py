@@ -13,7 +13,7 @@ import pytest
 
 from kwsd.audio.devices import MicrophoneError
 from kwsd.audio.files import AudioFileError
-from kwsd.audio.raw_pcm import RawFormat
+from kwsd.audio.raw_pcm import RawConverter, RawFormat
 from kwsd.config import MicrophoneConfig
 from kwsd.server.sources import PipeInput, RecordingSource
 
@@ -40,7 +40,7 @@ def read_all(source: PipeInput) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("samples", "dtype", "scale"),
-    [("s16", "<i2", 1), ("s32", "<i4", 65536), ("f32", "<f4", 2**-15)],
+    [("s16", "<i2", 1), ("s24", "<i4", 65536), ("s32", "<i4", 65536), ("f32", "<f4", 2**-15)],
 )
 def test_every_format_gives_the_same_samples(
     pipe: tuple[int, int], samples: str, dtype: str, scale: float
@@ -49,12 +49,20 @@ def test_every_format_gives_the_same_samples(
     expected = np.arange(-3000, 3000, dtype=np.int16)
     data = np.zeros((6000, 2), dtype)
     data[:, 1] = expected.astype(float) * scale
-    os.write(writing, data.tobytes() + b"\x01")  # and a byte of a sample that never comes
+    written = data.tobytes()
+    if samples == "s24":  # the three upper bytes of each
+        written = np.frombuffer(written, np.uint8).reshape(-1, 4)[:, 1:].tobytes()
+    os.write(writing, written + b"\x01")  # and a byte of a sample that never comes
     os.close(writing)
     format = RawFormat(samples, 16000, 2)  # type: ignore[arg-type] # one of them
     heard = read_all(PipeInput(reading, format, 1))
     assert (heard[:6000] == expected).all()
     assert (heard[6000:] == expected[-1]).all()  # the tail goes on from the last sample
+
+
+def test_a_sample_of_one_byte_is_signed() -> None:
+    converter = RawConverter(RawFormat("s8"), 0, "it")
+    assert converter.step(bytes([0, 1, 127, 128, 255])).tolist() == [0, 256, 32512, -32768, -256]
 
 
 def test_a_pipe_with_nothing_in_it_is_lost_and_comes_back(pipe: tuple[int, int]) -> None:
@@ -137,7 +145,7 @@ def test_a_pipe_that_was_left_waiting_is_behind_and_a_fast_writer_is_not(
         ({"channels": 0}, 0, r"0 channel\(s\); expected 1…64"),
         ({"channels": 100_000}, "mix", r"100000 channel\(s\)"),
         ({"channels": 2}, 2, "no channel 2"),
-        ({"samples": "s24"}, 0, "'s24'; expected one of s16, s32, f32"),
+        ({"samples": "s20"}, 0, "'s20'; expected one of s8, s16, s24, s32, f32"),
     ],
 )
 def test_formats_that_cannot_be_are_refused(

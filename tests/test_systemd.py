@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from kwsd.server import systemd
-from kwsd.server.systemd import MAX_UNSENT, Notifier
+from kwsd import systemd
+from kwsd.systemd import MAX_UNSENT, Notifier
 
 
 @pytest.fixture

@@ -7,14 +7,17 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from kwsd.cli import main as cli
 from kwsd.cli.verbs import build_parser
+from kwsd.config import Config
 from kwsd.server import watchdog
 
 UNITS = Path(__file__).parent.parent / "systemd"
+BRIDGES = ["kwsd-wyoming"]
 BOTH = pytest.mark.parametrize("whose", ["system", "user"])
 analyzed = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze")
 
@@ -32,9 +35,10 @@ def analyze(*arguments: str | Path, **environment: str) -> subprocess.CompletedP
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
 
 
+@pytest.mark.parametrize("name", ["kwsd", *BRIDGES])
 @BOTH
-def test_only_what_another_start_cannot_mend_prevents_it(whose: str) -> None:
-    unit = settings(whose)
+def test_only_what_another_start_cannot_mend_prevents_it(whose: str, name: str) -> None:
+    unit = settings(whose, f"{name}.service")
     assert unit["Restart"] == "always"
     prevented = {int(status) for status in unit["RestartPreventExitStatus"].split()}
     assert prevented == {cli.USAGE, cli.DATA, cli.CONFIGURATION}
@@ -46,6 +50,22 @@ def test_the_users_state_is_where_every_verb_looks() -> None:
     unit = settings("user")
     assert "StateDirectory" not in unit
     assert "--state" not in unit["ExecStart"]
+
+
+@pytest.mark.parametrize("name", BRIDGES)
+def test_a_bridge_is_a_user_of_its_own_with_the_rights_of_a_subscriber(name: str) -> None:
+    assert settings("system", f"{name}.service")["User"] == name
+    users = (UNITS / "sysusers.d" / f"{name}.conf").read_text().splitlines()
+    assert users[0].startswith(f"u {name} - ")
+    assert users[1:] == ["g kwsd -", f"m {name} kwsd"]
+    assert f"kwsd {name.removeprefix('kwsd-')}" in settings("user", f"{name}.service")["ExecStart"]
+
+
+def test_avahi_announces_the_port_that_is_the_default() -> None:
+    root = ElementTree.parse(UNITS / "avahi" / "kwsd-wyoming.service").getroot()
+    _, port = Config().wyoming.address()
+    assert root.findtext("service/port") == str(port)
+    assert root.findtext("service/type") == "_wyoming._tcp"
 
 
 @BOTH
@@ -66,7 +86,12 @@ def test_a_program_on_wake_runs_the_verb_with_what_it_has(whose: str) -> None:
     assert arguments.command.endswith("kwsd/exec/%i")
 
 
-INSTANCES = ("kwsd.service", "kwsd@kitchen.service", "kwsd-exec@lamp.service")
+INSTANCES = (
+    "kwsd.service",
+    "kwsd@kitchen.service",
+    "kwsd-exec@lamp.service",
+    *(f"{name}.service" for name in BRIDGES),
+)
 
 
 def unit_of(name: str, whose: str, folder: Path) -> Path:

@@ -10,13 +10,13 @@ of int16.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kwsd.audio.format import BLOCK_S, SAMPLE_RATE
 from kwsd.audio.pcm import level_dbfs
+from kwsd.protocol.data import Band
 
 SILENT_DBFS = -90.0
 """A recording whose loudest block is no louder, its offset apart, is silent."""
@@ -45,8 +45,6 @@ WIDE_DB = 20.0
 """Greatest drop that is none."""
 MIN_FRAMES = 8
 """Frames of 32 ms that must say something: a short word has as many."""
-
-Band = Literal["wide", "telephone", "unknown"]
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,8 @@ class MonoConverter:
         if carrying is None:
             mono = samples[:, int(self.channel)]
         else:
-            mono = (samples * carrying).sum(axis=1) / np.maximum(carrying.sum(axis=1), 1)
+            parts = np.maximum(carrying.sum(axis=1, dtype=np.float32), 1)
+            mono = (samples * carrying).sum(axis=1) / parts
         if self._resampler is not None:
             mono = self._resampler.resample_chunk(np.ascontiguousarray(mono), last=last)
         return np.clip(np.round(mono * 32768), -32768, 32767).astype(np.int16)

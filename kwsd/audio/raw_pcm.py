@@ -14,8 +14,9 @@ from kwsd.audio.files import AudioFileError, MonoConverter
 from kwsd.audio.format import BLOCK_S, SAMPLE_RATE
 
 log = logging.getLogger(__name__)
-SampleFormat = Literal["s16", "s32", "f32"]
-_DTYPES = {"s16": "<i2", "s32": "<i4", "f32": "<f4"}
+SampleFormat = Literal["s8", "s16", "s24", "s32", "f32"]
+SAMPLE_BYTES: dict[SampleFormat, int] = {"s8": 1, "s16": 2, "s24": 3, "s32": 4, "f32": 4}
+"""Bytes of a sample of each format."""
 MAX_CHANNELS = 64
 
 
@@ -30,8 +31,8 @@ class RawFormat:
 
     def __post_init__(self) -> None:
         """Raise AudioFileError where there is no such format."""
-        if self.samples not in _DTYPES:
-            text = f"raw PCM of format {self.samples!r}; expected one of {', '.join(_DTYPES)}"
+        if self.samples not in SAMPLE_BYTES:
+            text = f"raw PCM of format {self.samples!r}; expected one of {', '.join(SAMPLE_BYTES)}"
             raise AudioFileError(text)
         if not 1 <= self.channels <= MAX_CHANNELS:
             text = f"raw PCM of {self.channels} channel(s); expected 1…{MAX_CHANNELS}"
@@ -40,7 +41,7 @@ class RawFormat:
     @property
     def frame_bytes(self) -> int:
         """Bytes of one sample of every channel."""
-        return self.channels * np.dtype(_DTYPES[self.samples]).itemsize
+        return self.channels * SAMPLE_BYTES[self.samples]
 
 
 class RawConverter:
@@ -70,10 +71,8 @@ class RawConverter:
         data = self._rest + data
         whole = len(data) // self._format.frame_bytes * self._format.frame_bytes
         self._rest = data[whole:]
-        samples = np.frombuffer(data[:whole], _DTYPES[self._format.samples])
-        if self._format.samples == "s32":
-            samples = samples.astype(np.float32) / 2**31
-        elif self._format.samples == "f32" and not np.isfinite(samples).all():
+        samples = _decoded(data[:whole], self._format.samples)
+        if self._format.samples == "f32" and not np.isfinite(samples).all():
             samples = np.where(np.isfinite(samples), samples, np.float32(0))
             if not self._warned:
                 log.warning("%s contains samples that are not numbers; they count as 0", self._name)
@@ -87,6 +86,23 @@ class RawConverter:
             log.warning(text, self._name, len(self._rest))
         nothing = np.zeros((0, self._format.channels), np.int16)
         return self._mono.step(nothing, last=True)
+
+
+def _decoded(data: bytes, format: SampleFormat) -> np.ndarray:
+    """Return whole samples as int16 `[sample]`, or as float32 where they have more bits."""
+    match format:
+        case "s8":
+            return np.frombuffer(data, "<i1").astype(np.int16) << 8
+        case "s16":
+            return np.frombuffer(data, "<i2")
+        case "s24":
+            padded = np.zeros((len(data) // 3, 4), np.uint8)
+            padded[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
+            return padded.reshape(-1).view("<i4").astype(np.float32) / 2**31
+        case "s32":
+            return np.frombuffer(data, "<i4").astype(np.float32) / 2**31
+        case "f32":
+            return np.frombuffer(data, "<f4")
 
 
 def raw_blocks(

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--format",
-        choices=("s16", "s32", "f32"),
+        choices=("s8", "s16", "s24", "s32", "f32"),
         help="samples of raw PCM, little-endian (default s16)",
     )
     parser.add_argument(

@@ -31,6 +31,9 @@ GROUPS = {
         "clips": "kwsd.cli.clips",
         "calibrate": "kwsd.cli.calibrate",
     },
+    "Bridges to other programs": {
+        "wyoming": "kwsd.cli.wyoming",
+    },
     "Recordings": {
         "detect": "kwsd.cli.detect",
         "embed": "kwsd.cli.embed",

@@ -44,6 +44,8 @@ class AsyncClient:
     async with await connect_async() as daemon:
         async for event in daemon:
             ...
+
+    Requests may be made while another task waits for events, and given up (cancelled).
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,12 +56,14 @@ class AsyncClient:
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
         self._exchange: Exchange
+        self._reading: asyncio.Lock
 
     async def connect(self) -> None:
         """Connect, or connect again. Raises DaemonError."""
         import asyncio  # takes longer than all the rest, and only this client needs it
 
         self._exchange = Exchange()
+        self._reading = asyncio.Lock()
         try:
             self._reader, self._writer = await asyncio.open_unix_connection(str(self.path))
         except OSError as error:
@@ -91,15 +95,21 @@ class AsyncClient:
         return joined(pages)
 
     async def _request(self, command: Request[R]) -> R:
-        id, line = self._exchange.send(command)
+        import asyncio
+
+        exchange = self._exchange
+        id, line = exchange.send(command)
         try:
             self._writer.write(line)
             await self._writer.drain()
-            while (reply := self._exchange.reply(id)) is None:
-                await self._receive()
-                self._exchange.levels.clear()
+            while (reply := exchange.reply(id)) is None:
+                await self._receive(lambda: exchange.has_reply(id))
+                exchange.levels.clear()
         except OSError as error:
             raise closed_error(error) from error
+        except asyncio.CancelledError:
+            exchange.forget(id)
+            raise
         return cast(R, reply)
 
     async def stream(
@@ -203,13 +213,14 @@ class AsyncClient:
                 on_gap(back.gap())
 
     async def _events_of_connection(self) -> AsyncIterator[Event]:
+        exchange = self._exchange
         while True:
-            while self._exchange.events:
-                yield self._exchange.events.popleft()
-            if self._exchange.ended:
+            while exchange.events:
+                yield exchange.events.popleft()
+            if exchange.ended:
                 return
             try:
-                await self._receive()
+                await self._receive(lambda: bool(exchange.events) or exchange.ended)
             except OSError as error:
                 raise closed_error(error) from error
 
@@ -227,9 +238,12 @@ class AsyncClient:
     def __aiter__(self) -> AsyncIterator[Event]:
         return self.events()
 
-    async def _receive(self) -> None:
-        self._exchange.check()
-        self._exchange.receive(await self._reader.read(READ_BYTES))
+    async def _receive(self, is_there: Callable[[], bool] = lambda: False) -> None:
+        """Wait for more; what is waited for may come while another task reads."""
+        async with self._reading:
+            if not is_there():
+                self._exchange.check()
+                self._exchange.receive(await self._reader.read(READ_BYTES))
 
 
 async def connect_async(path: Path | str | None = None) -> AsyncClient:

@@ -82,6 +82,7 @@ class Exchange:
         """Whether the recording that the daemon listens to has ended."""
         self._connection: Connection[FromServer] = Connection.client()
         self._replies: dict[Id, Reply | RequestError] = {}
+        self._forgotten: set[Id] = set()
         self._streams: dict[int, deque[StreamAudio | StreamEnd]] = {}
 
     def send(self, command: Request[R]) -> tuple[int, bytes]:
@@ -101,6 +102,8 @@ class Exchange:
             match message:
                 case Greeting():
                     self.greeting = message
+                case Received() if message.id in self._forgotten:
+                    self._forgotten.remove(message.id)
                 case Received():
                     self._replies[message.id] = message.reply
                 case Level():
@@ -123,6 +126,15 @@ class Exchange:
             raise DaemonError("protocol", f"{path}: something other than kwsd answers there")
         return self.greeting
 
+    def forget(self, id: int) -> None:
+        """Drop the reply to the request `id` when it comes: nobody waits for it any more."""
+        if self._replies.pop(id, None) is None:
+            self._forgotten.add(id)
+
+    def has_reply(self, id: int) -> bool:
+        """Return whether the reply to the request `id` is there, or what answers it instead."""
+        return id in self._replies or None in self._replies
+
     def reply(self, id: int) -> Reply | None:
         """Return the reply to the request `id`, once it is there. Raises DaemonError."""
         found = self._replies.pop(id, None) or self._replies.pop(None, None)
@@ -135,7 +147,7 @@ class Exchange:
         waiting = self._streams.get(stream)
         return waiting.popleft() if waiting else None
 
-    def forget(self, stream: int) -> None:
+    def forget_stream(self, stream: int) -> None:
         """Forget a stream that has ended."""
         self._streams.pop(stream, None)
 

@@ -28,7 +28,7 @@ class _Received:
         message = self._exchange.next_of(self.number)
         if isinstance(message, StreamEnd):
             self.end = message
-            self._exchange.forget(self.number)
+            self._exchange.forget_stream(self.number)
             return None
         return message
 

@@ -29,6 +29,7 @@ from kwsd.events import Detection, Rejected, SpeakerMatch, Wake
 from kwsd.metrics import SCORE_DIGITS
 from kwsd.model.bundle import Bundle
 from kwsd.model.runtime import Frames, Runtime, State
+from kwsd.protocol.data import Band
 from kwsd.state.words import CONTEXT_FRAMES, AddedWord
 
 MIN_SPAN_CHUNKS = 10
@@ -361,16 +362,17 @@ class Detector:
         speakers = self.setup.speakers
         if speakers.scorer is None:  # the embedding takes a while
             return None
+        voice = self.voice(start, end)
+        return voice and speakers.match(*voice)
+
+    def voice(self, start: int, end: int) -> tuple[np.ndarray, Band] | None:
+        """Return `embedding`, and the band of the audio."""
         span = self._voice_span(start, end)
-        if span is None:
-            return None
-        return speakers.match(self._embedding_of(*span), band(self._samples(*span, 0)))
+        return span and (self._embedding_of(*span), band(self._samples(*span, 0)))
 
     def embedding(self, start: int, end: int) -> np.ndarray | None:
-        """Return the speaker embedding `[dim]` of samples `[start, end)`, widened to 0.8 s.
-
-        None where the frames or the audio are gone.
-        """
+        """Return the speaker embedding `[dim]` of samples `[start, end)`, widened to 0.8 s; None
+        where the frames or the audio are gone."""
         span = self._voice_span(start, end)
         return None if span is None else self._embedding_of(*span)
 

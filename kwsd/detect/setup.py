@@ -17,7 +17,6 @@ from typing import Literal, get_args
 import msgspec
 import numpy as np
 
-from kwsd.audio.diagnosis import Band
 from kwsd.config import (
     Config,
     ConfigError,
@@ -32,7 +31,7 @@ from kwsd.metrics import SCORE_DIGITS
 from kwsd.model.bundle import Bundle, CheckerModel, WordModel
 from kwsd.model.manifest import CHECKED_FLOOR
 from kwsd.names import look_up
-from kwsd.protocol.data import ThresholdOrigin
+from kwsd.protocol.data import Band, ThresholdOrigin
 from kwsd.state.calibration import Calibration
 from kwsd.state.library import Library
 from kwsd.state.second_stage import SecondStage

@@ -7,11 +7,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from kwsd.audio.diagnosis import Band
 from kwsd.bounded.npz import Kinds
 from kwsd.events import SpeakerMatch, SpeakerScore
 from kwsd.metrics import Scorer, as_norm
 from kwsd.model.bundle import COHORT, COHORT_ARRAYS, RESTORE, Bundle, BundleError, CheckerModel
+from kwsd.protocol.data import Band
 from kwsd.state.voiceprints import Voiceprint
 
 TELEPHONE = "cannot tell: telephone band"

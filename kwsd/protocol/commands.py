@@ -13,47 +13,17 @@ from typing import Annotated, ClassVar, Literal, cast, get_args
 
 from msgspec import Meta, field
 
+from kwsd.protocol import replies
 from kwsd.protocol.data import (
     MAX_TAKES,
+    Band,
     ClipLabel,
     SpeakerThreshold,
     TakeInfo,
     WordThreshold,
 )
-from kwsd.protocol.replies import (
-    AudioReply,
-    CalibrationReply,
-    CalibrationUndoReply,
-    ClipsClearReply,
-    ClipsGetReply,
-    ClipsLabelReply,
-    ClipsReply,
-    ConfigReply,
-    DeletedReply,
-    Done,
-    EnrollBeginReply,
-    EnrollCommitReply,
-    EnrollNextReply,
-    PauseReply,
-    PeaksReply,
-    ResumeReply,
-    ScoresReply,
-    SpeakersReply,
-    SpeakersTrialsReply,
-    StatusReply,
-    StopReply,
-    StreamReply,
-    TakeReply,
-    TakesClearReply,
-    TakesGetReply,
-    TakesPutReply,
-    TakesReply,
-    WordsEnabledReply,
-    WordsGetReply,
-    WordsPutReply,
-    WordsReply,
-)
 from kwsd.protocol.request import (
+    MAX_EMBEDDING,
     MAX_PAUSE_S,
     MAX_STREAM_S,
     ClipIds,
@@ -70,7 +40,7 @@ PROTOCOL = 2
 """Version of the protocol, which the greeting names."""
 
 
-class Subscribe(Request[Done], frozen=True, tag="subscribe"):
+class Subscribe(Request[replies.Done], frozen=True, tag="subscribe"):
     """Receive events from now on."""
 
     privileged: ClassVar[bool] = False
@@ -83,19 +53,19 @@ class Subscribe(Request[Done], frozen=True, tag="subscribe"):
     privileged users only."""
 
 
-class Status(Request[StatusReply], frozen=True, tag="status"):
+class Status(Request[replies.StatusReply], frozen=True, tag="status"):
     """Ask how the daemon is doing."""
 
     privileged: ClassVar[bool] = False
 
 
-class GetConfig(Request[ConfigReply], frozen=True, tag="config"):
+class GetConfig(Request[replies.ConfigReply], frozen=True, tag="config"):
     """Ask for the configuration in force, calibrated thresholds included."""
 
     privileged: ClassVar[bool] = False
 
 
-class Audio(Request[AudioReply], frozen=True, tag="audio"):
+class Audio(Request[replies.AudioReply], frozen=True, tag="audio"):
     """Fetch samples of the look-back, at most 20 s; into a WAV if a descriptor is passed along.
 
     What is not kept is left out; the reply says which samples it has.
@@ -105,13 +75,13 @@ class Audio(Request[AudioReply], frozen=True, tag="audio"):
     end: Sample
 
 
-class Stream(Request[StreamReply], frozen=True, tag="stream"):
+class Stream(Request[replies.StreamReply], frozen=True, tag="stream"):
     """Receive the audio as it comes, from a sample of the look-back on, up to silence.
 
     `stream` messages follow the reply, and a `stream.end`.
     """
 
-    for_streamers: ClassVar[bool] = True
+    group_key: ClassVar[str | None] = "stream_group"
     start: Sample | None = None
     """The first sample, such as the `end` of a wake; by default the one that comes next."""
     pre_roll_s: Annotated[float, Meta(ge=0, le=300)] | None = None
@@ -122,15 +92,15 @@ class Stream(Request[StreamReply], frozen=True, tag="stream"):
     """Longest length, in seconds."""
 
 
-class StreamStop(Request[StopReply], frozen=True, tag="stream.stop"):
+class StreamStop(Request[replies.StopReply], frozen=True, tag="stream.stop"):
     """End a stream of this connection."""
 
-    for_streamers: ClassVar[bool] = True
+    group_key: ClassVar[str | None] = "stream_group"
     stream: Sample
     """Its number, which the reply to `stream` has."""
 
 
-class Scores(Request[ScoresReply], frozen=True, tag="scores"):
+class Scores(Request[replies.ScoresReply], frozen=True, tag="scores"):
     """Receive each word's running scores, up to 12.5 times a second; `scores` messages follow."""
 
     interval_s: Annotated[float, Meta(ge=0.08, le=10)] = 0.08
@@ -138,11 +108,11 @@ class Scores(Request[ScoresReply], frozen=True, tag="scores"):
     one before."""
 
 
-class ScoresStop(Request[StopReply], frozen=True, tag="scores.stop"):
+class ScoresStop(Request[replies.StopReply], frozen=True, tag="scores.stop"):
     """Receive no more scores on this connection."""
 
 
-class RecordTake(Request[TakeReply], frozen=True, tag="take"):
+class RecordTake(Request[replies.TakeReply], frozen=True, tag="take"):
     """Record one utterance, up to a pause; `level` messages come before the reply."""
 
     timeout_s: Timeout = 15.0
@@ -151,7 +121,7 @@ class RecordTake(Request[TakeReply], frozen=True, tag="take"):
     comes next."""
 
 
-class EnrollBegin(Request[EnrollBeginReply], frozen=True, tag="enroll.begin"):
+class EnrollBegin(Request[replies.EnrollBeginReply], frozen=True, tag="enroll.begin"):
     """Begin an enrollment, which belongs to the connection and ends with it."""
 
     name: Name
@@ -159,7 +129,7 @@ class EnrollBegin(Request[EnrollBeginReply], frozen=True, tag="enroll.begin"):
     """What tells it from the speaker's other references, such as `far`, which stay beside it."""
 
 
-class EnrollNext(Request[EnrollNextReply], frozen=True, tag="enroll.next"):
+class EnrollNext(Request[replies.EnrollNextReply], frozen=True, tag="enroll.next"):
     """Add a take: recorded from the microphone, or `audio`, or a clip."""
 
     kind: Literal["word", "free"] = "word"
@@ -172,24 +142,24 @@ class EnrollNext(Request[EnrollNextReply], frozen=True, tag="enroll.next"):
     """Id of a clip, whose word is the take."""
 
 
-class EnrollCommit(Request[EnrollCommitReply], frozen=True, tag="enroll.commit"):
+class EnrollCommit(Request[replies.EnrollCommitReply], frozen=True, tag="enroll.commit"):
     """Store the voiceprint; at least two takes are needed, and three are better."""
 
     changes_state: ClassVar[bool] = True
 
 
-class EnrollAbort(Request[Done], frozen=True, tag="enroll.abort"):
+class EnrollAbort(Request[replies.Done], frozen=True, tag="enroll.abort"):
     """Drop the enrollment."""
 
 
-class Speakers(Request[SpeakersReply], frozen=True, tag="speakers"):
+class Speakers(Request[replies.SpeakersReply], frozen=True, tag="speakers"):
     """List the enrolled speakers."""
 
     privileged: ClassVar[bool] = False
     after: Cursor | None = None
 
 
-class SpeakersDelete(Request[DeletedReply], frozen=True, tag="speakers.delete"):
+class SpeakersDelete(Request[replies.DeletedReply], frozen=True, tag="speakers.delete"):
     """Delete a speaker's voiceprint, or one reference of it."""
 
     changes_state: ClassVar[bool] = True
@@ -197,24 +167,45 @@ class SpeakersDelete(Request[DeletedReply], frozen=True, tag="speakers.delete"):
     reference: Name | None = None
 
 
-class SpeakersTrials(Request[SpeakersTrialsReply], frozen=True, tag="speakers.trials"):
+class SpeakersTrials(Request[replies.SpeakersTrialsReply], frozen=True, tag="speakers.trials"):
     """Score the enrolled voices against each other and against strangers."""
 
 
-class Words(Request[WordsReply], frozen=True, tag="words"):
+class SpeakersIdentify(
+    Request[replies.SpeakersIdentifyReply], frozen=True, tag="speakers.identify"
+):
+    """Ask who of those who are enrolled has this voice, which was heard elsewhere."""
+
+    group_key: ClassVar[str | None] = "identify_group"
+    encoder_id: Name
+    """Of the model that embedded the voice."""
+    embedding: Annotated[bytes, Meta(max_length=4 * MAX_EMBEDDING)]
+    """Little-endian float32, of unit length."""
+    band: Band = "unknown"
+    """Of the audio that it was heard in."""
+
+
+class Words(Request[replies.WordsReply], frozen=True, tag="words"):
     """List the added words."""
 
     privileged: ClassVar[bool] = False
     after: Cursor | None = None
 
 
-class WordsGet(Request[WordsGetReply], frozen=True, tag="words.get"):
+class WordsGet(Request[replies.WordsGetReply], frozen=True, tag="words.get"):
     """Fetch the file of an added word."""
 
     name: Name
 
 
-class WordsPut(Request[WordsPutReply], frozen=True, tag="words.put"):
+class WordsDetector(Request[replies.WordsDetectorReply], frozen=True, tag="words.detector"):
+    """Fetch what detects an added word, without what is kept of its takes."""
+
+    privileged: ClassVar[bool] = False
+    name: Name
+
+
+class WordsPut(Request[replies.WordsPutReply], frozen=True, tag="words.put"):
     """Keep an added word and listen for it from now on."""
 
     changes_state: ClassVar[bool] = True
@@ -225,34 +216,34 @@ class WordsPut(Request[WordsPutReply], frozen=True, tag="words.put"):
     out, they stay as they are."""
 
 
-class WordsDelete(Request[DeletedReply], frozen=True, tag="words.delete"):
+class WordsDelete(Request[replies.DeletedReply], frozen=True, tag="words.delete"):
     """Delete an added word and its takes."""
 
     changes_state: ClassVar[bool] = True
     name: Name
 
 
-class WordsEnable(Request[WordsEnabledReply], frozen=True, tag="words.enable"):
+class WordsEnable(Request[replies.WordsEnabledReply], frozen=True, tag="words.enable"):
     """Listen for a word that is disabled, until the daemon's restart."""
 
     changes_state: ClassVar[bool] = True
     name: Name
 
 
-class WordsDisable(Request[WordsEnabledReply], frozen=True, tag="words.disable"):
+class WordsDisable(Request[replies.WordsEnabledReply], frozen=True, tag="words.disable"):
     """Do not listen for a word, until the daemon's restart."""
 
     changes_state: ClassVar[bool] = True
     name: Name
 
 
-class Takes(Request[TakesReply], frozen=True, tag="takes"):
+class Takes(Request[replies.TakesReply], frozen=True, tag="takes"):
     """List the recordings that an added word was made from, as far as they are kept."""
 
     word: Name
 
 
-class TakesGet(Request[TakesGetReply], frozen=True, tag="takes.get"):
+class TakesGet(Request[replies.TakesGetReply], frozen=True, tag="takes.get"):
     """Fetch a take."""
 
     word: Name
@@ -260,7 +251,7 @@ class TakesGet(Request[TakesGetReply], frozen=True, tag="takes.get"):
     """Its id."""
 
 
-class TakesPut(Request[TakesPutReply], frozen=True, tag="takes.put"):
+class TakesPut(Request[replies.TakesPutReply], frozen=True, tag="takes.put"):
     """Bring a take of a word, which is kept once `words.put` names it."""
 
     word: Name
@@ -268,19 +259,19 @@ class TakesPut(Request[TakesPutReply], frozen=True, tag="takes.put"):
     """Little-endian int16 at 16 kHz, at most 20 s, which has passed kwsd's high-pass."""
 
 
-class TakesClear(Request[TakesClearReply], frozen=True, tag="takes.clear"):
+class TakesClear(Request[replies.TakesClearReply], frozen=True, tag="takes.clear"):
     """Delete the takes of a word; the word stays."""
 
     word: Name
 
 
-class GetCalibration(Request[CalibrationReply], frozen=True, tag="calibration"):
+class GetCalibration(Request[replies.CalibrationReply], frozen=True, tag="calibration"):
     """Ask for the thresholds in force."""
 
     privileged: ClassVar[bool] = False
 
 
-class CalibrationPut(Request[Done], frozen=True, tag="calibration.put"):
+class CalibrationPut(Request[replies.Done], frozen=True, tag="calibration.put"):
     """Put calibrated thresholds in force."""
 
     changes_state: ClassVar[bool] = True
@@ -288,13 +279,13 @@ class CalibrationPut(Request[Done], frozen=True, tag="calibration.put"):
     speaker: SpeakerThreshold | None = None
 
 
-class CalibrationUndo(Request[CalibrationUndoReply], frozen=True, tag="calibration.undo"):
+class CalibrationUndo(Request[replies.CalibrationUndoReply], frozen=True, tag="calibration.undo"):
     """Go back to the thresholds before the last calibration."""
 
     changes_state: ClassVar[bool] = True
 
 
-class Peaks(Request[PeaksReply], frozen=True, tag="peaks"):
+class Peaks(Request[replies.PeaksReply], frozen=True, tag="peaks"):
     """Fetch the logged peaks of the words' scores."""
 
     since: Annotated[float, Meta(ge=-1e12, le=1e12)] = 0.0
@@ -302,20 +293,20 @@ class Peaks(Request[PeaksReply], frozen=True, tag="peaks"):
     after: Cursor | None = None
 
 
-class Clips(Request[ClipsReply], frozen=True, tag="clips"):
+class Clips(Request[replies.ClipsReply], frozen=True, tag="clips"):
     """List the clips."""
 
     after: Cursor | None = None
 
 
-class ClipsGet(Request[ClipsGetReply], frozen=True, tag="clips.get"):
+class ClipsGet(Request[replies.ClipsGetReply], frozen=True, tag="clips.get"):
     """Fetch a clip."""
 
     clip: Name
     """Its id."""
 
 
-class ClipsLabel(Request[ClipsLabelReply], frozen=True, tag="clips.label"):
+class ClipsLabel(Request[replies.ClipsLabelReply], frozen=True, tag="clips.label"):
     """Label clips as the word or not; without a label, take it back."""
 
     clips: ClipIds
@@ -323,7 +314,7 @@ class ClipsLabel(Request[ClipsLabelReply], frozen=True, tag="clips.label"):
     label: ClipLabel | None = None
 
 
-class ClipsClear(Request[ClipsClearReply], frozen=True, tag="clips.clear"):
+class ClipsClear(Request[replies.ClipsClearReply], frozen=True, tag="clips.clear"):
     """Delete clips: those that are named, or all."""
 
     clips: ClipIds | None = None
@@ -331,11 +322,11 @@ class ClipsClear(Request[ClipsClearReply], frozen=True, tag="clips.clear"):
     all: bool = False
 
 
-class Reload(Request[Done], frozen=True, tag="reload"):
+class Reload(Request[replies.Done], frozen=True, tag="reload"):
     """Read the configuration and the state directory again."""
 
 
-class Pause(Request[PauseReply], frozen=True, tag="pause"):
+class Pause(Request[replies.PauseReply], frozen=True, tag="pause"):
     """Release the microphone until the last pause is gone; a holder's second replaces the first."""
 
     holder: Holder
@@ -344,7 +335,7 @@ class Pause(Request[PauseReply], frozen=True, tag="pause"):
     its connection."""
 
 
-class Resume(Request[ResumeReply], frozen=True, tag="resume"):
+class Resume(Request[replies.ResumeReply], frozen=True, tag="resume"):
     """End the pause of a holder."""
 
     holder: Holder
@@ -367,8 +358,10 @@ Command = (
     | Speakers
     | SpeakersDelete
     | SpeakersTrials
+    | SpeakersIdentify
     | Words
     | WordsGet
+    | WordsDetector
     | WordsPut
     | WordsDelete
     | WordsEnable

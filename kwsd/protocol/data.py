@@ -16,6 +16,8 @@ CheckerSize = Literal["small", "large"]
 CLI_HOLDER = "cli"
 """Whose pause `kwsd pause` and `kwsd resume` mean."""
 ClipLabel = Literal["right", "wrong"]
+Band = Literal["wide", "telephone", "unknown"]
+"""The band of a recording, as far as it shows; a telephone carries nothing above 4 kHz."""
 Threshold = Annotated[float, Meta(gt=0, le=1)]
 MAX_TAKES = 32
 """Takes of a word that are kept."""
@@ -33,6 +35,8 @@ class ActiveWordInfo(Data, frozen=True):
 
     threshold: float
     origin: ThresholdOrigin
+    id: str = ""
+    """Id of its model."""
 
 
 class WordScores(Data, frozen=True):

@@ -166,6 +166,13 @@ class SpeakersTrialsReply(Reply, frozen=True):
     """Of other people's voices against each voiceprint."""
 
 
+class SpeakersIdentifyReply(Reply, frozen=True):
+    """Whose voice it is."""
+
+    name: str | None
+    """The enrolled speaker; null unless verified."""
+
+
 class WordsReply(Page, frozen=True, kw_only=True):
     """The words that came with kwsd, and the added ones."""
 
@@ -185,6 +192,14 @@ class WordsGetReply(Reply, frozen=True):
 
     name: str
     file: bytes
+
+
+class WordsDetectorReply(Reply, frozen=True):
+    """What detects an added word."""
+
+    name: str
+    file: bytes
+    """A word's file without its takes."""
 
 
 class WordsPutReply(Reply, frozen=True):

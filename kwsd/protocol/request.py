@@ -16,6 +16,8 @@ MAX_PAUSE_S = 604_800.0
 """Longest pause that outlives its connection, in seconds: a week."""
 MAX_STREAM_S = 3600.0
 """Longest stream, in seconds."""
+MAX_EMBEDDING = 1024
+"""Numbers of a voice."""
 MAX_IDS = 10_000
 """Clips that one request may name."""
 
@@ -36,8 +38,8 @@ class Request(Struct, Generic[R], frozen=True, kw_only=True, omit_defaults=True,
 
     privileged: ClassVar[bool] = True
     """Whether only root, the daemon's user and the admin group may make it."""
-    for_streamers: ClassVar[bool] = False
-    """Whether the members of `socket.stream_group` may make it, too."""
+    group_key: ClassVar[str | None] = None
+    """Key of `socket` in the configuration that names a group whose members may make it too."""
     changes_state: ClassVar[bool] = False
     """Whether the detector must be configured again after it."""
     id: RequestId | None = None

@@ -1,1 +1,1 @@
-"""The daemon: listener thread, hub, Unix socket, request handlers, systemd."""
+"""The daemon: listener thread, hub, Unix socket, request handlers."""

@@ -41,8 +41,8 @@ from kwsd.protocol.messages import (
 from kwsd.protocol.parsing import InvalidRequest
 from kwsd.protocol.replies import Reply
 from kwsd.protocol.request import type_of
+from kwsd.seldom import Seldom
 from kwsd.server.hub import Hub, Subscriber
-from kwsd.server.seldom import Seldom
 from kwsd.server.unix_socket import Peer, bound
 
 log = logging.getLogger(__name__)

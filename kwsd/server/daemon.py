@@ -50,10 +50,10 @@ from kwsd.server.sources import (
     open_standard_input,
 )
 from kwsd.server.state_handlers import StateHandlers
-from kwsd.server.systemd import Notifier
 from kwsd.server.unix_socket import warn_of_groups
 from kwsd.server.watchdog import FAILURE, Watchdog
 from kwsd.state.folder import claimed
+from kwsd.systemd import Notifier
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -15,9 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import numpy as np
-
-from kwsd.audio import pcm
 from kwsd.audio.format import SAMPLE_RATE
 from kwsd.audio.high_pass import HighPass
 from kwsd.config import Config
@@ -44,6 +41,7 @@ from kwsd.server.peak_recorder import PeakRecorder
 from kwsd.server.state_handlers import StateHandlers
 from kwsd.server.streams import Streams
 from kwsd.server.unix_socket import user_name
+from kwsd.server.voices import decoded, identify
 from kwsd.state.voiceprints import VoiceprintError
 from kwsd.version import __version__
 
@@ -104,6 +102,7 @@ class Handlers:
             commands.Pause: parts.pauses.pause,
             commands.Resume: parts.pauses.resume,
             commands.Peaks: self._peaks,
+            commands.SpeakersIdentify: self._identify,
         }
         for kind in parts.state.handled - self._handlers.keys():
             self._handlers[kind] = self._state
@@ -117,8 +116,7 @@ class Handlers:
         """Answer a request. Raises RequestError."""
         log.debug("%s asks for %s", session.subscriber.name, type_of(command))
         if command.privileged:
-            streams = command.for_streamers
-            self._check_privilege(session, type_of(command), for_streamers=streams)
+            self._check_privilege(session, type_of(command), command.group_key)
         reply = await self._handlers[type(command)](session, command)
         if command.changes_state:
             await self._finish(self._parts.apply(), "the change is kept, and takes effect")
@@ -147,10 +145,8 @@ class Handlers:
         self._parts.pauses.left(session)
         self._streams.left(session)
 
-    def _check_privilege(
-        self, session: ClientSession, what: str, *, for_streamers: bool = False
-    ) -> None:
-        if why := session.peer.refusal(self._parts.config().socket, for_streamers=for_streamers):
+    def _check_privilege(self, session: ClientSession, what: str, key: str | None = None) -> None:
+        if why := session.peer.refusal(self._parts.config().socket, key):
             raise RequestError("permission_denied", f"{what} is {why}")
 
     async def _subscribe(self, session: ClientSession, command: commands.Subscribe) -> replies.Done:
@@ -184,7 +180,7 @@ class Handlers:
             real_time_factor=round(stats.cpu_s / audio_s, 6) if audio_s else None,
             encoded_share=round(encoded / stats.samples, 4) if stats.samples else None,
             words={
-                name: ActiveWordInfo(word.threshold, word.origin)
+                name: ActiveWordInfo(word.threshold, word.origin, word.model.id)
                 for name, word in detector.setup.words.items()
             },
             checker=CheckerInfo(checker.graph.model.size, checker.checks) if checker else None,
@@ -224,6 +220,12 @@ class Handlers:
         await self._finish(self._parts.reload(), "the configuration takes effect")
         return replies.Done()
 
+    async def _identify(
+        self, session: ClientSession, command: commands.SpeakersIdentify
+    ) -> replies.SpeakersIdentifyReply:
+        detector = self._parts.listener.detector
+        return identify(command, detector.bundle, detector.setup.speakers)
+
     async def _enroll_begin(
         self, session: ClientSession, command: commands.EnrollBegin
     ) -> replies.EnrollBeginReply:
@@ -246,7 +248,7 @@ class Handlers:
             text = f"enroll.next: an enrollment has at most {MAX_TAKES} takes"
             raise RequestError("bad_request", f"{text}; enroll.commit keeps them")
         if command.audio is not None:
-            samples = HighPass().step(_decoded(command.audio))
+            samples = HighPass().step(decoded(command.audio))
         elif (id := command.clip) is not None:
             samples = await self._on_disk(lambda: self._parts.state.voice_in(id))
         else:
@@ -312,11 +314,3 @@ def _enrollment(session: ClientSession) -> Enrollment:
     if session.enrollment is None:
         raise RequestError("no_session", "enroll.begin comes first")
     return session.enrollment
-
-
-def _decoded(audio: bytes) -> np.ndarray:
-    try:
-        return pcm.from_bytes(audio)
-    except ValueError as error:
-        text = "enroll.next: audio must be whole int16 samples at 16 kHz"
-        raise RequestError("bad_request", text) from error

@@ -18,7 +18,7 @@ from typing import Literal
 
 from kwsd.events import Event, Lag, MicrophoneChange
 from kwsd.protocol.messages import Connection, FromClient, encode_end, encode_event
-from kwsd.server.seldom import Seldom
+from kwsd.seldom import Seldom
 
 log = logging.getLogger(__name__)
 _dropping = Seldom(log)

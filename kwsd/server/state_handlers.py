@@ -48,7 +48,7 @@ from kwsd.state.library import Library
 from kwsd.state.peak_log import PeakLog, PeakLogError, highest
 from kwsd.state.store import Named, StateError, Store
 from kwsd.state.voiceprints import VoiceprintError, VoiceprintStore
-from kwsd.state.words import WordError, WordStore
+from kwsd.state.words import AddedWord, WordError, WordStore
 
 log = logging.getLogger(__name__)
 N = TypeVar("N", bound=Named)
@@ -103,6 +103,7 @@ class StateHandlers:
             commands.SpeakersTrials: self._speaker_trials,
             commands.Words: self._list_words,
             commands.WordsGet: self._get_word,
+            commands.WordsDetector: self._get_detector,
             commands.WordsPut: self._put_word,
             commands.WordsDelete: self._delete_word,
             commands.WordsEnable: self._enable_word,
@@ -236,11 +237,18 @@ class StateHandlers:
         )
 
     def _get_word(self, command: commands.WordsGet) -> replies.WordsGetReply:
+        word = self._word(command.name)
+        return replies.WordsGetReply(name=word.name, file=words.to_bytes(word))
+
+    def _get_detector(self, command: commands.WordsDetector) -> replies.WordsDetectorReply:
+        word = self._word(command.name).without_takes()
+        return replies.WordsDetectorReply(name=word.name, file=words.to_bytes(word))
+
+    def _word(self, name: str) -> AddedWord:
         try:
-            word = self.words.load(words.check_word_name(command.name))
+            return self.words.load(words.check_word_name(name))
         except WordError as error:
             raise RequestError("unknown_word", str(error)) from error
-        return replies.WordsGetReply(name=word.name, file=words.to_bytes(word))
 
     def _put_word(self, command: commands.WordsPut) -> replies.WordsPutReply:
         try:

@@ -54,14 +54,14 @@ class Peer:
             return False
         return group.gr_gid in (self.gid, user.pw_gid) or user.pw_name in group.gr_mem
 
-    def refusal(self, config: SocketConfig, *, for_streamers: bool = False) -> str | None:
+    def refusal(self, config: SocketConfig, group_key: str | None = None) -> str | None:
         """Return why privileged requests are refused, and the fix; None where they are not.
 
-        `for_streamers`: the members of `socket.stream_group` may make them, too.
+        The members of the group that `group_key` of `config` names may make them, too.
         """
-        key, groups = "admin_group", [config.admin_group]
-        if for_streamers:
-            key, groups = "stream_group", [config.stream_group, config.admin_group]
+        key, groups = group_key or "admin_group", [config.admin_group]
+        if group_key:
+            groups = [getattr(config, group_key), config.admin_group]
         if self.privileged(groups):
             return None
         given = list(dict.fromkeys(group for group in groups if group is not None))
@@ -88,9 +88,10 @@ def missing_group(group: str) -> str | None:
 
 def warn_of_groups(config: SocketConfig) -> None:
     """Log which groups with rights do not exist: until they do, nobody is in them."""
-    for key, group in (("admin", config.admin_group), ("stream", config.stream_group)):
+    for key in ("admin_group", "stream_group", "identify_group"):
+        group: str | None = getattr(config, key)
         if group and (why := missing_group(group)):
-            text = "socket.%s_group: %r: %s; until then it opens nothing to anybody"
+            text = "socket.%s: %r: %s; until then it opens nothing to anybody"
             log.warning(text, key, group, why)
 
 

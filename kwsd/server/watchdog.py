@@ -16,7 +16,7 @@ from kwsd.events import MicrophoneChange
 from kwsd.server.disk import Disk
 from kwsd.server.hang_watch import HangWatch, Motion
 from kwsd.server.listener import Listener
-from kwsd.server.systemd import Notifier
+from kwsd.systemd import Notifier
 
 log = logging.getLogger(__name__)
 WATCH_S = 1.0

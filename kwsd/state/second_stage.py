@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import msgspec
@@ -67,6 +67,10 @@ class SecondStage:
         parts = [self.word_id, str(self.candidate), msgspec.json.encode(self.fusion).decode()]
         weights = np.append(self.weights, self.bias).astype(np.float32)
         return hashlib.sha256(" ".join(parts).encode() + weights.tobytes()).hexdigest()[:16]
+
+    def without_takes(self) -> SecondStage:
+        """Return what gives its scores, and nothing of its takes and clips."""
+        return replace(self, takes=self.takes[:0], wrong=self.wrong[:0], scores=self.scores[:0])
 
     def logit(self, vector: np.ndarray) -> float:
         """Return the checker's logit for a vector `[dim]` of unit length.

@@ -111,6 +111,17 @@ class AddedWord:
             scores=second.scores,
         )
 
+    def without_takes(self) -> AddedWord:
+        """Return what detects the word, and nothing of its takes and clips: it cannot be made
+        again from that."""
+        return replace(
+            self,
+            takes=self.takes[:0],
+            scores=self.scores[:0],
+            wrong=self.wrong[:0],
+            second=self.second and self.second.without_takes(),
+        )
+
     def of_id(self, id: str) -> AddedWord:
         """Return the word as it is where it has this id: with its second stage, or without."""
         both = self.heard_with(self.second.word_id if self.second else None)

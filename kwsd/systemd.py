@@ -9,7 +9,7 @@ import socket
 import time
 from collections import deque
 
-from kwsd.server.seldom import Seldom
+from kwsd.seldom import Seldom
 
 log = logging.getLogger(__name__)
 DATAGRAMS = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
