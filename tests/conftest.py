@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import logging
 import os
 import signal
 import socket
@@ -142,6 +143,15 @@ def train_on_two_processes(script: Path, module: str, call: str, *arguments: Pat
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.fixture(autouse=True)
+def log_level() -> Iterator[None]:
+    """Let no daemon that ran in the test's own process say what is logged after it."""
+    logger = logging.getLogger("kwsd")
+    before = logger.level
+    yield
+    logger.setLevel(before)
 
 
 @pytest.fixture(scope="session")

@@ -296,6 +296,8 @@ def test_json_over_a_state_directory(capsys: pytest.CaptureFixture[str], tmp_pat
         "takes": 3,
         "refused": refused,
         "known_as": [],
+        "reference": "",
+        "unlike": False,
         "kept": True,
         "warning": None,
     }
