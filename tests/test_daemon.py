@@ -154,14 +154,16 @@ def test_reload_applies_words_and_thresholds_without_losing_audio(
     daemon = start("--config", str(config), "--source", str(endless), "--realtime")
     with daemon.connect() as client:
         before = client.request(Status())
-        assert before.words == {"computer": ActiveWordInfo(0.9, "configured")}
+        id = before.words["computer"].id
+        assert id
+        assert before.words == {"computer": ActiveWordInfo(0.9, "configured", id)}
         config.write_text("words: {alexa: , computer: {threshold: 0.4}}\n")
         daemon.process.send_signal(signal.SIGHUP)
         deadline = time.monotonic() + 5
         while list((after := client.request(Status())).words) != ["alexa", "computer"]:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        assert after.words["computer"] == ActiveWordInfo(0.4, "configured")
+        assert after.words["computer"] == ActiveWordInfo(0.4, "configured", id)
         config.write_text("words: {hal: }\n")
         with pytest.raises(DaemonError, match="no model of 'hal'"):
             client.request(Reload())
