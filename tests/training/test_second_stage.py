@@ -380,6 +380,10 @@ def test_any_teacher_to_one_checked_candidate(
     without = [*arguments, "--only", "voices", "--set", "voices.teacher=0"]
     with pytest.raises(ConfigError, match=r"made otherwise \(teacher\)"):
         train(*without)
+    shutil.rmtree(tmp_path / "checker" / "voices")
+    (tmp_path / "checker" / "voices.pt").unlink()
+    assert train(*without) == 0
+    assert np.load(tmp_path / "checker" / "voices" / "000.npz")["teacher"].shape == (70, 0)
     trained = [tmp_path / "checker" / name for name in ("tuned.pt", "words.pt")]
     before = [path.read_bytes() for path in trained]
     assert train(*arguments, "--only", "distill,tune,words") == 0

@@ -180,7 +180,7 @@ def gather(data: TrainingData, tuned: Path, out: Path, settings: VoicesSettings)
             length=np.array(lengths, np.int64),
             person=person,
             device=device,
-            teacher=np.array(vectors, np.float16).reshape(len(vectors), -1),
+            teacher=np.array(vectors or np.zeros((len(person), 0)), np.float16),
         )
         log.info("%s: %d of %d windows", path.name, at + len(person), settings.windows)
 
