@@ -7,7 +7,7 @@ _kwsd_command() {
     case $1 in
     'kwsd')
         options='-h --help -v --verbose --version'
-        actions='run events status reload pause resume enroll speakers word clips calibrate wyoming detect embed devices doctor config bench train help'
+        actions='run events status reload pause resume enroll speakers word clips calibrate wyoming detect embed devices doctor config install-service uninstall-service bench train help'
         before=0
         ;;
     'kwsd run')
@@ -173,6 +173,13 @@ _kwsd_command() {
     'kwsd config')
         options='-h --help -v --verbose --config --socket --state --json'
         single='--config --socket --state'
+        ;;
+    'kwsd install-service')
+        options='-h --help -v --verbose --user --with'
+        single='--with'
+        ;;
+    'kwsd uninstall-service')
+        options='-h --help -v --verbose --user --purge'
         ;;
     'kwsd bench')
         options='-h --help -v --verbose'
@@ -413,7 +420,7 @@ _kwsd_value() {
     'kwsd train compare --encoder') kind=files ;;
     'kwsd train export --encoder') kind=files ;;
     'kwsd train evaluate --checker') kind=choices choices='small large off' ;;
-    'kwsd help 0') kind=choices choices='run events status reload pause resume enroll speakers word clips calibrate wyoming detect embed devices doctor config bench train help' ;;
+    'kwsd help 0') kind=choices choices='run events status reload pause resume enroll speakers word clips calibrate wyoming detect embed devices doctor config install-service uninstall-service bench train help' ;;
     esac
 }
 

@@ -30,6 +30,8 @@ _kwsd() {
             'devices:list the input devices'
             'doctor:check this machine and name the fix for what is wrong'
             'config:show the configuration in force, or the JSON Schema of kwsd.yaml'
+            'install-service:install kwsd as a service of this machine (as root), or as your own (--user)'
+            'uninstall-service:remove the service of this machine (as root), or your own (--user)'
             'bench:measure what kwsd costs and how accurate it is, beside its peers, on the same audio'
             'train:train the models, or models for words of your own'
             'help:show the verbs, or the arguments of one verb or action'
@@ -55,6 +57,8 @@ _kwsd() {
         devices) _kwsd_devices ;;
         doctor) _kwsd_doctor ;;
         config) _kwsd_config ;;
+        install-service) _kwsd_install_service ;;
+        uninstall-service) _kwsd_uninstall_service ;;
         bench) _kwsd_bench ;;
         train) _kwsd_train ;;
         help) _kwsd_help ;;
@@ -621,6 +625,22 @@ _kwsd_config() {
         '1:ACTION:(show schema)'
 }
 
+_kwsd_install_service() {
+    _arguments -S \
+        '(-h --help)'{-h,--help}'[show this help message and exit]' \
+        '(-v --verbose)'{-v,--verbose}'[log more]' \
+        '--user[your own service, for a desktop, not as root]' \
+        '--with[also these bridges to other programs, such as wyoming; later upgrades keep them]:A,B: '
+}
+
+_kwsd_uninstall_service() {
+    _arguments -S \
+        '(-h --help)'{-h,--help}'[show this help message and exit]' \
+        '(-v --verbose)'{-v,--verbose}'[log more]' \
+        '--user[your own service, not as root]' \
+        '--purge[also voiceprints, added words, clips, calibrations and the configuration]'
+}
+
 _kwsd_bench() {
     local context state state_descr line
     typeset -A opt_args
@@ -920,7 +940,7 @@ _kwsd_help() {
     _arguments -S \
         '(-h --help)'{-h,--help}'[show this help message and exit]' \
         '(-v --verbose)'{-v,--verbose}'[log more]' \
-        '1::VERB:(run events status reload pause resume enroll speakers word clips calibrate wyoming detect embed devices doctor config bench train help)' \
+        '1::VERB:(run events status reload pause resume enroll speakers word clips calibrate wyoming detect embed devices doctor config install-service uninstall-service bench train help)' \
         '2::ACTION: '
 }
 

@@ -98,6 +98,9 @@ def test_the_machines_service_comes_and_goes(machine: Machine) -> None:
     assert "\n  admin_group: kwsd-admin\n" in config.read_text()
     assert "g kwsd-admin -" in (machine.root / "etc/sysusers.d/kwsd.conf").read_text()
     assert (machine.root / "usr/local/bin/kwsd").readlink() == Path("/opt/kwsd/bin/kwsd")
+    shared = machine.root / "usr/local/share"
+    assert (shared / "man/man1/kwsd.1").readlink() == Path("/opt/kwsd/share/man/man1/kwsd.1")
+    assert len([path for path in shared.rglob("*") if path.is_symlink()]) == 4
     assert not (machine.root / "etc/systemd/user").exists()
     calls = machine.calls.read_text()
     assert "systemd-sysusers kwsd.conf" in calls
@@ -228,6 +231,26 @@ def test_a_users_service_leaves_none_of_the_machine(machine: Machine) -> None:
     }
     assert machine.dev("uninstall", "--user", "--purge", uid=1000).returncode == 0
     assert machine.files() == []
+
+
+@pytest.mark.parametrize("whose", [[], ["--user"]])
+def test_the_debian_packages_units_are_not_hidden(machine: Machine, whose: list[str]) -> None:
+    unit = machine.root / "usr/lib/systemd/system/kwsd.service"
+    unit.parent.mkdir(parents=True)
+    unit.touch()
+    done = machine.dev("install", *whose, uid=1000 if whose else 0)
+    assert done.returncode == 69
+    assert "or remove it first: sudo apt-get remove kwsd" in done.stderr
+    assert machine.files() == ["root/usr/lib/systemd/system/kwsd.service"]
+
+
+def test_32_bit_is_refused_in_one_sentence(machine: Machine) -> None:
+    machine.stand_in("python3", 'case "$2" in *maxsize*) exit 1 ;; esac')
+    for command in (["install"], ["run"], ["test", "--core"]):
+        done = machine.dev(*command)
+        assert done.returncode == 69
+        assert done.stderr.splitlines()[-1].startswith("./dev: kwsd needs a 64-bit system")
+    assert not (machine.root / "etc").exists()
 
 
 @pytest.mark.parametrize(

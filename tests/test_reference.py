@@ -36,7 +36,7 @@ def test_the_tree_has_every_option_of_every_verb() -> None:
     for verb, command in verbs.items():
         below = [one for one in build_parser(verb)._actions if one.dest == "verb"]
         assert below[0].choices is not None
-        (parser,) = (dict(below[0].choices)[verb],)  # type: ignore[call-overload]
+        (parser,) = (dict(below[0].choices)[verb],)
         flags = {flag for one in command.options for flag in one.flags}
         assert flags == set(parser._option_string_actions)
 

@@ -42,6 +42,8 @@ GROUPS = {
         "devices": "kwsd.cli.devices",
         "doctor": "kwsd.cli.doctor",
         "config": "kwsd.cli.config",
+        "install-service": "kwsd.cli.install_service",
+        "uninstall-service": "kwsd.cli.uninstall_service",
     },
     "Measuring and training": {
         "bench": "kwsd.cli.bench",
@@ -112,7 +114,8 @@ class _Root(Parser):
         lines = []
         for title, verbs in GROUPS.items():
             lines += ["", f"{title}:"]
-            lines += [f"  {verb:<10} {load(verb).HELP}" for verb in verbs]
+            width = max(10, *map(len, verbs))
+            lines += [f"  {verb:<{width}} {load(verb).HELP}" for verb in verbs]
         lines += ["", "`kwsd help VERB [ACTION]` shows the arguments of one of them."]
         self.epilog = "\n".join(lines[1:])
         return super().format_help()
