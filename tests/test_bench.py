@@ -115,7 +115,7 @@ def test_a_missing_engine_is_named(
 ) -> None:
     monkeypatch.setattr(verb, "installed", lambda: ["kwsd"])
     assert bench("cost", "--engines", "kwsd,pocketsphinx") == 69
-    assert "not installed: pocketsphinx; pip install" in capsys.readouterr().err
+    assert "not installed: pocketsphinx; ./dev setup bench" in capsys.readouterr().err
 
 
 def test_the_scenes_are_what_they_say() -> None:

@@ -42,6 +42,19 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert not anchor or anchor in anchors(file), f"{path}: {target}"
 
 
+def test_nothing_advises_what_needs_a_package_index() -> None:
+    kinds = {".md", ".py", ".sh", ".yaml", ".1", ".bash", ".zsh", ".fish"}
+    places = [ROOT / name for name in ("kwsd", "docs", "models", "systemd", "completions")]
+    files = [path for place in places for path in place.rglob("*") if path.suffix in kinds]
+    files += [path for path in ROOT.glob("*") if path.is_file()]
+    advice = re.compile(r"pip\d? install [^\n]*(?<![\w/.-])['\"]?kwsd\b(?!-)")
+    assert advice.search("pip install 'kwsd[train]'")
+    assert advice.search("pip install --force-reinstall kwsd")
+    assert not advice.search("pip install ./kwsd-0.1.0-py3-none-any.whl")
+    found = [path for path in files if advice.search(path.read_text(encoding="utf-8"))]
+    assert found == []
+
+
 def test_every_decision_has_a_status() -> None:
     for number, path in enumerate(sorted((ROOT / "docs" / "adr").glob("*.md")), 1):
         title, _, status, *_ = path.read_text(encoding="utf-8").splitlines()

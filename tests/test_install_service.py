@@ -104,7 +104,7 @@ def test_what_cannot_be_copied(
     (tmp_path / "file").touch()
     assert put_into.main([str(tmp_path / "file" / "kwsd"), ""]) == cli.DATA
     monkeypatch.setattr(sys, "_base_executable", "/home/ann/.pyenv/python")
-    monkeypatch.setattr("shutil.which", lambda name, path=None: None)
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
     assert put_into.main(["/opt/kwsd-of-a-test", ""]) == cli.UNAVAILABLE
     assert "lies in a home" in capsys.readouterr().err
     distribution(site, "kwsd", [], {"kwsd.pth": "/checkout"})

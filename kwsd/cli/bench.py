@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from kwsd import extras
 from kwsd.bench.engines import ENGINES, installed
 from kwsd.cli.output import UNAVAILABLE, check_writable, fail
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 HELP = "measure what kwsd costs and how accurate it is, beside its peers, on the same audio"
 PEERS = (
-    "The peers: pip install 'kwsd[bench]'; for Resemblyzer also: pip install torch librosa && "
+    f"The peers: {extras.command('bench')}; for Resemblyzer also: pip install torch librosa && "
     "pip install --no-deps Resemblyzer"
 )
 COST = """\
@@ -88,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
     if wants_plots and importlib.util.find_spec("matplotlib") is None:
         missing.append("matplotlib")
     if missing:
-        text = f"not installed: {', '.join(missing)}; pip install 'kwsd[bench]'"
+        text = f"not installed: {', '.join(missing)}; {extras.command('bench')}"
         return fail(UNAVAILABLE, text)
     for path in (arguments.json, arguments.markdown):
         if path:

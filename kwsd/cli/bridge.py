@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from kwsd import config_file, validation
+from kwsd import config_file, extras, validation
 from kwsd.cli.output import UNAVAILABLE, fail
 from kwsd.config import Config, ConfigError
 
@@ -20,7 +20,7 @@ def missing_library(extra: str, library: str | None = None) -> int | None:
     library = library or extra
     if importlib.util.find_spec(library):
         return None
-    fix = f"sudo ./dev install --with {extra}   (in a checkout, for itself: ./dev setup {extra})"
+    fix = f"sudo ./dev install --with {extra}, for the service; else {extras.command(extra)}"
     return fail(UNAVAILABLE, f"the library {library} is not installed: {fix}")
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kwsd import extras
 from kwsd.cli import options
 from kwsd.cli.endpoint import Endpoint, open_endpoint
 from kwsd.cli.output import (
@@ -233,5 +234,5 @@ def _check_plot(path: Path) -> None:
     try:
         importlib.import_module("matplotlib")
     except ImportError as error:
-        text = f"--plot needs matplotlib ({error}): pip install 'kwsd[plots]'"
+        text = f"--plot needs matplotlib ({error}): {extras.command('plots')}"
         raise OSError(text) from error

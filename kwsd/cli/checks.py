@@ -43,7 +43,7 @@ OFFSET = 0.005
 """Offset, as a share of full scale, that is worth naming."""
 HARMFUL_OFFSET = 0.2
 """Offset that leaves loud voices no room."""
-REINSTALL = "pip install --force-reinstall kwsd"
+REINSTALL = "install kwsd again, as it was: sudo ./dev install, or by its .deb or wheel"
 ALONE = "; the streaming scores decide alone"
 PORTAUDIO_FIX = "sudo apt-get install libportaudio2"
 

@@ -115,9 +115,9 @@ def _base_python(folder: Path) -> Path:
 
 
 def _copy(one: Distribution, site: Path) -> None:
-    """Copy the files of a distribution; what lies outside site-packages keeps its distance to it."""
+    """Copy the files of a distribution; those outside site-packages keep their distance to it."""
     for file in one.files or ():
-        if file.is_absolute() or "bin" in file.parts[:4] and ".." in file.parts:
+        if file.is_absolute() or ("bin" in file.parts[:4] and ".." in file.parts):
             continue  # scripts name the interpreter of the environment that they are in
         origin = Path(str(file.locate()))
         if origin.is_file():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from kwsd import extras
 from kwsd.cli.output import UNAVAILABLE, USAGE, fail
 
 HELP = "train the models, or models for words of your own"
@@ -160,7 +161,7 @@ def run(arguments: argparse.Namespace) -> int:
         return fail(
             UNAVAILABLE,
             f"training needs {error.name}, which is not installed; "
-            "install the extra: pip install 'kwsd[train]'",
+            f"install the extra: {extras.command('train')}",
         )
     stage = arguments.stage
     work: Path = arguments.work

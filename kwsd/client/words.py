@@ -43,7 +43,7 @@ from kwsd.version import __version__
 
 TEXT_ONLY = (
     "made from synthetic voices alone. On the development split such English words caught 63 % (71 "
-    "% with the neural voices of kwsd[voices]) where words of three recordings caught 90 % (at 1 % "
+    "% with the extra `voices`) where words of three recordings caught 90 % (at 1 % "
     "false accepts): record it three times, and it will be far better"
 )
 Origin = Literal["recordings", "text"]

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from kwsd import extras
+
 
 def interpreter(name: str, shape: tuple[int, ...]) -> Any:
     """Return an `ai_edge_litert` interpreter of the graph `name`, for an input of `shape`.
@@ -21,7 +23,8 @@ def interpreter(name: str, shape: tuple[int, ...]) -> Any:
     spec = importlib.util.find_spec("pyopen_wakeword")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(
-            "the speech embedding comes with the package pyopen-wakeword: pip install 'kwsd[train]'"
+            "the speech embedding comes with the package pyopen-wakeword: "
+            + extras.command("train")
         )
     path = Path(spec.submodule_search_locations[0]) / "models" / name
     resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES

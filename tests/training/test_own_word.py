@@ -200,7 +200,7 @@ def test_the_help_needs_no_torch_and_names_every_stage() -> None:
     command = [sys.executable, "-c", code, "/tmp"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 69
-    assert "pip install 'kwsd[train]'" in done.stderr
+    assert "./dev setup train in a checkout" in done.stderr
     for stage, help in verb.STAGES.items():
         assert stage in done.stdout
         assert help.split()[0] in done.stdout
