@@ -106,6 +106,43 @@ def training_data(work: Path, takes: Iterable[tuple[np.ndarray, str, str, str]])
     return TrainingData.of(work, work / "rirs.npz")
 
 
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wake words and words of Speech Commands in many voices, a little noise, rooms, vectors of a
+    voice teacher."""
+    from kwsd.training.settings.catalog import default_words
+
+    work = tmp_path_factory.mktemp("work")
+    voices = [
+        f"{accent}+{variant}"
+        for accent in ("en-us", "en-gb")
+        for variant in ("f1", "f3", "m1", "m3", "m7", "f4", "m5")
+    ]
+    takes = [
+        (say(word.replace("_", " "), voice), "pico", voice, word)
+        for voice in voices
+        for word in default_words().names
+    ]
+    takes += [
+        (say(word, voice, 130 + 10 * n), "gsc", voice, word)
+        for voice in voices
+        for word in ("bed", "cat")
+        for n in range(3)
+    ]
+    takes += [
+        (np.random.default_rng(n).normal(0, 300, 32000).astype(np.int16), "noise_mine", "", "")
+        for n in range(12)
+    ]
+    training_data(work, takes)
+    (work / "voice").mkdir()
+    np.savez(
+        work / "voice" / "voices.npz",
+        people=np.array([f"gsc/{voice}" for voice in voices]),
+        vectors=np.eye(14),
+    )
+    return work
+
+
 def train(*arguments: str | Path) -> int:
     """Run `kwsd train` with `arguments`; return the exit status."""
     from kwsd.cli import train as verb

@@ -26,7 +26,7 @@ STAGES = {
     "finetune": "train words and voices over the whole encoder",
     "heads": "train the wake head and the speaker heads on the frozen encoder",
     "checker": "make the second stage from a large pretrained transformer",
-    "compare": "measure a checkpoint of finetune, student or teacher",
+    "compare": "measure a checkpoint of finetune, or the checker's student beside its teacher",
     "ablate": "measure what each part is worth: the rows of ablate.yaml",
     "export": "write the model bundle",
     "negatives": "put audio without the user's words into the bundle",
@@ -56,16 +56,24 @@ SETTINGS = (
     "finetune",
     "heads",
     "checker",
+    "compare",
     "ablate",
 )
 """Stages with settings."""
+SHIPPED = {"compare": "headline"}
+"""Where the file of settings has another name than the stage."""
+TEACHER = {
+    "checker": "a HuBERT, wav2vec 2.0, WavLM or Whisper, as transformers saves it",
+    "compare": "tune this one and the checker's student of it alike, and measure both",
+}
 BUNDLE = ("checker", "export", "negatives", "cohort", "evaluate")
 """Stages that read or write the bundle."""
 ENCODER = {
     "finetune": "checkpoint to start from (default: WORK/distilled.pt, else the speech embedding)",
     "heads": "checkpoint of the encoder (default: WORK/finetuned.pt), or, for the wake head alone, "
     "the folder of a bundle",
-    "compare": "checkpoint to measure (default: WORK/finetuned.pt)",
+    "compare": "checkpoint to measure (default: WORK/finetuned.pt; with --teacher: "
+    "WORK/checker/distilled.pt)",
     "export": "checkpoint of the encoder (default: WORK/finetuned.pt)",
 }
 ONLY = {
@@ -123,14 +131,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 action="append",
                 default=[],
                 metavar="KEY=VALUE",
-                help=f"change a setting of {stage}.yaml; may be repeated",
+                help=f"change a setting of {SHIPPED.get(stage, stage)}.yaml; may be repeated",
             )
-        if stage == "checker":
+        if stage in TEACHER:
             sub.add_argument(
-                "--teacher",
-                required=True,
-                metavar="FOLDER",
-                help="a HuBERT, wav2vec 2.0, WavLM or Whisper, as transformers saves it",
+                "--teacher", required=stage == "checker", metavar="FOLDER", help=TEACHER[stage]
+            )
+        if stage == "compare":
+            sub.add_argument(
+                "--json",
+                type=Path,
+                metavar="FILE",
+                help="where the figures go (default: beside the checkpoint; with --teacher: "
+                "WORK/headline.json)",
             )
         if stage == "export":
             sub.add_argument("--float", action="store_true", help="leave the encoder in 32 bit")
@@ -197,8 +210,19 @@ def run(arguments: argparse.Namespace) -> int:
             pipeline.checker(
                 work, rooms, arguments.models, arguments.teacher, arguments.only, arguments.set
             )
+        case "compare" if arguments.teacher is not None:
+            pipeline.headline(
+                work,
+                rooms,
+                arguments.teacher,
+                arguments.encoder,
+                arguments.json,
+                arguments.set,
+            )
         case "compare":
-            pipeline.compare(work, rooms, arguments.encoder)
+            if arguments.set:
+                return fail(USAGE, "--set changes how --teacher and its student are tuned; add it")
+            pipeline.compare(work, rooms, arguments.encoder, arguments.json)
         case "ablate":
             pipeline.ablate(work, rooms, arguments.only, arguments.set)
         case "export":

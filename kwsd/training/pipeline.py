@@ -14,26 +14,23 @@ run, and TeacherError (a ValueError) for teachers and their targets.
 from __future__ import annotations
 
 import json
-import logging
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from kwsd.audio.format import CHUNK_SAMPLES, SAMPLE_RATE
+from kwsd.audio.format import CHUNK_SAMPLES
 from kwsd.config import ConfigError
 from kwsd.model.bundle import COHORT, NEGATIVES, SPEECH
 from kwsd.protocol.data import CheckerSize
+from kwsd.state.store import write_atomically
 from kwsd.training import features, settings
 from kwsd.training.bundle_runtime import BundleRuntime
 from kwsd.training.bundle_writer import CHECKER_COHORT, CHECKER_NEGATIVES, BundleWriter
-from kwsd.training.data import importers, shards
-from kwsd.training.data.corpora import VALIDATION, Recording, write_store
-from kwsd.training.data.manifests import ManifestRow, decode, read_manifest, write_rooms
+from kwsd.training.data.corpora import VALIDATION
 from kwsd.training.data.targets import Voices
-from kwsd.training.data.training_data import ROOMS, TrainingData
+from kwsd.training.data.training_data import TrainingData
 from kwsd.training.models import checkpoint
 from kwsd.training.models.heads import SpeakerHeads, WakeHead
 from kwsd.training.settings import Settings
@@ -47,10 +44,12 @@ from kwsd.training.stages import evaluate as evaluation
 from kwsd.training.stages import export as exporting
 from kwsd.training.stages import finetune as finetuning
 from kwsd.training.stages import folds as splitting
+from kwsd.training.stages import headline as headlines
 from kwsd.training.stages import homophones as nearly
 from kwsd.training.stages import negatives as bank
 from kwsd.training.stages import speaker, wake
 from kwsd.training.stages import synthesize as synthesis
+from kwsd.training.stages import unpack as unpacking
 from kwsd.training.stages.checker import candidates
 from kwsd.training.stages.checker import distill as checker_distillation
 from kwsd.training.stages.checker import export as checker_export
@@ -59,17 +58,8 @@ from kwsd.training.stages.checker import tune as checker_tuning
 from kwsd.training.stages.checker import voices as checker_voices
 from kwsd.training.stages.checker import words as checker_words
 
-log = logging.getLogger(__name__)
 CALIBRATION_SCENES = 100
 """Scenes of four seconds that the 8-bit encoder is calibrated on."""
-
-
-SHARDS = "webdataset"
-"""The layout of WebDataset shards, which are no files of a manifest."""
-LAYOUTS = (*importers.LAYOUTS, SHARDS)
-"""The layouts that `import` reads."""
-RESERVED = ("targets", "ablations")
-"""Folders of the working folder that other stages write."""
 
 
 class HeadsSettings(Settings, frozen=True):
@@ -93,32 +83,20 @@ class CheckerSettings(Settings, frozen=True):
 
 def unpack(work: Path, data: Path) -> None:
     """Decode the recordings that `data/manifest.tsv` names into WORK/recorded."""
-    _write_store(work / "recorded", read_manifest(data / "manifest.tsv"))
+    unpacking.unpack(data, work / "recorded")
 
 
 def unpack_validation(work: Path, data: Path) -> None:
     """Decode the recordings that `data/manifest.tsv` names into WORK/val, for measuring alone."""
-    _write_store(work / VALIDATION, read_manifest(data / "manifest.tsv"))
+    unpacking.unpack(data, work / VALIDATION)
 
 
 def import_corpus(work: Path, data: Path, layout: str, name: str | None = None) -> None:
     """Decode the corpus in the folder `data`, which has the published `layout`, into WORK/NAME
     (default: WORK/LAYOUT); room responses of the layout `collected` into the file `rirs.npz`
-    there.
-
-    Raises ConfigError for a name that is no folder's, or that of the store for validation."""
-    store = name or layout
-    if store in (VALIDATION, *RESERVED) or not re.fullmatch(r"\w[\w.-]*", store):
-        raise ConfigError(
-            f"--name {store}: {', '.join((VALIDATION, *RESERVED))} and paths are no names for a "
-            "corpus; write another"
-        )
-    if layout == SHARDS:
-        _write_recordings(work / store, shards.recordings(data, store))
-    else:
-        _write_store(work / store, importers.rows(layout, data))
-    if layout == "collected":
-        write_rooms(work / store / ROOMS, importers.room_responses(data))
+    there. Raises ConfigError for a name that is no folder's, or that of the store for
+    validation."""
+    unpacking.import_corpus(work, data, layout, name or layout)
 
 
 def synthesize(work: Path, changes: Sequence[str] = ()) -> None:
@@ -250,11 +228,29 @@ def checker(
         checker_export.export(heads, found[True], models, data.roles, chosen.export)
 
 
-def compare(work: Path, rooms: Path, encoder: Path | None = None) -> None:
+def compare(work: Path, rooms: Path, encoder: Path | None = None, out: Path | None = None) -> None:
     """Measure a checkpoint of `finetune` (default: WORK/finetuned.pt) on the development split,
-    into a JSON file beside it."""
+    into the JSON file `out` (default: beside it)."""
     path = encoder or work / "finetuned.pt"
-    comparison.compare(path, TrainingData.of(work, rooms), path.with_suffix(".json"))
+    comparison.compare(path, TrainingData.of(work, rooms), out or path.with_suffix(".json"))
+
+
+def headline(
+    work: Path,
+    rooms: Path,
+    teacher: str,
+    encoder: Path | None = None,
+    out: Path | None = None,
+    changes: Sequence[str] = (),
+) -> None:
+    """Tune the transformer `teacher`, a folder or a hub name, and its student in the checkpoint
+    `encoder` (default: WORK/checker/distilled.pt) alike; measure both into the JSON file `out`
+    (default: WORK/headline.json)."""
+    chosen = settings.read("headline", headlines.HeadlineSettings, changes)
+    data = TrainingData.of(work, rooms)
+    distilled = encoder or work / "checker" / "distilled.pt"
+    report = headlines.headline(data, teacher, distilled, work / "headline", chosen)
+    write_atomically(out or work / "headline.json", json.dumps(report, indent=1).encode())
 
 
 def ablate(
@@ -370,25 +366,6 @@ def _chosen(only: Iterable[str], available: Iterable[str], stage: str) -> list[s
         if name not in known:
             raise ConfigError(f"--only {name}: {stage} has {', '.join(known)}")
     return chosen
-
-
-def _write_store(dest: Path, rows: Iterable[ManifestRow]) -> None:
-    """Decode the recordings of `rows` into the store `dest`."""
-    _write_recordings(dest, decode(rows))
-
-
-def _write_recordings(dest: Path, recordings: Iterable[Recording]) -> None:
-    """Write the store `dest`, and log how far it is."""
-
-    def logged() -> Iterator[Recording]:
-        seconds = 0.0
-        for n, recording in enumerate(recordings, 1):
-            yield recording
-            seconds += len(recording.samples) / SAMPLE_RATE
-            if n % 5000 == 0:
-                log.info("%s: %d utterances, %.1f h", dest.name, n, seconds / 3600)
-
-    log.info("%s: %d utterances in all", dest.name, write_store(dest, logged()))
 
 
 def _calibration(data: TrainingData) -> list[np.ndarray]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import say, training_data
+from conftest import say
 from msgspec.structs import replace
 from test_teachers import checkpoint
 
@@ -121,59 +121,26 @@ def test_multiply_accumulates_are_those_of_the_card() -> None:
     )  # the card's hold the wake head too
 
 
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Wake words and words of Speech Commands in many voices, a little noise, rooms, vectors of a
-    voice teacher."""
-    work = tmp_path_factory.mktemp("work")
-    voices = [
-        f"{accent}+{variant}"
-        for accent in ("en-us", "en-gb")
-        for variant in ("f1", "f3", "m1", "m3", "m7", "f4", "m5")
-    ]
-    takes = [
-        (say(word.replace("_", " "), voice), "pico", voice, word)
-        for voice in voices
-        for word in WORDS
-    ]
-    takes += [
-        (say(word, voice, 130 + 10 * n), "gsc", voice, word)
-        for voice in voices
-        for word in ("bed", "cat")
-        for n in range(3)
-    ]
-    takes += [
-        (np.random.default_rng(n).normal(0, 300, 32000).astype(np.int16), "noise_mine", "", "")
-        for n in range(12)
-    ]
-    training_data(work, takes)
-    (work / "voice").mkdir()
-    np.savez(
-        work / "voice" / "voices.npz",
-        people=np.array([f"gsc/{voice}" for voice in voices]),
-        vectors=np.eye(14),
-    )
-    return work
+def data_of(commands: Path) -> TrainingData:
+    return TrainingData.of(commands, commands / "rirs.npz")
 
 
-def data_of(work: Path) -> TrainingData:
-    return TrainingData.of(work, work / "rirs.npz")
+def train(commands: Path, out: Path, settings: FinetuneSettings) -> None:
+    finetune.train(data_of(commands), Voices(commands / "voice"), None, out, settings)
 
 
-def train(work: Path, out: Path, settings: FinetuneSettings) -> None:
-    finetune.train(data_of(work), Voices(work / "voice"), None, out, settings)
-
-
-def test_a_students_figures(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_students_figures(
+    commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "student.pt"
-    train(work, out, SMALL)
+    train(commands, out, SMALL)
     figures_file = tmp_path / "student.json"
 
     def cut_off(*_: object) -> None:
         raise KeyboardInterrupt
 
     def figures_of() -> dict[str, Any]:
-        return compare.compare(out, data_of(work), figures_file)
+        return compare.compare(out, data_of(commands), figures_file)
 
     with monkeypatch.context() as late:
         late.setattr(compare, "misses", cut_off)
@@ -188,7 +155,7 @@ def test_a_students_figures(work: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert figures["words"]["classes"] == 4  # bed, cat, others, silence
     people = {
         c.speaker
-        for c in Development(data_of(work)).corpora.utterances
+        for c in Development(data_of(commands)).corpora.utterances
         if c.development and c.corpus == "gsc"
     }
     assert figures["speakers"]["people"] == len(people) > 1
@@ -218,7 +185,9 @@ def found(value: float) -> dict[str, Any]:
     return {"parameters": 330_000, "macs_per_second": 70_000_000, **parts}
 
 
-def test_rows_of_the_ablations(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_the_ablations(
+    commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     small = ["steps=2", "word_batch=2", "voice_batch=4", "checkpoint_every=1"]
     rows = {
         "warm": ablate.Ablation(["distillation=0.2"]),  # none of it is chosen
@@ -235,7 +204,7 @@ def test_rows_of_the_ablations(work: Path, tmp_path: Path, monkeypatch: pytest.M
         ["steps=2", "batch=2", "teachers={}"], [*small, "distillation=0"], rows
     )
     (tmp_path / "targets").mkdir()
-    (tmp_path / "targets" / "voice").symlink_to(work / "voice")
+    (tmp_path / "targets" / "voice").symlink_to(commands / "voice")
     compared: list[Path] = []
 
     def stub(checkpoint: Path, data: object, out: Path) -> None:
@@ -246,7 +215,7 @@ def test_rows_of_the_ablations(work: Path, tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(ConfigError, match="no row is done"):
         ablate.table(tmp_path, wanted)
     for _ in range(2):  # what is done is not done again
-        ablate.ablate(tmp_path, data_of(work), wanted, ["fresh", "distilled"])
+        ablate.ablate(tmp_path, data_of(commands), wanted, ["fresh", "distilled"])
     folder = tmp_path / "ablations"
     assert compared == [
         folder / "fresh" / "1" / "finetuned.pt",
@@ -275,8 +244,8 @@ def test_every_row_of_the_ablations_is_made_of_settings() -> None:
         ablate.settings_of(wanted, name)
 
 
-def test_figures_of_known_answers(work: Path) -> None:
-    data = data_of(work)
+def test_figures_of_known_answers(commands: Path) -> None:
+    data = data_of(commands)
     transcripts = data.transcripts()
     named = ["bed", "cat", "dog"]
     words = [word for _, word, _ in compare.labeled_words(Development(data), transcripts, named)]
@@ -304,9 +273,9 @@ def test_figures_of_known_answers(work: Path) -> None:
 
 
 def test_misses_are_averaged_over_rates_and_draws(
-    work: Path, monkeypatch: pytest.MonkeyPatch
+    commands: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    development = Development(data_of(work))
+    development = Development(data_of(commands))
     clips = development.scenes.words[0][False]
     calls = iter(range(1000))
 
@@ -336,9 +305,9 @@ def test_misses_are_averaged_over_rates_and_draws(
     assert swept["sweep"]["value"] == pytest.approx(0.25 / 5)
 
 
-def test_windows_say_what_a_stream_says(work: Path, tmp_path: Path) -> None:
+def test_windows_say_what_a_stream_says(commands: Path, tmp_path: Path) -> None:
     out = tmp_path / "student.pt"
-    train(work, out, SMALL)
+    train(commands, out, SMALL)
     trained = TrainedModel.load(out)
     x = np.concatenate(
         [
@@ -361,12 +330,12 @@ def test_windows_say_what_a_stream_says(work: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["whisper", "hubert"])
 def test_a_transformer_is_trained_in_the_students_stead(
-    family: str, work: Path, tmp_path: Path
+    family: str, commands: Path, tmp_path: Path
 ) -> None:
     model = checkpoint(family, tmp_path / "teacher")
     out = tmp_path / "teacher.pt"
     train(
-        work,
+        commands,
         out,
         replace(SMALL, where=str(tmp_path / "teacher"), upper=1, intermediate_layer=1, rate=1e-2),
     )

@@ -20,7 +20,7 @@ from kwsd.config import ConfigError
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import Bundle
 from kwsd.model.runtime import StreamingEncoder
-from kwsd.training import features, pipeline
+from kwsd.training import features
 from kwsd.training.bundle_runtime import BundleRuntime
 from kwsd.training.bundle_writer import BundleWriter
 from kwsd.training.data import importers
@@ -29,6 +29,7 @@ from kwsd.training.models.checkpoint import load, save
 from kwsd.training.models.encoder import Encoder
 from kwsd.training.models.heads import SpeakerHeads, WakeHead
 from kwsd.training.settings.catalog import default_roles, read_roles, read_words
+from kwsd.training.stages import unpack
 
 WORDS = """
 porridge:
@@ -204,4 +205,4 @@ def test_the_help_needs_no_torch_and_names_every_stage() -> None:
     for stage, help in verb.STAGES.items():
         assert stage in done.stdout
         assert help.split()[0] in done.stdout
-    assert pipeline.LAYOUTS == verb.LAYOUTS
+    assert unpack.LAYOUTS == verb.LAYOUTS

@@ -20,6 +20,7 @@ from kwsd.audio.speech_span import speech_span
 from kwsd.metrics import bootstrap_interval, equal_error_rate, threshold_at, verification_trials
 from kwsd.state.store import write_atomically
 from kwsd.training.data import augment
+from kwsd.training.data.corpora import Corpora, Utterance
 from kwsd.training.data.training_data import TrainingData
 from kwsd.training.data.transcripts import Transcripts
 from kwsd.training.data.word_scenes import SILENCE
@@ -28,6 +29,8 @@ from kwsd.training.models.backend import fit_to_people
 from kwsd.training.stages.trained_model import TrainedModel
 
 log = logging.getLogger(__name__)
+OTHER = "other"
+"""The class of words that have no name of their own."""
 OTHERS = 10
 """One in this many of the words to classify is another word, and one is silence."""
 MIN_TAKES = 6
@@ -71,13 +74,31 @@ def labeled_words(
     development: Development, transcripts: Transcripts, named: Collection[str]
 ) -> Iterator[tuple[np.ndarray, str, str]]:
     """Yield (samples, word, speaker) of the words to classify: those of the corpora of single words
-    that are `named`, and among them others ("other") and silence.
+    that are `named`, and among them others (`OTHER`) and silence.
 
     Words that a model has no name for cannot be classified right, and are not asked."""
     rng = development.rng
     corpora = development.corpora
-    utterances = [u for u in corpora.utterances if u.development]
-    labeled = [u for u in utterances if u.corpus in development.roles.word_accuracy]
+    single, others = classified(corpora, transcripts, named, development=True)
+    for utterance in single:
+        yield corpora.read(utterance)[: 2 * SAMPLE_RATE], utterance.text, utterance.person
+    for n in rng.permutation(len(others))[: len(single) // OTHERS]:
+        utterance, start, end = others[n]
+        speaker = f"{utterance.corpus}/{utterance.speaker}"
+        yield corpora.read(utterance)[start:end], OTHER, speaker
+    scenes = development.scenes
+    for n in range(len(single) // OTHERS):
+        x = scenes.fill(lambda: scenes.pick(scenes.noise), SAMPLE_RATE)
+        yield augment.gain_to(x, float(rng.uniform(-60, -30))), SILENCE, f"noise/{n}"
+
+
+def classified(
+    corpora: Corpora, transcripts: Transcripts, named: Collection[str], *, development: bool
+) -> tuple[list[Utterance], list[tuple[Utterance, int, int]]]:
+    """Return the recordings of one split of single words that are `named`, and (utterance, start,
+    end) of the other words in it."""
+    utterances = [u for u in corpora.utterances if u.development == development]
+    labeled = [u for u in utterances if u.corpus in corpora.roles.word_accuracy]
     names = {u.text for u in labeled}
     single = [u for u in labeled if u.text in named]
     others = [(u, 0, u.samples) for u in utterances if u.word >= 0 and not u.synthetic]
@@ -88,16 +109,7 @@ def labeled_words(
         for word in transcripts.within(u, 0, u.samples)
         if word.text not in names
     ]
-    for utterance in single:
-        yield corpora.read(utterance)[: 2 * SAMPLE_RATE], utterance.text, utterance.person
-    for n in rng.permutation(len(others))[: len(single) // OTHERS]:
-        utterance, start, end = others[n]
-        speaker = f"{utterance.corpus}/{utterance.speaker}"
-        yield corpora.read(utterance)[start:end], "other", speaker
-    scenes = development.scenes
-    for n in range(len(single) // OTHERS):
-        x = scenes.fill(lambda: scenes.pick(scenes.noise), SAMPLE_RATE)
-        yield augment.gain_to(x, float(rng.uniform(-60, -30))), SILENCE, f"noise/{n}"
+    return single, others
 
 
 def word_accuracy(
@@ -109,10 +121,10 @@ def word_accuracy(
     right: dict[str, list[bool]] = {name: [] for name in conditions}
     speakers: list[str] = []
     items = list(labeled_words(development, transcripts, model.words))
-    classes = [*sorted({word for _, word, _ in items} - {"other"})]
+    classes = [*sorted({word for _, word, _ in items} - {OTHER})]
     for x, word, speaker in items:
         speakers.append(speaker)
-        known = word not in ("other", SILENCE)
+        known = word not in (OTHER, SILENCE)
         end = SAMPLE_RATE + (speech_span(x)[1] if known else len(x))
         hiss = development.rng.normal(0, 3, 2 * SAMPLE_RATE).astype(np.float32)
         length = -(-(end + 4 * CHUNK_SAMPLES) // CHUNK_SAMPLES) * CHUNK_SAMPLES
