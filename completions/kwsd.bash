@@ -253,8 +253,8 @@ _kwsd_command() {
         single='--work --data --models --only --set --teacher'
         ;;
     'kwsd train compare')
-        options='-h --help -v --verbose --work --data --encoder'
-        single='--work --data --encoder'
+        options='-h --help -v --verbose --work --data --encoder --set --teacher --json'
+        single='--work --data --encoder --set --teacher --json'
         ;;
     'kwsd train ablate')
         options='-h --help -v --verbose --work --data --only --set'
@@ -418,6 +418,8 @@ _kwsd_value() {
     'kwsd train heads --encoder') kind=files ;;
     'kwsd train checker --teacher') kind=files ;;
     'kwsd train compare --encoder') kind=files ;;
+    'kwsd train compare --teacher') kind=files ;;
+    'kwsd train compare --json') kind=files ;;
     'kwsd train export --encoder') kind=files ;;
     'kwsd train evaluate --checker') kind=choices choices='small large off' ;;
     'kwsd help 0') kind=choices choices='run events status reload pause resume enroll speakers word clips calibrate wyoming detect embed devices doctor config install-service uninstall-service bench train help' ;;

@@ -741,7 +741,7 @@ _kwsd_train() {
             'finetune:train words and voices over the whole encoder'
             'heads:train the wake head and the speaker heads on the frozen encoder'
             'checker:make the second stage from a large pretrained transformer'
-            'compare:measure a checkpoint of finetune, student or teacher'
+            'compare:measure a checkpoint of finetune, or the checker'\''s student beside its teacher'
             'ablate:measure what each part is worth: the rows of ablate.yaml'
             'export:write the model bundle'
             'negatives:put audio without the user'\''s words into the bundle'
@@ -881,7 +881,10 @@ _kwsd_train_compare() {
         '(-v --verbose)'{-v,--verbose}'[log more]' \
         '--work[working folder (default\: work)]:WORK: ' \
         '--data[folder of rirs.npz, room responses]:DATA: ' \
-        '--encoder[checkpoint to measure (default\: WORK/finetuned.pt)]:PATH:_files'
+        '--encoder[checkpoint to measure (default\: WORK/finetuned.pt; with --teacher\: WORK/checker/distilled.pt)]:PATH:_files' \
+        '*--set[change a setting of headline.yaml; may be repeated]:KEY=VALUE: ' \
+        '--teacher[tune this one and the checker'\''s student of it alike, and measure both]:FOLDER:_files' \
+        '--json[where the figures go (default\: beside the checkpoint; with --teacher\: WORK/headline.json)]:FILE:_files'
 }
 
 _kwsd_train_ablate() {
