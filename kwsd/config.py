@@ -134,6 +134,8 @@ class SocketConfig(_Section, frozen=True):
     """Group of the socket file, whose members may subscribe; null is the daemon's own."""
     identify_group: Text | None = None
     """Members of this group may ask whose voice was heard elsewhere, as `kwsd wyoming` does."""
+    pause_group: Text | None = None
+    """Members of this group may pause the microphone and resume it, as `kwsd mqtt` does."""
     backlog_bytes: Annotated[int, Meta(ge=4096, le=1 << 28)] = 1 << 20
     """A client with more bytes of unread events than this is dropped; replies do not count."""
     max_clients: Annotated[int, Meta(ge=1, le=4096)] = 64

@@ -318,10 +318,11 @@ def waiting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_a_group_may_stream_and_nothing_else(start: Start, tmp_path: Path) -> None:
+def test_a_group_may_stream_another_may_pause_and_neither_may_anything_else(start: Start, tmp_path: Path) -> None:
     config = tmp_path / "kwsd" / "kwsd.yaml"
     config.parent.mkdir()
-    config.write_text("checker: off\nsocket: {stream_group: daemon, admin_group: bin}\n")
+    groups = "{stream_group: daemon, pause_group: games, admin_group: bin}"
+    config.write_text(f"checker: off\nsocket: {groups}\n")
     daemon = start("--source", "-", stdin=forked.PIPE)
     daemon.connect().close()
     for folder in [tmp_path, *tmp_path.parents[:3]]:
@@ -332,7 +333,8 @@ def test_a_group_may_stream_and_nothing_else(start: Start, tmp_path: Path) -> No
         "os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(65534)\n"
         "client = kwsd.connect(sys.argv[1])\n"
         "asked = [c.Stream(), c.StreamStop(stream=1), c.Scores(), c.Audio(start=0, end=1)]\n"
-        "for request in [*asked, c.RecordTake(timeout_s=1), c.Pause(holder='a')]:\n"
+        "asked += [c.RecordTake(timeout_s=1), c.Pause(holder='a'), c.Resume(holder='a')]\n"
+        "for request in asked:\n"
         "    try:\n"
         "        client.request(request); print('done')\n"
         "    except kwsd.DaemonError as error:\n"
@@ -345,9 +347,12 @@ def test_a_group_may_stream_and_nothing_else(start: Start, tmp_path: Path) -> No
 
     allowed = answers("daemon")
     assert allowed[:2] == ["done", "done"]
-    assert [line.split()[0] for line in allowed[2:]] == ["permission_denied"] * 4
+    assert [line.split()[0] for line in allowed[2:]] == ["permission_denied"] * 5
+    pausing = answers("games")
+    assert [line.split()[0] for line in pausing[:5]] == ["permission_denied"] * 5
+    assert pausing[5:] == ["done", "done"]
     refused = answers("nogroup")
-    assert [line.split()[0] for line in refused] == ["permission_denied"] * 6
+    assert [line.split()[0] for line in refused] == ["permission_denied"] * 7
     assert "members of the group daemon and the group bin; `sudo usermod -aG daemon " in refused[0]
     assert "members of the group bin; `sudo usermod -aG bin " in refused[2]
     members = answers("bin")

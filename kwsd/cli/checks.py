@@ -229,7 +229,7 @@ def _rights(status: StatusReply) -> Finding:
 
 
 def _groups(config: Config) -> Iterator[Finding]:
-    for key in ("group", "admin_group", "stream_group", "identify_group"):
+    for key in ("group", "admin_group", "stream_group", "identify_group", "pause_group"):
         name = getattr(config.socket, key)
         try:
             if name:

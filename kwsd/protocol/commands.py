@@ -329,6 +329,7 @@ class Reload(Request[replies.Done], frozen=True, tag="reload"):
 class Pause(Request[replies.PauseReply], frozen=True, tag="pause"):
     """Release the microphone until the last pause is gone; a holder's second replaces the first."""
 
+    group_key: ClassVar[str | None] = "pause_group"
     holder: Holder
     for_s: Annotated[float, Meta(gt=0, le=MAX_PAUSE_S)] | None = None
     """Seconds after which it ends, also where its connection has gone before; without, it ends with
@@ -338,6 +339,7 @@ class Pause(Request[replies.PauseReply], frozen=True, tag="pause"):
 class Resume(Request[replies.ResumeReply], frozen=True, tag="resume"):
     """End the pause of a holder."""
 
+    group_key: ClassVar[str | None] = "pause_group"
     holder: Holder
 
 

@@ -88,7 +88,7 @@ def missing_group(group: str) -> str | None:
 
 def warn_of_groups(config: SocketConfig) -> None:
     """Log which groups with rights do not exist: until they do, nobody is in them."""
-    for key in ("admin_group", "stream_group", "identify_group"):
+    for key in ("admin_group", "stream_group", "identify_group", "pause_group"):
         group: str | None = getattr(config, key)
         if group and (why := missing_group(group)):
             text = "socket.%s: %r: %s; until then it opens nothing to anybody"
