@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, field
 
 from kwsd.bounded.file import FileError
+from kwsd.bridge_config import MetricsConfig, MqttConfig, Section, Text
 
 if TYPE_CHECKING:
     import ipaddress
@@ -36,17 +37,11 @@ class UnknownWords(ConfigError):
         self.names = tuple(names)
 
 
-Text = Annotated[str, Meta(pattern=r"\S")]
-"""Text that is not blank: a blank path or name is no default, and a blank device is every one."""
 OperatingPointName = Literal["strict", "balanced", "lenient"]
 """Operating points by rising rate of false accepts; `kwsd.detect.setup` gives their thresholds."""
 
 
-class _Section(Struct, frozen=True, forbid_unknown_fields=True):
-    """A part of the configuration."""
-
-
-class WordConfig(_Section, frozen=True):
+class WordConfig(Section, frozen=True):
     """One wake word. A `null` is taken from the model bundle."""
 
     threshold: Annotated[float, Meta(gt=0, le=1)] | OperatingPointName | None = None
@@ -59,7 +54,7 @@ class WordConfig(_Section, frozen=True):
     the daemon runs."""
 
 
-class MicrophoneConfig(_Section, frozen=True):
+class MicrophoneConfig(Section, frozen=True):
     """The input device."""
 
     device: Text | Annotated[int, Meta(ge=0, le=1000)] | None = None
@@ -74,7 +69,7 @@ class MicrophoneConfig(_Section, frozen=True):
     """A device that delivers nothing for this many seconds counts as lost."""
 
 
-class VadConfig(_Section, frozen=True):
+class VadConfig(Section, frozen=True):
     """The voice-activity gate (WebRTC's detector), which lets the encoder sleep."""
 
     enabled: bool = True
@@ -85,7 +80,7 @@ class VadConfig(_Section, frozen=True):
     """Seconds that the gate stays open after the last voiced frame."""
 
 
-class SpeakerConfig(_Section, frozen=True):
+class SpeakerConfig(Section, frozen=True):
     """Speaker verification."""
 
     threshold: Annotated[float, Meta(gt=0, lt=1)] | None = None
@@ -96,7 +91,7 @@ class SpeakerConfig(_Section, frozen=True):
     a `rejected` event with the reason `wrong_speaker`."""
 
 
-class ClipsConfig(_Section, frozen=True):
+class ClipsConfig(Section, frozen=True):
     """Recordings of wakes and near misses, kept in the state directory (`kwsd clips`)."""
 
     enabled: bool = False
@@ -110,7 +105,7 @@ class ClipsConfig(_Section, frozen=True):
     """MiB that all clips may take together."""
 
 
-class TakesConfig(_Section, frozen=True):
+class TakesConfig(Section, frozen=True):
     """Recordings of added words, kept in the state directory (`kwsd word takes`)."""
 
     keep: bool = True
@@ -118,7 +113,7 @@ class TakesConfig(_Section, frozen=True):
     words can be made again (`kwsd word rebuild`)."""
 
 
-class SocketConfig(_Section, frozen=True):
+class SocketConfig(Section, frozen=True):
     """The Unix socket."""
 
     path: Text | None = None
@@ -143,7 +138,7 @@ class SocketConfig(_Section, frozen=True):
     kept for root and the daemon's own user."""
 
 
-class WyomingConfig(_Section, frozen=True):
+class WyomingConfig(Section, frozen=True):
     """The wake service for Home Assistant and satellites, `kwsd wyoming`, where it runs."""
 
     uri: Text = "tcp://0.0.0.0:10400"
@@ -192,7 +187,7 @@ class WyomingConfig(_Section, frozen=True):
         return networks
 
 
-class Config(_Section, frozen=True):
+class Config(Section, frozen=True):
     """The whole configuration, `kwsd.yaml`."""
 
     words: Annotated[dict[str, WordConfig], Meta(min_length=1)] = field(
@@ -219,6 +214,10 @@ class Config(_Section, frozen=True):
     """Recordings of wakes and near misses; `on` and `off` are short for `enabled`."""
     wyoming: WyomingConfig = WyomingConfig()
     """The wake service for Home Assistant and satellites."""
+    mqtt: MqttConfig = MqttConfig()
+    """The bridge to an MQTT broker."""
+    metrics: MetricsConfig = MetricsConfig()
+    """The figures for Prometheus."""
     takes: TakesConfig = TakesConfig()
     """Recordings of added words."""
     log_peaks: bool = True

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from kwsd.bounded import file as bounded
+from kwsd.bridge_config import OFF
 from kwsd.config import Config, ConfigError
 from kwsd.names import look_up, word_name
 
@@ -16,6 +17,8 @@ MAX_BYTES = 1 << 20
 
 SWITCHES = ("vad", "clips")
 """Sections for which `on` and `off` stand for `enabled: true` and `false`."""
+OFF_IS_TEXT = (("checker",), ("mqtt", "discovery"), ("metrics", "listen"))
+"""Keys whose values are text, `off` among them."""
 
 
 def default_paths() -> list[Path]:
@@ -109,18 +112,27 @@ def _stored(path: tuple[str, ...]) -> str:
     return ".".join(path)
 
 
+def _off_as_text(value: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    """Return a mapping with `off` at a path where YAML has read it as `false`."""
+    key, *rest = path
+    inside = value.get(key)
+    if rest and isinstance(inside, dict):
+        return {**value, key: _off_as_text(inside, rest)}
+    return {**value, key: OFF} if not rest and inside is False else value
+
+
 def _fill_in(value: Any, name: str) -> Any:
     """Write out what the configuration lets people abbreviate: `vad: off`, `words: {alexa: }`.
 
-    In the same way, `checker: off` is the text that it looks like.
+    In the same way, `off` is the text that it looks like at the keys `OFF_IS_TEXT`.
 
     A word may be written with spaces; errors call the file `name`. Raises ConfigError.
     """
     if not isinstance(value, dict):
         return value
     full = dict(value)
-    if full.get("checker") is False:  # YAML's reading of `off`
-        full["checker"] = "off"
+    for path in OFF_IS_TEXT:
+        full = _off_as_text(full, path)
     for key in SWITCHES:
         if isinstance(full.get(key), bool):
             full[key] = {"enabled": full[key]}

@@ -56,11 +56,13 @@ TRAINING = Path(__file__).parent / "training"
 
 PEERS = Path(__file__).parent / "peers"
 """The folder of the tests that need the libraries and programs that bridges speak to."""
-LIBRARIES = {"training": "torch", "peers": "wyoming"}
+LIBRARIES = {"training": ["torch"], "peers": ["wyoming", "aiomqtt", "prometheus_client"]}
 """What the tests of a folder cannot even be imported without."""
 
 collect_ignore = [
-    folder for folder, name in LIBRARIES.items() if not importlib.util.find_spec(name)
+    folder
+    for folder, names in LIBRARIES.items()
+    if not all(importlib.util.find_spec(name) for name in names)
 ]
 
 

@@ -195,6 +195,18 @@ def test_a_bridge_comes_where_it_is_asked_for_and_stays(machine: Machine) -> Non
     assert "userdel kwsd-wyoming" in calls
 
 
+def test_several_bridges_come_at_once(machine: Machine) -> None:
+    next_steps(machine.dev("install", "--with", "mqtt,metrics"))
+    units = {path for path in machine.files() if "/systemd/system/kwsd-m" in path}
+    assert {Path(path).name for path in units} == {"kwsd-mqtt.service", "kwsd-metrics.service"}
+    calls = machine.calls.read_text()
+    assert "--upgrade .[mqtt,metrics]" in calls
+    assert "systemd-sysusers kwsd-mqtt.conf" in calls
+    assert "systemctl restart kwsd-metrics.service" in calls
+    assert machine.dev("uninstall", "--purge").returncode == 0
+    assert machine.files() == []
+
+
 def test_a_bridge_of_ones_own(machine: Machine) -> None:
     next_steps(machine.dev("install", "--user", "--with=wyoming", uid=1000))
     units = machine.home / ".config/systemd/user"
@@ -259,8 +271,18 @@ def test_32_bit_is_refused_in_one_sentence(machine: Machine) -> None:
         (["install"], 1000, 77, "sudo ./dev install"),
         (["uninstall"], 1000, 77, "sudo ./dev uninstall"),
         (["install", "--user"], 0, 64, "not by root"),
-        (["install", "--purge"], 0, 64, "install takes --user and --with wyoming, not --purge"),
-        (["install", "--with", "pigeons"], 0, 64, "--with takes names of wyoming with commas"),
+        (
+            ["install", "--purge"],
+            0,
+            64,
+            "install takes --user and --with wyoming mqtt metrics, not --purge",
+        ),
+        (
+            ["install", "--with", "pigeons"],
+            0,
+            64,
+            "--with takes names of wyoming mqtt metrics with commas",
+        ),
         (["install", "--with"], 0, 64, "between them, not nothing"),
         (["uninstall", "--everything"], 0, 64, "uninstall takes --user and --purge"),
     ],

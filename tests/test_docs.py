@@ -105,6 +105,8 @@ def test_the_configuration_page_shows_every_key_with_its_default() -> None:
         shown.takes,
         shown.socket,
         shown.wyoming,
+        shown.mqtt,
+        shown.metrics,
     )
     for part in parts:
         for field in msgspec.structs.fields(part):

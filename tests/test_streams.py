@@ -318,7 +318,9 @@ def waiting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_a_group_may_stream_another_may_pause_and_neither_may_anything_else(start: Start, tmp_path: Path) -> None:
+def test_a_group_may_stream_another_may_pause_and_neither_may_anything_else(
+    start: Start, tmp_path: Path
+) -> None:
     config = tmp_path / "kwsd" / "kwsd.yaml"
     config.parent.mkdir()
     groups = "{stream_group: daemon, pause_group: games, admin_group: bin}"

@@ -17,7 +17,7 @@ from kwsd.config import Config
 from kwsd.server import watchdog
 
 UNITS = Path(__file__).parent.parent / "systemd"
-BRIDGES = ["kwsd-wyoming"]
+BRIDGES = ["kwsd-wyoming", "kwsd-mqtt", "kwsd-metrics"]
 BOTH = pytest.mark.parametrize("whose", ["system", "user"])
 analyzed = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze")
 

@@ -15,7 +15,7 @@ from kwsd.protocol.data import CLI_HOLDER
 if TYPE_CHECKING:
     Actions = argparse._SubParsersAction[argparse.ArgumentParser]
 
-SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -121,8 +121,8 @@ def word_list(text: str) -> list[str]:
 
 
 def duration(text: str) -> float:
-    """Return `90s`, `45m`, `8h` or `2d` in seconds. Raises ArgumentTypeError."""
-    found = re.fullmatch(r"\s*([0-9.]+)\s*([smhd])\s*", text)
+    """Return `300ms`, `90s`, `45m`, `8h` or `2d` in seconds. Raises ArgumentTypeError."""
+    found = re.fullmatch(r"\s*([0-9.]+)\s*(ms|[smhd])\s*", text)
     if found:
         with contextlib.suppress(ValueError):
             seconds = float(found.group(1)) * SECONDS[found.group(2)]

@@ -33,6 +33,8 @@ GROUPS = {
     },
     "Bridges to other programs": {
         "wyoming": "kwsd.cli.wyoming",
+        "mqtt": "kwsd.cli.mqtt",
+        "metrics": "kwsd.cli.metrics",
     },
     "Recordings": {
         "detect": "kwsd.cli.detect",

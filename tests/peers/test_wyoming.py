@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import satellites
 import syscalls
+from bridge_process import BridgeProcess, free_port
 from conftest import PHRASE, RATE, ROOT, VOICES, Start, hiss, say
 from test_wyoming_frames import hostile
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
@@ -41,61 +42,19 @@ SAMPLES = 1024
 """Samples of a chunk, as satellites send them."""
 
 
-class Service:
+class Service(BridgeProcess):
     """`kwsd wyoming` in a process of its own, on a port of its own."""
 
     def __init__(self, folder: Path, config: str = "", *arguments: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
-        self.log = folder / "wyoming.log"
-        self._config = folder / "kwsd.yaml"
-        self._config.write_text(f"checker: off\n{config}")
-        self._folder = folder
-        self._arguments = arguments
-        self.start()
-
-    def start(self) -> None:
-        """Start it, and wait until it serves."""
+        self.port = free_port()
         uri = f"tcp://127.0.0.1:{self.port}"
-        where = ["--config", str(self._config), "--socket", str(self._folder / "k.sock")]
-        command = ["-m", "kwsd", "wyoming", "--uri", uri, *where, *self._arguments]
-        self.ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        notify = self._folder / "notify"
-        notify.unlink(missing_ok=True)
-        self.ready.bind(str(notify))
-        self.ready.settimeout(60)
-        env = {"PATH": "/usr/bin", "NOTIFY_SOCKET": str(notify), "WATCHDOG_USEC": "1000000"}
-        with self.log.open("ab") as log:
-            self.process = forked.Process(command, stdout=log, stderr=log, env=env)
-        try:
-            assert self.ready.recv(4096).startswith(b"READY=1")
-        except TimeoutError:
-            raise AssertionError(self.log.read_text()) from None
-
-    def stop(self) -> int:
-        """Return the exit status, once it has ended by SIGTERM."""
-        self.process.terminate()
-        self.ready.close()
-        return self.process.wait(30)
+        super().__init__(folder, "wyoming", config, "--uri", uri, *arguments)
 
     @contextlib.asynccontextmanager
     async def client(self) -> AsyncIterator[AsyncTcpClient]:
         """Connect the library's client."""
         async with AsyncTcpClient("127.0.0.1", self.port) as client:
             yield client
-
-    def memory_mib(self) -> float:
-        """Return its resident memory."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0]) / 1024
-
-    def said(self, text: str, timeout_s: float = 30) -> None:
-        """Wait until its log has a text."""
-        deadline = time.monotonic() + timeout_s
-        while text not in self.log.read_text():
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.05)
 
 
 Serve = Callable[..., Service]
@@ -112,11 +71,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 
     yield start
     for service in services:
-        service.ready.close()
-        service.process.kill()
-        service.process.wait()
-        log = service.log.read_text()
-        assert "Traceback" not in log, log
+        service.close()
 
 
 def run(steps: Coroutine[Any, Any, T]) -> T:
@@ -405,7 +360,7 @@ def test_the_life_of_the_process(serve: Serve, tmp_path: Path) -> None:
         [service.ready.recv(4096) for _ in range(3)]
     service.process.send_signal(signal.SIGCONT)
     # A port that is taken is named.
-    where = ["--config", str(tmp_path / "kwsd.yaml"), "--uri", f"tcp://127.0.0.1:{service.port}"]
+    where = ["--config", str(service.config), "--uri", f"tcp://127.0.0.1:{service.port}"]
     done = forked.run(["-m", "kwsd", "wyoming", *where])
     assert done.returncode == 69
     assert f"tcp://127.0.0.1:{service.port} cannot be had" in done.stderr
@@ -509,9 +464,7 @@ def test_many_satellites_are_all_heard() -> None:
 
 @pytest.mark.skipif(syscalls.refusal() is not None, reason="no program can be traced")
 def test_it_connects_to_nobody_writes_nothing_and_looks_up_no_name(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     home = tmp_path / "home"
     home.mkdir()
     log = tmp_path / "strace"

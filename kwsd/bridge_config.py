@@ -1,0 +1,108 @@
+"""The sections of the configuration that bridges have, and what all sections are made of."""
+
+from __future__ import annotations
+
+import re
+import socket
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+Text = Annotated[str, Meta(pattern=r"\S")]
+"""Text that is not blank: a blank path or name is no default, and a blank device is every one."""
+
+OFF = "off"
+"""What turns off a key that is text otherwise."""
+
+
+class Section(Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of the configuration."""
+
+
+class MqttConfig(Section, frozen=True):
+    """The bridge to an MQTT broker, `kwsd mqtt`, where it runs."""
+
+    host: Text = "localhost"
+    """The broker's name or address."""
+    port: Annotated[int, Meta(ge=1, le=65535)] | None = None
+    """Its port; null is 1883, or 8883 with TLS."""
+    username: Text | None = None
+    """Whom the broker knows this device as; null for a broker that asks nobody."""
+    password_file: Text | None = None
+    """File with the password and nothing else, which the bridge's user can read."""
+    tls: bool = False
+    """Whether the connection is encrypted, and the broker's certificate checked."""
+    ca_file: Text | None = None
+    """Certificates (PEM) that the broker's must come from; null is the system's."""
+    certificate_file: Text | None = None
+    """A certificate of this device (PEM, with its key), for a broker that asks for one."""
+    topic: Text = "kwsd"
+    """What every topic begins with, the same for all rooms."""
+    name: Text | None = None
+    """The name of this device, such as its room; null is the machine's. No two have the same."""
+    discovery: Text = "homeassistant"
+    """What topics of Home Assistant's discovery begin with; `off` for no discovery."""
+    arbitrate_s: Annotated[float, Meta(ge=0.05, le=2)] | None = None
+    """Seconds for which rooms that hear one utterance wait for each other, so that the one with the
+    best signal answers alone; null: each answers at once."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what cannot be a topic, and for keys that need others."""
+        for key in ("topic", "discovery"):
+            text = getattr(self, key)
+            if text and not re.fullmatch(r"[^\s+#$/]+(/[^\s+#$/]+)*", text):
+                why = f"{key}: {text!r} cannot begin a topic; write names with / between them"
+                raise ValueError(f"{why}, without spaces, + and #")
+        if self.name and not (len(self.name) <= 64 and self.name.isprintable()):
+            raise ValueError(f"name: {self.name!r} is no name: at most 64 characters to print")
+        if self.password_file and not self.username:
+            raise ValueError("password_file: needs username as well")
+        for key in ("ca_file", "certificate_file"):
+            if getattr(self, key) and not self.tls:
+                raise ValueError(f"{key}: needs tls: on as well")
+
+    @property
+    def broker_port(self) -> int:
+        """The port, by default that of its kind."""
+        return self.port or (8883 if self.tls else 1883)
+
+    @property
+    def device_name(self) -> str:
+        """The name of this device."""
+        return self.name or socket.gethostname()
+
+    @staticmethod
+    def is_plain(name: str) -> bool:
+        """Return whether a name can be a level of a topic as it is."""
+        return re.fullmatch(r"[A-Za-z0-9_-]{1,63}", name) is not None
+
+
+class MetricsConfig(Section, frozen=True):
+    """The figures for Prometheus, `kwsd metrics`, where it runs."""
+
+    listen: Text = "127.0.0.1:10712"
+    """Where it answers: an address of this machine, and a port; `off` for nowhere."""
+    textfile: Text | None = None
+    """File (`*.prom`) that is written again and again, for the textfile collector of node_exporter;
+    null for none."""
+    interval_s: Annotated[float, Meta(ge=1, le=3600)] = 15.0
+    """Seconds between two writes of the file."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an address that cannot be, and where there is nothing to do."""
+        self.address()
+        if self.textfile and not self.textfile.endswith(".prom"):
+            text = f"textfile: {self.textfile!r} does not end with .prom, so nothing would read it"
+            raise ValueError(text)
+        if self.listen == OFF and not self.textfile:
+            raise ValueError("listen: off leaves nothing to do without textfile")
+
+    def address(self) -> tuple[str, int] | None:
+        """Return host and port, or None."""
+        if self.listen == OFF:
+            return None
+        found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})", self.listen)
+        if not found or not 0 < int(found[2]) < 1 << 16:
+            text = f"listen: {self.listen!r} is not ADDRESS:PORT, as 127.0.0.1:10712 is"
+            raise ValueError(text)
+        return found[1].strip("[]"), int(found[2])

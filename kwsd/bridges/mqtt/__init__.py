@@ -1,0 +1,1 @@
+"""`kwsd mqtt`: wakes and states for an MQTT broker, and Home Assistant's discovery."""
