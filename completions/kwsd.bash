@@ -7,7 +7,7 @@ _kwsd_command() {
     case $1 in
     'kwsd')
         options='-h --help -v --verbose --version'
-        actions='run events status reload pause resume enroll speakers word clips calibrate wyoming detect embed devices doctor config install-service uninstall-service bench train help'
+        actions='run events status reload pause resume enroll speakers word clips calibrate wyoming mqtt metrics detect embed devices doctor config install-service uninstall-service bench train help'
         before=0
         ;;
     'kwsd run')
@@ -154,6 +154,14 @@ _kwsd_command() {
     'kwsd wyoming')
         options='-h --help -v --verbose --uri --allow --max-clients --config --socket'
         single='--uri --allow --max-clients --config --socket'
+        ;;
+    'kwsd mqtt')
+        options='-h --help -v --verbose --host --port --username --password-file --tls --ca-file --certificate-file --topic --name --discovery --arbitrate --config --socket'
+        single='--host --port --username --password-file --ca-file --certificate-file --topic --name --discovery --arbitrate --config --socket'
+        ;;
+    'kwsd metrics')
+        options='-h --help -v --verbose --listen --textfile --interval --config --socket'
+        single='--listen --textfile --interval --config --socket'
         ;;
     'kwsd detect')
         options='-h --help -v --verbose --trace --json --details --words --config --state'
@@ -387,6 +395,14 @@ _kwsd_value() {
     'kwsd calibrate --state') kind=folders ;;
     'kwsd wyoming --config') kind=files ;;
     'kwsd wyoming --socket') kind=files ;;
+    'kwsd mqtt --password-file') kind=files ;;
+    'kwsd mqtt --ca-file') kind=files ;;
+    'kwsd mqtt --certificate-file') kind=files ;;
+    'kwsd mqtt --config') kind=files ;;
+    'kwsd mqtt --socket') kind=files ;;
+    'kwsd metrics --textfile') kind=files ;;
+    'kwsd metrics --config') kind=files ;;
+    'kwsd metrics --socket') kind=files ;;
     'kwsd detect --trace') kind=files ;;
     'kwsd detect --config') kind=files ;;
     'kwsd detect --state') kind=folders ;;
@@ -422,7 +438,7 @@ _kwsd_value() {
     'kwsd train compare --json') kind=files ;;
     'kwsd train export --encoder') kind=files ;;
     'kwsd train evaluate --checker') kind=choices choices='small large off' ;;
-    'kwsd help 0') kind=choices choices='run events status reload pause resume enroll speakers word clips calibrate wyoming detect embed devices doctor config install-service uninstall-service bench train help' ;;
+    'kwsd help 0') kind=choices choices='run events status reload pause resume enroll speakers word clips calibrate wyoming mqtt metrics detect embed devices doctor config install-service uninstall-service bench train help' ;;
     esac
 }
 

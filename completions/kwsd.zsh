@@ -25,6 +25,8 @@ _kwsd() {
             'clips:list, play, label and delete recordings of wakes and near misses'
             'calibrate:set thresholds for this room and its people'
             'wyoming:serve wake words to Home Assistant and to satellites, by the Wyoming protocol'
+            'mqtt:publish wakes and states to an MQTT broker, for Home Assistant and others'
+            'metrics:serve figures of the daemon to Prometheus, or to node_exporter by a file'
             'detect:run the detector over recordings and print a JSON line per event'
             'embed:compute speaker embeddings of recordings'
             'devices:list the input devices'
@@ -52,6 +54,8 @@ _kwsd() {
         clips) _kwsd_clips ;;
         calibrate) _kwsd_calibrate ;;
         wyoming) _kwsd_wyoming ;;
+        mqtt) _kwsd_mqtt ;;
+        metrics) _kwsd_metrics ;;
         detect) _kwsd_detect ;;
         embed) _kwsd_embed ;;
         devices) _kwsd_devices ;;
@@ -575,6 +579,36 @@ _kwsd_wyoming() {
         '--socket[the daemon'\''s socket (default\: the configured one)]:PATH:_files'
 }
 
+_kwsd_mqtt() {
+    _arguments -S \
+        '(-h --help)'{-h,--help}'[show this help message and exit]' \
+        '(-v --verbose)'{-v,--verbose}'[log more]' \
+        '--host[the broker'\''s name or address (default\: localhost)]:HOST: ' \
+        '--port[its port (default\: 1883, with TLS 8883)]:PORT: ' \
+        '--username[whom the broker knows this device as]:NAME: ' \
+        '--password-file[file with the password and nothing else]:FILE:_files' \
+        '--tls[encrypt, and check the certificate]' \
+        '--ca-file[certificates that the broker'\''s must come from]:FILE:_files' \
+        '--certificate-file[a certificate of this device, with its key]:FILE:_files' \
+        '--topic[what every topic begins with (default\: kwsd)]:TOPIC: ' \
+        '--name[the name of this device, such as its room (default\: the machine'\''s)]:NAME: ' \
+        '--discovery[what Home Assistant'\''s discovery begins with, or off (default\: homeassistant)]:PREFIX: ' \
+        '--arbitrate[of rooms that hear one utterance only the best answers, after TIME\: 300ms]:TIME: ' \
+        '--config[configuration (default\: the user'\''s, then /etc/kwsd/kwsd.yaml)]:FILE:_files' \
+        '--socket[the daemon'\''s socket (default\: the configured one)]:PATH:_files'
+}
+
+_kwsd_metrics() {
+    _arguments -S \
+        '(-h --help)'{-h,--help}'[show this help message and exit]' \
+        '(-v --verbose)'{-v,--verbose}'[log more]' \
+        '--listen[where to answer, or off (default\: 127.0.0.1\:10712)]:ADDR\:PORT: ' \
+        '--textfile[also write FILE (*.prom) for node_exporter]:FILE:_files' \
+        '--interval[time between two writes of the file (default\: 15s)]:TIME: ' \
+        '--config[configuration (default\: the user'\''s, then /etc/kwsd/kwsd.yaml)]:FILE:_files' \
+        '--socket[the daemon'\''s socket (default\: the configured one)]:PATH:_files'
+}
+
 _kwsd_detect() {
     _arguments -S \
         '(-h --help)'{-h,--help}'[show this help message and exit]' \
@@ -943,7 +977,7 @@ _kwsd_help() {
     _arguments -S \
         '(-h --help)'{-h,--help}'[show this help message and exit]' \
         '(-v --verbose)'{-v,--verbose}'[log more]' \
-        '1::VERB:(run events status reload pause resume enroll speakers word clips calibrate wyoming detect embed devices doctor config install-service uninstall-service bench train help)' \
+        '1::VERB:(run events status reload pause resume enroll speakers word clips calibrate wyoming mqtt metrics detect embed devices doctor config install-service uninstall-service bench train help)' \
         '2::ACTION: '
 }
 
