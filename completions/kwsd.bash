@@ -7,7 +7,7 @@ _kwsd_command() {
     case $1 in
     'kwsd')
         options='-h --help -v --verbose --version'
-        actions='run events status reload pause resume enroll speakers word clips calibrate wyoming mqtt metrics detect embed devices doctor config install-service uninstall-service bench train help'
+        actions='run events status reload pause resume enroll speakers word clips calibrate wyoming mqtt metrics web detect embed devices doctor config install-service uninstall-service bench train help'
         before=0
         ;;
     'kwsd run')
@@ -127,7 +127,7 @@ _kwsd_command() {
         ;;
     'kwsd clips')
         options='-h --help -v --verbose'
-        actions='list play label clear'
+        actions='list play label keep clear'
         before=0
         ;;
     'kwsd clips list')
@@ -139,6 +139,10 @@ _kwsd_command() {
         single='--out --config --socket --state'
         ;;
     'kwsd clips label')
+        options='-h --help -v --verbose --config --socket --state --json'
+        single='--config --socket --state'
+        ;;
+    'kwsd clips keep')
         options='-h --help -v --verbose --config --socket --state --json'
         single='--config --socket --state'
         ;;
@@ -162,6 +166,15 @@ _kwsd_command() {
     'kwsd metrics')
         options='-h --help -v --verbose --listen --textfile --interval --config --socket'
         single='--listen --textfile --interval --config --socket'
+        ;;
+    'kwsd web')
+        options='-h --help -v --verbose --listen --tls-cert --tls-key --insecure --config --socket'
+        single='--listen --tls-cert --tls-key --config --socket'
+        actions='link'
+        before=0
+        ;;
+    'kwsd web link')
+        options='-h --help -v --verbose --qr'
         ;;
     'kwsd detect')
         options='-h --help -v --verbose --trace --json --details --words --config --state'
@@ -385,6 +398,10 @@ _kwsd_value() {
     'kwsd clips label --socket') kind=files ;;
     'kwsd clips label --state') kind=folders ;;
     'kwsd clips label 0') kind=choices choices='right wrong none' ;;
+    'kwsd clips keep --config') kind=files ;;
+    'kwsd clips keep --socket') kind=files ;;
+    'kwsd clips keep --state') kind=folders ;;
+    'kwsd clips keep 0') kind=choices choices='on off default' ;;
     'kwsd clips clear --config') kind=files ;;
     'kwsd clips clear --socket') kind=files ;;
     'kwsd clips clear --state') kind=folders ;;
@@ -403,6 +420,10 @@ _kwsd_value() {
     'kwsd metrics --textfile') kind=files ;;
     'kwsd metrics --config') kind=files ;;
     'kwsd metrics --socket') kind=files ;;
+    'kwsd web --tls-cert') kind=files ;;
+    'kwsd web --tls-key') kind=files ;;
+    'kwsd web --config') kind=files ;;
+    'kwsd web --socket') kind=files ;;
     'kwsd detect --trace') kind=files ;;
     'kwsd detect --config') kind=files ;;
     'kwsd detect --state') kind=folders ;;
@@ -438,7 +459,7 @@ _kwsd_value() {
     'kwsd train compare --json') kind=files ;;
     'kwsd train export --encoder') kind=files ;;
     'kwsd train evaluate --checker') kind=choices choices='small large off' ;;
-    'kwsd help 0') kind=choices choices='run events status reload pause resume enroll speakers word clips calibrate wyoming mqtt metrics detect embed devices doctor config install-service uninstall-service bench train help' ;;
+    'kwsd help 0') kind=choices choices='run events status reload pause resume enroll speakers word clips calibrate wyoming mqtt metrics web detect embed devices doctor config install-service uninstall-service bench train help' ;;
     esac
 }
 

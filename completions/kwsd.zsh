@@ -27,6 +27,7 @@ _kwsd() {
             'wyoming:serve wake words to Home Assistant and to satellites, by the Wyoming protocol'
             'mqtt:publish wakes and states to an MQTT broker, for Home Assistant and others'
             'metrics:serve figures of the daemon to Prometheus, or to node_exporter by a file'
+            'web:serve a page that shows what is heard and tunes it, or get a link to it'
             'detect:run the detector over recordings and print a JSON line per event'
             'embed:compute speaker embeddings of recordings'
             'devices:list the input devices'
@@ -56,6 +57,7 @@ _kwsd() {
         wyoming) _kwsd_wyoming ;;
         mqtt) _kwsd_mqtt ;;
         metrics) _kwsd_metrics ;;
+        web) _kwsd_web ;;
         detect) _kwsd_detect ;;
         embed) _kwsd_embed ;;
         devices) _kwsd_devices ;;
@@ -485,6 +487,7 @@ _kwsd_clips() {
             'list:list the clips, the oldest first'
             'play:play a clip'
             'label:label clips as the word or not'
+            'keep:keep new clips or none, also after a restart'
             'clear:delete the clips that are named, or all'
         )
         _describe action actions
@@ -494,6 +497,7 @@ _kwsd_clips() {
         list) _kwsd_clips_list ;;
         play) _kwsd_clips_play ;;
         label) _kwsd_clips_label ;;
+        keep) _kwsd_clips_keep ;;
         clear) _kwsd_clips_clear ;;
         esac
         ;;
@@ -532,6 +536,17 @@ _kwsd_clips_label() {
         '--json[print JSON, for programs]' \
         '1:right|wrong|none:(right wrong none)' \
         '*:ID: '
+}
+
+_kwsd_clips_keep() {
+    _arguments -S \
+        '(-h --help)'{-h,--help}'[show this help message and exit]' \
+        '(-v --verbose)'{-v,--verbose}'[log more]' \
+        '--config[configuration (default\: the user'\''s, then /etc/kwsd/kwsd.yaml)]:FILE:_files' \
+        '--socket[the daemon'\''s socket (default\: the configured one)]:PATH:_files' \
+        '--state[use the state directory DIR; no daemon is needed]:DIR:_files -/' \
+        '--json[print JSON, for programs]' \
+        '1:on|off|default:(on off default)'
 }
 
 _kwsd_clips_clear() {
@@ -607,6 +622,42 @@ _kwsd_metrics() {
         '--interval[time between two writes of the file (default\: 15s)]:TIME: ' \
         '--config[configuration (default\: the user'\''s, then /etc/kwsd/kwsd.yaml)]:FILE:_files' \
         '--socket[the daemon'\''s socket (default\: the configured one)]:PATH:_files'
+}
+
+_kwsd_web() {
+    local context state state_descr line
+    typeset -A opt_args
+    _arguments -C -S \
+        '(-h --help)'{-h,--help}'[show this help message and exit]' \
+        '(-v --verbose)'{-v,--verbose}'[log more]' \
+        '--listen[where to listen (default\: 127.0.0.1\:10480, for this machine alone)]:HOST\:PORT: ' \
+        '--tls-cert[certificate, for another address]:FILE:_files' \
+        '--tls-key[its private key]:FILE:_files' \
+        '--insecure[listen on another address without TLS\: the whole network can read along]' \
+        '--config[configuration (default\: the user'\''s, then /etc/kwsd/kwsd.yaml)]:FILE:_files' \
+        '--socket[the daemon'\''s socket (default\: the configured one)]:PATH:_files' \
+        '1: :->action' \
+        '*:: :->arguments'
+    case $state in
+    action)
+        local -a actions=(
+            'link:print a new link to the page that runs'
+        )
+        _describe action actions
+        ;;
+    arguments)
+        case $line[1] in
+        link) _kwsd_web_link ;;
+        esac
+        ;;
+    esac
+}
+
+_kwsd_web_link() {
+    _arguments -S \
+        '(-h --help)'{-h,--help}'[show this help message and exit]' \
+        '(-v --verbose)'{-v,--verbose}'[log more]' \
+        '--qr[draw it as well, for a phone'\''s camera]'
 }
 
 _kwsd_detect() {
@@ -977,7 +1028,7 @@ _kwsd_help() {
     _arguments -S \
         '(-h --help)'{-h,--help}'[show this help message and exit]' \
         '(-v --verbose)'{-v,--verbose}'[log more]' \
-        '1::VERB:(run events status reload pause resume enroll speakers word clips calibrate wyoming mqtt metrics detect embed devices doctor config install-service uninstall-service bench train help)' \
+        '1::VERB:(run events status reload pause resume enroll speakers word clips calibrate wyoming mqtt metrics web detect embed devices doctor config install-service uninstall-service bench train help)' \
         '2::ACTION: '
 }
 

@@ -106,3 +106,54 @@ class MetricsConfig(Section, frozen=True):
             text = f"listen: {self.listen!r} is not ADDRESS:PORT, as 127.0.0.1:10712 is"
             raise ValueError(text)
         return found[1].strip("[]"), int(found[2])
+
+
+class WebConfig(Section, frozen=True):
+    """The page, `kwsd web`, where it runs."""
+
+    listen: Text = "127.0.0.1:10480"
+    """Address and port on which it listens; `[::]:10480` is every address. Another one than
+    localhost needs `tls_cert` and `tls_key`, or `insecure`."""
+    names: list[Text] = []
+    """Names by which browsers may reach it, beside localhost and addresses, such as
+    `kitchen.local`."""
+    tls_cert: Text | None = None
+    """File of the certificate, with those that it rests on (PEM)."""
+    tls_key: Text | None = None
+    """File of its private key (PEM)."""
+    insecure: bool = False
+    """Listen on another address without TLS: whoever is in the network can read along."""
+    session_h: Annotated[float, Meta(ge=0.1, le=168)] = 12.0
+    """Hours without use after which a session ends; all end after a week."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what cannot be, or would send sessions in the clear."""
+        self.address()
+        if (self.tls_cert is None) != (self.tls_key is None):
+            have, need = ("tls_key", "tls_cert") if self.tls_key else ("tls_cert", "tls_key")
+            raise ValueError(f"{have} is set, and {need} is not; TLS needs both")
+        if not (self.is_loopback() or self.tls_cert or self.insecure):
+            why = f"listen: {self.listen} is for other machines too, and needs TLS"
+            fix = "set tls_cert and tls_key, or insecure: true where you trust the whole network"
+            raise ValueError(f"{why}; {fix}")
+
+    def address(self) -> tuple[str, int]:
+        """Return the address and the port to listen on; port 0 is any that is free."""
+        import ipaddress
+
+        found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[0-9.]+|localhost):([0-9]{1,5})", self.listen)
+        host = found[1].strip("[]").replace("localhost", "127.0.0.1") if found else ""
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            found = None
+        if not found or int(found[2]) >= 1 << 16:
+            text = f"listen: {self.listen!r} is not ADDRESS:PORT, as 127.0.0.1:10480 is"
+            raise ValueError(text)
+        return host, int(found[2])
+
+    def is_loopback(self) -> bool:
+        """Return whether this machine alone can connect."""
+        import ipaddress
+
+        return ipaddress.ip_address(self.address()[0]).is_loopback

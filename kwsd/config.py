@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import Meta, field
 
 from kwsd.bounded.file import FileError
-from kwsd.bridge_config import MetricsConfig, MqttConfig, Section, Text
+from kwsd.bridge_config import MetricsConfig, MqttConfig, Section, Text, WebConfig
 
 if TYPE_CHECKING:
     import ipaddress
@@ -218,6 +218,8 @@ class Config(Section, frozen=True):
     """The bridge to an MQTT broker."""
     metrics: MetricsConfig = MetricsConfig()
     """The figures for Prometheus."""
+    web: WebConfig = WebConfig()
+    """The page in a browser."""
     takes: TakesConfig = TakesConfig()
     """Recordings of added words."""
     log_peaks: bool = True

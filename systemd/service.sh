@@ -5,7 +5,7 @@
 # to type, and SERVICE is the folder of this file.
 # shellcheck shell=sh
 
-BRIDGES="wyoming mqtt metrics" # each has an extra, a unit and a user of its own
+BRIDGES="wyoming mqtt metrics web" # each has an extra, a unit and a user of its own
 
 say() {
     echo "$ME: $*" >&2

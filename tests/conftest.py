@@ -56,7 +56,13 @@ TRAINING = Path(__file__).parent / "training"
 
 PEERS = Path(__file__).parent / "peers"
 """The folder of the tests that need the libraries and programs that bridges speak to."""
-LIBRARIES = {"training": ["torch"], "peers": ["wyoming", "aiomqtt", "prometheus_client"]}
+WEB = Path(__file__).parent / "web"
+"""The folder of the tests of the page, in a real browser."""
+LIBRARIES = {
+    "training": ["torch"],
+    "peers": ["wyoming", "aiomqtt", "prometheus_client"],
+    "web": ["uvicorn", "playwright", "axe_playwright_python"],
+}
 """What the tests of a folder cannot even be imported without."""
 
 collect_ignore = [
@@ -75,6 +81,7 @@ def pytest_configure(config: pytest.Config) -> None:
     kept.keep()
     config.addinivalue_line("markers", "training: needs torch and the rest of the extra [train]")
     config.addinivalue_line("markers", "peers: needs the real peers of the bridges")
+    config.addinivalue_line("markers", "web: needs a browser, and the libraries of the page")
     for folder in LIBRARIES:  # to collect them would import what they need
         if f"not {folder}" in config.option.markexpr and folder not in collect_ignore:
             collect_ignore.append(folder)
@@ -87,6 +94,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.training)
         if PEERS in item.path.parents:
             item.add_marker(pytest.mark.peers)
+        if WEB in item.path.parents:
+            item.add_marker(pytest.mark.web)
 
 
 def pytest_sessionfinish() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,11 @@ from kwsd.audio.high_pass import HighPass
 from kwsd.cli import main as cli
 from kwsd.config import ClipsConfig, Config, SocketConfig
 from kwsd.model.bundle import Bundle
+from kwsd.protocol.commands import Clips, ClipsKeep, GetConfig, Status
 from kwsd.protocol.data import Clip
 from kwsd.server.daemon import Daemon, RunOptions
 from kwsd.state.clip_ages import Moment
+from kwsd.state.clip_switch import ClipSwitch
 from kwsd.state.clips import ClipError, ClipStore
 from kwsd.state.words import AddedWord, WordStore, to_bytes
 
@@ -272,3 +276,53 @@ def test_labeled_clips_make_a_refused_word_again(
     word = words.load("Hey_Banana")
     assert (len(word.takes), len(word.wrong)) == (3, 1)
     assert word.made.clips == sorted(ids)
+
+
+def test_a_client_switches_clips_on_and_off(
+    start: Start, scene: np.ndarray, tmp_path: Path
+) -> None:
+    """It stands above the configuration, survives a restart, and can be taken back."""
+    switch = tmp_path / "state" / "clips.switch"
+    daemon = start("--source", "-", stdin=subprocess.PIPE)
+    with daemon.connect() as client:
+        assert not client.request(Clips()).enabled
+        assert client.request(GetConfig()).sources["clips.enabled"] == "default"
+        assert client.request(ClipsKeep(enabled=True)).enabled
+        assert client.request(GetConfig()).sources["clips.enabled"] == str(switch)
+        daemon.hear(np.concatenate([scene, hiss(1.0)]))
+        deadline = time.monotonic() + 60
+        while len(client.request(Clips()).clips) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    daemon.kill()
+    daemon = start("--source", "-", stdin=subprocess.PIPE)
+    with daemon.connect() as client:
+        found = client.request(Clips())
+        assert (found.enabled, len(found.clips)) == (True, 2)
+        assert 2 * 2 * RATE < found.bytes < found.max_bytes == ClipsConfig().max_mib * 2**20
+        assert not client.request(ClipsKeep()).enabled, "the configuration decides again"
+        assert not switch.exists()
+        daemon.hear(np.concatenate([scene, hiss(1.0)]))
+        deadline = time.monotonic() + 60
+        while client.request(Status()).audio_s < len(scene) / RATE + 0.7:  # after both words
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert len(client.request(Clips()).clips) == 2
+
+
+def test_a_switch_that_is_damaged_leaves_it_to_the_configuration(tmp_path: Path) -> None:
+    switch = ClipSwitch(tmp_path)
+    assert (switch.load(), switch.enabled) == ([], None)
+    switch.set(True)
+    assert switch.path.stat().st_mode & 0o777 == 0o600
+    again = ClipSwitch(tmp_path)
+    assert (again.load(), again.enabled) == ([], True)
+    for data in (b"", b"[" * 999, b'{"enabled": 1}', b" " * 5000, b"{}"):
+        switch.path.write_bytes(data)
+        (fault,) = again.load()
+        assert again.enabled is None
+        assert "clips.switch: damaged (" in str(fault)
+        assert "kwsd clips keep" in str(fault)
+    again.set(None)
+    again.set(None)
+    assert not switch.path.exists()

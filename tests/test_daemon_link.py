@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import forked
@@ -13,9 +13,9 @@ import pytest
 from conftest import Daemon, Start
 
 from kwsd.bridges.daemon_link import DaemonLink
-from kwsd.client.async_client import AsyncClient
+from kwsd.client.async_client import AsyncClient, connect_async
 from kwsd.events import Event, Wake
-from kwsd.protocol.commands import SpeakersDelete, Status
+from kwsd.protocol.commands import Pause, SpeakersDelete, Status
 from kwsd.protocol.errors import DaemonError, RequestError
 
 
@@ -134,3 +134,30 @@ def test_an_error_of_the_bridge_itself_is_no_loss(tmp_path: Path, start: Start) 
     with pytest.raises(ExceptionGroup, match="unhandled errors") as caught:
         asyncio.run(asyncio.wait_for(steps(), 30))
     assert caught.group_contains(RuntimeError, match="a fault")
+
+
+def test_several_tasks_wait_for_one_connection(start: Start, endless: Path) -> None:
+    """Each has what is for it at once, whichever of them has read it."""
+    daemon = start("--source", str(endless), "--realtime")
+    daemon.connect().close()
+
+    async def steps() -> None:
+        async with await connect_async(daemon.socket) as client:
+            events, scores = client.events(), client.scores()
+            await anext(scores)
+            await client.request(Pause(holder="test"))
+
+            async def wait_for(each: AsyncIterator[object]) -> None:
+                async for _ in each:
+                    pass
+
+            waiting = [asyncio.ensure_future(wait_for(each)) for each in (scores, events)]
+            await asyncio.sleep(0.2)  # nothing comes while it is paused, but what is asked for
+            for _ in range(20):
+                async with asyncio.timeout(10):
+                    await client.request(Status())
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    asyncio.run(steps())

@@ -218,6 +218,20 @@ def test_a_bridge_of_ones_own(machine: Machine) -> None:
     assert "systemctl --user disable --now kwsd-wyoming.service" in machine.calls.read_text()
 
 
+def test_the_page_comes_with_its_user_and_its_groups(machine: Machine) -> None:
+    next_steps(machine.dev("install", "--with", "wyoming,web"))
+    page = {"root/etc/systemd/system/kwsd-web.service", "root/etc/sysusers.d/kwsd-web.conf"}
+    assert set(machine.files()) >= page
+    calls = machine.calls.read_text()
+    assert "--upgrade .[wyoming,web]" in calls
+    assert calls.index("systemd-sysusers kwsd-web.conf") < calls.index("enable kwsd-web.service")
+    config = (machine.root / "etc/kwsd/kwsd.yaml").read_text()
+    assert "\n  admin_group: kwsd-admin\n" in config, "the page's rights"
+    assert machine.dev("uninstall", "--purge").returncode == 0
+    assert machine.files() == []
+    assert "userdel kwsd-web" in machine.calls.read_text()
+
+
 def test_a_users_service_leaves_none_of_the_machine(machine: Machine) -> None:
     machine.dev("install")
     old = machine.home / ".config/kwsd"
@@ -275,13 +289,13 @@ def test_32_bit_is_refused_in_one_sentence(machine: Machine) -> None:
             ["install", "--purge"],
             0,
             64,
-            "install takes --user and --with wyoming mqtt metrics, not --purge",
+            "install takes --user and --with wyoming mqtt metrics web, not --purge",
         ),
         (
             ["install", "--with", "pigeons"],
             0,
             64,
-            "--with takes names of wyoming mqtt metrics with commas",
+            "--with takes names of wyoming mqtt metrics web with commas",
         ),
         (["install", "--with"], 0, 64, "between them, not nothing"),
         (["uninstall", "--everything"], 0, 64, "uninstall takes --user and --purge"),

@@ -107,6 +107,7 @@ def test_the_configuration_page_shows_every_key_with_its_default() -> None:
         shown.wyoming,
         shown.mqtt,
         shown.metrics,
+        shown.web,
     )
     for part in parts:
         for field in msgspec.structs.fields(part):

@@ -15,9 +15,15 @@ from kwsd.cli import main as cli
 from kwsd.cli.verbs import build_parser
 from kwsd.config import Config
 from kwsd.server import watchdog
+from kwsd.web import links
 
 UNITS = Path(__file__).parent.parent / "systemd"
-BRIDGES = ["kwsd-wyoming", "kwsd-mqtt", "kwsd-metrics"]
+BRIDGES = ["kwsd-wyoming", "kwsd-mqtt", "kwsd-metrics", "kwsd-web"]
+GROUPS = {
+    "kwsd-web": ["g kwsd -", "g kwsd-admin -", "m kwsd-web kwsd", "m kwsd-web kwsd-admin"],
+}
+"""The groups of a bridge's user, where a subscriber's rights are not enough: the page does what the
+verbs do."""
 BOTH = pytest.mark.parametrize("whose", ["system", "user"])
 analyzed = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze")
 
@@ -53,12 +59,23 @@ def test_the_users_state_is_where_every_verb_looks() -> None:
 
 
 @pytest.mark.parametrize("name", BRIDGES)
-def test_a_bridge_is_a_user_of_its_own_with_the_rights_of_a_subscriber(name: str) -> None:
+def test_a_bridge_is_a_user_of_its_own_with_the_rights_that_it_needs(name: str) -> None:
     assert settings("system", f"{name}.service")["User"] == name
     users = (UNITS / "sysusers.d" / f"{name}.conf").read_text().splitlines()
     assert users[0].startswith(f"u {name} - ")
-    assert users[1:] == ["g kwsd -", f"m {name} kwsd"]
+    assert users[1:] == GROUPS.get(name, ["g kwsd -", f"m {name} kwsd"])
     assert f"kwsd {name.removeprefix('kwsd-')}" in settings("user", f"{name}.service")["ExecStart"]
+
+
+@BOTH
+def test_links_to_the_page_lie_where_they_are_looked_for(whose: str) -> None:
+    unit = settings(whose, "kwsd-web.service")
+    assert unit["RuntimeDirectory"] == "kwsd-web"
+    assert str(links.SYSTEM) == "/run/kwsd-web"
+    mode = int(unit["RuntimeDirectoryMode"], 8)
+    assert (unit.get("Group"), mode) == (
+        ("kwsd-admin", 0o750) if whose == "system" else (None, 0o700)
+    )
 
 
 def test_avahi_announces_the_port_that_is_the_default() -> None:

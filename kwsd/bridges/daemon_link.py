@@ -25,8 +25,8 @@ async def _stay(client: AsyncClient) -> None:
     """Do nothing while the daemon is there."""
 
 
-def _ignore(event: Event) -> None:
-    """Do nothing with an event."""
+def _ignore(what: Event | str) -> None:
+    """Do nothing with an event, or with a reason."""
 
 
 class DaemonLink:
@@ -60,12 +60,14 @@ class DaemonLink:
         came: Callable[[AsyncClient], Awaitable[None]] = _stay,
         heard: Callable[[Event], None] = _ignore,
         went: Callable[[], None] = lambda: None,
+        could_not: Callable[[str], None] = _ignore,
     ) -> NoReturn:
         """Stay connected for as long as the task lives.
 
         Each time that the daemon is there, `came` is called, and may go on for as long as it is; a
         DaemonError of it ends the connection. `heard` is called with each event, and `went` when
-        the daemon is lost. Why it cannot be reached is logged once for each reason.
+        the daemon is lost. `could_not` is called with why it cannot be reached; that is logged once
+        for each reason.
         """
         pause_s = RETRY_MIN_S
         while True:
@@ -76,7 +78,10 @@ class DaemonLink:
                     self._say(f"connected to kwsd {client.greeting.version} at {client.path}")
                     await self._stay_connected(client, came, heard)
             except* DaemonError as errors:
-                self._say(f"{_first(errors)}; trying again until it is there")
+                why = str(_first(errors))
+                self._say(f"{why}; trying again until it is there")
+                if self._client is None:
+                    could_not(why)
             finally:
                 if self._client is not None:
                     self._client = None

@@ -9,7 +9,7 @@ from pathlib import Path
 from kwsd.cli import options
 from kwsd.cli.endpoint import Endpoint, open_endpoint
 from kwsd.cli.output import USAGE, clip_sentence, confirmed_loss, fail, print_json, write_file
-from kwsd.protocol.commands import Clips, ClipsClear, ClipsGet, ClipsLabel
+from kwsd.protocol.commands import Clips, ClipsClear, ClipsGet, ClipsKeep, ClipsLabel
 from kwsd.protocol.replies import ClipsClearReply
 
 HELP = "list, play, label and delete recordings of wakes and near misses"
@@ -31,12 +31,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="right: it was the word; wrong: it was not; none: take the label back",
     )
     label.add_argument("ids", nargs="+", metavar="ID")
+    keep = options.add_action(actions, "keep", "keep new clips or none, also after a restart")
+    keep.add_argument(
+        "keep",
+        choices=["on", "off", "default"],
+        help="default: as the configuration says (`clips.enabled`)",
+    )
     clear = options.add_action(actions, "clear", "delete the clips that are named, or all")
     clear.add_argument("ids", nargs="*", metavar="ID")
     clear.add_argument("--all", action="store_true", help="delete all clips")
     options.add_yes(clear, "delete labeled clips without asking")
     for action in actions.choices.values():
-        options.add_endpoint(action)
+        options.add_endpoint(action, stores=action is keep)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -57,7 +63,7 @@ def _list(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
     if not found.clips and found.enabled:
         print("no clips")
     elif not found.clips:
-        print("no clips, and none will be kept: `clips: on` in the configuration keeps them")
+        print("no clips, and none will be kept: `kwsd clips keep on` keeps them")
     return 0
 
 
@@ -86,6 +92,16 @@ def _label(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
     return 0
 
 
+def _keep(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
+    enabled = {"on": True, "off": False, "default": None}[arguments.keep]
+    done = endpoint.requester.request(ClipsKeep(enabled=enabled))
+    if arguments.json:
+        print_json(done)
+    else:
+        print("new clips are kept" if done.enabled else "no new clips are kept")
+    return 0
+
+
 def _clear(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
     listed = endpoint.requester.request(Clips()).clips
     labeled = [one for one in listed if one.label and (arguments.all or one.id in arguments.ids)]
@@ -109,6 +125,7 @@ def _cleared(done: ClipsClearReply, arguments: argparse.Namespace) -> int:
 ACTIONS: dict[str, Callable[[argparse.Namespace, Endpoint], int]] = {
     "list": _list,
     "play": _play,
+    "keep": _keep,
     "label": _label,
     "clear": _clear,
 }

@@ -35,6 +35,7 @@ GROUPS = {
         "wyoming": "kwsd.cli.wyoming",
         "mqtt": "kwsd.cli.mqtt",
         "metrics": "kwsd.cli.metrics",
+        "web": "kwsd.cli.web",
     },
     "Recordings": {
         "detect": "kwsd.cli.detect",

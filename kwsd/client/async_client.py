@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, cast, overload
 
@@ -56,14 +56,15 @@ class AsyncClient:
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
         self._exchange: Exchange
-        self._reading: asyncio.Lock
+        self._is_reading = False
+        self._waiting: list[asyncio.Future[None]] = []
 
     async def connect(self) -> None:
         """Connect, or connect again. Raises DaemonError."""
         import asyncio  # takes longer than all the rest, and only this client needs it
 
         self._exchange = Exchange()
-        self._reading = asyncio.Lock()
+        self._is_reading = False
         try:
             self._reader, self._writer = await asyncio.open_unix_connection(str(self.path))
         except OSError as error:
@@ -103,7 +104,7 @@ class AsyncClient:
             self._writer.write(line)
             await self._writer.drain()
             while (reply := exchange.reply(id)) is None:
-                await self._receive(lambda: exchange.has_reply(id))
+                await self._receive()
                 exchange.levels.clear()
         except OSError as error:
             raise closed_error(error) from error
@@ -127,7 +128,7 @@ class AsyncClient:
         reply = await self.request(command)
         return AsyncStream(self._exchange, reply, self._receive_live, self._stop_stream)
 
-    async def scores(self, interval_s: float = 0.08) -> AsyncIterator[RunningScores]:
+    async def scores(self, interval_s: float = 0.08) -> AsyncGenerator[RunningScores, None]:
         """Ask for the running scores, and yield them as they come; `aclose` ends them.
 
         Raises DaemonError.
@@ -220,7 +221,7 @@ class AsyncClient:
             if exchange.ended:
                 return
             try:
-                await self._receive(lambda: bool(exchange.events) or exchange.ended)
+                await self._receive()
             except OSError as error:
                 raise closed_error(error) from error
 
@@ -238,12 +239,28 @@ class AsyncClient:
     def __aiter__(self) -> AsyncIterator[Event]:
         return self.events()
 
-    async def _receive(self, is_there: Callable[[], bool] = lambda: False) -> None:
-        """Wait for more; what is waited for may come while another task reads."""
-        async with self._reading:
-            if not is_there():
-                self._exchange.check()
-                self._exchange.receive(await self._reader.read(READ_BYTES))
+    async def _receive(self) -> None:
+        """Wait until one of the tasks that wait here has read more, which may be for any of them.
+
+        The caller has just found that what it waits for is not there.
+        """
+        import asyncio
+
+        if self._is_reading:
+            arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(arrived)
+            await arrived
+            return
+        self._is_reading = True
+        try:
+            self._exchange.check()
+            self._exchange.receive(await self._reader.read(READ_BYTES))
+        finally:
+            self._is_reading = False
+            waiting, self._waiting = self._waiting, []
+            for arrived in waiting:
+                if not arrived.done():
+                    arrived.set_result(None)
 
 
 async def connect_async(path: Path | str | None = None) -> AsyncClient:

@@ -131,10 +131,6 @@ class Exchange:
         if self._replies.pop(id, None) is None:
             self._forgotten.add(id)
 
-    def has_reply(self, id: int) -> bool:
-        """Return whether the reply to the request `id` is there, or what answers it instead."""
-        return id in self._replies or None in self._replies
-
     def reply(self, id: int) -> Reply | None:
         """Return the reply to the request `id`, once it is there. Raises DaemonError."""
         found = self._replies.pop(id, None) or self._replies.pop(None, None)

@@ -306,6 +306,14 @@ class ClipsGet(Request[replies.ClipsGetReply], frozen=True, tag="clips.get"):
     """Its id."""
 
 
+class ClipsKeep(Request[replies.ClipsKeepReply], frozen=True, tag="clips.keep"):
+    """Keep new clips, or none, whatever the configuration says, also after a restart."""
+
+    changes_state: ClassVar[bool] = True
+    enabled: bool | None = None
+    """Without it, the configuration decides again."""
+
+
 class ClipsLabel(Request[replies.ClipsLabelReply], frozen=True, tag="clips.label"):
     """Label clips as the word or not; without a label, take it back."""
 
@@ -378,6 +386,7 @@ Command = (
     | Peaks
     | Clips
     | ClipsGet
+    | ClipsKeep
     | ClipsLabel
     | ClipsClear
     | Reload

@@ -275,6 +275,12 @@ class ClipsReply(Page, frozen=True, kw_only=True):
     clips: list[ClipInfo]
     enabled: bool
     """Whether new clips are kept."""
+    bytes: int = 0
+    """How many they take on the disk."""
+    max_bytes: int = 0
+    """How many they may take, by the configuration."""
+    max_count: int = 0
+    """How many clips there may be."""
 
 
 class ClipsGetReply(Reply, frozen=True):
@@ -284,6 +290,13 @@ class ClipsGetReply(Reply, frozen=True):
     sample_rate: int
     pcm: bytes
     """Little-endian int16."""
+
+
+class ClipsKeepReply(Reply, frozen=True):
+    """What is in force from now on."""
+
+    enabled: bool
+    """Whether new clips are kept."""
 
 
 class ClipsLabelReply(Reply, frozen=True):

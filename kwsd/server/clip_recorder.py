@@ -37,7 +37,7 @@ class ClipRecorder(Consumer):
 
     def __init__(self, keep: Callable[[Clip, np.ndarray], None], enabled: bool) -> None:
         self.enabled = enabled
-        """Whether the configuration asks for clips."""
+        """Whether clips are asked for."""
         self._keep = keep
         self._traces: deque[Trace] = deque(maxlen=int(LONGEST_CLIP_S / BLOCK_S))
         self._waiting: list[_Waiting] = []

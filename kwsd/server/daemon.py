@@ -131,7 +131,7 @@ class Daemon:
         )
         self._pauses = Pauses(self._listener)
         self._moves = MoveWatch(self._moved)
-        self._clips = ClipRecorder(self._keep_clip, self.config.clips.enabled)
+        self._clips = ClipRecorder(self._keep_clip, self._state.keeps_clips(self.config))
         self._peaks = PeakRecorder(self._keep_peaks, self._listener.clock)
         self._listener.consumers += [self._clips, self._peaks]
         parts = Parts(
@@ -274,7 +274,7 @@ class Daemon:
     def _configure(self, config: Config, setup: DetectorSetup) -> None:
         """Configure the listener, on its thread."""
         self._listener.configure(config, setup)
-        self._clips.enabled = config.clips.enabled
+        self._clips.enabled = self._state.keeps_clips(config)
 
     def _resolve(self, config: Config) -> DetectorSetup:
         """Return the setup, for which the runtime has loaded all: the listener must not wait."""

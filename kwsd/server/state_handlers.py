@@ -15,14 +15,11 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from kwsd.audio import pcm
-from kwsd.audio.format import SAMPLE_RATE
 from kwsd.config import Config, ConfigError
 from kwsd.detect import in_force
 from kwsd.detect.in_force import Origins
 from kwsd.detect.setup import DetectorSetup, chosen_checker, resolve
 from kwsd.detect.speaker_id import SpeakerScorer, read_cohort
-from kwsd.learn.enrollment import voice_in
 from kwsd.learn.thresholds import speaker_trials
 from kwsd.model.bundle import COHORT, Bundle
 from kwsd.names import look_up, word_name
@@ -31,19 +28,17 @@ from kwsd.protocol.commands import Command
 from kwsd.protocol.data import (
     CalibratedSpeakers,
     CalibratedWord,
-    Clip,
-    ClipInfo,
     WordPeaks,
 )
 from kwsd.protocol.errors import RequestError
 from kwsd.protocol.paging import Pages
 from kwsd.protocol.replies import Page, Reply
 from kwsd.protocol.request import Request
+from kwsd.server.clip_handlers import ClipHandlers
 from kwsd.server.take_handlers import TakeHandlers
 from kwsd.state import folder as state_folder
 from kwsd.state import words
 from kwsd.state.calibration import Calibration, CalibrationError, CalibrationStore
-from kwsd.state.clips import ClipError, ClipStore
 from kwsd.state.library import Library
 from kwsd.state.peak_log import PeakLog, PeakLogError, highest
 from kwsd.state.store import Named, StateError, Store
@@ -89,7 +84,10 @@ class StateHandlers:
         self.calibrations = CalibrationStore(folder, bundle.encoder_id)
         self.takes = TakeHandlers(folder, self.words, lambda: config().takes.keep)
         self.peaks = PeakLog(folder)
-        self.clips = ClipStore(folder, lambda: config().clips)
+        self._clip_handlers = ClipHandlers(folder, config, self._note)
+        self.clips = self._clip_handlers.store
+        self.voice_in = self._clip_handlers.voice_in
+        self.keeps_clips = self._clip_handlers.keeps
         self.enabled: dict[str, bool] = {}
         """Whether words are listened for, where a client has said so since the start."""
         self._config = config
@@ -113,10 +111,7 @@ class StateHandlers:
             commands.CalibrationPut: self._put_calibration,
             commands.CalibrationUndo: self._undo_calibration,
             commands.Peaks: self._get_peaks,
-            commands.Clips: self._list_clips,
-            commands.ClipsGet: self._get_clip,
-            commands.ClipsLabel: self._label_clips,
-            commands.ClipsClear: self._clear_clips,
+            **self._clip_handlers.handlers,
             **self.takes.handlers,
         }
         self.handled = frozenset(self._handlers)
@@ -140,6 +135,7 @@ class StateHandlers:
             self.folder, bundle.encoder_id, bundle.voice_dim, bundle.frame_dim
         )
         self._note("library", faults)
+        self._clip_handlers.load_switch()
         return library
 
     def tidy(self) -> list[Path]:
@@ -152,7 +148,7 @@ class StateHandlers:
     def check_records(self) -> None:
         """Read the clips, the indexes of takes and the log of peaks; what cannot be used is
         reported once."""
-        self._all_clips()
+        self._clip_handlers.all()
         self._check_takes()
         with suppress(PeakLogError):
             self._all_peaks(time.time())
@@ -172,11 +168,6 @@ class StateHandlers:
         for text in self._faults[what]:
             if text not in before:
                 self._report(text)
-
-    def _all_clips(self) -> list[Clip]:
-        clips, faults = self.clips.load_all()
-        self._note("clips", faults)
-        return clips
 
     def _all_peaks(self, since: float) -> dict[str, list[WordPeaks]]:
         """Return the logged peaks. Raises PeakLogError where the file cannot be read."""
@@ -302,8 +293,9 @@ class StateHandlers:
             raise RequestError("bad_config", str(error)) from error
 
     def _get_config(self, command: commands.GetConfig) -> replies.ConfigReply:
-        config = self._config()
-        text, sources = in_force.describe(config, self._setup(), self.bundle, self._origins())
+        setup = self._setup()
+        config, origins = self._clip_handlers.in_force(self._config(), self._origins())
+        text, sources = in_force.describe(config, setup, self.bundle, origins)
         return replies.ConfigReply(text=text, sources=sources)
 
     def _get_calibration(self, command: commands.GetCalibration) -> replies.CalibrationReply:
@@ -347,44 +339,6 @@ class StateHandlers:
             raise RequestError("bad_log", str(error)) from error
         peaks = {name: highest(stretches, MAX_PEAKS) for name, stretches in found.items()}
         return replies.PeaksReply(words=peaks, labels=self.clips.labels())
-
-    def _list_clips(self, command: commands.Clips) -> replies.ClipsReply:
-        listed = [
-            ClipInfo(**{field: getattr(clip, field) for field in ClipInfo.__struct_fields__})
-            for clip in self._all_clips()
-        ]
-        return replies.ClipsReply(clips=listed, enabled=self._config().clips.enabled)
-
-    def _get_clip(self, command: commands.ClipsGet) -> replies.ClipsGetReply:
-        try:
-            (clip,) = self.clips.find([command.clip])
-            samples = self.clips.samples(clip)
-        except ClipError as error:
-            raise RequestError("no_clip", str(error)) from error
-        return replies.ClipsGetReply(clip=clip, sample_rate=SAMPLE_RATE, pcm=pcm.to_bytes(samples))
-
-    def voice_in(self, clip: str) -> np.ndarray:
-        """Return the word in a clip as a take of a voice, int16 `[sample]`. Raises RequestError."""
-        try:
-            return voice_in(self.clips, clip)
-        except ClipError as error:
-            raise RequestError("no_clip", str(error)) from error
-
-    def _label_clips(self, command: commands.ClipsLabel) -> replies.ClipsLabelReply:
-        try:
-            self.clips.label(command.clips, command.label)
-        except ClipError as error:
-            raise RequestError("no_clip", str(error)) from error
-        return replies.ClipsLabelReply(labeled=len(command.clips))
-
-    def _clear_clips(self, command: commands.ClipsClear) -> replies.ClipsClearReply:
-        if (command.clips is None) != command.all:
-            text = "clips.clear needs either clips, a list of ids, or all: true"
-            raise RequestError("bad_request", text)
-        try:
-            return replies.ClipsClearReply(deleted=self.clips.clear(command.clips))
-        except ClipError as error:
-            raise RequestError("no_clip", str(error)) from error
 
 
 def _save(store: Store[N], thing: N) -> None:

@@ -153,6 +153,14 @@ class ClipStore:
             raise ClipError(text) from error
         return len(clips)
 
+    def size(self) -> int:
+        """Return how many bytes all files of clips take."""
+        total = 0
+        for path in self.folder.glob("*"):
+            with suppress(OSError):  # deleted meanwhile
+                total += path.lstat().st_size
+        return total
+
     def make_room(self, new: str = "") -> None:
         """Delete what is too old, and the oldest of what is too many or too large.
 
