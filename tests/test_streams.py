@@ -135,7 +135,7 @@ def test_the_same_with_asyncio(room: Room) -> None:
             assert early.end.reason == "stopped"
             scores = daemon.scores()
             assert isinstance(await anext(scores), RunningScores)
-            await scores.aclose()  # type: ignore[attr-defined]
+            await scores.aclose()
             assert (await daemon.request(Status())).streams == 0
 
     asyncio.run(main())

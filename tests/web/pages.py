@@ -78,7 +78,8 @@ class WebPage:
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().decode().strip()
         assert self.url, self.log.read_text()
-        self.origin, _, self.token = self.url.partition("/?token=")
+        self.origin: str = self.url.partition("/?token=")[0]
+        self.token: str = self.url.partition("/?token=")[2]
         self.port = int(self.origin.rpartition(":")[2])
 
     def link(self) -> str:

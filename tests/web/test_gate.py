@@ -146,15 +146,17 @@ def test_another_site_is_refused_before_the_token(serve: Serve) -> None:
         assert (answer.status, "set-cookie" in answer.headers) == (403, False), origin
         for method in ("POST", "DELETE"):
             assert page.ask(method, "/api/session", origin=origin, cookie=cookie).status == 403
-    assert page.ask("GET", f"/?token={page.token}", **crossing).status == 403
+    assert page.ask("GET", f"/?token={page.token}", None, **crossing).status == 403
     # A form of another site, in a browser that sends neither Origin nor Sec-Fetch-Site.
     form = page.ask("POST", "/api/session", b"a=b", content_type="text/plain", cookie=cookie)
     assert form.status == 403
-    assert page.ask("GET", "/api/session", cookie=cookie, **crossing).status == 403
+    assert page.ask("GET", "/api/session", None, cookie=cookie, **crossing).status == 403
     crossing["sec_fetch_mode"] = "navigate"
-    assert page.ask("POST", "/", cookie=cookie, origin=page.origin, **crossing).status == 403
+    assert page.ask("POST", "/", None, cookie=cookie, origin=page.origin, **crossing).status == 403
     assert page.ask("GET", "/api/session", cookie=cookie).status == 204, "nothing has ended it"
-    assert page.ask("GET", f"/?token={page.token}", **crossing).status == 200, "a link in a mail"
+    assert page.ask("GET", f"/?token={page.token}", None, **crossing).status == 200, (
+        "a link in a mail"
+    )
 
 
 def test_a_session_ends(serve: Serve) -> None:
