@@ -131,10 +131,13 @@ def test_logits_by_hand() -> None:
 
 def test_regression_by_hand() -> None:
     """One feature, positives at 1 and negatives at -1: the gradient of the loss vanishes."""
-    weights, bias = logistic_regression(np.ones((40, 1)), -np.ones((40, 1)))
+    found = logistic_regression(np.ones((40, 1)), -np.ones((40, 1)))
+    weights, bias = found.weights, found.bias
+    again = logistic_regression(np.ones((40, 1)), -np.ones((1, 1)), np.array([40.0]), found)
     p = 1 / (1 + np.exp(-(weights[0] + bias)))
     assert 2 * 40 * (1 - p) == pytest.approx(20 * weights[0], rel=1e-3)
     assert bias == pytest.approx(0, abs=1e-3)
+    assert again.weights == pytest.approx(weights, abs=1e-3)
 
 
 def test_the_tail_continues_an_exponential() -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 RIDGE = 20.0
+STEP = 1e-4
+"""Longest step, of any weight, after which a search is at its end."""
+SHRINKS = 0.5
+"""Share of the step before above which a step asks for the curvature where it begins."""
+MOST_STEPS = 60
+WHITENED_EVERY = 3
+"""Frames of the bank for each that the whitening is fitted to."""
 SHRINKAGE = 0.3
 """Share of the mean variance that is added to each before whitening."""
 
@@ -26,8 +33,9 @@ class Whitening:
     @classmethod
     def fit(cls, frames: np.ndarray) -> Whitening:
         """Return the whitening of frames `[frame, dim]`."""
-        mean = frames.mean(axis=0)
-        centered = (frames - mean).astype(np.float64)
+        chosen = frames[::WHITENED_EVERY]
+        mean = chosen.mean(axis=0)
+        centered = (chosen - mean).astype(np.float64)
         variances, axes = np.linalg.eigh(centered.T @ centered / len(centered))
         scaled = axes / np.sqrt(variances + SHRINKAGE * variances.mean())
         return cls(mean, (scaled @ axes.T).astype(np.float32))
@@ -46,28 +54,57 @@ class Whitening:
         return raw.astype(np.float32), float(bias - (raw @ self.mean).sum())
 
 
-def logistic_regression(
-    positives: np.ndarray, negatives: np.ndarray, steps: int = 12
-) -> tuple[np.ndarray, float]:
-    """Return weights `[dim]` and bias of a ridge logistic regression, by Newton's method.
+@dataclass(frozen=True)
+class Logistic:
+    """A ridge logistic regression, and what makes the next one like it quick."""
 
-    Sums over rows are in 32 bits, what is solved in 64.
+    weights: np.ndarray
+    """float64 `[dim]`."""
+    bias: float
+    inverse: np.ndarray = field(repr=False)
+    """float64 `[dim + 1, dim + 1]`: the inverse of the curvature of the loss."""
+
+
+def logistic_regression(
+    positives: np.ndarray,
+    negatives: np.ndarray,
+    weighed: np.ndarray | None = None,
+    start: Logistic | None = None,
+) -> Logistic:
+    """Return a ridge logistic regression, by Newton's method.
+
+    `weighed [negative]` is how often each negative counts. The search begins at `start`, with its
+    curvature; another is computed where a step is not far shorter than the one before. Where it
+    begins does not move where it ends. Sums over rows are in 32 bits, what is solved in 64.
     """
     x = np.concatenate([positives, negatives]).astype(np.float32)
     x = np.concatenate([x, np.ones((len(x), 1), np.float32)], axis=1)
     y = np.repeat(np.array([1.0, 0.0], np.float32), [len(positives), len(negatives)])
+    count = np.ones(len(x), np.float32)
+    if weighed is not None:
+        count[len(positives) :] = weighed
     ridge = np.full(x.shape[1], RIDGE)
     ridge[-1] = 1e-3
-    w = np.zeros(x.shape[1])
-    for _ in range(steps):
+    w = np.append(start.weights, start.bias) if start else np.zeros(x.shape[1])
+    inverse = start.inverse if start else None
+    longest = np.inf
+    for _ in range(MOST_STEPS):
         p = 1 / (1 + np.exp(-np.clip(x @ w.astype(np.float32), -30, 30)))
-        rooted = x * np.sqrt(p * (1 - p) + np.float32(1e-9))[:, None]
-        curvature = (rooted.T @ rooted).astype(np.float64) + np.diag(ridge)
-        step = np.linalg.solve(curvature, x.T @ (p - y) + ridge * w)
+        if inverse is None:
+            rooted = x * np.sqrt(count * (p * (1 - p) + np.float32(1e-9)))[:, None]
+            inverse = np.linalg.inv((rooted.T @ rooted).astype(np.float64) + np.diag(ridge))
+        step = inverse @ (x.T @ (count * (p - y)) + ridge * w)
+        length = float(np.abs(step).max())
+        if length > SHRINKS * longest and length >= STEP:
+            inverse = None  # the step is not taken: the curvature is another here
+            longest = np.inf
+            continue
         w -= step
-        if np.abs(step).max() < 1e-4:
+        if length < STEP:
             break
-    return w[:-1], float(w[-1])
+        longest = length
+    assert inverse is not None
+    return Logistic(w[:-1], float(w[-1]), inverse)
 
 
 @dataclass(frozen=True)

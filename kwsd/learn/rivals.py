@@ -75,11 +75,10 @@ class Rivals:
             np.concatenate([scores[:0], *(of_word for _, of_word in found)]),
         )
 
-    def windows(self, offsets: np.ndarray) -> np.ndarray:
-        """Return the frames `[chunk, offset, dim]` at which their words end."""
+    def windows(self, offsets: np.ndarray) -> list[np.ndarray]:
+        """Return the frames `[chunk, offset, dim]` at which each of their words ends."""
         at = (CONTEXT_FRAMES + np.arange(FIRING_CHUNKS))[:, None] - offsets
-        rows = [each[:, :, at].reshape(-1, len(offsets), each.shape[-1]) for each in self.takes]
-        return np.repeat(np.concatenate(rows), WEIGHT, axis=0)
+        return [each[:, :, at].reshape(-1, len(offsets), each.shape[-1]) for each in self.takes]
 
     def told_apart(self, own: np.ndarray, scores: Sequence[np.ndarray]) -> list[bool]:
         """Return of each word whether it is another one than that whose takes have scores `own`.

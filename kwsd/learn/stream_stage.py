@@ -12,7 +12,8 @@ import numpy as np
 from kwsd.audio.format import CHUNK_SAMPLES, SAMPLE_RATE
 from kwsd.learn.judged import Judged
 from kwsd.learn.negatives import Negatives
-from kwsd.learn.regression import Whitening, logistic_regression
+from kwsd.learn.regression import Logistic, Whitening, logistic_regression
+from kwsd.learn.rivals import WEIGHT as RIVAL_WEIGHT
 from kwsd.learn.rivals import Rivals
 from kwsd.learn.second_stage import StreamScores
 from kwsd.learn.word_takes import FIRING_CHUNKS, WRONG_CHUNKS, WordTake, WrongClip
@@ -38,6 +39,18 @@ class Streamed(NamedTuple):
     scores: StreamScores
 
 
+class Fitted(NamedTuple):
+    """A word that was fitted."""
+
+    word: AddedWord
+    found: Logistic
+    """The regression over whitened frames that it is."""
+    rows: np.ndarray
+    """The negatives of the bank that it was fitted to."""
+    hardness: np.ndarray = np.zeros(0)
+    """The logits `[frame]` of the bank that chose the hard ones of them."""
+
+
 class StreamStage:
     """Fits words to takes and a bank of negatives."""
 
@@ -60,9 +73,11 @@ class StreamStage:
 
         The first `parts` of the wrong clips, which `blank` has the frames of, are parts of takes.
         """
+        whole = self.fit(blank, takes, usable, rivals)
         bank = np.zeros((2, len(usable)))
         for half in (0, 1):
-            word = self.fit(blank, takes, usable & (self.half != half), rivals)
+            rows = _rows(usable & (self.half != half), whole.hardness)
+            word = self._refit(whole, blank, takes, rows, rivals)
             scores = smoothed(self.bank_logits(word), self._smoothing_chunks)
             bank[half] = np.where(usable & (self.half == half), scores, 0)
         folds = folds_of(takes, clips)
@@ -72,7 +87,8 @@ class StreamStage:
         for fold in range(folds):
             others = [take for n, take in enumerate(takes) if n % folds != fold]
             rest = replace(blank, wrong=blank.wrong[np.arange(len(clips)) % folds != fold])
-            word = self.fit(rest, others, usable, rivals.outside(fold, folds))
+            outside = rivals.outside(fold, folds)
+            word = self._refit(whole, rest, others, whole.rows, outside)
             for n in range(fold, len(takes), folds):
                 of_takes[n] = [self._scores(word, one) for one in takes[n].frames[:2]]
             for n in range(fold, len(clips), folds):
@@ -92,9 +108,8 @@ class StreamStage:
             float(speech.sum() * CHUNK_SAMPLES / SAMPLE_RATE / 3600),
             rival_scores.max(axis=-1),
         )
-        word = self.fit(blank, takes, usable, rivals)
         found = StreamScores(of_takes, of_clips[:, ::EVERY_CHUNKS], bank, rival_scores, speech)
-        return Streamed(word, judged, found)
+        return Streamed(whole.word, judged, found)
 
     def _scores(self, word: AddedWord, frames: np.ndarray) -> np.ndarray:
         return smoothed(word.logits(frames.astype(np.float32)), self._smoothing_chunks)
@@ -123,38 +138,65 @@ class StreamStage:
         takes: Sequence[WordTake],
         usable: np.ndarray,
         rivals: Rivals = NO_RIVALS,
-    ) -> AddedWord:
+    ) -> Fitted:
         """Return `blank` with weights fitted to takes, usable negatives and rivals.
 
         A first fit to some negatives finds the hard ones, which a second one is fitted to as well.
         """
-        rng = np.random.default_rng(2)
+        first = self._fitted(blank, takes, _drawn(np.flatnonzero(usable)), rivals)
+        hardness = self.bank_logits(first.word)
+        rows = _rows(usable, hardness)
+        return self._fitted(blank, takes, rows, rivals, first.found)._replace(hardness=hardness)
+
+    def _refit(
+        self,
+        whole: Fitted,
+        blank: AddedWord,
+        takes: Sequence[WordTake],
+        rows: np.ndarray,
+        rivals: Rivals,
+    ) -> AddedWord:
+        """Return `blank` fitted to a part of what `whole` was fitted to, where it begins."""
+        return self._fitted(blank, takes, rows, rivals, whole.found).word
+
+    def _fitted(
+        self,
+        blank: AddedWord,
+        takes: Sequence[WordTake],
+        rows: np.ndarray,
+        rivals: Rivals,
+        start: Logistic | None = None,
+    ) -> Fitted:
+        """Return `blank` fitted to takes, the negatives in these `rows` of the bank, and rivals."""
         offsets = np.array(blank.offsets)
-        at = np.flatnonzero(usable)
         whitening = self._whitening
         fires_at = CONTEXT_FRAMES + np.arange(FIRING_CHUNKS)
-        positives = whitening(
-            np.concatenate([take.frames[:, n - offsets] for take in takes for n in fires_at])
-        )
+        positives = np.concatenate([one.frames[:, n - offsets] for one in takes for n in fires_at])
         chunks = np.arange(CONTEXT_FRAMES, blank.wrong.shape[1])
         wrong = blank.wrong[:, chunks[:, None] - offsets]
-        wrong = wrong.reshape(-1, len(offsets), wrong.shape[-1])
-        wrong = np.repeat(wrong, WRONG_WEIGHT, axis=0)
-        if rivals.takes:
-            wrong = np.concatenate([wrong, rivals.windows(offsets)])
+        negatives = [
+            self._negatives.embedding[rows[:, None] - offsets],
+            wrong.reshape(-1, len(offsets), wrong.shape[-1]),
+            *rivals.windows(offsets),
+        ]
+        weights = [1.0, WRONG_WEIGHT] + [RIVAL_WEIGHT] * len(rivals.takes)
+        weighed = np.repeat(weights, [len(each) for each in negatives])
+        others = whitening(np.concatenate(negatives))
+        found = logistic_regression(whitening(positives), others, weighed, start)
+        raw, bias = whitening.undone(found.weights, found.bias, len(offsets))
+        return Fitted(replace(blank, weights=raw, bias=bias), found, rows)
 
-        def draw() -> np.ndarray:
-            return rng.choice(at, min(DRAWN, len(at)), replace=False)
 
-        def fitted(negatives: np.ndarray) -> AddedWord:
-            frames = self._negatives.embedding[negatives[:, None] - offsets]
-            others = whitening(np.concatenate([frames, wrong]))
-            weights, bias = whitening.undone(*logistic_regression(positives, others), len(offsets))
-            return replace(blank, weights=weights, bias=bias)
+def _drawn(at: np.ndarray) -> np.ndarray:
+    """Return `DRAWN` of these rows."""
+    return np.random.default_rng(2).choice(at, min(DRAWN, len(at)), replace=False)
 
-        logits = self.bank_logits(fitted(draw()))[at]
-        hardest = at[np.argsort(logits)[-HARDEST:]]
-        return fitted(np.union1d(draw(), hardest))
+
+def _rows(usable: np.ndarray, hardness: np.ndarray) -> np.ndarray:
+    """Return some usable negatives, and those of the greatest `hardness [frame]`."""
+    at = np.flatnonzero(usable)
+    hardest = at[np.argsort(hardness[at])[-HARDEST:]]
+    return np.asarray(np.union1d(_drawn(at), hardest))
 
 
 def smoothed(logits: np.ndarray, chunks: int) -> np.ndarray:

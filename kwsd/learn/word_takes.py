@@ -64,6 +64,9 @@ VERSIONS = (
     Version(1.06, 8.0, True),
 )
 """The first is the take as it is, the second the take in noise."""
+JUDGED_VERSIONS = 2
+"""The first of these are judged, and heard at every chunk; the others are learned from alone, and
+heard at every `EVERY_CHUNKS`th, which counts for those after it too."""
 
 
 class TakeStream(NamedTuple):
@@ -126,7 +129,7 @@ class WordTake:
     """Where the word begins in its recording, in seconds."""
     vectors: np.ndarray | None = None
     """float32 `[version, FIRING_CHUNKS, dim]`: what the checker hears in the windows that end with
-    the chunks of the end of the word; None without a checker that knows words."""
+    the chunks of the end of the word, or one before; None without a checker that knows words."""
     parts: tuple[WrongClip, ...] = ()
     """What its pauses or words part, said without the rest, as `TakeEncoder.wrong_clip` returns it.
     """
@@ -312,16 +315,18 @@ class TakeEncoder:
         spoken = samples[first : end + MARGIN_SAMPLES].astype(np.float64)
         frames = []
         vectors = []
-        for version in VERSIONS:
+        for n, version in enumerate(VERSIONS):
             varied, ends = _varied(spoken, end - first, version, rng)
             chunk = -(-ends // self.bundle.chunk_samples) - 1
             embedding = self._encode(varied).embedding
             frames.append(embedding[chunk - CONTEXT_FRAMES : chunk + FIRING_CHUNKS])
-            vectors.append(self.vectors(varied, range(chunk, chunk + FIRING_CHUNKS)))
+            first_heard, every = (0, 1) if n < JUDGED_VERSIONS else (n % EVERY_CHUNKS, EVERY_CHUNKS)
+            heard = self.vectors(varied, range(chunk + first_heard, chunk + FIRING_CHUNKS, every))
+            vectors.append(heard if heard is None else np.repeat(heard, every, axis=0))
         whole = np.pad(samples, (0, int(AFTER_S * SAMPLE_RATE)))
         found = self._encode(whole)
-        heard = HeardStream(self, whole, found.embedding)
-        stream = TakeStream(found.embedding, found.logits, heard)
+        later = HeardStream(self, whole, found.embedding)
+        stream = TakeStream(found.embedding, found.logits, later)
         known = [one for one in vectors if one is not None]
         return WordTake(
             np.stack(frames), length_s, stream, vectors=np.stack(known) if known else None
@@ -354,7 +359,8 @@ def _varied(
 
 def _noise(samples: int, rng: np.random.Generator) -> np.ndarray:
     """Return noise of unit power that falls with frequency, more or less steeply."""
-    spectrum = np.fft.rfft(rng.standard_normal(samples))
+    length = 1 << (samples - 1).bit_length()  # a fast one
+    spectrum = rng.standard_normal(length + 2).view(np.complex128)
     tilt = np.maximum(np.arange(len(spectrum)), 1) ** -rng.uniform(0, 1)
-    noise = np.fft.irfft(spectrum * tilt, samples)
+    noise = np.fft.irfft(spectrum * tilt, length)[:samples]
     return np.asarray(noise / np.sqrt(np.mean(noise**2)))

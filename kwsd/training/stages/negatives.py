@@ -125,7 +125,8 @@ def fit_probe(data: TrainingData, models: BundleRuntime, out: Path, seed: int = 
     flat = x.reshape(len(x), -1)
     mean, spread = flat.mean(axis=0), flat.std(axis=0) + 1e-6
     scaled = (flat - mean) / spread
-    weights, bias = logistic_regression(scaled[y == SPOKEN], scaled[y == SILENT])
+    fit = logistic_regression(scaled[y == SPOKEN], scaled[y == SILENT])
+    weights, bias = fit.weights, fit.bias
     found = (scaled @ weights + bias > 0) == (y == SPOKEN)
     log.info("%.1f %% of the chunks told apart", 100 * found[y != UNCLEAR].mean())
     np.savez(

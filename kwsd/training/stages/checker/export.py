@@ -43,8 +43,9 @@ def calibrate(logits: np.ndarray, found: Candidates) -> Fusion:
     share = found.stream.clip(STREAM_CLIP, 1 - STREAM_CLIP)
     stream = np.log(share / (1 - share))
     both = np.stack([checker, stream], axis=1).astype(np.float64)
-    weights, offset = logistic_regression(both[own], both[~own])
-    return Fusion(float(weights[0]), max(float(weights[1]), 0.0), offset)
+    fit = logistic_regression(both[own], both[~own])
+    checker_weight, stream_weight = fit.weights.tolist()
+    return Fusion(checker_weight, max(stream_weight, 0.0), fit.bias)
 
 
 def encoder_id(encoder: Transformer) -> str:
