@@ -17,6 +17,7 @@ from kwsd.bench import accuracy, breakdown, corpus, peers, report, scenes, soak
 from kwsd.bench.accuracy import EngineScores
 from kwsd.bench.circumstances import circumstances
 from kwsd.cli import bench as verb
+from kwsd.learn.second_stage import CHECKS_PER_HOUR
 from kwsd.model import bundle as bundles
 from kwsd.model.runtime import Runtime
 
@@ -45,7 +46,8 @@ def test_cost_measures_every_stage_and_column(
         assert min(row[column] for column in columns) > 0
     names = ("high_pass", "vad", "features", "encoder", "wake_head", "trigger_and_rings", "all")
     checks = ("checks_per_hour", "check_ms", "checks_s_per_hour")
-    of_added = {"added_checks_per_hour", "added_checks_s_per_hour"}  # where the checker knows words
+    # Where the checker knows words:
+    of_added = {"added_checks_per_hour", "added_checks_s_per_hour", "added_budget_per_hour"}
     assert set(found["stages"]) - of_added == {
         *(f"{n}_us_per_chunk" for n in names),
         "verification_ms_per_wake",
@@ -276,10 +278,14 @@ def test_both_stages_of_added_words_are_measured(
     for share in ("candidates", "decided", "others_checked"):
         assert 0 <= run[share] <= 1
     assert run["hits"] <= run["candidates"]
-    assert 0 <= run["checks_per_hour"] <= 1000
+    assert 0 <= run["checks_per_hour"] <= CHECKS_PER_HOUR
     bundle = bundles.load(models)
     runtime = Runtime(bundle)
     monkeypatch.setattr(breakdown, "shipped", lambda: (bundle, runtime))
     found = breakdown.added_checks(scenes.speech(10.0))
-    assert found.keys() == {"added_checks_per_hour", "added_checks_s_per_hour"}
+    assert found.keys() == {
+        "added_checks_per_hour",
+        "added_checks_s_per_hour",
+        "added_budget_per_hour",
+    }
     assert min(found.values()) >= 0

@@ -29,6 +29,7 @@ from kwsd.detect.detector import MIN_SPAN_CHUNKS, Detector
 from kwsd.detect.setup import resolve
 from kwsd.events import Wake
 from kwsd.learn.few_shot import WordTrainer
+from kwsd.learn.second_stage import CHECKS_PER_HOUR
 from kwsd.model.bundle import ENCODER
 from kwsd.ort import onnxruntime
 from kwsd.server.hub import Filter, Hub, Subscriber
@@ -48,7 +49,8 @@ def stages(seconds: float) -> dict[str, float]:
     `verification_ms_per_wake` milliseconds, `hub_us_per_event` microseconds. With a checker there
     are also `checks_per_hour` of such speech, all words together, `check_ms`, the milliseconds of
     one, and `checks_s_per_hour`, the seconds of all. Where it knows words, `added_checks_per_hour`
-    and `added_checks_s_per_hour` are those of one added word.
+    and `added_checks_s_per_hour` are those of one added word, and `added_budget_per_hour` is how
+    many such a word may ask for, in the speech that it was made with.
     """
     audio = scenes.speech(seconds)
     engine = Kwsd(KWSD_WORDS)
@@ -113,6 +115,7 @@ def added_checks(audio: np.ndarray) -> dict[str, float]:
     return {
         "added_checks_per_hour": detector.checker.checks * an_hour,
         "added_checks_s_per_hour": spent["checks"] * an_hour,
+        "added_budget_per_hour": CHECKS_PER_HOUR,
     }
 
 
