@@ -5,9 +5,10 @@ Pure functions of scores; nothing here knows where they came from.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -28,6 +29,8 @@ HIGHEST_THRESHOLD = 0.999
 """No threshold that is measured or calibrated is higher."""
 MIN_PEAK = 0.01
 """Scores below it are no peaks."""
+MOST_AN_HOUR = 3600.0
+"""No more false accepts fit into an hour."""
 
 
 def false_accept_peaks(scores: np.ndarray, merge_chunks: int = MERGE_CHUNKS) -> list[float]:
@@ -129,6 +132,25 @@ def tail_rate(
     if seen >= count:
         return seen / hours
     return count / hours * math.exp(-(_logit(threshold) - base) / scale)
+
+
+def rate_between(points: Iterable[tuple[float, float]], threshold: float) -> float | None:
+    """Return the rate per hour at `threshold`, of (threshold, rate) points that were measured.
+
+    Its logarithm is linear in the threshold's logit between two points, and beyond the outer ones,
+    as that of an exponential tail is. None where fewer than two thresholds tell it.
+    """
+    logs = {_logit(at): math.log(rate) for at, rate in points}
+    logit = _logit(threshold)
+    if logit in logs:
+        return math.exp(logs[logit])
+    if len(logs) < 2:
+        return None
+    at = sorted(logs)
+    n = min(max(bisect.bisect(at, logit), 1), len(at) - 1)
+    low, high = at[n - 1], at[n]
+    slope = (logs[high] - logs[low]) / (high - low)
+    return math.exp(min(logs[low] + slope * (logit - low), math.log(MOST_AN_HOUR)))
 
 
 def _tail(peaks: np.ndarray, usual: float | None = None) -> tuple[float, float, int]:

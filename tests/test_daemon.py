@@ -156,14 +156,20 @@ def test_reload_applies_words_and_thresholds_without_losing_audio(
         before = client.request(Status())
         id = before.words["computer"].id
         assert id
-        assert before.words == {"computer": ActiveWordInfo(0.9, "configured", id)}
+        rate = before.words["computer"].rate
+        assert before.words == {"computer": ActiveWordInfo(0.9, "configured", id, rate)}
+        assert rate
+        assert (rate.asked, before.false_accepts_per_hour) == (None, rate.held)
         config.write_text("words: {alexa: , computer: {threshold: 0.4}}\n")
         daemon.process.send_signal(signal.SIGHUP)
         deadline = time.monotonic() + 5
         while list((after := client.request(Status())).words) != ["alexa", "computer"]:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        assert after.words["computer"] == ActiveWordInfo(0.4, "configured", id)
+        rate = after.words["computer"].rate
+        assert after.words["computer"] == ActiveWordInfo(0.4, "configured", id, rate)
+        sum_held = sum(word.rate.held for word in after.words.values() if word.rate)
+        assert after.false_accepts_per_hour == pytest.approx(sum_held, abs=1e-3)
         config.write_text("words: {hal: }\n")
         with pytest.raises(DaemonError, match="no model of 'hal'"):
             client.request(Reload())

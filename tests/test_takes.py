@@ -381,7 +381,7 @@ def test_a_word_is_made_again_from_its_takes(
     wavs = [str(tmp_path / f"b{n}.wav") for n in range(3)]
     for wav, voice in zip(wavs, VOICES, strict=False):
         soundfile.write(wav, np.concatenate([hiss(0.4), say(PHRASE, voice), hiss(0.4)]), RATE)
-    status, printed = run("add hey_banana --yes --wav", *wavs)
+    status, printed = run("add hey_banana --rate 1/day --yes --wav", *wavs)
     assert (status, "takes: {keep: off}` keeps none" in printed) == (0, True), printed
     store = TakeStore(state)
     before = store.listed(NAME)
@@ -390,11 +390,15 @@ def test_a_word_is_made_again_from_its_takes(
     path = words.path(NAME)
     with monkeypatch.context() as patched:  # one of an earlier kwsd
         patched.setattr("kwsd.state.words.FORMAT", 2)
-        path.write_bytes(to_bytes(deaf_banana))
+        earlier = words.load(NAME)
+        assert earlier.made.rate == 1 / 24
+        path.write_bytes(to_bytes(replace(deaf_banana, made=earlier.made)))
     assert "`kwsd word rebuild 'hey banana'`" in run("list")[1]
     status, printed = run("rebuild --yes --json")
     assert (status, '{"rebuilt": ["hey_banana"], "lost": {}}' in printed) == (0, True), printed
-    assert (words.load(NAME).made.takes, store.listed(NAME)) == (3, before)
+    made = words.load(NAME).made
+    assert (made.takes, made.of, made.rate) == (3, "recordings", 1 / 24)
+    assert store.listed(NAME) == before
     (state / "takes" / path.stem / f"{before[0].id}.flac").write_bytes(b"junk")
     status, printed = run("takes hey_banana play 1")
     assert (status, "damaged (it is no FLAC" in printed) == (cli.DATA, True)
@@ -406,6 +410,7 @@ def test_a_word_is_made_again_from_its_takes(
     status, printed = run("takes hey_banana trim 2 0.5 1.1 --yes")
     assert (status, "left out: take 1 (b0.wav)" in printed) == (0, True), printed
     assert [one.span for one in store.listed(NAME)] == ["found", "trimmed", "found"]
+    assert words.load(NAME).made.rate == 1 / 24
     status, printed = run("takes hey_banana redo 1 --yes --wav", wavs[0])
     assert (status, "2: b1.wav, the word is at 0.50–1.10 of" in run("takes hey_banana")[1]) == (
         0,
@@ -413,6 +418,9 @@ def test_a_word_is_made_again_from_its_takes(
     ), printed
     assert run("takes hey_banana play 2 --out", str(tmp_path / "out.wav"))[0] == 0
     assert len(soundfile.read(tmp_path / "out.wav")[0]) == round(0.6 * RATE)
+    assert words.load(NAME).made.rate == 1 / 24
+    assert run("rebuild hey_banana --rate 0.5 --yes")[0] == 0
+    assert words.load(NAME).made.rate == 0.5
     status, printed = run("takes hey_banana clear")
     assert (status, "3 take(s) of hey_banana, from which it can be made" in printed) == (65, True)
     assert run("takes hey_banana clear --yes") == (0, "3 take(s) deleted\n")

@@ -59,6 +59,18 @@ def add_holder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--holder", default=CLI_HOLDER, metavar="NAME", help=text)
 
 
+def add_rate(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add `--rate`, described by `text`."""
+    parser.add_argument("--rate", metavar="RATE", help=text)
+
+
+def rate(arguments: argparse.Namespace) -> float | None:
+    """Return the false wakes an hour that are asked for, if any are. Raises ValueError."""
+    from kwsd.client.calibrate import parse_rate
+
+    return None if arguments.rate is None else parse_rate(arguments.rate)
+
+
 def add_details(parser: argparse.ArgumentParser, text: str = "") -> None:
     """Add `--details`; `text` says who may ask for them."""
     parser.add_argument(

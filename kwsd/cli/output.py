@@ -17,7 +17,7 @@ import msgspec
 
 from kwsd.audio.format import SAMPLE_RATE, SILENCE_DBFS
 from kwsd.events import Event, Lag, MicrophoneChange, Rejected, SpeakerMatch, to_dict
-from kwsd.protocol.data import ClipInfo, PauseInfo
+from kwsd.protocol.data import ClipInfo, PauseInfo, RateInfo
 
 if TYPE_CHECKING:
     from kwsd.client.exchange import Gap
@@ -105,6 +105,17 @@ def event_sentence(event: Event, *, details: bool = False) -> str:
     if event.stale and event.latency_ms is not None:
         late = f", {event.latency_ms / 1000:.1f} s late"
     return f"{kind}: “{word}”{by}, {score}, {span}{late}"
+
+
+def rate_sentence(rate: RateInfo) -> str:
+    """Return how often a word wakes by mistake."""
+    text = f"{rate.held:.2g} false wakes an hour of speech"
+    if rate.low is not None and rate.high is not None:
+        text += f" ({rate.low:.1g} to {rate.high:.1g})"
+    asked = rate.asked
+    if asked is not None and abs(rate.held - asked) > 0.05 * asked:
+        text += f", asked for {asked:.2g}"
+    return text
 
 
 def pause_sentence(pauses: Sequence[PauseInfo]) -> str:

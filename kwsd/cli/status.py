@@ -6,7 +6,7 @@ import argparse
 
 from kwsd.cli import options
 from kwsd.cli.endpoint import connect_daemon
-from kwsd.cli.output import channel_levels, pause_sentence, print_json
+from kwsd.cli.output import channel_levels, pause_sentence, print_json, rate_sentence
 from kwsd.protocol.commands import Status
 from kwsd.protocol.replies import StatusReply
 
@@ -43,6 +43,7 @@ def _sentences(status: StatusReply) -> list[str]:
     if status.lag_s is not None and status.lag_s >= 0.1 and not paused:
         microphone += f", {status.lag_s:.1f} s behind"
     words = [f"{name} (threshold {word.threshold:.2f})" for name, word in status.words.items()]
+    rates = {name: word.rate for name, word in status.words.items() if word.rate}
     disabled = f"; disabled: {', '.join(status.disabled)}" if status.disabled else ""
     speakers = "no speaker is enrolled"
     if status.speakers:
@@ -51,10 +52,15 @@ def _sentences(status: StatusReply) -> list[str]:
     if status.checker:
         checks = f"{status.checker.checks} time(s) so far"
         checked = f"the {status.checker.size} checker hears candidates again, {checks}"
+    together = []
+    if (all := status.false_accepts_per_hour) is not None and len(rates) > 1:
+        together = [f"  all together: {all:.2g} false wakes an hour of speech"]
     streams = f", {status.streams} stream(s) of audio" if status.streams else ""
     lines = [
         f"up for {status.uptime_s:.0f} s, {microphone}",
         f"listens for {', '.join(words) or 'no word'}{disabled}",
+        *(f"  {name}: {rate_sentence(rate)}" for name, rate in rates.items()),
+        *together,
         checked,
         f"{speakers}; {status.clients} client(s){streams}",
     ]

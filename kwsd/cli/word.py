@@ -16,6 +16,7 @@ from kwsd.cli.output import (
     confirmed,
     fail,
     print_json,
+    rate_sentence,
     show,
     write_file,
 )
@@ -92,6 +93,11 @@ def _add_origin(add: argparse.ArgumentParser) -> None:
         action="store_true",
         help="no recordings: the labeled clips of a word of this name, which is lost or refused",
     )
+    options.add_rate(
+        add,
+        "false wakes an hour of continuous speech that its threshold allows, such as 1/week "
+        "(default 0.1, or more where it would miss most of its takes)",
+    )
     add.add_argument(
         "--room",
         action="store_true",
@@ -130,6 +136,7 @@ def _add(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
     from kwsd.client.enroll import check_rights
     from kwsd.learn.few_shot import WordTrainer
 
+    rate = options.rate(arguments)
     client = endpoint.client
     if client is None and (arguments.record or arguments.room):
         text = "--record and --room need the daemon, which listens to the microphone"
@@ -150,6 +157,7 @@ def _add(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
         show,
         lambda: confirmed(yes=arguments.yes),
         room,
+        rate,
     )
     if arguments.json:
         report = {
@@ -218,13 +226,18 @@ def _improve(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
 
 
 def _list(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
+    from msgspec import to_builtins
+
     from kwsd.protocol.commands import GetCalibration, Words
+    from kwsd.protocol.data import all_together
 
     found = endpoint.requester.request(Words())
-    if arguments.json:
-        print_json(found)
-        return 0
     in_force = endpoint.requester.request(GetCalibration()).words
+    together = all_together(word.rate for word in in_force.values())
+    if arguments.json:
+        more = {"in_force": in_force, "false_accepts_per_hour": together}
+        print_json({**to_builtins(found), **more})
+        return 0
     origins = dict.fromkeys(found.bundled, "comes with kwsd")
     for word in found.words:
         takes = f"{word.made.takes or '?'} takes of {word.length_s:.1f} s"
@@ -233,7 +246,11 @@ def _list(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
         active = "not listened for"
         if name in in_force:
             active = f"listened for, threshold {in_force[name].threshold:.2f}"
+            if rate := in_force[name].rate:
+                active += f": {rate_sentence(rate)}"
         print(f"{name}: {origin}, {active}")
+    if together is not None:
+        print(f"all together: {together:.2g} false wakes an hour of speech")
     if not found.words:
         print("no words were added; `kwsd word add` makes one")
     for why in found.unusable:

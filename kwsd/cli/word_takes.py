@@ -32,6 +32,9 @@ def add_actions(actions: options.Actions) -> None:
     """Add the actions; the verb adds the options of an endpoint to them."""
     rebuild = options.add_action(actions, "rebuild", "make words again from their takes and clips")
     rebuild.add_argument("words", nargs="*", metavar="WORD", help="default: every added word")
+    options.add_rate(
+        rebuild, "hold them to another rate of false wakes an hour of speech (default: their own)"
+    )
     options.add_yes(rebuild)
     takes = options.add_action(actions, "takes", "list, play, trim and redo the takes of a word")
     takes.add_argument("word", metavar="WORD")
@@ -89,12 +92,13 @@ def rebuild(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
     """Make words again and print which, and which not."""
     from kwsd.client import rebuild as client
 
+    rate = options.rate(arguments)
     trainer = _trainer(arguments, endpoint, "making words again")
     requester = endpoint.requester
     named = arguments.words
     names = named or client.every_word(requester)
     made, lost = client.rebuild_all(
-        requester, trainer, names, show, lambda: confirmed(yes=arguments.yes)
+        requester, trainer, names, show, lambda: confirmed(yes=arguments.yes), rate
     )
     if arguments.json:
         rebuilt = [one.word.name for one in made if one.kept]

@@ -9,6 +9,7 @@ import numpy as np
 
 from kwsd.learn.few_shot import WordTrainer, stored_clips, stored_takes
 from kwsd.learn.word_takes import WordTake
+from kwsd.metrics import SCORE_DIGITS
 from kwsd.state.words import AddedWord
 
 RATES = 0.01, 20.0
@@ -29,7 +30,10 @@ class MadeAgain:
 
 
 def kept_rate(trainer: WordTrainer, word: AddedWord, threshold: float) -> float:
-    """Return the false accepts per hour of a word at `threshold`, as it is to keep them."""
+    """Return the false accepts per hour of a word at `threshold`, as it is to keep them: those
+    that its user has asked for, where that is its own threshold."""
+    if word.made.rate is not None and abs(threshold - word.threshold) < 10**-SCORE_DIGITS:
+        return word.made.rate
     return float(np.clip(trainer.rate(word, threshold), *RATES))
 
 

@@ -48,8 +48,10 @@ def rebuild_all(
     names: Sequence[str],
     show: Callable[[str], None],
     confirm: Callable[[], bool],
+    rate: float | None = None,
 ) -> tuple[list[Added], list[Lost]]:
-    """Make words again, one after the other; one that cannot be does not keep others from it.
+    """Make words again, one after the other, as `rebuild` does; one that cannot be does not keep
+    others from it.
 
     Raises RequestError where nobody answers.
     """
@@ -57,7 +59,7 @@ def rebuild_all(
     lost = []
     for name in names:
         try:
-            made.append(rebuild(requester, trainer, name, show, confirm))
+            made.append(rebuild(requester, trainer, name, show, confirm, rate=rate))
         except (WordError, RequestError) as error:
             if isinstance(error, RequestError) and error.code in ("closed", "permission_denied"):
                 raise
@@ -73,12 +75,13 @@ def rebuild(
     show: Callable[[str], None],
     confirm: Callable[[], bool],
     recordings: Sequence[Recording] | None = None,
+    rate: float | None = None,
 ) -> Added:
     """Make a word again from its takes and labeled clips, and keep it if confirmed.
 
-    `recordings` are its takes from now on; without, those that are kept are. The word that was
-    there is replaced at once, or not at all. Raises WordError where there are too few, or
-    RequestError.
+    `recordings` are its takes from now on; without, those that are kept are. It is held to `rate`,
+    without one to what it was held to before. The word that was there is replaced at once, or not
+    at all. Raises WordError where there are too few, or RequestError.
     """
     name, kept = fetch(requester, name)
     takes = _encoded(trainer, name, kept if recordings is None else recordings)
@@ -99,7 +102,8 @@ def rebuild(
             f"warning: {len(gone)} clips that {name} had learned from are deleted or no longer "
             f"labeled; it is made without them"
         )
-    return words.make(requester, trainer, name, takes, before.of, show, confirm)
+    asked = before.rate if rate is None else rate
+    return words.make(requester, trainer, name, takes, before.of, show, confirm, rate=asked)
 
 
 def trimmed(
@@ -184,8 +188,9 @@ def _encoded(trainer: WordTrainer, name: str, recordings: Sequence[Recording]) -
 
 def _made_from(requester: Requester, name: str) -> MadeFrom:
     """Return how the word was made, as far as that can be read."""
-    found = {one.name: one.made for one in words.listed(requester).words}
-    return found.get(name, MadeFrom())
+    listed = words.listed(requester)
+    lost = zip(listed.unusable_words, listed.unusable_made, strict=True)
+    return {**dict(lost), **{one.name: one.made for one in listed.words}}.get(name, MadeFrom())
 
 
 def _too_few(name: str, takes: Takes, before: MadeFrom) -> str:

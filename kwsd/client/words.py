@@ -24,6 +24,7 @@ from kwsd.learn.few_shot import MIN_TAKES, WordTrainer
 from kwsd.learn.quality import Quality
 from kwsd.learn.takes import REPEATED, KnownRecordings, TakeRejected
 from kwsd.learn.word_takes import WordTake, WrongClip
+from kwsd.metrics import COUNTED
 from kwsd.model.bundle import Bundle
 from kwsd.names import look_up
 from kwsd.protocol import commands
@@ -270,16 +271,17 @@ def add(
     show: Callable[[str], None],
     confirm: Callable[[], bool],
     room: np.ndarray | None = None,
+    rate: float | None = None,
 ) -> Added:
     """Make a word from the takes of `record()`, `show` how good it is, and keep it if confirmed.
 
-    `room`: int16 `[sample]` of the room, without the word. Raises
-    WordError (such a word exists, or too few takes can be used), SynthesisError (its text cannot be
-    spoken) or RequestError.
+    `room`: int16 `[sample]` of the room, without the word; `rate`: as `WordTrainer.make` takes it.
+    Raises WordError (such a word exists, or too few takes can be used), SynthesisError (its text
+    cannot be spoken) or RequestError.
     """
     names = [one.name for one in listed(requester).words]
     name = free_name(names, trainer.bundle, name)
-    return make(requester, trainer, name, record(), origin, show, confirm, room)
+    return make(requester, trainer, name, record(), origin, show, confirm, room, rate)
 
 
 def make(
@@ -291,6 +293,7 @@ def make(
     show: Callable[[str], None],
     confirm: Callable[[], bool],
     room: np.ndarray | None = None,
+    rate: float | None = None,
 ) -> Added:
     """Make the word `name` from takes, `show` how good it is, and keep it if confirmed, with its
     recordings where these are to be kept.
@@ -306,12 +309,16 @@ def make(
         show(f"left out: {why}")
     if len(takes.usable) > MAX_STORED:
         show(f"of {len(takes.usable)} takes the last {MAX_STORED} are used")
-    word, quality = trainer.make(name, takes.usable, others, wrong=takes.wrong, room=room)
+    word, quality = trainer.make(
+        name, takes.usable, others, wrong=takes.wrong, room=room, rate=rate
+    )
     again = alike.made_again(trainer, word, takes.usable, others)
     by_name = {one.name: one for one in [*others, *(each.word for each in again)]}
     also_wakes = trainer.also_wakes(name, takes.usable, [*by_name.values()])
     quality = replace(quality, also_wakes=also_wakes)
-    made = msgspec.structs.replace(word.made, of=origin, kwsd=__version__, clips=takes.clips)
+    made = msgspec.structs.replace(
+        word.made, of=origin, kwsd=__version__, clips=takes.clips, rate=rate
+    )
     word = replace(word, made=made)
     show(describe(name, quality))
     for each in again:
@@ -354,9 +361,13 @@ def describe(name: str, quality: Quality) -> str:
     if quality.candidates:
         checks = f"; the checker is asked {quality.candidates.checks_per_hour:.0f} times in one"
     low, high = quality.interval
+    expected = quality.false_accepts_per_hour
+    told = f"counted in {quality.bank_hours:.1f} h of it"
+    if expected * quality.bank_hours < COUNTED:
+        told = f"extrapolated: {quality.bank_hours:.1f} h of it are too few to count so rare ones"
     return (
         f"{name}: {quality.takes} takes of {quality.length_s:.1f} s. Left out one after the other, "
         f"{quality.missed} of them would be missed, {quality.missed_in_noise} in noise at 10 dB; "
-        f"about {quality.false_accepts_per_hour:.2g} false wakes an hour of continuous speech "
-        f"({low:.1g} to {high:.1g}: extrapolated from {quality.bank_hours:.1f} h of it){checks}"
+        f"about {expected:.2g} false wakes an hour of continuous speech "
+        f"({low:.1g} to {high:.1g}, {told}){checks}"
     )

@@ -31,12 +31,12 @@ from kwsd.metrics import SCORE_DIGITS
 from kwsd.model.bundle import Bundle, CheckerModel, WordModel
 from kwsd.model.manifest import CHECKED_FLOOR
 from kwsd.names import look_up
-from kwsd.protocol.data import Band, ThresholdOrigin
+from kwsd.protocol.data import Band, RateInfo, ThresholdOrigin, all_together, rate_at
 from kwsd.state.calibration import Calibration
 from kwsd.state.library import Library
 from kwsd.state.second_stage import SecondStage
 from kwsd.state.voiceprints import Voiceprint
-from kwsd.state.words import AddedWord
+from kwsd.state.words import DEFAULT_RATE, AddedWord
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class ActiveWord:
     """Whether a threshold was calibrated, for other scores than it has now."""
     is_for_another_checker: bool = False
     """Whether it has a second stage that the checker in force cannot hear."""
+    rate: RateInfo | None = None
+    """How often it wakes by mistake; None where that was not measured."""
 
     @property
     def second(self) -> SecondStage | None:
@@ -134,6 +136,11 @@ class DetectorSetup:
     """Whether of words that fire on one utterance only the best wakes."""
     disabled: tuple[str, ...] = ()
     """Words that it could listen for, and that are disabled."""
+
+    @property
+    def false_accepts_per_hour(self) -> float | None:
+        """Those to expect of all words together; None where no word's were measured."""
+        return all_together(word.rate for word in self.words.values())
 
     @property
     def warnings(self) -> list[str]:
@@ -311,6 +318,11 @@ def _active_word(
         threshold = calibrated
         origin = "calibrated"
     least = 0.0 if candidate is None else CHECKED_FLOOR
+    asked = None
+    if calibration and origin == "calibrated":
+        asked = calibration.words[name].rate
+    elif isinstance(model, AddedWord) and origin == "model":
+        asked = model.made.rate or DEFAULT_RATE
     return ActiveWord(
         model=model,
         threshold=_rounded(threshold, least),
@@ -321,6 +333,7 @@ def _active_word(
         and calibration is not None
         and name in calibration.words,
         is_for_another_checker=is_for_another_checker,
+        rate=rate_at(model.operating_points, threshold, asked),
     )
 
 

@@ -146,6 +146,7 @@ class WordTrainer:
             length_s=word.length_s,
             false_accepts_per_hour=expected,
             interval=judged.interval(threshold),
+            asked=RATES[0] if rate is None else rate,
             traded=rate is None and expected > RATES[0],
             bank_hours=judged.hours,
             outliers=tuple(outliers.tolist()),

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kwsd.metrics import rate_interval, tail_rate, tail_threshold
+from kwsd.metrics import HIGHEST_THRESHOLD, rate_interval, tail_rate, tail_threshold
 from kwsd.protocol.data import OperatingPoint
+from kwsd.state.words import DEFAULT_RATE
 
-RATES = (0.1, 0.5, 1.0)
+RATES = (DEFAULT_RATE, 0.5, 1.0)
 """False accepts per hour of continuous speech of the operating points: strict, balanced and
 lenient."""
 MOST_MISSED = 1 / 3
@@ -37,13 +38,19 @@ class Judged:
 
     def threshold(self, rate: float) -> tuple[float, float]:
         """Return the threshold at a rate of false accepts per hour, and the rate at it: lower where
-        the parts of the phrase, or rivals, ask for a higher threshold."""
-        threshold = tail_threshold(self.peaks, self.hours, rate)
+        the parts of the phrase, or rivals, ask for a higher threshold; higher where no threshold
+        gives so low a rate."""
+        threshold, held = self._at(rate)
         lower = np.concatenate([self.parts, self.rivals])
         above = above_parts(lower, self.takes[:, 0], threshold)
         if above <= threshold:
-            return threshold, rate
+            return threshold, held
         return above, tail_rate(self.peaks, self.hours, above)
+
+    def _at(self, rate: float) -> tuple[float, float]:
+        threshold = tail_threshold(self.peaks, self.hours, rate)
+        held = tail_rate(self.peaks, self.hours, threshold)
+        return threshold, rate if threshold < HIGHEST_THRESHOLD else max(rate, held)
 
     def choose(self, rate: float | None) -> tuple[float, float]:
         """Return the threshold at a rate, and the rate at it, as `threshold` does.
@@ -65,10 +72,10 @@ class Judged:
         """Return the operating points at `RATES`."""
         points = []
         for rate in RATES:
-            at = tail_threshold(self.peaks, self.hours, rate)
+            at, held = self._at(rate)
             missed, missed_in_noise = (self.takes < at).mean(axis=0).tolist()
             low, high = self.interval(at)
-            points.append(OperatingPoint(at, rate, missed, missed_in_noise, low, high))
+            points.append(OperatingPoint(at, held, missed, missed_in_noise, low, high))
         return tuple(points)
 
 

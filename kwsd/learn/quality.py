@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kwsd.learn.judged import RATES
 from kwsd.learn.second_stage import CHECKS_PER_HOUR, Candidates
 
 FEW_TAKES = 3
@@ -27,8 +26,10 @@ class Quality:
     """Expected at that threshold, of continuous speech."""
     interval: tuple[float, float]
     """95 % bounds of these."""
+    asked: float
+    """Those that were asked for."""
     traded: bool
-    """Whether that is more than `RATES[0]`, for the sake of its takes."""
+    """Whether it is set to more than these for the sake of its takes: nobody asked for a rate."""
     bank_hours: float
     outliers: tuple[int, ...]
     """Takes that the others hardly resemble."""
@@ -60,8 +61,12 @@ class Quality:
         for word, share in self.also_wakes.items():
             fix = "choose a word that sounds less like it"
             warnings.append(f"{share:.0%} of the takes also wake {word!r}: {fix}")
-        if self.candidates:
-            warnings += self._of_candidates(self.candidates)
+        if self.candidates and self.candidates.lost > 1:
+            warnings.append(
+                f"{self.candidates.lost} of the takes might not even be heard by the checker, "
+                f"which is asked {CHECKS_PER_HOUR:.0f} times an hour of continuous speech at most: "
+                "more takes, or a longer phrase, help"
+            )
         if self.several_voices:
             warnings.append(
                 "the takes sound like several people: it will wake for each of them; "
@@ -72,30 +77,23 @@ class Quality:
                 f"it lasts {self.length_s:.1f} s; words of two syllables or more, "
                 "0.5 s at least, are recognized far better"
             )
+        held = self.false_accepts_per_hour
+        remedy = "a longer phrase, or more takes, bear a stricter threshold"
         if self.traded:
             warnings.append(
-                f"at {RATES[0]} false wakes an hour of continuous speech it would miss more than a "
-                f"third of its takes; it is set to {self.false_accepts_per_hour:.2g}, which `kwsd "
-                "calibrate` changes: a longer phrase, or more takes, bear a stricter threshold"
+                f"at {self.asked:g} false wakes an hour of continuous speech it would miss more "
+                f"than a third of its takes; it is set to {held:.2g}, which `--rate` and `kwsd "
+                f"calibrate` change: {remedy}"
+            )
+        elif held > self.asked:
+            low, high = self.interval
+            warnings.append(
+                f"no threshold holds it to {self.asked:.2g} false wakes an hour of continuous "
+                f"speech; {held:.2g} are to be expected ({low:.1g} to {high:.1g}): {remedy}"
             )
         if self.missed > self.takes / 3:
             warnings.append(
                 "more than a third of its own takes would be missed: it is too short, too common "
                 "in speech, or its takes differ too much; more takes, or a longer phrase, help"
-            )
-        return warnings
-
-    def _of_candidates(self, found: Candidates) -> list[str]:
-        """Return which bound of the candidates gave way: their number, or the takes among them."""
-        remedy = "more takes, or a longer phrase, help"
-        warnings = []
-        if found.checks_per_hour > CHECKS_PER_HOUR:
-            warnings.append(
-                f"its takes differ so much that it asks the checker {found.checks_per_hour:.0f} "
-                f"times an hour of continuous speech instead of {CHECKS_PER_HOUR:.0f}: {remedy}"
-            )
-        if found.lost:
-            warnings.append(
-                f"{found.lost} of the takes would not even be heard by the checker: {remedy}"
             )
         return warnings

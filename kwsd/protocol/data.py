@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
 from kwsd.events import SpeakerMatch
+from kwsd.metrics import rate_between
 
 ThresholdOrigin = Literal["configured", "calibrated", "model"]
 """Who sets a threshold: the configuration, a calibration, or the model."""
@@ -19,6 +20,8 @@ ClipLabel = Literal["right", "wrong"]
 Band = Literal["wide", "telephone", "unknown"]
 """The band of a recording, as far as it shows; a telephone carries nothing above 4 kHz."""
 Threshold = Annotated[float, Meta(gt=0, le=1)]
+MAX_RATE = 100.0
+"""Most false accepts per hour that a threshold may be asked to have."""
 MAX_TAKES = 32
 """Takes of a word that are kept."""
 MAX_TAKE_SAMPLES = 20 * 16_000
@@ -30,6 +33,24 @@ class Data(Struct, frozen=True):
     """A part of a message."""
 
 
+class RateInfo(Data, frozen=True):
+    """How often a word wakes by mistake."""
+
+    asked: float | None
+    """False accepts per hour that its threshold was chosen for; null for a configured number."""
+    held: float
+    """Those to expect at the threshold in force, of the audio that its model was measured on."""
+    low: float | None = None
+    """95 % bounds of these, as far as the tail of its scores tells."""
+    high: float | None = None
+
+
+def all_together(rates: Iterable[RateInfo | None]) -> float | None:
+    """Return the false accepts per hour to expect of several words; None where none is known."""
+    known = [rate.held for rate in rates if rate]
+    return round(sum(known), 4) if known else None
+
+
 class ActiveWordInfo(Data, frozen=True):
     """A word that the detector listens for."""
 
@@ -37,6 +58,8 @@ class ActiveWordInfo(Data, frozen=True):
     origin: ThresholdOrigin
     id: str = ""
     """Id of its model."""
+    rate: RateInfo | None = None
+    """Null where it was not measured."""
 
 
 class WordScores(Data, frozen=True):
@@ -130,6 +153,32 @@ class OperatingPoint(Data, frozen=True, omit_defaults=True):
     high: float | None = None
 
 
+def rate_at(
+    points: Sequence[OperatingPoint], threshold: float, asked: float | None = None
+) -> RateInfo | None:
+    """Return how often a word with these operating points wakes by mistake at `threshold`.
+
+    Where nobody says which rate was `asked` for, it is that of the point which has this threshold.
+    None where they do not tell.
+    """
+
+    def between(rates: Iterable[float | None]) -> float | None:
+        measured = [
+            (point.threshold, rate) for point, rate in zip(points, rates, strict=True) if rate
+        ]
+        found = rate_between(measured, threshold)
+        return None if found is None else round(found, 6)
+
+    held = between(point.false_accepts_per_hour for point in points)
+    if held is None:
+        return None
+    if asked is None:
+        of_points = {point.threshold: point.false_accepts_per_hour for point in points}
+        asked = of_points.get(threshold)
+    low, high = between(one.low for one in points), between(one.high for one in points)
+    return RateInfo(asked, held, low, high)
+
+
 class MadeFrom(Data, frozen=True, omit_defaults=True):
     """How an added word was made."""
 
@@ -142,6 +191,9 @@ class MadeFrom(Data, frozen=True, omit_defaults=True):
     """Version of kwsd that made it."""
     clips: list[str] = []
     """Ids of the labeled clips it has learned from."""
+    rate: Annotated[float, Meta(gt=0, le=MAX_RATE)] | None = None
+    """False accepts per hour of continuous speech that its user has asked for; null for the
+    default, which gives way where most of its takes would be missed."""
 
 
 class AddedWordInfo(Data, frozen=True):
@@ -209,6 +261,8 @@ class CalibratedWord(Data, frozen=True):
     model: str
     """Id of the model of the word."""
     origin: ThresholdOrigin
+    rate: RateInfo | None = None
+    """Null where it was not measured."""
 
 
 class CalibratedSpeakers(Data, frozen=True):

@@ -16,6 +16,7 @@ from kwsd.protocol.data import (
     ClipInfo,
     LabeledTime,
     LookBack,
+    MadeFrom,
     MicrophoneInfo,
     PauseInfo,
     SpeakerInfo,
@@ -88,6 +89,8 @@ class StatusReply(Reply, frozen=True):
     """Words that it could listen for, and that are disabled."""
     streams: int = 0
     """How many streams of audio go to clients."""
+    false_accepts_per_hour: float | None = None
+    """Those to expect of all words together; null where no word's were measured."""
 
 
 class ConfigReply(Reply, frozen=True):
@@ -183,6 +186,8 @@ class WordsReply(Page, frozen=True, kw_only=True):
     """Why other added words cannot be used."""
     unusable_words: list[str] = []
     """Names of those words, or of their files where these hold none."""
+    unusable_made: list[MadeFrom] = []
+    """How each of them was made, as far as its file tells."""
     keeps_takes: bool = False
     """Whether the takes of new words are kept."""
 

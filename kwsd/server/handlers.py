@@ -180,7 +180,7 @@ class Handlers:
             real_time_factor=round(stats.cpu_s / audio_s, 6) if audio_s else None,
             encoded_share=round(encoded / stats.samples, 4) if stats.samples else None,
             words={
-                name: ActiveWordInfo(word.threshold, word.origin, word.model.id)
+                name: ActiveWordInfo(word.threshold, word.origin, word.model.id, word.rate)
                 for name, word in detector.setup.words.items()
             },
             checker=CheckerInfo(checker.graph.model.size, checker.checks) if checker else None,
@@ -202,6 +202,7 @@ class Handlers:
             pauses=self._parts.pauses.infos(),
             disabled=list(detector.setup.disabled),
             streams=self._streams.count,
+            false_accepts_per_hour=detector.setup.false_accepts_per_hour,
         )
 
     async def _state(self, session: ClientSession, command: Command) -> Reply:

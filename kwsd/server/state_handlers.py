@@ -219,11 +219,13 @@ class StateHandlers:
             checker = None
         word_id = checker.word_id if checker else None
         listed = [word.heard_with(word_id).info() for word in good.values()]
+        lost = [error.thing for error in bad if error.thing]
         return replies.WordsReply(
             bundled=list(self.bundle.words),
             words=listed,
             unusable=[str(error) for error in bad],
-            unusable_words=[self.takes.word_of(error.thing) for error in bad if error.thing],
+            unusable_words=[self.takes.word_of(name) for name in lost],
+            unusable_made=[self.words.made(name) for name in lost],
             keeps_takes=self.takes.keeps(),
         )
 
@@ -302,7 +304,7 @@ class StateHandlers:
         setup = self._setup()
         library = self.library()
         in_force = {
-            name: CalibratedWord(word.threshold, word.model.id, word.origin)
+            name: CalibratedWord(word.threshold, word.model.id, word.origin, word.rate)
             for name, word in setup.words.items()
         }
         return replies.CalibrationReply(

@@ -45,6 +45,9 @@ MAX_LENGTH_S = 10.0
 MAX_SCALE = 500.0
 """Greatest scale of frames: 127 times it is still a float16."""
 MAX_COUNT = 1 << 31
+DEFAULT_RATE = 0.1
+"""False accepts per hour of continuous speech that a word is held to where nobody asks for another
+rate."""
 ARRAYS: Kinds = {
     "head": Text(1 << 18),
     "weights": Numbers("<f4", (CONTEXT_FRAMES + 1, 1024)),
@@ -244,6 +247,10 @@ class _Name(Struct, frozen=True):
     name: str
 
 
+class _Made(Struct, frozen=True):
+    made: MadeFrom = MadeFrom()
+
+
 class _Head(Struct, frozen=True):
     """What a file says of a word, beside its arrays."""
 
@@ -320,6 +327,15 @@ class WordStore(Store[AddedWord]):
         """Return the name that a file holds. Raises Damaged."""
         head = npz.decode(data, {"head": ARRAYS["head"]})["head"].encode()
         return bounded_json.decode(head, _Name).name
+
+    def made(self, name: str) -> MadeFrom:
+        """Return how a word was made, as far as its file tells, of whatever encoder or format."""
+        try:
+            data = self._read(self.path(name), name)
+            head = npz.decode(data, {"head": ARRAYS["head"]})["head"].encode()
+            return bounded_json.decode(head, _Made).made
+        except (Damaged, WordError):
+            return MadeFrom()
 
     def parse(self, path: Path, name: str, data: bytes) -> AddedWord:
         """Return the word in the file of `name`. Raises WordError."""
