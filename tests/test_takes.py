@@ -388,10 +388,10 @@ def test_a_word_is_made_again_from_its_takes(
     assert [one.origin for one in before] == ["b0.wav", "b1.wav", "b2.wav"]
     words = WordStore(state, bundle.encoder_id, bundle.frame_dim)
     path = words.path(NAME)
+    earlier = words.load(NAME)
+    assert earlier.made.rate == 1 / 24
     with monkeypatch.context() as patched:  # one of an earlier kwsd
         patched.setattr("kwsd.state.words.FORMAT", 2)
-        earlier = words.load(NAME)
-        assert earlier.made.rate == 1 / 24
         path.write_bytes(to_bytes(replace(deaf_banana, made=earlier.made)))
     assert "`kwsd word rebuild 'hey banana'`" in run("list")[1]
     status, printed = run("rebuild --yes --json")
