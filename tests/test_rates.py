@@ -15,6 +15,7 @@ from kwsd.cli import main as cli
 from kwsd.cli.output import rate_sentence
 from kwsd.client.alike import kept_rate
 from kwsd.config import Config, WordConfig
+from kwsd.detect.rates import rate_at
 from kwsd.detect.setup import resolve
 from kwsd.learn.few_shot import WordTrainer
 from kwsd.learn.judged import Judged
@@ -28,7 +29,6 @@ from kwsd.protocol.data import (
     RateInfo,
     WordThreshold,
     all_together,
-    rate_at,
 )
 from kwsd.server.state_handlers import StateHandlers
 from kwsd.state.calibration import Calibration

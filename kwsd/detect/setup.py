@@ -25,13 +25,14 @@ from kwsd.config import (
     VadConfig,
     WordConfig,
 )
+from kwsd.detect.rates import rate_at
 from kwsd.detect.speaker_id import SpeakerScorer, best_match
 from kwsd.events import SpeakerMatch
 from kwsd.metrics import SCORE_DIGITS
 from kwsd.model.bundle import Bundle, CheckerModel, WordModel
 from kwsd.model.manifest import CHECKED_FLOOR
 from kwsd.names import look_up
-from kwsd.protocol.data import Band, RateInfo, ThresholdOrigin, all_together, rate_at
+from kwsd.protocol.data import Band, RateInfo, ThresholdOrigin, all_together
 from kwsd.state.calibration import Calibration
 from kwsd.state.library import Library
 from kwsd.state.second_stage import SecondStage

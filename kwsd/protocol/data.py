@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from kwsd.events import SpeakerMatch
-from kwsd.metrics import rate_between
 
 ThresholdOrigin = Literal["configured", "calibrated", "model"]
 """Who sets a threshold: the configuration, a calibration, or the model."""
@@ -151,32 +150,6 @@ class OperatingPoint(Data, frozen=True, omit_defaults=True):
     low: float | None = None
     """95 % bounds of the false accepts per hour, as far as the tail of their scores tells."""
     high: float | None = None
-
-
-def rate_at(
-    points: Sequence[OperatingPoint], threshold: float, asked: float | None = None
-) -> RateInfo | None:
-    """Return how often a word with these operating points wakes by mistake at `threshold`.
-
-    Where nobody says which rate was `asked` for, it is that of the point which has this threshold.
-    None where they do not tell.
-    """
-
-    def between(rates: Iterable[float | None]) -> float | None:
-        measured = [
-            (point.threshold, rate) for point, rate in zip(points, rates, strict=True) if rate
-        ]
-        found = rate_between(measured, threshold)
-        return None if found is None else round(found, 6)
-
-    held = between(point.false_accepts_per_hour for point in points)
-    if held is None:
-        return None
-    if asked is None:
-        of_points = {point.threshold: point.false_accepts_per_hour for point in points}
-        asked = of_points.get(threshold)
-    low, high = between(one.low for one in points), between(one.high for one in points)
-    return RateInfo(asked, held, low, high)
 
 
 class MadeFrom(Data, frozen=True, omit_defaults=True):
