@@ -55,8 +55,8 @@ _kwsd_command() {
         before=0
         ;;
     'kwsd word add')
-        options='-h --help -v --verbose --wav --record --text-only --from-clips --room --language --synthesis --no-synthesis --yes --config --socket --state --json'
-        single='--record --language --config --socket --state'
+        options='-h --help -v --verbose --wav --record --text-only --from-clips --rate --room --language --synthesis --no-synthesis --yes --config --socket --state --json'
+        single='--record --rate --language --config --socket --state'
         many='--wav'
         ;;
     'kwsd word improve')
@@ -84,8 +84,8 @@ _kwsd_command() {
         single='--config --socket --state'
         ;;
     'kwsd word rebuild')
-        options='-h --help -v --verbose --yes --config --socket --state --json'
-        single='--config --socket --state'
+        options='-h --help -v --verbose --rate --yes --config --socket --state --json'
+        single='--rate --config --socket --state'
         ;;
     'kwsd word takes')
         options='-h --help -v --verbose --config --socket --state --json'

@@ -251,6 +251,7 @@ _kwsd_word_add() {
         '--record[record N takes through the daemon'\''s microphone; three at least]:N: ' \
         '--text-only[no recordings\: espeak-ng says it; far worse\: the warning states by how much]' \
         '--from-clips[no recordings\: the labeled clips of a word of this name, which is lost or refused]' \
+        '--rate[false wakes an hour of continuous speech that its threshold allows, such as 1/week (default 0.1, or more where it would miss most of its takes)]:RATE: ' \
         '--room[train against what the daemon has just heard (lookback_s), without the word, too]' \
         '--language[of the synthetic voices, such as de or pt-br (default\: by the script of the text; English for Latin letters)]:CODE: ' \
         '(--synthesis --no-synthesis)'{--synthesis,--no-synthesis}'[add synthetic voices to the recordings (was worse)]' \
@@ -334,6 +335,7 @@ _kwsd_word_rebuild() {
     _arguments -S \
         '(-h --help)'{-h,--help}'[show this help message and exit]' \
         '(-v --verbose)'{-v,--verbose}'[log more]' \
+        '--rate[hold them to another rate of false wakes an hour of speech (default\: their own)]:RATE: ' \
         '--yes[keep it without asking]' \
         '--config[configuration (default\: the user'\''s, then /etc/kwsd/kwsd.yaml)]:FILE:_files' \
         '--socket[the daemon'\''s socket (default\: the configured one)]:PATH:_files' \
