@@ -7,9 +7,11 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -96,7 +98,9 @@ def test_what_is_in_the_package(packages: Path, tmp_path: Path) -> None:
     assert "License: near\n MIT." in (shared / "doc/kwsd/copyright").read_text()
     assert not (root / "etc").exists()  # the configuration is made, not overwritten
     sums = (root / "DEBIAN/md5sums").read_text().splitlines()
-    assert any(line.endswith("  usr/lib/kwsd/lib/python3.13/site-packages/near.py") for line in sums)
+    assert any(
+        line.endswith("  usr/lib/kwsd/lib/python3.13/site-packages/near.py") for line in sums
+    )
     assert not any(line.split("  ")[1].startswith("DEBIAN") for line in sums)
 
 
@@ -219,7 +223,7 @@ signal.pause()
 def test_the_app_starts_its_parts_and_announces_the_service(
     supervisor: HTTPServer, tmp_path: Path
 ) -> None:
-    with __import__("socket").create_server(("127.0.0.1", 0)) as free:
+    with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     calls = tmp_path / "calls"
     kwsd = tmp_path / "kwsd"
@@ -240,6 +244,10 @@ def test_the_app_starts_its_parts_and_announces_the_service(
     command = [sys.executable, str(tmp_path / "app.py")]
     with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
         assert supervisor.done.wait(30)  # type: ignore[attr-defined]
+        for _ in range(600):
+            if len(calls.read_text().splitlines()) == 2:
+                break
+            time.sleep(0.05)
         process.terminate()
         _, err = process.communicate(timeout=30)
     assert "app: announced to Home Assistant: ok" in err
