@@ -1,11 +1,13 @@
-"""A flood on `kwsd wyoming`, beside a daemon that listens: does the daemon slow?
+"""A flood on a bridge, beside a daemon that listens: does the daemon slow?
 
-    python tests/bridge_flood.py --clients 24 --seconds 40
+    python tests/bridge_flood.py --bridge wyoming --clients 24 --seconds 40
 
 A daemon hears a word every few seconds in real time, first beside an idle bridge and then beside
-one on which clients throw pings, unknown events, audio and starts of streams as fast as they can.
-The bridge has the `Nice=` of its unit, the flood the lowest priority. It prints the latency of the
-daemon's wakes as JSON.
+one on which clients throw what they can as fast as they can: on `wyoming` pings, unknown events,
+audio and starts of streams; on `mqtt`, by way of mosquitto, commands, births of Home Assistant,
+other rooms' candidates and noise; on `metrics` scrapes, endless heads and noise. The bridge, and
+the broker, have the `Nice=` of its unit, the flood the lowest priority. It prints the latency of
+the daemon's wakes as JSON.
 """
 
 from __future__ import annotations
@@ -36,12 +38,34 @@ from kwsd.protocol.errors import DaemonError
 
 NICE = ("nice", "-n", "10")
 """As the unit has it."""
+MQTT_CONNECT = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00"
 CHUNK = b'{"type":"audio-chunk","data":{"rate":16000,"width":2,"channels":1},"payload_length":%d}\n'
 
 
-def thrown(n: int) -> bytes:
+def published(topic: str, payload: str) -> bytes:
+    """Return a client of a broker that publishes a payload again and again, as MQTT 3.1.1."""
+    body = len(topic).to_bytes(2, "big") + topic.encode() + payload.encode()
+    assert len(body) < 128
+    return MQTT_CONNECT + (b"\x30" + bytes([len(body)]) + body) * 20_000
+
+
+def thrown(bridge: str, n: int) -> bytes:
     """Return what client `n` throws over and over."""
     noise = np.random.default_rng(n).normal(0, 3000, MAX_PAYLOAD // 2).astype("<i2").tobytes()
+    if bridge == "mqtt":
+        return (
+            published("kwsd/flood/pause/set", "perhaps"),
+            published("homeassistant/status", "online"),
+            published("kwsd/bath/candidate", '{"word":"computer","snr_db":1}'),
+            published("kwsd/bath/candidate", "x" * 90),
+        )[n % 4]
+    if bridge == "metrics":
+        return (
+            b"GET /metrics HTTP/1.1\r\n\r\n",
+            b"GET /metrics HTTP/1.1\r\nAccept: application/openmetrics-text\r\n\r\n",
+            b"GET /metrics HTTP/1.1\r\n" * 5000,
+            noise,
+        )[n % 4]
     return (
         b'{"type":"ping"}\n' * 5000,
         b'{"type":"nonsense"}\n' * 5000,
@@ -50,12 +74,12 @@ def thrown(n: int) -> bytes:
     )[n % 4]
 
 
-def flood(port: int, clients: int) -> None:
+def flood(bridge: str, port: int, clients: int) -> None:
     """Throw until the process is ended; who is thrown out connects again."""
     os.nice(19)
     selector = selectors.DefaultSelector()
     rests: dict[socket.socket, memoryview] = {}
-    data = [memoryview(thrown(n)) for n in range(4)]
+    data = [memoryview(thrown(bridge, n)) for n in range(4)]
 
     def join(n: int) -> None:
         with contextlib.suppress(OSError):
@@ -107,7 +131,22 @@ def daemon_at(path: Path, port: int) -> Client:
             time.sleep(0.1)
 
 
-def measure(clients: int, seconds: float) -> dict[str, object]:
+def served(bridge: str, port: int, folder: Path) -> list[tuple[str, ...]]:
+    """Return what is to be run so that the flood has something to go to."""
+    if bridge == "mqtt":
+        config = folder / "mosquitto.conf"
+        config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nuser root\n")
+        given = ("--host", "127.0.0.1", "--port", str(port), "--name", "flood")
+        return [
+            ("/usr/sbin/mosquitto", "-c", str(config)),
+            ("mqtt", *given, "--arbitrate", "300ms"),
+        ]
+    if bridge == "metrics":
+        return [("metrics", "--listen", f"127.0.0.1:{port}")]
+    return [("wyoming", "--uri", f"tcp://127.0.0.1:{port}")]
+
+
+def measure(bridge: str, clients: int, seconds: float) -> dict[str, object]:
     """Return the latencies of the daemon's wakes, alone and beside the flood."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -121,16 +160,17 @@ def measure(clients: int, seconds: float) -> dict[str, object]:
         where = ("--config", f"{folder}/c.yaml", "--socket", f"{folder}/k.sock")
         source = ("--source", f"{folder}/words.wav", "--state", f"{folder}/state", "--realtime")
         stack.enter_context(running(*kwsd, "run", *where, *source))
-        uri = ("--uri", f"tcp://127.0.0.1:{port}")
-        stack.enter_context(running(*NICE, *kwsd, "wyoming", *where, *uri))
+        for command in served(bridge, port, folder):
+            program = kwsd if command[0] == bridge else ()
+            stack.enter_context(running(*NICE, *program, *command, *(where if program else ())))
         client = stack.enter_context(daemon_at(folder / "k.sock", port))
         heard: list[Wake] = []
         threading.Thread(target=lambda: heard.extend(client.events(["wake"])), daemon=True).start()
         time.sleep(seconds)
         alone = [wake.latency_ms or 0.0 for wake in heard]
         before = len(heard)
-        throw = (sys.executable, __file__, "--port", str(port), "--clients", str(clients))
-        with running(*throw):
+        throw = ("--bridge", bridge, "--port", str(port), "--clients", str(clients))
+        with running(sys.executable, __file__, *throw):
             time.sleep(seconds)
         beside = [wake.latency_ms or 0.0 for wake in heard[before:]]
         client.close()
@@ -144,13 +184,14 @@ def measure(clients: int, seconds: float) -> dict[str, object]:
 def main() -> None:
     """Measure, and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bridge", choices=("wyoming", "mqtt", "metrics"), default="wyoming")
     parser.add_argument("--clients", type=int, default=24)
     parser.add_argument("--seconds", type=float, default=40.0)
     parser.add_argument("--port", type=int, help="only flood this port")
     arguments = parser.parse_args()
     if arguments.port:
-        flood(arguments.port, arguments.clients)
-    report = measure(arguments.clients, arguments.seconds)
+        flood(arguments.bridge, arguments.port, arguments.clients)
+    report = measure(arguments.bridge, arguments.clients, arguments.seconds)
     sys.stdout.write(json.dumps(report, indent=1) + "\n")
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import forked
+import numpy as np
+from conftest import Daemon, Start, hiss
 
 
 def free_port() -> int:
@@ -17,8 +22,48 @@ def free_port() -> int:
         return port
 
 
+class Fed(Daemon):
+    """A daemon that hears hiss for ever, and what a test writes into it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "--source", "-", stdin=forked.PIPE)
+        self._writing = threading.Lock()
+        self._over = threading.Event()
+        self._hissing = threading.Thread(target=self._hiss)
+        self._hissing.start()
+        self.connect().close()
+
+    def hear(self, samples: np.ndarray) -> None:
+        """Write int16 samples into its standard input."""
+        with self._writing:
+            super().hear(samples)
+
+    def _hiss(self) -> None:
+        with contextlib.suppress(OSError):  # it has gone
+            while not self._over.wait(0.1):
+                self.hear(hiss(0.1))
+
+    def kill(self) -> None:
+        """End it, whatever it does."""
+        self._over.set()
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        self._hissing.join()
+        super().kill()
+
+
+def fed(start: Start, folder: Path) -> Fed:
+    """Return a daemon that hears what a test writes into it."""
+    daemon = Fed(folder)
+    start.daemons.append(daemon)
+    return daemon
+
+
 class BridgeProcess:
     """`kwsd VERB` with a configuration of its own, beside the daemon of the folder."""
+
+    python: Sequence[str] = ("-m", "kwsd")
+    """The arguments of Python before those of `kwsd`."""
 
     def __init__(self, folder: Path, verb: str, config: str = "", *arguments: str) -> None:
         self.folder = folder
@@ -32,7 +77,7 @@ class BridgeProcess:
     def start(self) -> None:
         """Start it, and wait until it serves."""
         where = ["--config", str(self.config), "--socket", str(self.folder / "k.sock")]
-        command = ["-m", "kwsd", self._verb, *where, *self._arguments]
+        command = [*self.python, self._verb, *where, *self._arguments]
         self.ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         notify = self.folder / f"{self._verb}.notify"
         notify.unlink(missing_ok=True)

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import re
+import signal
 import subprocess
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import aiomqtt
 import forked
 import numpy as np
 import pytest
-from bridge_process import BridgeProcess
-from conftest import RATE, VOICES, Daemon, Start, hiss, say
+import syscalls
+from bridge_process import BridgeProcess, fed
+from conftest import RATE, ROOT, VOICES, Daemon, Start, hiss, say
 from mosquitto import Mosquitto, Proxy, ear
 
 from kwsd.model.bundle import Bundle
@@ -62,11 +69,9 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 
 
 @pytest.fixture
-def daemon(start: Start) -> Daemon:
+def daemon(start: Start, tmp_path: Path) -> Daemon:
     """A daemon that hears what the test writes into it."""
-    daemon = start("--source", "-", stdin=forked.PIPE)
-    daemon.connect().close()
-    return daemon
+    return fed(start, tmp_path)
 
 
 def spoken(text: str = "computer", voice: str = "en-us") -> np.ndarray:
@@ -370,8 +375,7 @@ def test_of_two_rooms_the_one_that_hears_better_answers(
     for room in ("bath", "hall"):
         folder = tmp_path / room
         folder.mkdir()
-        rooms[room] = start("--source", "-", stdin=forked.PIPE, folder=folder)
-        rooms[room].connect().close()
+        rooms[room] = fed(start, folder)
         serve(broker.port, "--name", room, "--arbitrate", "300ms", folder=folder)
 
     def far(samples: np.ndarray) -> np.ndarray:
@@ -501,3 +505,120 @@ def test_options_that_cannot_be(options: list[str], why: str, tmp_path: Path) ->
     assert done.returncode == 78
     assert why in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+AS_NOBODY = """
+import os, sys, encodings.idna, kwsd.bridges.mqtt.bridge  # what only root can read
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+from kwsd.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+class Nobodys(BridgeProcess):
+    """A bridge of a user without any rights."""
+
+    python = ("-c", AS_NOBODY)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_who_may_not_pause_has_no_switch(broker: Mosquitto, daemon: Daemon, tmp_path: Path) -> None:
+    for folder in [tmp_path, *tmp_path.parents]:
+        folder.chmod(folder.stat().st_mode | 0o055)
+    daemon.socket.chmod(0o666)
+    previous = os.umask(0)
+    given = ("--host", "127.0.0.1", "--port", str(broker.port), "--name", ROOM)
+    bridge = Nobodys(tmp_path, "mqtt", "", *given)
+    os.umask(previous)
+
+    async def steps() -> None:
+        async with ear(broker.port) as one:
+            await one.until("kitchen/status", lambda heard: heard.payload == "online")
+            parts = (await one.until("config")).body["components"]
+            assert "pause" not in parts
+            assert "event" in parts
+            await one.say("kwsd/kitchen/pause/set", "ON")
+            bridge.said("the switch does not turn ON")
+            with daemon.connect() as client:
+                assert client.request(Status()).pauses == []
+
+    try:
+        run(steps())
+        bridge.said("there is no switch for the pause: ")
+        assert "set socket.pause_group in the daemon's configuration" in bridge.log.read_text()
+    finally:
+        bridge.close()
+
+
+@pytest.mark.skipif(syscalls.refusal() is not None, reason="no program can be traced")
+def test_it_speaks_to_the_broker_and_the_daemon_alone(
+    broker: Mosquitto, daemon: Daemon, tmp_path: Path
+) -> None:
+    log = tmp_path / "strace"
+    config = tmp_path / "bridge.yaml"
+    config.touch()
+    where = ["--config", str(config), "--socket", str(daemon.socket)]
+    command = [*syscalls.command(log), sys.executable, "-m", "kwsd", "mqtt", *where]
+    env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
+    env["PYTHONPATH"] = str(ROOT)
+    given = ["--host", "127.0.0.1", "--port", str(broker.port), "--name", ROOM]
+    process = subprocess.Popen([*command, *given], env=env, cwd="/")
+
+    async def steps() -> None:
+        async with ear(broker.port) as one:
+            await one.until("kitchen/status", lambda heard: heard.payload == "online")
+            daemon.hear(spoken())
+            await one.until("/wake")
+
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    try:
+        run(steps())
+        traced = int(children.read_text().split()[0])
+        assert "onnxruntime" not in Path(f"/proc/{traced}/maps").read_text()
+    finally:
+        os.kill(int(children.read_text().split()[0]), signal.SIGTERM)
+        assert process.wait(30) == 0
+    seen = syscalls.observed(log)
+    assert seen.outside(tmp_path) == set()
+    assert seen.looked_up <= {"/etc/hosts", "/etc/resolv.conf", "/etc/host.conf"}
+    calls = [line for line in log.read_text(errors="replace").splitlines() if "connect(" in line]
+    ports = {found[1] for line in calls if (found := re.search(r"sin_port=htons\((\d+)\)", line))}
+    assert ports == {str(broker.port)}
+
+
+def test_a_flood_from_the_broker_holds_up_neither_wakes_nor_the_daemon(
+    broker: Mosquitto, daemon: Daemon, serve: Serve
+) -> None:
+    bridge = serve(broker.port, "--arbitrate", "300ms")
+
+    async def steps() -> None:
+        async with ear(broker.port, "kwsd/kitchen/+") as one, contextlib.AsyncExitStack() as stack:
+            await one.until("kitchen/status", lambda heard: heard.payload == "online")
+            before = bridge.memory_mib()
+            floods = [
+                ("kwsd/kitchen/pause/set", "perhaps"),
+                ("kwsd/kitchen/pause/set", "x" * 60_000),
+                (CONFIG, '{"components":{"a":{"platform":[]},"b":{}}}'),
+                ("kwsd/hall/candidate", '{"word":"alexa","snr_db":1e999}'),
+                ("kwsd/hall/candidate", "[" * 10_000),
+                ("kwsd//candidate", '{"word":"alexa","snr_db":10}'),
+            ]
+            for topic, payload in floods:
+                client = aiomqtt.Client("127.0.0.1", broker.port)
+                await stack.enter_async_context(client)
+                for _ in range(10 if len(payload) > 5000 else 1000):
+                    await client.publish(topic, payload, qos=0)
+            at = len(one.heard)
+            while not [heard for heard in one.heard[at:] if heard.topic.endswith("/state")]:
+                await one.say("homeassistant/status", "online")  # until it has read what came
+                await asyncio.sleep(0.5)
+            for n in range(3):
+                at = len(one.heard)
+                daemon.hear(spoken())
+                await one.until("kitchen/wake", after=at)
+                assert len(one.on("kitchen/wake")) == n + 1
+                await asyncio.sleep(1)
+            assert bridge.memory_mib() < before + 32
+
+    run(steps())
+    assert bridge.stop() == 0

@@ -22,7 +22,7 @@ import forked
 import numpy as np
 import pytest
 import yaml
-from bridge_process import BridgeProcess, free_port
+from bridge_process import BridgeProcess, fed, free_port
 from conftest import ROOT, Daemon, Start, hiss, say
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
@@ -74,11 +74,9 @@ class Metrics(BridgeProcess):
 
 
 @pytest.fixture
-def daemon(start: Start) -> Daemon:
+def daemon(start: Start, tmp_path: Path) -> Daemon:
     """A daemon that hears what the test writes into it."""
-    daemon = start("--source", "-", stdin=forked.PIPE)
-    daemon.connect().close()
-    return daemon
+    return fed(start, tmp_path)
 
 
 Serve = Callable[..., Metrics]

@@ -15,6 +15,8 @@ from kwsd.bridges.mqtt.arbiter import Arbiter, rank
 from kwsd.bridges.mqtt.outbox import Message, Outbox
 from kwsd.bridges.mqtt.payloads import Topics, encode
 
+ASK_S = 1.0
+"""Longest time that it may take to tell the broker of a candidate."""
 CANDIDATE = ("id", "device", "word", "snr_db", "level_dbfs")
 """Fields of an event that a candidate has."""
 Decibels = Annotated[float, Meta(ge=-1000, le=1000)]
@@ -56,19 +58,17 @@ class Rooms:
     async def winner(self, body: Mapping[str, Any]) -> str | None:
         """Return the room that answers to a wake of this one, once all had their time; None where
         the broker could not be told in time."""
-        heard_at = time.monotonic()
-        told: list[float] = []
+        told = asyncio.Event()
+        until = time.monotonic() + ASK_S
         candidate = {key: body[key] for key in CANDIDATE if key in body}
         self._outbox.put(
-            Message(
-                self._topics.candidate,
-                encode(candidate),
-                until=heard_at + self._window_s,
-                sent=lambda: told.append(time.monotonic()),
-            )
+            Message(self._topics.candidate, encode(candidate), until=until, sent=told.set)
         )
-        await asyncio.sleep(self._window_s)
-        if not told:
+        try:
+            await asyncio.wait_for(told.wait(), ASK_S)
+        except TimeoutError:
             return None
+        told_at = time.monotonic()
+        await asyncio.sleep(self._window_s)
         mine = rank(body.get("snr_db"), body.get("level_dbfs"), self._topics.device)
-        return self._arbiter.winner(body["word"], mine, heard_at)
+        return self._arbiter.winner(body["word"], mine, told_at)
