@@ -157,6 +157,13 @@ def test_doctor_judges_the_daemon_that_runs(
         ({"": ("failed", "enabled")}, ["journalctl -u kwsd -n 50"]),
         ({"--user": ("failed", "enabled")}, ["journalctl --user -u kwsd -n 50"]),
         ({"--user": ("inactive", "enabled")}, ["systemctl --user start kwsd"]),
+        ({"kwsd-mqtt.service": ("active", "enabled")}, []),
+        ({"kwsd-mqtt.service": ("inactive", "disabled")}, []),
+        ({"kwsd-mqtt.service": ("failed", "enabled")}, ["journalctl -u kwsd-mqtt -n 50"]),
+        (
+            {"--user kwsd-metrics.service": ("activating", "enabled")},
+            ["journalctl --user -u kwsd-metrics -n 50"],
+        ),
         ({"": ("inactive", "disabled"), "--user": ("active", "enabled")}, []),
         (
             {"": ("active", "enabled"), "--user": ("active", "enabled")},
@@ -168,8 +175,9 @@ def test_doctor_asks_both_managers(
     monkeypatch: pytest.MonkeyPatch, states: dict[str, tuple[str, str]], bad: list[str]
 ) -> None:
     def systemctl(verb: str, *more: str) -> str:
-        which = "--user" if "--user" in more else ""
-        active, enabled = states.get(which, ("inactive", "not-found"))
+        *which, unit = more
+        key = " ".join([*which, *([] if unit == "kwsd.service" else [unit])])
+        active, enabled = states.get(key, ("inactive", "not-found"))
         return active if verb == "is-active" else enabled
 
     monkeypatch.setattr(checks, "_systemctl", systemctl)

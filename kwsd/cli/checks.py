@@ -20,6 +20,7 @@ from kwsd.audio.devices import MicrophoneError, devices
 from kwsd.audio.diagnosis import Diagnosis, diagnose
 from kwsd.audio.format import BLOCK_S, SILENCE_DBFS
 from kwsd.cli.output import channel_levels, pause_sentence
+from kwsd.cli.verbs import GROUPS
 from kwsd.client.client import connect
 from kwsd.config import Config, ConfigError
 from kwsd.detect.setup import chosen_checker, resolve
@@ -43,6 +44,8 @@ OFFSET = 0.005
 """Offset, as a share of full scale, that is worth naming."""
 HARMFUL_OFFSET = 0.2
 """Offset that leaves loud voices no room."""
+MANAGERS = (((), "the machine's"), (("--user",), "your"))
+"""Options of systemctl for each manager, and whose it is."""
 REINSTALL = "install kwsd again, as it was: sudo ./dev install, or by its .deb or wheel"
 ALONE = "; the streaming scores decide alone"
 PORTAUDIO_FIX = "sudo apt-get install libportaudio2"
@@ -244,10 +247,9 @@ def _services(status: StatusReply | None) -> Iterator[Finding]:
     if not _has_systemd():
         return
     active = []
-    for options, whose in ([], "the machine's"), (["--user"], "your"):
-        asked = [*options, "kwsd.service"]
-        state = _systemctl("is-active", *asked)
-        if not state or (state == "inactive" and _systemctl("is-enabled", *asked) != "enabled"):
+    for options, whose in MANAGERS:
+        state = _state_of("kwsd.service", options)
+        if state is None:
             continue
         active += [whose] if state == "active" else []
         ok = state == "active" or (state != "failed" and status is not None)
@@ -259,6 +261,21 @@ def _services(status: StatusReply | None) -> Iterator[Finding]:
         text = "the machine's service and your own compete for the microphone"
         fix = "systemctl --user disable --now kwsd   (or: sudo systemctl disable --now kwsd)"
         yield Finding("service", False, text, fix)
+    for options, whose in MANAGERS:
+        for bridge in GROUPS["Bridges to other programs"]:
+            unit = f"kwsd-{bridge}.service"
+            if state := _state_of(unit, options):
+                fix = " ".join(["journalctl", *options, "-u", f"kwsd-{bridge}", "-n", "50"])
+                ok = state == "active"
+                yield Finding("bridge", ok, f"{whose} {unit} is {state}", "" if ok else fix)
+
+
+def _state_of(unit: str, options: Sequence[str]) -> str | None:
+    """Return the state of a unit that runs, or should; None for one that nobody wants."""
+    state = _systemctl("is-active", *options, unit)
+    if state == "inactive" and _systemctl("is-enabled", *options, unit) != "enabled":
+        return None
+    return state or None
 
 
 def _has_systemd() -> bool:
