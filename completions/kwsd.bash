@@ -156,8 +156,8 @@ _kwsd_command() {
         many='--wav'
         ;;
     'kwsd wyoming')
-        options='-h --help -v --verbose --uri --allow --max-clients --config --socket'
-        single='--uri --allow --max-clients --config --socket'
+        options='-h --help -v --verbose --uri --allow --max-clients --config --socket --satellite --name --area --play --awake-sound --done-sound --timer --stop-word'
+        single='--uri --allow --max-clients --config --socket --name --area --play --awake-sound --done-sound --timer --stop-word'
         ;;
     'kwsd mqtt')
         options='-h --help -v --verbose --host --port --username --password-file --tls --ca-file --certificate-file --topic --name --discovery --arbitrate --config --socket'
@@ -412,6 +412,8 @@ _kwsd_value() {
     'kwsd calibrate --state') kind=folders ;;
     'kwsd wyoming --config') kind=files ;;
     'kwsd wyoming --socket') kind=files ;;
+    'kwsd wyoming --awake-sound') kind=files ;;
+    'kwsd wyoming --done-sound') kind=files ;;
     'kwsd mqtt --password-file') kind=files ;;
     'kwsd mqtt --ca-file') kind=files ;;
     'kwsd mqtt --certificate-file') kind=files ;;

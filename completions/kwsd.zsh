@@ -589,11 +589,19 @@ _kwsd_wyoming() {
     _arguments -S \
         '(-h --help)'{-h,--help}'[show this help message and exit]' \
         '(-v --verbose)'{-v,--verbose}'[log more]' \
-        '--uri[where to listen (default\: tcp\://0.0.0.0\:10400)]:URI: ' \
-        '*--allow[an address or network that may connect, again for each (default\: local networks)]:ADDR: ' \
+        '--uri[where to listen (default\: tcp\://0.0.0.0\:10400, of a satellite 10700)]:URI: ' \
+        '*--allow[an address or network that may connect, again for each (default\: local networks; a satellite has no default)]:ADDR: ' \
         '--max-clients[clients that may be connected at the same time (default\: 32)]:N: ' \
         '--config[configuration (default\: the user'\''s, then /etc/kwsd/kwsd.yaml)]:FILE:_files' \
-        '--socket[the daemon'\''s socket (default\: the configured one)]:PATH:_files'
+        '--socket[the daemon'\''s socket (default\: the configured one)]:PATH:_files' \
+        '--satellite[be a satellite instead\: send what is said after a wake word to the server that --allow admits]' \
+        '--name[what Home Assistant calls it]:TEXT: ' \
+        '--area[the area that Home Assistant suggests]:TEXT: ' \
+        '--play[plays the WAV file on its standard input\: '\''aplay -q -'\'']:CMD: ' \
+        '--awake-sound[a WAV file to play at a wake]:FILE:_files' \
+        '--done-sound[a WAV file to play when a command was understood]:FILE:_files' \
+        '--timer[is started for each event of a timer, with its JSON]:CMD: ' \
+        '*--stop-word[a word that ends what is played, and wakes nothing; again for each]:WORD: '
 }
 
 _kwsd_mqtt() {

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import socket
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta, Struct
+
+if TYPE_CHECKING:
+    import ipaddress
 
 Text = Annotated[str, Meta(pattern=r"\S")]
 """Text that is not blank: a blank path or name is no default, and a blank device is every one."""
@@ -157,3 +160,99 @@ class WebConfig(Section, frozen=True):
         import ipaddress
 
         return ipaddress.ip_address(self.address()[0]).is_loopback
+
+
+class _Port(Section, frozen=True):
+    """What two services of the network share: where they listen, and who may connect."""
+
+    uri: Text
+    allow: list[Text] | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a URI or an address that cannot be."""
+        self.address()
+        self._networks()
+
+    def address(self) -> tuple[str, int]:
+        """Return host and port of the URI."""
+        found = re.fullmatch(r"tcp://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})", self.uri)
+        if not found or not 0 < int(found[2]) < 1 << 16:
+            text = f"uri: {self.uri!r} is not tcp://ADDRESS:PORT, as tcp://0.0.0.0:10400 is"
+            raise ValueError(text)
+        return found[1].strip("[]"), int(found[2])
+
+    def admits(self, host: str) -> bool:
+        """Return whether a client of this address may connect."""
+        import ipaddress
+
+        address = ipaddress.ip_address(host.partition("%")[0])
+        mapped = getattr(address, "ipv4_mapped", None)
+        address = mapped or address
+        if self.allow is None:
+            return address.is_private or address.is_link_local or address.is_loopback
+        return any(address in network for network in self._networks())
+
+    def _networks(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+        import ipaddress
+
+        networks = []
+        for text in self.allow or ():
+            try:
+                networks.append(ipaddress.ip_network(text, strict=False))
+            except ValueError:
+                why = f"allow: {text!r} is no address or network, as 192.168.1.0/24 is"
+                raise ValueError(why) from None
+        return networks
+
+
+class SatelliteConfig(_Port, frozen=True):
+    """The daemon's microphone as a satellite of Home Assistant, `kwsd wyoming --satellite`."""
+
+    uri: Text = "tcp://0.0.0.0:10700"
+    """Where it listens: an address of this machine, and a port."""
+    allow: Annotated[list[Text], Meta(min_length=1)] | None = None
+    """Addresses and networks that may connect, and have what is said after a wake word sent to
+    them; there is no default, for the protocol has no passwords."""
+    name: Text | None = None
+    """What Home Assistant calls it; null is `kwsd on` and the name of the machine."""
+    area: Text | None = None
+    """The area that Home Assistant suggests for it."""
+    play: Text | None = None
+    """A shell command that plays the WAV file on its standard input, such as `aplay -q -`; null
+    plays nothing, and asks for no spoken answers."""
+    awake_sound: Text | None = None
+    """A WAV file that is played when a wake word was heard."""
+    done_sound: Text | None = None
+    """A WAV file that is played when the command was understood."""
+    timer: Text | None = None
+    """A shell command that is started for each event of a timer, with its JSON on its standard
+    input."""
+    stop_words: list[Text] = []
+    """Words that end what is played, and the command of a timer that has finished; they wake
+    nothing."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what cannot be."""
+        super().__post_init__()
+        for key in ("awake_sound", "done_sound"):
+            if getattr(self, key) and not self.play:
+                raise ValueError(f"{key}: nothing plays it; set play, such as play: aplay -q -")
+
+    def admits(self, host: str) -> bool:
+        """Return whether a client of this address may connect; without `allow`, none may."""
+        return self.allow is not None and super().admits(host)
+
+
+class WyomingConfig(_Port, frozen=True):
+    """The wake service for Home Assistant and satellites, `kwsd wyoming`, where it runs."""
+
+    uri: Text = "tcp://0.0.0.0:10400"
+    """Where it listens: an address of this machine, and a port. `0.0.0.0` is every IPv4 address,
+    `[::]` every one."""
+    allow: list[Text] | None = None
+    """Addresses and networks that may connect, such as `192.168.1.0/24`; null is those of local
+    networks. The protocol has no passwords."""
+    max_clients: Annotated[int, Meta(ge=1, le=1024)] = 32
+    """Clients that may be connected at the same time, each with a detector of its own."""
+    satellite: SatelliteConfig = SatelliteConfig()
+    """The daemon's microphone as a satellite, where `kwsd wyoming --satellite` runs."""

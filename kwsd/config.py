@@ -7,19 +7,15 @@ and makes the JSON Schema of `kwsd.yaml` from them.
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
 from kwsd.bounded.file import FileError
-from kwsd.bridge_config import MetricsConfig, MqttConfig, Section, Text, WebConfig
-
-if TYPE_CHECKING:
-    import ipaddress
+from kwsd.bridge_config import MetricsConfig, MqttConfig, Section, Text, WebConfig, WyomingConfig
 
 SOCKET_PATH_BYTES = 107
 """Longest path of a socket that Linux accepts."""
@@ -136,55 +132,6 @@ class SocketConfig(Section, frozen=True):
     max_clients: Annotated[int, Meta(ge=1, le=4096)] = 64
     """Clients that may be connected at the same time; four places, or half of fewer than eight, are
     kept for root and the daemon's own user."""
-
-
-class WyomingConfig(Section, frozen=True):
-    """The wake service for Home Assistant and satellites, `kwsd wyoming`, where it runs."""
-
-    uri: Text = "tcp://0.0.0.0:10400"
-    """Where it listens: an address of this machine, and a port. `0.0.0.0` is every IPv4 address,
-    `[::]` every one."""
-    allow: list[Text] | None = None
-    """Addresses and networks that may connect, such as `192.168.1.0/24`; null is those of local
-    networks. The protocol has no passwords."""
-    max_clients: Annotated[int, Meta(ge=1, le=1024)] = 32
-    """Clients that may be connected at the same time, each with a detector of its own."""
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for a URI or an address that cannot be."""
-        self.address()
-        self._networks()
-
-    def address(self) -> tuple[str, int]:
-        """Return host and port of the URI."""
-        found = re.fullmatch(r"tcp://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})", self.uri)
-        if not found or not 0 < int(found[2]) < 1 << 16:
-            text = f"uri: {self.uri!r} is not tcp://ADDRESS:PORT, as tcp://0.0.0.0:10400 is"
-            raise ValueError(text)
-        return found[1].strip("[]"), int(found[2])
-
-    def admits(self, host: str) -> bool:
-        """Return whether a client of this address may connect."""
-        import ipaddress
-
-        address = ipaddress.ip_address(host.partition("%")[0])
-        mapped = getattr(address, "ipv4_mapped", None)
-        address = mapped or address
-        if self.allow is None:
-            return address.is_private or address.is_link_local or address.is_loopback
-        return any(address in network for network in self._networks())
-
-    def _networks(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
-        import ipaddress
-
-        networks = []
-        for text in self.allow or ():
-            try:
-                networks.append(ipaddress.ip_network(text, strict=False))
-            except ValueError:
-                why = f"allow: {text!r} is no address or network, as 192.168.1.0/24 is"
-                raise ValueError(why) from None
-        return networks
 
 
 class Config(Section, frozen=True):

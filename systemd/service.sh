@@ -31,6 +31,24 @@ CONFIG=${XDG_CONFIG_HOME:-${HOME:-}/.config}
 DATA=${XDG_DATA_HOME:-${HOME:-}/.local/share}
 STATE=${XDG_STATE_HOME:-${HOME:-}/.local/state}
 
+# parts_of BRIDGES prints them, and what comes with them. The satellite is turned on by its owner
+# alone, for it sends sound.
+parts_of() {
+    for bridge in $1; do
+        echo "$bridge"
+        [ "$bridge" != wyoming ] || echo satellite
+    done
+}
+
+# turned_on BRIDGE SYSTEMCTL… starts a part of the $bridges anew where its owner has enabled it.
+turned_on() {
+    part=kwsd-$1.service
+    shift
+    if [ "$("$@" is-enabled "$part" 2>/dev/null || true)" = enabled ]; then
+        started "$part" "$@"
+    fi
+}
+
 # extras prints those that the $bridges need: "a,b", or nothing.
 extras() {
     echo "$bridges" | xargs | tr ' ' ','
@@ -154,17 +172,19 @@ install_system() {
     if [ -e "$ROOT/etc/systemd/user/kwsd.service" ]; then # put there by kwsd 0.1.0
         install -Dm644 "$SERVICE/user/kwsd.service" "$ROOT/etc/systemd/user/kwsd.service"
     fi
-    for bridge in $bridges; do
-        name=kwsd-$bridge
+    parts=$(parts_of "$bridges")
+    for part in $parts; do
+        name=kwsd-$part
         install -Dm644 "$SERVICE/system/$name.service" "$ROOT/etc/systemd/system/$name.service"
         install -Dm644 "$SERVICE/sysusers.d/$name.conf" "$ROOT/etc/sysusers.d/$name.conf"
+        [ "$part" != satellite ] || continue # is announced by whoever turns it on
         if [ -e "$SERVICE/avahi/$name.service" ]; then # read where Avahi is, harmless elsewhere
             install -Dm644 "$SERVICE/avahi/$name.service" "$ROOT/etc/avahi/services/$name.service"
         fi
     done
     silently systemd-sysusers kwsd.conf
-    for bridge in $bridges; do
-        silently systemd-sysusers "kwsd-$bridge.conf"
+    for part in $parts; do
+        silently systemd-sysusers "kwsd-$part.conf"
     done
     silently systemd-tmpfiles --create kwsd.conf
     config=$ROOT/etc/kwsd/kwsd.yaml
@@ -179,6 +199,7 @@ install_system() {
         started "kwsd-$bridge.service" systemctl
         say "kwsd-$bridge serves, now and from boot on; docs/guide says who may connect"
     done
+    case " $bridges " in *" wyoming "*) turned_on satellite systemctl ;; esac
     say "the service listens, now and from boot on. Next:"
     cat <<END
     sudo usermod -aG kwsd,kwsd-admin ${SUDO_USER:-\$USER}   # then log in again
@@ -204,8 +225,8 @@ install_user() {
     ln -sf "$DATA/kwsd/bin/kwsd" "$HOME/.local/bin/kwsd"
     link_shared "$DATA" "$DATA/kwsd"
     install_units user "$CONFIG/systemd/user"
-    for bridge in $bridges; do
-        name=kwsd-$bridge.service
+    for part in $(parts_of "$bridges"); do
+        name=kwsd-$part.service
         install -Dm644 "$SERVICE/user/$name" "$CONFIG/systemd/user/$name"
     done
     move_state
@@ -214,6 +235,7 @@ install_user() {
         started "kwsd-$bridge.service" systemctl --user
         say "kwsd-$bridge serves, now and from login on; docs/guide says who may connect"
     done
+    case " $bridges " in *" wyoming "*) turned_on satellite systemctl --user ;; esac
     kwsd=kwsd
     case ":$PATH:" in *":$HOME/.local/bin:"*) ;; *) kwsd=$HOME/.local/bin/kwsd ;; esac
     say "the service listens, now and from login on. Next:"
@@ -244,11 +266,13 @@ uninstall_system() {
         exit 77
     fi
     bridges_of "$ROOT/etc/systemd/system"
-    for bridge in $bridges; do
-        silently systemctl disable --now "kwsd-$bridge.service"
-        remove "$ROOT/etc/systemd/system/kwsd-$bridge.service" \
-            "$ROOT/etc/sysusers.d/kwsd-$bridge.conf" \
-            "$ROOT/etc/avahi/services/kwsd-$bridge.service"
+    for part in $(parts_of "$bridges"); do
+        if [ -e "$ROOT/etc/systemd/system/kwsd-$part.service" ]; then
+            silently systemctl disable --now "kwsd-$part.service"
+        fi
+        remove "$ROOT/etc/systemd/system/kwsd-$part.service" \
+            "$ROOT/etc/sysusers.d/kwsd-$part.conf" \
+            "$ROOT/etc/avahi/services/kwsd-$part.service"
     done
     remove_units "$ROOT/etc/systemd/system" systemctl
     unlink_command "$ROOT/usr/local/bin/kwsd" /opt/kwsd/bin/kwsd
@@ -262,8 +286,8 @@ uninstall_system() {
     rmdir "$ROOT/etc/kwsd/exec" "$ROOT/etc/kwsd" 2>/dev/null || true
     if $1; then
         remove "$ROOT/etc/kwsd" "$ROOT/var/lib/kwsd" "$ROOT"/var/lib/kwsd-*
-        for bridge in $BRIDGES; do
-            userdel "kwsd-$bridge" 2>/dev/null && say "userdel kwsd-$bridge" || true
+        for part in $(parts_of "$BRIDGES"); do
+            userdel "kwsd-$part" 2>/dev/null && say "userdel kwsd-$part" || true
         done
         for step in "userdel kwsd-exec" "userdel kwsd" "groupdel kwsd-exec" "groupdel kwsd" \
             "groupdel kwsd-admin" "groupdel kwsd-stream"; do
@@ -276,9 +300,11 @@ uninstall_system() {
 
 uninstall_user() {
     bridges_of "$CONFIG/systemd/user"
-    for bridge in $bridges; do
-        silently systemctl --user disable --now "kwsd-$bridge.service"
-        remove "$CONFIG/systemd/user/kwsd-$bridge.service"
+    for part in $(parts_of "$bridges"); do
+        if [ -e "$CONFIG/systemd/user/kwsd-$part.service" ]; then
+            silently systemctl --user disable --now "kwsd-$part.service"
+        fi
+        remove "$CONFIG/systemd/user/kwsd-$part.service"
     done
     remove_units "$CONFIG/systemd/user" systemctl --user
     unlink_command "$HOME/.local/bin/kwsd" "$DATA/kwsd/bin/kwsd"

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from kwsd.bridge_config import WyomingConfig
 from kwsd.cli import main as cli
 from kwsd.cli.bridge import configured, missing_library, socket_of
-from kwsd.config import Config, ConfigError, SocketConfig, WyomingConfig
+from kwsd.config import Config, ConfigError, SocketConfig
 
 KEYS = ("uri", "allow", "max_clients")
 

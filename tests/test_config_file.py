@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from msgspec import inspect as types
 
-from kwsd import config, config_file
+from kwsd import bridge_config, config, config_file
 from kwsd.config import Config, ConfigError, VadConfig, WordConfig
 
 THRESHOLD = "a number above 0 and at most 1, 'balanced', 'lenient', 'strict' or null"
@@ -188,7 +188,7 @@ def test_a_blank_text_is_refused_and_no_default() -> None:
     for path, form in found.items():
         for blank in ("''", "' '"):
             *sections, key = path.split(".")
-            text = "".join(f"{section}:\n  " for section in sections)
+            text = "".join(f"{section}:\n{'  ' * n}" for n, section in enumerate(sections, 1))
             with pytest.raises(ConfigError) as caught:
                 config_file.parse(f"{text}{key}: {form.format(blank)}\n", "kwsd.yaml")
             where = f"kwsd.yaml, line {len(sections) + 1}: {path}"
@@ -201,7 +201,7 @@ def test_the_schema_has_every_key_and_refuses_others() -> None:
     definitions = schema["$defs"]
     sections = {
         name: kind
-        for name, kind in vars(config).items()
+        for name, kind in {**vars(bridge_config), **vars(config)}.items()
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and name in definitions
     }
     assert set(definitions) == set(sections)

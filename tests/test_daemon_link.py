@@ -10,7 +10,8 @@ from pathlib import Path
 
 import forked
 import pytest
-from conftest import Daemon, Start
+import soundfile
+from conftest import Daemon, Start, hiss
 
 from kwsd.bridges.daemon_link import DaemonLink
 from kwsd.client.async_client import AsyncClient, connect_async
@@ -161,3 +162,29 @@ def test_several_tasks_wait_for_one_connection(start: Start, endless: Path) -> N
             await asyncio.gather(*waiting, return_exceptions=True)
 
     asyncio.run(steps())
+
+
+def test_a_stream_is_read_to_its_end_while_events_are_awaited(start: Start, tmp_path: Path) -> None:
+    """The task that waits for events reads what belongs to the stream, and nothing comes after."""
+    quiet = tmp_path / "quiet.wav"
+    soundfile.write(quiet, hiss(60), 16000)
+    start("--source", str(quiet), "--realtime").connect().close()
+
+    async def steps() -> None:
+        link = DaemonLink(tmp_path / "k.sock", types=["wake"])
+        with pytest.raises(DaemonError, match="the daemon is away"):
+            await link.stream(0, silence_s=0, max_s=1)
+        task = asyncio.create_task(link.run())
+        await until(lambda: link.is_there)
+        for _ in range(3):
+            end = (await link.request(Status())).look_back.end
+            async with asyncio.timeout(10):
+                async with await link.stream(end, silence_s=0, max_s=0.4) as stream:
+                    lengths = [len(message.pcm) async for message in stream]
+            assert stream.end is not None
+            assert (stream.end.reason, sum(lengths)) == ("length", 2 * 6400)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    asyncio.run(asyncio.wait_for(steps(), 60))

@@ -167,6 +167,8 @@ def test_a_configuration_of_the_users_is_neither_overwritten_nor_removed(machine
 
 
 BRIDGE_FILES = {
+    "root/etc/systemd/system/kwsd-satellite.service",
+    "root/etc/sysusers.d/kwsd-satellite.conf",
     "root/etc/systemd/system/kwsd-wyoming.service",
     "root/etc/sysusers.d/kwsd-wyoming.conf",
     "root/etc/avahi/services/kwsd-wyoming.service",
@@ -184,6 +186,11 @@ def test_a_bridge_comes_where_it_is_asked_for_and_stays(machine: Machine) -> Non
     assert "--upgrade .[wyoming]" in calls
     assert "systemd-sysusers kwsd-wyoming.conf" in calls
     assert "systemctl enable kwsd-wyoming.service" in calls
+    # Sound leaves the machine where its owner says so, and is not announced before.
+    assert "systemd-sysusers kwsd-satellite.conf" in calls
+    assert "enable kwsd-satellite" not in calls
+    assert "restart kwsd-satellite" not in calls
+    assert "root/etc/avahi/services/kwsd-satellite.service" not in machine.files()
     machine.calls.write_text("")
     done = machine.dev("install")  # an upgrade
     assert "kwsd-wyoming serves" in done.stderr
@@ -192,7 +199,18 @@ def test_a_bridge_comes_where_it_is_asked_for_and_stays(machine: Machine) -> Non
     assert machine.files() == []
     calls = machine.calls.read_text()
     assert "systemctl disable --now kwsd-wyoming.service" in calls
+    assert "systemctl disable --now kwsd-satellite.service" in calls
     assert "userdel kwsd-wyoming" in calls
+    assert "userdel kwsd-satellite" in calls
+
+
+def test_an_upgrade_restarts_the_satellite_that_its_owner_has_enabled(machine: Machine) -> None:
+    machine.dev("install", "--with", "wyoming")
+    machine.stand_in(
+        "systemctl", 'echo "systemctl $*" >>"$CALLS"; [ "$1" != is-enabled ] || echo enabled'
+    )
+    assert machine.dev("install").returncode == 0
+    assert "systemctl restart kwsd-satellite.service" in machine.calls.read_text()
 
 
 def test_several_bridges_come_at_once(machine: Machine) -> None:
@@ -211,7 +229,9 @@ def test_a_bridge_of_ones_own(machine: Machine) -> None:
     next_steps(machine.dev("install", "--user", "--with=wyoming", uid=1000))
     units = machine.home / ".config/systemd/user"
     names = {path.name for path in units.iterdir()}
-    assert names == {"kwsd.service", "kwsd@.service", "kwsd-exec@.service", "kwsd-wyoming.service"}
+    templates = {"kwsd.service", "kwsd@.service", "kwsd-exec@.service"}
+    assert names == {*templates, "kwsd-wyoming.service", "kwsd-satellite.service"}
+    assert "restart kwsd-satellite" not in machine.calls.read_text()
     assert "systemctl --user restart kwsd-wyoming.service" in machine.calls.read_text()
     assert machine.dev("uninstall", "--user", "--purge", uid=1000).returncode == 0
     assert machine.files() == []

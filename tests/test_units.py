@@ -41,7 +41,7 @@ def analyze(*arguments: str | Path, **environment: str) -> subprocess.CompletedP
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
 
 
-@pytest.mark.parametrize("name", ["kwsd", *BRIDGES])
+@pytest.mark.parametrize("name", ["kwsd", "kwsd-satellite", *BRIDGES])
 @BOTH
 def test_only_what_another_start_cannot_mend_prevents_it(whose: str, name: str) -> None:
     unit = settings(whose, f"{name}.service")
@@ -78,9 +78,24 @@ def test_links_to_the_page_lie_where_they_are_looked_for(whose: str) -> None:
     )
 
 
-def test_avahi_announces_the_port_that_is_the_default() -> None:
-    root = ElementTree.parse(UNITS / "avahi" / "kwsd-wyoming.service").getroot()
-    _, port = Config().wyoming.address()
+def test_the_satellite_may_receive_commands_and_play_sound() -> None:
+    unit = settings("system", "kwsd-satellite.service")
+    assert unit["User"] == "kwsd-satellite"
+    assert unit["DeviceAllow"] == "char-alsa rw"
+    assert "DeviceAllow" not in settings("system", "kwsd-wyoming.service")
+    users = (UNITS / "sysusers.d" / "kwsd-satellite.conf").read_text().splitlines()
+    groups = {line.split()[2] for line in users if line.startswith("m kwsd-satellite ")}
+    assert groups == {"kwsd", "kwsd-stream", "audio"}, "and neither kwsd-admin"
+    for whose in ("system", "user"):
+        command = settings(whose, "kwsd-satellite.service")["ExecStart"]
+        assert command == "/usr/bin/env kwsd wyoming --satellite"
+
+
+@pytest.mark.parametrize("name", ["wyoming", "satellite"])
+def test_avahi_announces_the_port_that_is_the_default(name: str) -> None:
+    root = ElementTree.parse(UNITS / "avahi" / f"kwsd-{name}.service").getroot()
+    config = Config().wyoming
+    _, port = (config if name == "wyoming" else config.satellite).address()
     assert root.findtext("service/port") == str(port)
     assert root.findtext("service/type") == "_wyoming._tcp"
 
@@ -107,6 +122,7 @@ INSTANCES = (
     "kwsd.service",
     "kwsd@kitchen.service",
     "kwsd-exec@lamp.service",
+    "kwsd-satellite.service",
     *(f"{name}.service" for name in BRIDGES),
 )
 

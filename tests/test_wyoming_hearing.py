@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from kwsd.audio.high_pass import HighPass
 from kwsd.bridges.wyoming import hearing as module
-from kwsd.bridges.wyoming.hearing import AudioFormat, Heard, Hearing
-from kwsd.bridges.wyoming.words import LINKS, MAX_SETUPS, SOURCES, Words
+from kwsd.bridges.wyoming.frames import AudioFormat
+from kwsd.bridges.wyoming.hearing import Heard, Hearing
+from kwsd.bridges.wyoming.served import LINKS, SOURCES
+from kwsd.bridges.wyoming.words import MAX_SETUPS, Words
 from kwsd.config import Config, ConfigError, SpeakerConfig, WordConfig
 from kwsd.detect.detector import Detector
 from kwsd.detect.setup import resolve
@@ -37,7 +39,7 @@ def heard(
     hearing: Hearing, data: bytes, format: AudioFormat, size: int, start_ms: float | None = None
 ) -> list[Heard]:
     """Return what is heard of bytes that come `size` samples at a time, timestamps with them."""
-    step = size * format.raw.frame_bytes
+    step = size * format.frame_bytes
     found: list[Heard] = []
     for n, at in enumerate(range(0, len(data), step)):
         time_ms = None if start_ms is None else start_ms + 1000 * n * size / format.rate
@@ -283,3 +285,21 @@ def test_all_of_a_resolved_setup_is_shared(bundle: Bundle, words: Words) -> None
     one = words.setup(["alexa"])
     assert one is not None
     assert one == resolve(Config(words={"alexa": WordConfig()}, added_words=False), bundle)
+
+
+def test_a_word_that_let_nobody_in_is_not_deaf_after_it(
+    bundle: Bundle, runtime: Runtime, words: Words
+) -> None:
+    said = np.concatenate([hiss(1.0), say("computer"), hiss(0.3), say("computer"), hiss(1.0)])
+    data = said.astype("<i2").tobytes()
+    for forgives, times in ((False, 1), (True, 2)):
+        hearing = Hearing(bundle, runtime, words.setup(None))
+        hearing.forgive("computer")  # before anything was heard
+        hearing.add(data, PLAIN)
+        found = 0
+        while piece := hearing.due():
+            for one in hearing.hear(piece):
+                found += 1
+                if forgives:
+                    hearing.forgive(one.wake.word)
+        assert found == times

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from kwsd.client.async_client import AsyncClient, connect_async
 from kwsd.client.exchange import RETRY_MAX_S, RETRY_MIN_S
+from kwsd.client.streams import AsyncStream
 from kwsd.events import Event
 from kwsd.protocol.errors import DaemonError
 from kwsd.protocol.replies import Reply
@@ -47,13 +49,19 @@ class DaemonLink:
     async def request(self, command: Request[R], timeout_s: float = REQUEST_S) -> R:
         """Return the daemon's reply. Raises DaemonError, also where it is away."""
         if self._client is None:
-            raise DaemonError("unreachable", "the daemon is away")
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._client.request(command)
-        except TimeoutError:
-            text = f"the daemon has not answered within {timeout_s:g} s"
-            raise DaemonError("timeout", text) from None
+            raise _away()
+        async with _answered_within(timeout_s):
+            return await self._client.request(command)
+
+    async def stream(self, start: int, *, silence_s: float, max_s: float) -> AsyncStream:
+        """Return a stream of the audio from a sample on, as `Client.stream` does.
+
+        Raises DaemonError, also where the daemon is away.
+        """
+        if self._client is None:
+            raise _away()
+        async with _answered_within(REQUEST_S):
+            return await self._client.stream(start, silence_s=silence_s, max_s=max_s)
 
     async def run(
         self,
@@ -113,6 +121,21 @@ class DaemonLink:
         if text != self._said:
             log.info("%s", text)
         self._said = text
+
+
+def _away() -> DaemonError:
+    return DaemonError("unreachable", "the daemon is away")
+
+
+@contextlib.asynccontextmanager
+async def _answered_within(timeout_s: float) -> AsyncIterator[None]:
+    """Wait no longer for an answer. Raises DaemonError."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except TimeoutError:
+        text = f"the daemon has not answered within {timeout_s:g} s"
+        raise DaemonError("timeout", text) from None
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

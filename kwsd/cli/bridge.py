@@ -27,21 +27,27 @@ def missing_library(extra: str, library: str | None = None) -> int | None:
 def configured(arguments: argparse.Namespace, section: str, keys: Sequence[str]) -> Config:
     """Return the configuration, where the options named as the `keys` of a section override them.
 
-    Raises ConfigError.
+    A section within another one has a name with a dot. Raises ConfigError.
     """
     config = config_file.load(arguments.config)
-    before = getattr(config, section)
-    given = {key: getattr(arguments, key) for key in keys}
-    value = msgspec.to_builtins(before)
-    value |= {key: one for key, one in given.items() if one is not None}
+    given = {key: getattr(arguments, key) for key in keys if getattr(arguments, key) is not None}
+    names = section.split(".")
+    value = msgspec.to_builtins(config)
+    inner = value
+    for name in names:
+        inner = inner[name]
+    inner |= given
+    kind = type(getattr(config, names[0]))
     try:
-        changed = msgspec.convert(value, type(before))
+        changed = msgspec.convert(value[names[0]], kind)
     except msgspec.ValidationError as error:
-        fault = validation.explain(error, type(before), value)
-        found = f" {validation.value_at(value, fault.path)!r}" if fault.path else ""
-        at = ".".join([section, *map(str, fault.path)])
+        fault = validation.explain(error, kind, value[names[0]])
+        found = f" {validation.value_at(value[names[0]], fault.path)!r}" if fault.path else ""
+        if fault.own_words:
+            found = ""
+        at = ".".join([names[0], *map(str, fault.path)])
         raise ConfigError(f"command line: {at}:{found} {fault.problem}") from None
-    return msgspec.structs.replace(config, **{section: changed})
+    return msgspec.structs.replace(config, **{names[0]: changed})
 
 
 def socket_of(arguments: argparse.Namespace, config: Config) -> Path | None:

@@ -155,12 +155,16 @@ class Detector:
             wakes += self._run(run, trace, at // self.chunk_samples)
         return Step(tuple(wakes), trace)
 
+    def forgive(self, word: str) -> None:
+        """Undo the refractory time of a word: its last wake let nobody in."""
+        self._streams[word].trigger.forgive()
+
     def discontinuity(self, lost_samples: int = 0) -> None:
         """Skip samples that were lost here.
 
         The state is void, and scores are withheld for one receptive field. The index moves on by
-        `lost_samples`, to the next chunk boundary. What was about to be decided comes with the next
-        samples, unless a second or more was lost: nobody waits for it then.
+        `lost_samples`, to the next chunk. What was about to be decided comes next, unless a second
+        or more was lost.
         """
         decided = self._outcomes(self._contest.settle())
         self._late += decided if lost_samples < SAMPLE_RATE else []
@@ -341,10 +345,8 @@ class Detector:
 
     def _may_wake(self, speaker: SpeakerMatch | None) -> bool:
         require = self.setup.speakers.require
-        if require == "anyone":
-            return True
-        if speaker is None or not speaker.verified:
-            return False
+        if require == "anyone" or speaker is None or not speaker.verified:
+            return require == "anyone"
         return require == "enrolled" or speaker.name in require
 
     def _span(self, word: str, at: int) -> tuple[int, int]:
@@ -371,14 +373,12 @@ class Detector:
         return span and (self._embedding_of(*span), band(self._samples(*span, 0)))
 
     def embedding(self, start: int, end: int) -> np.ndarray | None:
-        """Return the speaker embedding `[dim]` of samples `[start, end)`, widened to 0.8 s; None
-        where the frames or the audio are gone."""
+        """Return the speaker embedding `[dim]` of at least 0.8 s; None where it is gone."""
         span = self._voice_span(start, end)
         return None if span is None else self._embedding_of(*span)
 
     def _voice_span(self, start: int, end: int) -> tuple[int, int] | None:
-        """Return the chunks `[first, last)` that the speaker head gets for samples `[start, end)`;
-        None where the frames or the audio are gone."""
+        """Return the chunks `[first, last)` for the speaker head; None where they are gone."""
         last = min(-(-end // self.chunk_samples), self._fed)
         first = min(start // self.chunk_samples, last - MIN_SPAN_CHUNKS)
         heard_from = self._origin

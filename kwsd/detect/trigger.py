@@ -47,6 +47,10 @@ class Trigger:
         """Start the refractory time: the wake that was decided at sample `at` was let through."""
         self._last_wake = at
 
+    def forgive(self) -> None:
+        """End the refractory time: the last wake was not let through after all."""
+        self._last_wake = None
+
     def or_like(self, other: Trigger) -> Trigger:
         """Return `other`, with its past, if it decides as this one does; else this one."""
         own, others = (

@@ -12,16 +12,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
 
 import forked
 import numpy as np
 import pytest
 import satellites
 import syscalls
-from bridge_process import BridgeProcess, free_port
+from bridge_process import free_port
 from conftest import PHRASE, RATE, ROOT, VOICES, Start, hiss, say
 from test_wyoming_frames import hostile
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
@@ -31,30 +30,15 @@ from wyoming.event import Event
 from wyoming.info import Describe, Info, WakeModel
 from wyoming.ping import Ping, Pong
 from wyoming.wake import Detect, Detection, NotDetected
+from wyoming_service import Service, read, run
 
 from kwsd.bridges.wyoming.frames import MAX_LINE, MAX_PAYLOAD
 from kwsd.model.bundle import Bundle
 from kwsd.protocol.commands import Reload
 from kwsd.state.words import AddedWord, WordStore
 
-T = TypeVar("T")
 SAMPLES = 1024
 """Samples of a chunk, as satellites send them."""
-
-
-class Service(BridgeProcess):
-    """`kwsd wyoming` in a process of its own, on a port of its own."""
-
-    def __init__(self, folder: Path, config: str = "", *arguments: str) -> None:
-        self.port = free_port()
-        uri = f"tcp://127.0.0.1:{self.port}"
-        super().__init__(folder, "wyoming", config, "--uri", uri, *arguments)
-
-    @contextlib.asynccontextmanager
-    async def client(self) -> AsyncIterator[AsyncTcpClient]:
-        """Connect the library's client."""
-        async with AsyncTcpClient("127.0.0.1", self.port) as client:
-            yield client
 
 
 Serve = Callable[..., Service]
@@ -72,18 +56,6 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     yield start
     for service in services:
         service.close()
-
-
-def run(steps: Coroutine[Any, Any, T]) -> T:
-    """Run steps that take a minute at most."""
-    return asyncio.run(asyncio.wait_for(steps, 60))
-
-
-async def read(client: AsyncTcpClient) -> Event:
-    """Return the next event, within 20 s."""
-    event = await asyncio.wait_for(client.read_event(), 20)
-    assert event is not None, "the connection has ended"
-    return event
 
 
 async def send(client: AsyncTcpClient, samples: np.ndarray, time_ms: int | None = None) -> None:

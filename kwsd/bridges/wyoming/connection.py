@@ -13,32 +13,34 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple
 
-import msgspec
 from msgspec import Meta, Struct
 from wyoming.error import Error
 from wyoming.event import Event, async_write_event
 from wyoming.ping import Pong
 from wyoming.wake import Detection, NotDetected
 
-from kwsd import validation
-from kwsd.bridges.wyoming.frames import FRAME_S, Frame, FrameError, read_frame
-from kwsd.bridges.wyoming.hearing import AudioFormat, Heard, Hearing, Piece, Timestamp
+from kwsd.bridges.wyoming.frames import (
+    FRAME_S,
+    AudioFormat,
+    Frame,
+    FrameError,
+    Ping,
+    Timestamp,
+    fields,
+    read_frame,
+)
+from kwsd.bridges.wyoming.hearing import Heard, Hearing, Piece
 from kwsd.bridges.wyoming.words import Words
 from kwsd.model.bundle import Bundle
 from kwsd.model.runtime import Runtime
 
 log = logging.getLogger(__name__)
-T = TypeVar("T", bound=Struct)
 AHEAD_S = 10.0
 """Seconds of audio that a client may send at once; from then on it is heard in real time."""
 MAX_NAMES = 256
 """Words that a client may ask for."""
-
-
-class _Ping(Struct, frozen=True):
-    text: str | None = None
 
 
 class _Detect(Struct, frozen=True):
@@ -112,11 +114,11 @@ class Connection:
             case "describe":
                 await self._write(self._shared.info())
             case "ping":
-                await self._write(Pong(text=_data(frame, _Ping).text).event())
+                await self._write(Pong(text=fields(frame, Ping).text).event())
             case "detect":
-                await self._detect(_data(frame, _Detect))
+                await self._detect(fields(frame, _Detect))
             case "audio-start":
-                self._hearing = self._new_hearing(_data(frame, _Start).timestamp)
+                self._hearing = self._new_hearing(fields(frame, _Start).timestamp)
             case "audio-chunk":
                 await self._hear(frame)
             case "audio-stop":
@@ -140,7 +142,7 @@ class Connection:
         return Hearing(shared.bundle, shared.runtime, setup, start_ms)
 
     async def _hear(self, frame: Frame) -> None:
-        chunk = _data(frame, _Chunk)
+        chunk = fields(frame, _Chunk)
         format = AudioFormat(chunk.rate, chunk.width, chunk.channels)
         hearing = self._hearing = self._hearing or self._new_hearing()
         if self._generation != self._shared.words.generation:
@@ -161,7 +163,7 @@ class Connection:
 
     async def _pieces(self, hearing: Hearing, pieces: Sequence[Piece]) -> None:
         for piece in pieces:
-            await self._in_real_time(len(piece.data) / piece.format.raw.frame_bytes, piece.format)
+            await self._in_real_time(len(piece.data) / piece.format.frame_bytes, piece.format)
             hear = partial(hearing.hear, piece, voices=self._shared.knows_voices())
             loop = asyncio.get_running_loop()
             for one in await loop.run_in_executor(self._shared.worker, hear):
@@ -170,6 +172,8 @@ class Connection:
     async def _report(self, heard: Heard) -> None:
         admitted, speaker = await self._shared.admitted(heard)
         if not admitted:
+            if self._hearing is not None:  # somebody else may say the word at once
+                self._hearing.forgive(heard.wake.word)
             return
         self._detected = True
         name = heard.wake.word
@@ -193,14 +197,3 @@ class Connection:
         """Send an event. Raises TimeoutError where the client does not read."""
         async with asyncio.timeout(FRAME_S):
             await async_write_event(event, self._writer)
-
-
-def _data(frame: Frame, kind: type[T]) -> T:
-    """Return the data of a frame as its type has them. Raises FrameError."""
-    try:
-        return msgspec.convert(frame.data, kind)
-    except msgspec.ValidationError as error:
-        fault = validation.explain(error, kind, frame.data)
-        path = (*fault.path, fault.name) if fault.name is not None else fault.path
-        text = f"{frame.type}: {validation.dotted(path)} {fault.problem}"
-        raise FrameError(text) from None

@@ -8,13 +8,16 @@ one holds no more than the bounds here of one frame, and waits no longer than `F
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
+import msgspec
 from msgspec import Meta, Struct
 
+from kwsd import validation
 from kwsd.bounded import json
 from kwsd.bounded.file import Damaged
 
+T = TypeVar("T", bound=Struct)
 MAX_LINE = 1 << 16
 """Longest line, in bytes with its newline."""
 MAX_DATA = 1 << 16
@@ -27,6 +30,11 @@ MAX_TYPE = 64
 """Longest type, in characters."""
 
 
+LATEST_MS = 1 << 53
+Timestamp = Annotated[float, Meta(ge=-LATEST_MS, le=LATEST_MS)]
+"""Milliseconds of the sender's time."""
+
+
 class FrameError(ValueError):
     """What was sent is no frame, or none within the bounds; the stream cannot be resumed."""
 
@@ -37,6 +45,27 @@ class Frame(NamedTuple):
     type: str
     data: dict[str, Any]
     payload: bytes
+
+
+class AudioFormat(Struct, frozen=True):
+    """The format of audio, as `audio-start` and `audio-chunk` name it."""
+
+    rate: Annotated[int, Meta(ge=1000, le=768_000)]
+    """Samples per second."""
+    width: Literal[1, 2, 3, 4]
+    """Bytes of a sample: a signed whole number, little-endian."""
+    channels: Annotated[int, Meta(ge=1, le=64)]
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of a sample of every channel."""
+        return self.width * self.channels
+
+
+class Ping(Struct, frozen=True):
+    """The data of `ping`."""
+
+    text: str | None = None
 
 
 class _Line(Struct, frozen=True):
@@ -92,3 +121,14 @@ async def _part(reader: asyncio.StreamReader, name: str, length: int | None, mos
     if not 0 < length <= most:
         raise FrameError(f"{name}: {length} is not a number of bytes up to {most}")
     return await reader.readexactly(length)
+
+
+def fields(frame: Frame, kind: type[T]) -> T:
+    """Return the data of a frame as its type has them. Raises FrameError."""
+    try:
+        return msgspec.convert(frame.data, kind)
+    except msgspec.ValidationError as error:
+        fault = validation.explain(error, kind, frame.data)
+        path = (*fault.path, fault.name) if fault.name is not None else fault.path
+        text = f"{frame.type}: {validation.dotted(path)} {fault.problem}"
+        raise FrameError(text) from None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from typing import Annotated, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from msgspec import Meta, Struct
 
 from kwsd.audio.format import BLOCK_S, SAMPLE_RATE
 from kwsd.audio.high_pass import HighPass
-from kwsd.audio.raw_pcm import MAX_CHANNELS, RawConverter, RawFormat, SampleFormat
+from kwsd.audio.raw_pcm import RawConverter, RawFormat, SampleFormat
+from kwsd.bridges.wyoming.frames import AudioFormat
 from kwsd.detect.detector import MAX_CHUNKS_PER_CALL, Detector
 from kwsd.detect.offline import TAIL_SAMPLES
 from kwsd.detect.setup import DetectorSetup
@@ -24,26 +24,6 @@ FORMATS: dict[int, SampleFormat] = {1: "s8", 2: "s16", 3: "s24", 4: "s32"}
 """The format of samples of so many bytes."""
 MAX_MARKS = 1024
 """Chunks of the past whose timestamps are known."""
-LATEST_MS = 1 << 53
-
-
-class AudioFormat(Struct, frozen=True):
-    """The format of audio, as `audio-start` and `audio-chunk` name it."""
-
-    rate: Annotated[int, Meta(ge=1000, le=768_000)]
-    """Samples per second."""
-    width: Literal[1, 2, 3, 4]
-    """Bytes of a sample: a signed whole number, little-endian."""
-    channels: Annotated[int, Meta(ge=1, le=MAX_CHANNELS)]
-
-    @property
-    def raw(self) -> RawFormat:
-        """The same, for the converter."""
-        return RawFormat(FORMATS[self.width], self.rate, self.channels)
-
-
-Timestamp = Annotated[float, Meta(ge=-LATEST_MS, le=LATEST_MS)]
-"""Milliseconds of the sender's time."""
 
 
 class Heard(NamedTuple):
@@ -103,8 +83,8 @@ class Hearing:
 
         Raises ValueError for a part of a sample.
         """
-        if len(data) % format.raw.frame_bytes:
-            text = f"{len(data)} bytes are not whole samples of {format.raw.frame_bytes} bytes"
+        if len(data) % format.frame_bytes:
+            text = f"{len(data)} bytes are not whole samples of {format.frame_bytes} bytes"
             raise ValueError(text)
         before: list[Piece] = []
         if self._format != format:
@@ -113,7 +93,7 @@ class Hearing:
         if timestamp is not None:
             self._marks.append((self._added, timestamp))
         self._pending += data
-        samples = len(data) / format.raw.frame_bytes
+        samples = len(data) / format.frame_bytes
         self._added += samples * SAMPLE_RATE / format.rate
         return before
 
@@ -126,7 +106,7 @@ class Hearing:
             return None
         chunks = self._detector.max_chunks_per_call if self._detector else MAX_CHUNKS_PER_CALL
         frames = int(chunks * BLOCK_S * self._format.rate)
-        size = max(frames, 1) * self._format.raw.frame_bytes
+        size = max(frames, 1) * self._format.frame_bytes
         if len(self._pending) < size:
             return None
         return self._take(size, self._format)
@@ -136,7 +116,7 @@ class Hearing:
         pieces = []
         format = self._format
         if format is not None:
-            size = max(int(BLOCK_S * format.rate), 1) * format.raw.frame_bytes
+            size = max(int(BLOCK_S * format.rate), 1) * format.frame_bytes
             while self._pending:
                 pieces.append(self._take(size, format))
             if last:
@@ -152,7 +132,7 @@ class Hearing:
         """Return the wakes of the next piece; with `voices`, each with its voice."""
         if self._converter is None or self._converted != piece.format:
             channel = 0 if piece.format.channels == 1 else "mix"
-            self._converter = RawConverter(piece.format.raw, channel, "a client's audio")
+            self._converter = RawConverter(_raw(piece.format), channel, "a client's audio")
             self._converted = piece.format
         samples = self._converter.step(piece.data)
         if piece.last:
@@ -169,6 +149,11 @@ class Hearing:
                 voice = detector.voice(event.start, detector.end) if voices else None
                 heard.append(Heard(event, self._time(event.end), voice))
         return heard
+
+    def forgive(self, word: str) -> None:
+        """Undo the refractory time of a word whose wake was not let through; no `hear` runs."""
+        if self._detector is not None:
+            self._detector.forgive(word)
 
     def _as_configured(self) -> Detector | None:
         """Return the detector of the present setup, the same for as long as there is one."""
@@ -188,3 +173,8 @@ class Hearing:
         at = bisect_right(marks, (float(sample), float("inf"))) - 1
         begin, time_ms = marks[max(at, 0)] if marks else (0.0, self._start_ms)
         return round(time_ms + (sample - begin) * 1000 / SAMPLE_RATE)
+
+
+def _raw(format: AudioFormat) -> RawFormat:
+    """Return the same format, for the converter."""
+    return RawFormat(FORMATS[format.width], format.rate, format.channels)

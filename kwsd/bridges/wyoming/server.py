@@ -7,26 +7,23 @@ four chunks at most at a time, so that nobody waits for long.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import socket
-import time
-from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from wyoming.event import Event
 
+from kwsd.bridge_config import WyomingConfig
 from kwsd.bridges.daemon_link import DaemonLink
 from kwsd.bridges.service import Service
 from kwsd.bridges.wyoming.connection import Connection, Shared
-from kwsd.bridges.wyoming.frames import MAX_LINE
 from kwsd.bridges.wyoming.hearing import Heard
 from kwsd.bridges.wyoming.info import info
+from kwsd.bridges.wyoming.port import Places, listening
 from kwsd.bridges.wyoming.voices import Voices
 from kwsd.bridges.wyoming.words import Words
 from kwsd.client.async_client import AsyncClient
-from kwsd.config import Config, WyomingConfig
+from kwsd.config import Config
 from kwsd.model import bundle as bundles
 from kwsd.model.runtime import Runtime
 from kwsd.protocol.commands import Status, WordsDetector
@@ -39,12 +36,6 @@ from kwsd.state.words import AddedWord, WordError, from_bytes
 log = logging.getLogger(__name__)
 LOOK_S = 10.0
 """Seconds between two looks at the daemon's words."""
-SILENT_S = 60.0
-"""A client that has sent nothing for so long makes room where others find no place."""
-LINGER_S = 1.0
-"""Longest time for what was written last to be read."""
-KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
-"""A satellite that has lost its power is noticed after two minutes."""
 
 
 class WakeService:
@@ -58,7 +49,7 @@ class WakeService:
         self._link = DaemonLink(socket_path)
         self._voices = Voices(self._link, config.speaker.require, self._bundle.encoder_id)
         self._worker = ThreadPoolExecutor(1, "detectors")
-        self._clients: dict[asyncio.Task[None], Connection] = {}
+        self._places: Places[Connection] = Places(self._config.max_clients)
         self._refused = Seldom(log)
         self._lost = Seldom(log)
         self._info: tuple[int, Event] | None = None
@@ -78,7 +69,10 @@ class WakeService:
     async def serve(self, service: Service) -> None:
         """Serve for as long as the task lives. Raises OSError where the port cannot be had."""
         try:
-            async with self._listening(), asyncio.TaskGroup() as group:
+            async with (
+                listening(self._config, "wyoming", self._accept),
+                asyncio.TaskGroup() as group,
+            ):
                 service.ready(f"{self._config.uri}: {', '.join(self._words.names)}")
                 log.info("serving %s on %s", ", ".join(self._words.names), self._config.uri)
                 group.create_task(self._link.run(self._follow, went=self._voices.forget))
@@ -90,56 +84,22 @@ class WakeService:
         """Return when the thread of the detectors has had a turn."""
         await asyncio.get_running_loop().run_in_executor(self._worker, int)
 
-    @contextlib.asynccontextmanager
-    async def _listening(self) -> AsyncIterator[None]:
-        host, port = self._config.address()
-        hosts = ["::", "0.0.0.0"] if host == "::" else [host]
-        try:
-            server = await asyncio.start_server(self._accept, hosts, port, limit=MAX_LINE)
-        except OSError as error:
-            why = f"wyoming.uri: {self._config.uri} cannot be had ({error.strerror or error})"
-            raise OSError(f"{why}; stop what uses the port, or set another: ss -ltnp") from error
-        try:
-            yield
-        finally:
-            server.close()
-            for task in list(self._clients):
-                task.cancel()
-            await asyncio.gather(*self._clients, return_exceptions=True)
-
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
         connection = Connection(reader, writer, self._shared)
         peer = writer.get_extra_info("peername")
         try:
-            _keep_alive(writer)
             if not peer or not self._config.admits(peer[0]):
                 self._refused("%s may not connect; wyoming.allow says who may", peer and peer[0])
                 return
-            if len(self._clients) >= self._config.max_clients and not self._make_room():
-                text = f"{self._config.max_clients} clients are connected (wyoming.max_clients)"
-                self._refused("%s is turned away: %s", peer[0], text)
-                await connection.refuse(text, "busy")
-                return
-            self._clients[task] = connection
-            await connection.run()
+            with self._places.taken(connection) as placed:
+                if placed:
+                    await connection.run()
+                    return
+            text = f"{self._places.most} clients are connected (wyoming.max_clients)"
+            self._refused("%s is turned away: %s", peer[0], text)
+            await connection.refuse(text, "busy")
         except (ConnectionError, TimeoutError) as error:
             self._lost("%s is lost: %s", peer and peer[0], str(error) or "it does not read")
-        except asyncio.CancelledError:  # it made room, or the service stops
-            pass
-        finally:
-            self._clients.pop(task, None)
-            await _close(writer)
-
-    def _make_room(self) -> bool:
-        """Disconnect the client that has been silent for longest; return whether one has been."""
-        task, connection = min(self._clients.items(), key=lambda item: item[1].heard_at)
-        if time.monotonic() - connection.heard_at < SILENT_S:
-            return False
-        del self._clients[task]
-        task.cancel()
-        return True
 
     def _described(self) -> Event:
         generation = self._words.generation
@@ -184,20 +144,3 @@ class WakeService:
             except (RequestError, WordError) as error:
                 log.warning("%s cannot be served: %s", entry.name, error)
         return found
-
-
-def _keep_alive(writer: asyncio.StreamWriter) -> None:
-    sock = writer.get_extra_info("socket")
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in KEEPALIVE:
-        sock.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-async def _close(writer: asyncio.StreamWriter) -> None:
-    """Close a connection; what it leaves unread is dropped soon."""
-    try:
-        writer.close()
-        async with asyncio.timeout(LINGER_S):
-            await writer.wait_closed()
-    except (OSError, TimeoutError):
-        writer.transport.abort()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import msgspec
 
+from kwsd.bridges.wyoming import served
 from kwsd.config import Config, ConfigError, SpeakerConfig, WordConfig
 from kwsd.detect.setup import DetectorSetup, resolve
 from kwsd.model.bundle import Bundle
@@ -16,35 +16,8 @@ from kwsd.state.library import Library
 from kwsd.state.words import AddedWord
 
 log = logging.getLogger(__name__)
-RECORDINGS = "Picovoice wake-word-benchmark recordings"
-PRECISE = "Mycroft Precise community data"
-SOURCES: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("alexa", "jarvis", "smart_mirror", "snowboy", "view_glass"), (RECORDINGS,)),
-    "computer": (RECORDINGS, PRECISE),
-}
-"""Whose recordings taught each word that comes with kwsd, as the model card names them."""
-LINKS = {
-    RECORDINGS: "https://github.com/Picovoice/wake-word-benchmark",
-    PRECISE: "https://github.com/MycroftAI/precise-community-data",
-}
 MAX_SETUPS = 64
 """Choices of words whose setups are kept, whatever strangers ask for."""
-LANGUAGES = dict.fromkeys(SOURCES, ("en",))
-"""The languages of these recordings."""
-
-
-class ServedWord(NamedTuple):
-    """What is said of a word."""
-
-    name: str
-    phrase: str
-    languages: tuple[str, ...]
-    source: str
-    """Whose recordings taught it."""
-    link: str
-    """Where they are; empty where they are nowhere."""
-    version: str
-    """Identifies what gives its scores."""
 
 
 class Words:
@@ -122,30 +95,7 @@ class Words:
         given = self._config.words[known] if known else WordConfig()
         return msgspec.structs.replace(given, enabled=True)
 
-    def described(self) -> list[ServedWord]:
+    def described(self) -> list[served.ServedWord]:
         """Return what is said of each word."""
-        return [*map(self._bundled, self._bundle.words), *map(_added, self._added.values())]
-
-    def _bundled(self, name: str) -> ServedWord:
-        sources = SOURCES.get(name, ())
-        return ServedWord(
-            name=name,
-            phrase=name.replace("_", " "),
-            languages=LANGUAGES.get(name, ()),
-            source=" and ".join(sources) or "whoever made the model bundle",
-            link=LINKS[sources[0]] if sources else "",
-            version=self._bundle.words[name].id,
-        )
-
-
-def _added(word: AddedWord) -> ServedWord:
-    """Return what is said of an added word; nobody has asked in which language it is."""
-    of = "text, by synthetic voices" if word.made.of == "text" else f"{word.made.takes} takes"
-    return ServedWord(
-        name=word.name,
-        phrase=word.name.replace("_", " "),
-        languages=(),
-        source=f"added on this machine, from {of}",
-        link="",
-        version=word.id,
-    )
+        bundled = [served.bundled(name, word.id) for name, word in self._bundle.words.items()]
+        return bundled + [served.added(w.name, w.id, w.made) for w in self._added.values()]
