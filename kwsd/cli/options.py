@@ -140,4 +140,4 @@ def duration(text: str) -> float:
             seconds = float(found.group(1)) * SECONDS[found.group(2)]
             if seconds > 0:
                 return seconds
-    raise argparse.ArgumentTypeError(f"{text!r} is not a length of time: 90s, 45m, 8h, 2d")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a length of time: 300ms, 90s, 45m, 8h, 2d")
