@@ -19,6 +19,7 @@ from kwsd.detect.detector import Detector
 from kwsd.detect.setup import resolve
 from kwsd.detect.trace import Step
 from kwsd.events import Wake
+from kwsd.learn import few_shot
 from kwsd.learn.few_shot import WordTrainer, stored_clips, stored_takes
 from kwsd.learn.negatives import read_negatives
 from kwsd.learn.second_stage import (
@@ -338,10 +339,14 @@ def test_wrong_clips_count_in_both_stages(bench: Bench, made: AddedWord) -> None
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_fits")
-def test_takes_of_other_words_count_in_both_stages(bench: Bench, made: AddedWord) -> None:
+def test_takes_of_other_words_count_in_both_stages(
+    bench: Bench, made: AddedWord, monkeypatch: pytest.MonkeyPatch
+) -> None:
     encoder = bench.trainer.encoder
     other, _ = bench.trainer.make(OTHER, [encoder.take(say(OTHER, one)) for one in VOICES[:3]])
     assert other.second is not None
+    far, _ = bench.trainer.make(PHRASE, stored_takes(made), [other])
+    monkeypatch.setattr(few_shot, "WAKE", 0.0)
     strange = with_(other, second=with_(other.second, word_id="another"))
     alone, unheard, word = (
         bench.trainer.make(PHRASE, stored_takes(made), others)[0]
@@ -350,6 +355,7 @@ def test_takes_of_other_words_count_in_both_stages(bench: Bench, made: AddedWord
     assert alone.second is not None
     assert unheard.second is not None
     assert word.second is not None
+    assert np.array_equal(far.weights, alone.weights), "its takes do not wake it"
     assert not np.array_equal(unheard.weights, alone.weights)
     assert np.array_equal(word.weights, unheard.weights)
     assert np.array_equal(unheard.second.weights, alone.second.weights)

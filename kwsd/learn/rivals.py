@@ -29,6 +29,9 @@ class Rivals:
     """float32 `[take, version, FIRING_CHUNKS, dim]` of each: what the checker hears; None where
     another one, or none, has heard its takes."""
 
+    def __bool__(self) -> bool:
+        return bool(self.takes)
+
     @classmethod
     def of(cls, name: str, others: Sequence[AddedWord], word_id: str | None = None) -> Rivals:
         """Return the rivals of the word `name` among `others`; `word_id` is the checker's."""
