@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     from kwsd.bridges import service
     from kwsd.web.server import PageServer
 
-    return service.run(PageServer(config, socket_of(arguments, config)).serve)
+    return service.run(PageServer(config, socket_of(arguments, config), arguments.config).serve)
 
 
 def _link(*, qr: bool) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -21,8 +22,16 @@ from kwsd.web.static_files import StaticFiles
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def build(config: WebConfig, port: int, sessions: Sessions, live: Live) -> Gate:
-    """Return the application (ASGI)."""
+class Part(Protocol):
+    """A part of the page with its paths."""
+
+    routes: list[Route]
+
+
+def build(
+    config: WebConfig, port: int, sessions: Sessions, live: Live, parts: Sequence[Part]
+) -> Gate:
+    """Return the application (ASGI), whose `parts` bring their own paths."""
     files = StaticFiles()
 
     async def watch(request: Request) -> Response:
@@ -44,6 +53,7 @@ def build(config: WebConfig, port: int, sessions: Sessions, live: Live) -> Gate:
         *(Route(path, files.answer) for path in files.files),
         Route("/api/live", watch),
         Route("/api/session", session, methods=["GET", "DELETE"]),
+        *(route for part in parts for route in part.routes),
     ]
     app = Starlette(
         routes=routes,

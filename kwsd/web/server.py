@@ -23,6 +23,8 @@ from kwsd.bridges.service import Service
 from kwsd.config import Config, ConfigError
 from kwsd.protocol.request import EventType
 from kwsd.web import app, links
+from kwsd.web.clips import Clips
+from kwsd.web.improving import Improving
 from kwsd.web.live import Live
 from kwsd.web.sessions import Sessions
 
@@ -93,11 +95,18 @@ class _Server(uvicorn.Server):
 class PageServer:
     """The page, for as long as its process lives."""
 
-    def __init__(self, config: Config, socket_path: Path | None) -> None:
-        """`socket_path` is the daemon's; None is the usual one. Raises ConfigError."""
+    def __init__(
+        self, config: Config, socket_path: Path | None, config_path: Path | None = None
+    ) -> None:
+        """`socket_path` is the daemon's, and `config_path` that of the configuration; None is the
+        usual one. Raises ConfigError."""
         self._config: WebConfig = config.web
         self._sessions = Sessions(self._config.session_h * 3600)
-        self._live = Live(DaemonLink(socket_path, get_args(EventType)))
+        self._link = DaemonLink(socket_path, get_args(EventType))
+        self._live = Live(self._link)
+        where: list[str | Path] = ["--socket", socket_path] if socket_path else []
+        where += ["--config", config_path] if config_path else []
+        self._parts = [Clips(self._link), Improving(self._link, where)]
         self._scheme = "https" if self._config.tls_cert else "http"
         _check_tls(self._config)
 
@@ -128,7 +137,7 @@ class PageServer:
 
     def _settings(self, port: int) -> uvicorn.Config:
         settings = uvicorn.Config(
-            app.build(self._config, port, self._sessions, self._live),
+            app.build(self._config, port, self._sessions, self._live, self._parts),
             http=_Connection,
             ws="none",
             lifespan="off",

@@ -11,6 +11,12 @@ const PAGES = [
     path: "M1 10h3l2-5 3 11 4-14 2 8h4",
     load: () => import("./live.js"),
   },
+  {
+    name: "clips",
+    title: "Clips",
+    path: "M2 10v0M5 7v6M8 3v14M11 6v8M14 8v4M17 9v2",
+    load: () => import("./clips.js"),
+  },
 ];
 
 const view = document.getElementById("view");
