@@ -163,6 +163,11 @@ def test_clips_are_for_everybody(
     page.wait_for_timeout(500)
     assert serious(page) == []
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowUp")
+    expect(page.locator("#clip-title")).to_have_text("computer, wake")
+    page.evaluate("scrollTo(0, 0)")
+    page.wait_for_timeout(500)
     if DRAWS and (size == DESKTOP or scheme == "light"):
         picture(page, f"clips-{scheme if size == DESKTOP else 'phone'}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import re
 import socket
@@ -18,7 +20,7 @@ from pages import Answer, Serve, WebPage, serve
 from kwsd.bridge_config import WebConfig
 from kwsd.cli import main as cli
 from kwsd.web import gate, server, sessions
-from kwsd.web.answers import MAX_JSON
+from kwsd.web.answers import BODY_S, MAX_JSON
 from kwsd.web.static_files import StaticFiles
 
 
@@ -224,10 +226,19 @@ def test_bodies_are_bounded(serve: Serve) -> None:
     """Long and endless bodies end, for those with a session too."""
     page = serve()
     cookie = entered(page)
-    head = f"POST /api/session HTTP/1.1\r\nHost: 127.0.0.1:{page.port}\r\nOrigin: {page.origin}\r\n"
+    endless = (b" " * 10_000 for _ in range(MAX_JSON // 1000))
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", page.port)) as connection:
+        headers = {"cookie": cookie, "origin": page.origin}
+        with contextlib.suppress(ConnectionError):  # it may hang up before it has all
+            connection.request("POST", "/api/clips/label", endless, headers, encode_chunked=True)
+        with contextlib.suppress(ConnectionError):
+            assert connection.getresponse().status == 413
+    head = (
+        f"POST /api/clips/keep HTTP/1.1\r\nHost: 127.0.0.1:{page.port}\r\nOrigin: {page.origin}\r\n"
+    )
     head += f"Cookie: {cookie}\r\n"
     found = raw(page, f"{head}Content-Length: {MAX_JSON + 1}\r\nConnection: close\r\n\r\n".encode())
-    assert found.startswith(b"HTTP/1.1 4")
+    assert found.startswith(b"HTTP/1.1 413")
     assert raw(page, b"GET / HTTP/1.1\r\nX: " + b"a" * 70_000).startswith(b"HTTP/1.1 400")
     assert page.ask("GET", "/", cookie=cookie).status == 200
 
@@ -259,6 +270,27 @@ def test_slow_requests_make_room(serve: Serve) -> None:
     assert not left
     assert time.monotonic() - begun >= server.HEAD_S / 2, "those that are slow are not refused"
     assert page.ask("GET", f"/?token={page.token}").status == 200
+
+
+@pytest.mark.slow
+def test_a_body_that_trickles_is_ended(serve: Serve) -> None:
+    """Also one that a session sends, where its answer waits for it."""
+    page = serve()
+    cookie = entered(page)
+    head = f"POST /api/clips/label HTTP/1.1\r\nHost: 127.0.0.1:{page.port}\r\n"
+    head += f"Origin: {page.origin}\r\nCookie: {cookie}\r\nContent-Length: 1000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", page.port), timeout=0.2) as sock:
+        sock.sendall(head.encode())
+        begun = time.monotonic()
+        found = b""
+        while not found:
+            assert time.monotonic() < begun + BODY_S + 20
+            sock.sendall(b"[")
+            with contextlib.suppress(TimeoutError):
+                found = sock.recv(1 << 16)
+    assert found.startswith(b"HTTP/1.1 408")
+    assert time.monotonic() > begun + BODY_S - 1
+    assert page.ask("GET", "/", cookie=cookie).status == 200
 
 
 def test_many_connections_are_told(serve: Serve) -> None:

@@ -21,7 +21,12 @@ const KEYS = [
   ["U", "take back"],
   ["X", "mark"],
 ];
-const time = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+const time = new Intl.DateTimeFormat(undefined, {
+  month: "short",
+  day: "numeric",
+  hour: "2-digit",
+  minute: "2-digit",
+});
 const mib = (count) => (count / 2 ** 20).toFixed(1);
 
 export function open(view) {
@@ -103,7 +108,7 @@ export function open(view) {
           el(
             "table",
             {},
-            el("thead", {}, el("tr", {}, el("th", {}, all), ["Word", "What", "Score", "Speaker", "When", "Label"].map((text) => el("th", { scope: "col" }, text)))),
+            el("thead", {}, el("tr", {}, el("th", {}, all), ["Word", "What", "Label", "Score", "Speaker", "When"].map((text) => el("th", { scope: "col" }, text)))),
             rows,
           ),
         ),
@@ -251,10 +256,10 @@ export function open(view) {
       el("td", {}, box),
       el("td", {}, name),
       el("td", {}, el("span", { class: `badge ${clip.kind === "wake" ? "good" : "warn"}` }, KINDS[clip.kind] ?? clip.kind)),
+      el("td", {}, found ? el("span", { class: `badge ${found === "right" ? "good" : "bad"}` }, found === "right" ? "✓ right" : "✗ wrong") : "–"),
       el("td", {}, score(clip.score)),
       el("td", {}, speaker(clip.speaker) || "–"),
       el("td", {}, time.format(1000 * clip.time)),
-      el("td", {}, found ? el("span", { class: `badge ${found === "right" ? "good" : "bad"}` }, found === "right" ? "✓ right" : "✗ wrong") : "–"),
     );
   }
 
