@@ -23,7 +23,7 @@ from kwsd.protocol import commands
 from kwsd.protocol.errors import RequestError
 from kwsd.web.answers import answer
 
-IMPROVE_S = 600.0
+IMPROVE_S = 1800.0
 """Longest time in which a word is made again."""
 PUT_S = 30.0
 

@@ -237,7 +237,7 @@ def test_an_added_word_learns_and_unlearns(
     expect(lessons).to_contain_text("hey banana can learn from 3 labeled clips", timeout=30_000)
     before = served.memory_mib()
     lessons.get_by_role("button", name="Improve").click()
-    expect(lessons).to_contain_text("hey banana has learned", timeout=240_000)
+    expect(lessons).to_contain_text("hey banana has learned", timeout=570_000)
     assert served.memory_mib() < before + 10
     table = lessons.locator("tbody tr")
     expect(table.nth(0)).to_have_text(re.compile(r"its clips that are missed\d of 3\d of 3"))
@@ -295,4 +295,5 @@ def test_bad_requests_are_told_and_change_nothing(
     assert labels(daemon) == before
     daemon.kill()
     answer = page.ask("GET", "/api/clips", cookie=cookie)
-    assert (answer.status, answer.json()["code"]) == (503, "unreachable")
+    assert answer.status == 503
+    assert answer.json()["code"] in ("closed", "unreachable")

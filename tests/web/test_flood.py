@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -10,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import pytest
@@ -44,12 +45,24 @@ class Flood:
         self._listening.listen()
         self._lock = threading.Lock()
         self._client: socket.socket | None = None
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._serving = threading.Thread(target=self._serve)
+        self._serving.start()
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._client is not None:
+            self._client.shutdown(socket.SHUT_RDWR)
+        self._serving.join()
+        self._listening.close()
 
     def _serve(self) -> None:
         client, _ = self._listening.accept()
+        with client, client.makefile("rb") as requests, contextlib.suppress(OSError):
+            self._answer(client, requests)
+
+    def _answer(self, client: socket.socket, requests: BinaryIO) -> None:
         self._send(client, HELLO)
-        for line in client.makefile("rb"):
+        for line in requests:
             request = msgspec.json.decode(line)
             reply = {"type": "reply", "id": request["id"], "ok": True}
             if request["type"] == "status":
@@ -85,8 +98,12 @@ def heap_mib(page: Page) -> float:
 
 @pytest.mark.slow
 def test_a_million_events_leave_no_trace(tmp_path: Path, serve: Serve, visit: Visitor) -> None:
-    flood = Flood(tmp_path / "k.sock")
-    served = serve(real=True)
+    with contextlib.closing(Flood(tmp_path / "k.sock")) as flood:
+        flooded(flood, serve(real=True), visit)
+
+
+def flooded(flood: Flood, served: WebPage, visit: Visitor) -> None:
+    """Let a million events through a page, and compare its memory after a part of them and all."""
     page = visit(served).page
     rows = page.locator(".happened li")
     flood.send(WARM)

@@ -184,7 +184,7 @@ export function open(view) {
 
   function improve(word, button) {
     button.disabled = true;
-    say(button, "Learning, some seconds…");
+    say(button, "Learning, a minute or so…");
     return tried(async () => {
       try {
         const found = await post(`/api/words/${encodeURIComponent(word)}/improve`, {});
