@@ -106,7 +106,7 @@ class PageServer:
         self._live = Live(self._link)
         where: list[str | Path] = ["--socket", socket_path] if socket_path else []
         where += ["--config", config_path] if config_path else []
-        self._parts = [Clips(self._link), Improving(self._link, where)]
+        self._parts: list[app.Part] = [Clips(self._link), Improving(self._link, where)]
         self._scheme = "https" if self._config.tls_cert else "http"
         _check_tls(self._config)
 
