@@ -47,7 +47,7 @@ class RateInfo(Data, frozen=True):
 def all_together(rates: Iterable[RateInfo | None]) -> float | None:
     """Return the false accepts per hour to expect of several words; None where none is known."""
     known = [rate.held for rate in rates if rate]
-    return round(sum(known), 4) if known else None
+    return round(sum(known), 6) if known else None
 
 
 class ActiveWordInfo(Data, frozen=True):
