@@ -284,7 +284,8 @@ def _import_all() -> None:
         if found.name not in ("kwsd.training", "kwsd.bench", "kwsd.__main__"):
             module = importlib.import_module(found.name)
             for inner in pkgutil.iter_modules(getattr(module, "__path__", []), f"{found.name}."):
-                importlib.import_module(inner.name)
+                if inner.name != "kwsd.bridges.ovos":  # runs in Open Voice OS, by its own Python
+                    importlib.import_module(inner.name)
 
 
 if __name__ == "__main__":

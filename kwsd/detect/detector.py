@@ -338,16 +338,10 @@ class Detector:
         if firing.kind != "wake":
             return Rejected(**facts, reason=firing.kind)
         speaker = self.identify(start, firing.at)
-        if not self._may_wake(speaker):
+        if not self.setup.speakers.admits(speaker):
             return Rejected(**facts, speaker=speaker, reason="wrong_speaker")
         self._streams[word].trigger.accepted(firing.at)
         return Wake(**facts, speaker=speaker)
-
-    def _may_wake(self, speaker: SpeakerMatch | None) -> bool:
-        require = self.setup.speakers.require
-        if require == "anyone" or speaker is None or not speaker.verified:
-            return require == "anyone"
-        return require == "enrolled" or speaker.name in require
 
     def _span(self, word: str, at: int) -> tuple[int, int]:
         """Return the samples `[start, end)` of the word that was decided at sample `at`."""

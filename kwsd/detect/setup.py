@@ -97,6 +97,12 @@ class SpeakerSetup:
             return None
         return best_match(embedding, self.voiceprints, self.threshold, self.scorer, band)
 
+    def admits(self, speaker: SpeakerMatch | None) -> bool:
+        """Return whether `speaker` may wake the detector."""
+        if self.require == "anyone" or speaker is None or not speaker.verified:
+            return self.require == "anyone"
+        return self.require == "enrolled" or speaker.name in self.require
+
     def as_compared(self, voiceprint: Voiceprint) -> Voiceprint:
         """Return a voiceprint with both of its parts, where both are compared."""
         return _as_compared(voiceprint, self.joins)
@@ -353,10 +359,8 @@ def _configured(
     points = sorted(model.operating_points, key=lambda point: point.false_accepts_per_hour)
     names = get_args(OperatingPointName)
     if len(points) != len(names):
-        raise ConfigError(
-            f"words.{name}.threshold: {threshold!r} was not measured for this word; "
-            "give a number, or null"
-        )
+        text = f"words.{name}.threshold: {threshold!r} was not measured for this word"
+        raise ConfigError(f"{text}; give a number, or null")
     return points[names.index(threshold)].threshold
 
 
