@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import textwrap
 from pathlib import Path
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 
 from kwsd import config_file
+from kwsd.cli import checks
 from kwsd.config import Config
 
 ROOT = Path(__file__).parent.parent
@@ -76,7 +78,10 @@ def test_the_readme_is_short_and_has_both_commands() -> None:
     assert "    ./dev test" in lines
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/guide/events.md"])
+@pytest.mark.parametrize(
+    "name",
+    ["README.md", "docs/guide/events.md", "docs/guide/mirror.md", "docs/guide/robot.md"],
+)
 def test_python_examples_compile(name: str) -> None:
     found = blocks(name, "python")
     assert found
@@ -87,9 +92,11 @@ def test_python_examples_compile(name: str) -> None:
 
 
 def test_configuration_examples_are_valid() -> None:
-    for name in ("README.md", "docs/guide/configure.md", "docs/guide/speakers.md"):
+    for path in (ROOT / "README.md", *(ROOT / "docs/guide").glob("*.md")):
+        name = str(path.relative_to(ROOT))
         for body in blocks(name, "yaml"):
-            config_file.parse(body, name)
+            if not body.startswith(("automation:", "scrape_configs:")):  # of other programs
+                config_file.parse(body, name)
 
 
 def test_the_configuration_page_shows_every_key_with_its_default() -> None:
@@ -112,3 +119,61 @@ def test_the_configuration_page_shows_every_key_with_its_default() -> None:
     for part in parts:
         for field in msgspec.structs.fields(part):
             assert re.search(rf"^ *{field.name}:", body, re.MULTILINE), field.name
+
+
+def remedies_of_doctor() -> dict[str, list[list[str]]]:
+    """Return what `kwsd doctor` may find wrong, by the name of the check: of each finding the
+    remedies that are written in the code."""
+    tree = ast.parse(Path(checks.__file__).read_text(encoding="utf-8"))
+    found: dict[str, list[list[str]]] = {}
+    for function in (node for node in tree.body if isinstance(node, ast.FunctionDef)):
+        assigned = [
+            (node.lineno, node.targets[0].id, node.value)
+            for node in ast.walk(function)
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+        ]
+        calls = [
+            node
+            for node in ast.walk(function)
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Finding"
+        ]
+        after = 0
+        for call in sorted(calls, key=lambda call: call.lineno):
+            check, ok, _, *fix = call.args
+            if ast.unparse(ok) == "True":
+                continue
+            texts = list(map(written, fix))
+            for line, name, value in assigned:
+                if name == ast.unparse(fix[0]) and after < line < call.lineno:
+                    texts.append(written(value))
+                if name == ast.unparse(check):
+                    check = value
+            found.setdefault(written(check), []).append([text for text in texts if text])
+            after = call.lineno
+    return found
+
+
+def written(value: ast.expr) -> str:
+    """Return the longest text in an expression, up to a remark in it."""
+    texts = [
+        str(getattr(checks, node.id, "")) if isinstance(node, ast.Name) else str(node.value)
+        for node in ast.walk(value)
+        if isinstance(node, ast.Name) or (isinstance(node, ast.Constant) and node.value)
+    ]
+    return max(texts, key=len, default="").split("   ")[0].strip(": ")
+
+
+def test_the_troubleshooting_page_has_an_entry_for_each_finding_of_doctor() -> None:
+    text = (ROOT / "docs/guide/troubleshooting.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    entries = {
+        title: " ".join(body.split()) for title, body in sections if not title.startswith("It ")
+    }
+    found = remedies_of_doctor()
+    assert sum(map(len, found.values())) > 25
+    assert {check: len(remedies) for check, remedies in found.items()} == {
+        check: body.count("- **") for check, body in entries.items()
+    }
+    for check, remedies in found.items():
+        for remedy in (one for each in remedies for one in each):
+            assert " ".join(remedy.split()) in entries[check]
