@@ -282,7 +282,7 @@ def test_takes_from_a_client_may_have_an_offset(start: Start, endless: Path) -> 
 def test_others_may_subscribe_but_not_enroll(start: Start, tmp_path: Path, endless: Path) -> None:
     daemon = start("--source", str(endless), "--realtime")
     daemon.connect().close()
-    for folder in [tmp_path, *tmp_path.parents[:3]]:
+    for folder in [tmp_path, *tmp_path.parents[:2]]:
         folder.chmod(0o755)
     daemon.socket.chmod(0o666)
     program = f"""
@@ -342,7 +342,7 @@ def test_rights_are_named_with_the_command_that_grants_them(
     config.write_text("socket: {admin_group: daemon}")
     daemon = start("--source", str(endless), "--realtime", "--config", str(config))
     daemon.connect().close()
-    for folder in [tmp_path, *tmp_path.parents[:3]]:
+    for folder in [tmp_path, *tmp_path.parents[:2]]:
         folder.chmod(0o755)
     daemon.socket.chmod(0o666)
 
