@@ -262,7 +262,7 @@ def _services(status: StatusReply | None) -> Iterator[Finding]:
         fix = "systemctl --user disable --now kwsd   (or: sudo systemctl disable --now kwsd)"
         yield Finding("service", False, text, fix)
     for options, whose in MANAGERS:
-        for bridge in GROUPS["Bridges to other programs"]:
+        for bridge in (*GROUPS["Bridges to other programs"], "satellite"):
             unit = f"kwsd-{bridge}.service"
             if state := _state_of(unit, options):
                 fix = " ".join(["journalctl", *options, "-u", f"kwsd-{bridge}", "-n", "50"])
