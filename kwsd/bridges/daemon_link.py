@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
+from kwsd.bridges.service import together
 from kwsd.client.async_client import AsyncClient, connect_async
 from kwsd.client.exchange import RETRY_MAX_S, RETRY_MIN_S
 from kwsd.client.streams import AsyncStream
@@ -103,7 +104,7 @@ class DaemonLink:
         came: Callable[[AsyncClient], Awaitable[None]],
         heard: Callable[[Event], None],
     ) -> None:
-        """Return never, but by a DaemonError in an ExceptionGroup."""
+        """Stay until something fails. Raises DaemonError, and what `came` raises."""
 
         async def listen() -> None:
             async for event in client.events(types=list(self._types)):
@@ -113,9 +114,7 @@ class DaemonLink:
         async def begin() -> None:
             await came(client)
 
-        async with asyncio.TaskGroup() as group:
-            group.create_task(listen())
-            group.create_task(begin())
+        await together(listen(), begin())
 
     def _say(self, text: str) -> None:
         if text != self._said:

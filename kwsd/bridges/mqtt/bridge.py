@@ -24,7 +24,7 @@ from kwsd.bridges.mqtt.discovery import AWAY, Device
 from kwsd.bridges.mqtt.outbox import Message, Outbox
 from kwsd.bridges.mqtt.payloads import Topics, encode, of_event
 from kwsd.bridges.mqtt.rooms import Rooms
-from kwsd.bridges.service import Service
+from kwsd.bridges.service import Service, together
 from kwsd.client.async_client import AsyncClient
 from kwsd.config import Config
 from kwsd.events import Event, Rejected, Wake
@@ -197,10 +197,11 @@ class MqttBridge:
             filters += self._rooms.filters
         await client.subscribe([(topic, SubscribeOptions(qos=1)) for topic in filters])
         self._outbox.resend()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._receive(client))
-            group.create_task(self._send(client, self._outbox.event))
-            group.create_task(self._send(client, self._outbox.difference))
+        await together(
+            self._receive(client),
+            self._send(client, self._outbox.event),
+            self._send(client, self._outbox.difference),
+        )
 
     async def _send(self, client: aiomqtt.Client, next: Callable[[], Awaitable[Message]]) -> None:
         while True:
