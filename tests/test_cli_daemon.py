@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +33,8 @@ def test_verbs_of_a_running_daemon(capsys: pytest.CaptureFixture[str], start: St
     assert list(json.loads(out)["words"]) == ["computer"]
     status, out, _ = run(capsys, "status", *socket)
     assert "listens for computer (threshold 0." in out
-    assert "no speaker is enrolled; 1 client(s)" in out
+    me = pwd.getpwuid(os.geteuid()).pw_name
+    assert f"no speaker is enrolled; 1 client(s) ({me})\n" in out
     assert run(capsys, "reload", *socket) == (0, "", "")
     assert json.loads(run(capsys, "reload", *socket, "--json")[1]) == {"reloaded": True}
     command = ["-m", "kwsd", "events", *map(str, socket), "--types", "wake", "--json"]

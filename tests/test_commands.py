@@ -33,6 +33,7 @@ CHANGES_STATE = {
     "words.disable",
     "calibration.put",
     "calibration.undo",
+    "clips.keep",
 }
 
 

@@ -8,6 +8,7 @@ import contextlib
 import grp
 import json
 import os
+import pwd
 import signal
 import socket
 import threading
@@ -95,8 +96,12 @@ def joined(messages: list[StreamAudio]) -> np.ndarray:
 
 
 def streams(client: Client) -> int:
-    """Return how many streams there are."""
-    return client.request(Status()).streams
+    """Return how many streams there are, all of this user's."""
+    status = client.request(Status())
+    me = pwd.getpwuid(os.geteuid()).pw_name
+    assert status.stream_users == ({me: status.streams} if status.streams else {})
+    assert status.users == {me: status.clients}
+    return status.streams
 
 
 def test_a_command_is_streamed_from_the_end_of_its_wake(room: Room) -> None:

@@ -55,14 +55,17 @@ def _sentences(status: StatusReply) -> list[str]:
     together = []
     if (all := status.false_accepts_per_hour) is not None and len(rates) > 1:
         together = [f"  all together: {all:.2g} false wakes an hour of speech"]
-    streams = f", {status.streams} stream(s) of audio" if status.streams else ""
+    users = f" ({_counted(status.users)})" if status.users else ""
+    streams = ""
+    if status.streams:
+        streams = f"; {status.streams} stream(s) of audio to {_counted(status.stream_users)}"
     lines = [
         f"up for {status.uptime_s:.0f} s, {microphone}",
         f"listens for {', '.join(words) or 'no word'}{disabled}",
         *(f"  {name}: {rate_sentence(rate)}" for name, rate in rates.items()),
         *together,
         checked,
-        f"{speakers}; {status.clients} client(s){streams}",
+        f"{speakers}; {status.clients} client(s){users}{streams}",
     ]
     if status.real_time_factor is not None:
         cost = f"{status.real_time_factor:.4f} CPU seconds per second of audio"
@@ -70,3 +73,8 @@ def _sentences(status: StatusReply) -> list[str]:
         lines.append(f"{cost}; the encoder was awake for {awake:.0f} % of it")
     lines += [f"warning: {warning}" for warning in status.warnings]
     return lines + [f"cannot be used: {why}" for why in status.unusable]
+
+
+def _counted(users: dict[str, int]) -> str:
+    """Return users with how often each is there, where that is more than once."""
+    return ", ".join(name if count == 1 else f"{name} x{count}" for name, count in users.items())

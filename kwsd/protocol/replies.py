@@ -89,6 +89,10 @@ class StatusReply(Reply, frozen=True):
     """Words that it could listen for, and that are disabled."""
     streams: int = 0
     """How many streams of audio go to clients."""
+    users: dict[str, int] = {}
+    """Who listens: how many clients each user has, by the user's name."""
+    stream_users: dict[str, int] = {}
+    """To whom the streams of audio go: how many each user has."""
     false_accepts_per_hour: float | None = None
     """Those to expect of all words together; null where no word's were measured."""
 

@@ -235,7 +235,7 @@ class _Client:
         """When it connected, while it has asked for nothing; then never."""
         name = f"client pid {peer.pid} uid {peer.uid}"
         backlog_bytes = clients.config.backlog_bytes
-        self.subscriber = Subscriber(sock, name, backlog_bytes, self._left)
+        self.subscriber = Subscriber(sock, name, backlog_bytes, self._left, peer.uid)
         self._clients = clients
         self._sock = sock
         self._session = ClientSession(self.subscriber, peer)

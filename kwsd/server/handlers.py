@@ -40,7 +40,7 @@ from kwsd.server.pauses import Pauses
 from kwsd.server.peak_recorder import PeakRecorder
 from kwsd.server.state_handlers import StateHandlers
 from kwsd.server.streams import Streams
-from kwsd.server.unix_socket import user_name
+from kwsd.server.unix_socket import user_name, users_of
 from kwsd.server.voices import decoded, identify
 from kwsd.state.voiceprints import VoiceprintError
 from kwsd.version import __version__
@@ -186,6 +186,7 @@ class Handlers:
             checker=CheckerInfo(checker.graph.model.size, checker.checks) if checker else None,
             speakers=sorted(detector.setup.speakers.voiceprints),
             clients=len(self._parts.hub.subscribers),
+            users=users_of(one.uid for one in self._parts.hub.subscribers),
             microphone=MicrophoneInfo(
                 stats.microphone, stats.source, meter.levels_dbfs if (meter := stats.meter) else []
             ),
@@ -202,6 +203,7 @@ class Handlers:
             pauses=self._parts.pauses.infos(),
             disabled=list(detector.setup.disabled),
             streams=self._streams.count,
+            stream_users=users_of(self._streams.uids),
             false_accepts_per_hour=detector.setup.false_accepts_per_hour,
         )
 

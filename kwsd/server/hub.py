@@ -63,8 +63,11 @@ class Subscriber:
         name: str,
         backlog_bytes: int,
         on_close: Callable[[], None],
+        uid: int | None = None,
     ) -> None:
         self.name = name
+        self.uid = uid
+        """The user who has connected, where that is known."""
         self.connection: Connection[FromClient] = Connection.server()
         self.filter: Filter | None = None
         """None until the client has subscribed."""

@@ -45,7 +45,13 @@ class Streams:
     @property
     def count(self) -> int:
         """How many streams of audio there are."""
-        return sum(isinstance(one.recorder, StreamRecorder) for one in self._live.values())
+        return len(self.uids)
+
+    @property
+    def uids(self) -> list[int]:
+        """The user whom each stream of audio goes to."""
+        live = self._live.values()
+        return [one.session.peer.uid for one in live if isinstance(one.recorder, StreamRecorder)]
 
     async def stream(self, session: ClientSession, command: commands.Stream) -> replies.StreamReply:
         """Begin a stream; its messages follow the reply. Raises RequestError."""

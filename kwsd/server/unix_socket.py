@@ -12,6 +12,7 @@ import pwd
 import socket
 import stat
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -151,6 +152,12 @@ def user_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
+
+
+def users_of(uids: Iterable[int | None]) -> dict[str, int]:
+    """Return how often each user is among `uids`, by name; those that are unknown are left out."""
+    counts = Counter(uid for uid in uids if uid is not None)
+    return {user_name(uid): count for uid, count in sorted(counts.items())}
 
 
 def _locked(path: Path) -> int:
