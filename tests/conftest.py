@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -115,6 +116,15 @@ def training_data(work: Path, takes: Iterable[tuple[np.ndarray, str, str, str]])
         rirs=np.random.default_rng(0).normal(0, 1, (10, 800)) * np.exp(-np.arange(800) / 100),
     )
     return TrainingData.of(work, work / "rirs.npz")
+
+
+def open_to_others(folder: Path) -> None:
+    """Let other users into a folder of a test, and into those around it; not into that of all
+    temporary files, which is as it is."""
+    for one in (folder, *folder.parents):
+        if one == Path(tempfile.gettempdir()):
+            return
+        one.chmod(0o755)
 
 
 @pytest.fixture(scope="session")

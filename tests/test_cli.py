@@ -322,7 +322,12 @@ def test_json_over_a_state_directory(capsys: pytest.CaptureFixture[str], tmp_pat
     assert answer("word", "remove", PHRASE) == {"deleted": name}
     assert answer("word", "import", file) == {"word": name, "added": True}
 
-    assert answer("clips", "list") == {"clips": [], "enabled": False}
+    assert answer("clips", "list") == {
+        "clips": [],
+        "enabled": False,
+        "max_bytes": 33554432,
+        "max_count": 200,
+    }
     assert answer("clips", "clear", "--all") == {"deleted": 0}
     found = answer("calibrate", "--wav", takes[1], "--words", "computer", "--yes")
     (result,) = found["words"]

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import pytest
 import soundfile
-from conftest import RATE, RawClient, Start, say
+from conftest import RATE, RawClient, Start, open_to_others, say
 
 from kwsd.audio import pcm
 from kwsd.audio.high_pass import HighPass
@@ -282,8 +282,7 @@ def test_takes_from_a_client_may_have_an_offset(start: Start, endless: Path) -> 
 def test_others_may_subscribe_but_not_enroll(start: Start, tmp_path: Path, endless: Path) -> None:
     daemon = start("--source", str(endless), "--realtime")
     daemon.connect().close()
-    for folder in [tmp_path, *tmp_path.parents[:2]]:
-        folder.chmod(0o755)
+    open_to_others(tmp_path)
     daemon.socket.chmod(0o666)
     program = f"""
 import json, os, socket
@@ -342,8 +341,7 @@ def test_rights_are_named_with_the_command_that_grants_them(
     config.write_text("socket: {admin_group: daemon}")
     daemon = start("--source", str(endless), "--realtime", "--config", str(config))
     daemon.connect().close()
-    for folder in [tmp_path, *tmp_path.parents[:2]]:
-        folder.chmod(0o755)
+    open_to_others(tmp_path)
     daemon.socket.chmod(0o666)
 
     def verbs(*each: list[str]) -> list[tuple[int, str]]:

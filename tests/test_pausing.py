@@ -14,7 +14,7 @@ from pathlib import Path
 import forked
 import numpy as np
 import pytest
-from conftest import RATE, Daemon, RawClient, Start
+from conftest import RATE, Daemon, RawClient, Start, open_to_others
 from test_cli_help import run
 from test_listener import wait_for
 
@@ -277,8 +277,7 @@ def listening_forever(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daem
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_others_may_not_pause(listening: Daemon, tmp_path: Path) -> None:
-    for folder in [tmp_path, *tmp_path.parents[:2]]:
-        folder.chmod(0o755)
+    open_to_others(tmp_path)
     listening.socket.chmod(0o666)
     program = (
         "import os, sys; from kwsd.cli import main as cli\n"

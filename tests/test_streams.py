@@ -21,7 +21,7 @@ import forked
 import numpy as np
 import pytest
 import soundfile
-from conftest import RATE, Daemon, RawClient, Start, hiss, say
+from conftest import RATE, Daemon, RawClient, Start, hiss, open_to_others, say
 from test_listener import wait_for
 
 import kwsd
@@ -332,8 +332,7 @@ def test_a_group_may_stream_another_may_pause_and_neither_may_anything_else(
     config.write_text(f"checker: off\nsocket: {groups}\n")
     daemon = start("--source", "-", stdin=forked.PIPE)
     daemon.connect().close()
-    for folder in [tmp_path, *tmp_path.parents[:2]]:
-        folder.chmod(0o755)
+    open_to_others(tmp_path)
     daemon.socket.chmod(0o666)
     program = (
         "import os, sys, kwsd; from kwsd import commands as c\n"

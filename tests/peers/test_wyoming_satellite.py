@@ -50,7 +50,7 @@ def satellite(tmp_path: Path) -> Iterator[int]:
     (tmp_path / "microphone.py").write_text(MICROPHONE)
     service = Service(tmp_path)
     port = free_port()
-    command = [PYTHON, "-m", "wyoming_satellite", "--name", "kitchen", "--no-zeroconf"]
+    command = [str(PYTHON), "-m", "wyoming_satellite", "--name", "kitchen", "--no-zeroconf"]
     command += ["--uri", f"tcp://127.0.0.1:{port}"]
     command += ["--wake-uri", f"tcp://127.0.0.1:{service.port}", "--wake-word-name", "computer"]
     microphone = f"{sys.executable} {tmp_path}/microphone.py {tmp_path}/microphone.raw"

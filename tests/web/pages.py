@@ -134,9 +134,10 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         assert "Traceback" not in log, log
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium, or Chrome."""
+    """Debian's Chromium, or Chrome. Its event loop runs in this thread for as long as it is there,
+    and no other may, so it goes with the module."""
     assert CHROMIUM, "./dev test --web installs it"
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-dev-shm-usage"]
