@@ -114,7 +114,8 @@ def flooded(flood: Flood, served: WebPage, visit: Visitor) -> None:
     page.wait_for_timeout(3000)
     after, heap_after = served.memory_mib(), heap_mib(page)
     assert rows.count() <= 100
-    expect(rows.first).to_contain_text("near miss: 0.41 of 0.55")
+    # What came too fast may be left out, and that is said in a row of its own.
+    expect(rows.filter(has_text="near miss: 0.41 of 0.55").first).to_be_attached()
     sys.stdout.write(
         f"{before:.1f} → {after:.1f} MiB, in the browser {heap_before:.1f} → {heap_after:.1f}\n"
     )

@@ -29,7 +29,8 @@ def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("audio") / "talk.wav"
     said = [say("computer"), say("good evening, it is raining"), say("jarvis", "en-us+f3")]
     part = np.concatenate([np.concatenate([one, hiss(2.2, 30)]) for one in said])
-    soundfile.write(path, np.tile(part, 60), RATE)
+    quiet = hiss(2.0, 30)  # there is noise before the first word, too
+    soundfile.write(path, np.concatenate([quiet, np.tile(part, 60)]), RATE)
     return path
 
 
