@@ -86,11 +86,10 @@ class DaemonLink:
                     self._client = client
                     self._say(f"connected to kwsd {client.greeting.version} at {client.path}")
                     await self._stay_connected(client, came, heard)
-            except* DaemonError as errors:
-                why = str(_first(errors))
-                self._say(f"{why}; trying again until it is there")
+            except DaemonError as error:
+                self._say(f"{error}; trying again until it is there")
                 if self._client is None:
-                    could_not(why)
+                    could_not(str(error))
             finally:
                 if self._client is not None:
                     self._client = None
@@ -135,9 +134,3 @@ async def _answered_within(timeout_s: float) -> AsyncIterator[None]:
     except TimeoutError:
         text = f"the daemon has not answered within {timeout_s:g} s"
         raise DaemonError("timeout", text) from None
-
-
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return an error of a group that is not a group itself."""
-    first = errors.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first

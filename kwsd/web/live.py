@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from kwsd.bridges.daemon_link import DaemonLink
+from kwsd.bridges.service import together
 from kwsd.client.async_client import AsyncClient
 from kwsd.events import Event, to_dict
 from kwsd.protocol.commands import Status
@@ -130,9 +131,7 @@ class Live:
 
     async def _came(self, client: AsyncClient) -> None:
         self._say_daemon(there=True, version=client.greeting.version)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._send_scores(client))
-            group.create_task(self._send_status(client))
+        await together(self._send_scores(client), self._send_status(client))
 
     async def _send_scores(self, client: AsyncClient) -> None:
         while True:

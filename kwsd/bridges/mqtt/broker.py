@@ -87,9 +87,8 @@ class Broker:
             began = time.monotonic()
             try:
                 await self._connected(session)
-            except* (aiomqtt.MqttError, OSError, ConfigError) as errors:
-                why = _why(_first(errors))
-                self._say(f"the broker at {self.where} is away ({why}); trying again")
+            except (aiomqtt.MqttError, OSError, ConfigError) as error:
+                self._say(f"the broker at {self.where} is away ({_why(error)}); trying again")
             if time.monotonic() - began > STEADY_S:
                 pause_s = RETRY_MIN_S
             moved()
@@ -213,9 +212,3 @@ def _why(error: BaseException) -> str:
     if isinstance(code, ReasonCode):
         return WHY_CLOSED if code.value in CLOSED else str(code)
     return str(cause)
-
-
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return an error of a group that is not a group itself."""
-    first = errors.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
