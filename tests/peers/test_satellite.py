@@ -29,7 +29,7 @@ from wyoming.snd import Played
 from wyoming.timer import TimerFinished, TimerStarted
 from wyoming.vad import VoiceStopped
 from wyoming.wake import Detection
-from wyoming_service import Service, read, run
+from wyoming_service import Service, read, run, throw
 
 from kwsd.bridges.wyoming.frames import MAX_LINE, MAX_PAYLOAD
 from kwsd.protocol.commands import Audio
@@ -418,20 +418,6 @@ def test_hostile_bytes_cost_the_server_nothing(serve: Serve, daemon: Daemon) -> 
     service = serve("--play", "cat >/dev/null")
     generator = random.Random(11)
 
-    async def throw(data: bytes) -> None:
-        """Send bytes, and read what comes until the satellite hangs up."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
-        try:
-            with contextlib.suppress(OSError):  # it has hung up
-                writer.write(data)
-                writer.write_eof()
-                while await reader.read(1 << 16):
-                    pass
-        finally:
-            writer.transport.abort()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
-
     async def steps() -> None:
         ping = b'{"type":"ping"}\n'
         unknown = b'{"type":"nonsense","data":{"a":[1,2,3]},"payload_length":3}\nabc'
@@ -445,14 +431,14 @@ def test_hostile_bytes_cost_the_server_nothing(serve: Serve, daemon: Daemon) -> 
             b'{"type":"timer-finished","data":{"a":' + b"[" * 5000 + b"]" * 5000 + b"}}\n",
         ]
         async with server(service) as client:
-            loads = [asyncio.create_task(throw(data)) for data in bad]
-            await throw(ping * 50_000 + unknown * 50_000)
+            loads = [asyncio.create_task(throw(service.port, data)) for data in bad]
+            await throw(service.port, ping * 50_000 + unknown * 50_000)
             await asyncio.gather(*loads)
             slow = [await asyncio.open_connection("127.0.0.1", service.port) for _ in range(4)]
             for _, writer in slow:
                 writer.write(b'{"type":')
             for stream in hostile(generator, 500):
-                await throw(stream)
+                await throw(service.port, stream)
             # The server itself is hostile: sound without end, and starts without sound.
             for _ in range(5):
                 client._writer.write(sound + 40 * chunk)  # type: ignore[union-attr]

@@ -30,7 +30,7 @@ from wyoming.event import Event
 from wyoming.info import Describe, Info, WakeModel
 from wyoming.ping import Ping, Pong
 from wyoming.wake import Detect, Detection, NotDetected
-from wyoming_service import Service, read, run
+from wyoming_service import Service, read, run, throw
 
 from kwsd.bridges.wyoming.frames import MAX_LINE, MAX_PAYLOAD
 from kwsd.model.bundle import Bundle
@@ -367,20 +367,6 @@ def test_hostile_bytes_cost_nobody_else(serve: Serve) -> None:
     service = serve("wyoming: {max_clients: 64}\n")
     generator = random.Random(7)
 
-    async def throw(data: bytes) -> None:
-        """Send bytes, and read what comes until the service hangs up."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
-        try:
-            with contextlib.suppress(OSError):  # it has hung up
-                writer.write(data)
-                writer.write_eof()
-                while await reader.read(1 << 16):
-                    pass
-        finally:
-            writer.transport.abort()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
-
     async def detects() -> None:
         async with service.client() as client:
             await begins(client)
@@ -400,14 +386,14 @@ def test_hostile_bytes_cost_nobody_else(serve: Serve) -> None:
             b'{"type":"detect","data":{"names":["' + b'","'.join([b"a"] * 10_000) + b'"]}}\n',
             b'{"type":"detect","data":{"context":' + b'{"a":' * 5000 + b"1" + b"}" * 5001 + b"}\n",
         ]
-        loads = [asyncio.create_task(throw(data)) for data in [lines, *bad]]
+        loads = [asyncio.create_task(throw(service.port, data)) for data in [lines, *bad]]
         slow = [await asyncio.open_connection("127.0.0.1", service.port) for _ in range(10)]
         for _, writer in slow:
             writer.write(b'{"type":')
-        endless = [asyncio.create_task(throw(flood)) for _ in range(4)]
+        endless = [asyncio.create_task(throw(service.port, flood)) for _ in range(4)]
         await detects()
         for stream in hostile(generator, 500):
-            await throw(stream)
+            await throw(service.port, stream)
         await detects()
         await asyncio.gather(*loads)
         for reader, writer in slow:  # after 10 s

@@ -40,3 +40,18 @@ async def read(client: AsyncTcpClient) -> Event:
     event = await asyncio.wait_for(client.read_event(), 20)
     assert event is not None, "the connection has ended"
     return event
+
+
+async def throw(port: int, data: bytes) -> None:
+    """Send bytes to a port, and read what comes until the service hangs up."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        with contextlib.suppress(OSError):  # it has hung up
+            writer.write(data)
+            writer.write_eof()
+            while await reader.read(1 << 16):
+                pass
+    finally:
+        writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
