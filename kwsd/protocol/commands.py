@@ -1,9 +1,9 @@
 """The command table: every request with its reply.
 
-A request is declared here once, as a struct. Decoding, validation, the JSON Schema in `docs/` and
-the types of client and server follow from the declaration. Beside its fields, a request says who
-may make it (`privileged`, the default) and whether it changes what the detector must know
-(`changes_state`). Unknown fields are ignored. Bytes travel as base64. Every text, list and number
+A request is declared once, as a struct, here or in `kwsd.protocol.calibration`. Decoding,
+validation, the JSON Schema in `docs/` and the types of client and server follow from the
+declaration. Beside its fields, a request says who may make it (`privileged`, the default) and
+whether it changes what the detector must know (`changes_state`). Unknown fields are ignored. Bytes travel as base64. Every text, list and number
 has a bound. A request with a field `after` is answered in pages (`kwsd.protocol.paging`).
 """
 
@@ -11,17 +11,16 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal, cast, get_args
 
-from msgspec import Meta, field
+from msgspec import Meta
 
 from kwsd.protocol import replies
-from kwsd.protocol.data import (
-    MAX_TAKES,
-    Band,
-    ClipLabel,
-    SpeakerThreshold,
-    TakeInfo,
-    WordThreshold,
-)
+
+# Requests are found here, wherever they are declared.
+from kwsd.protocol.calibration import CalibrationPut as CalibrationPut
+from kwsd.protocol.calibration import CalibrationUndo as CalibrationUndo
+from kwsd.protocol.calibration import GetCalibration as GetCalibration
+from kwsd.protocol.calibration import Peaks as Peaks
+from kwsd.protocol.data import MAX_TAKES, Band, ClipLabel, TakeInfo
 from kwsd.protocol.request import (
     MAX_EMBEDDING,
     MAX_PAUSE_S,
@@ -263,34 +262,6 @@ class TakesClear(Request[replies.TakesClearReply], frozen=True, tag="takes.clear
     """Delete the takes of a word; the word stays."""
 
     word: Name
-
-
-class GetCalibration(Request[replies.CalibrationReply], frozen=True, tag="calibration"):
-    """Ask for the thresholds in force."""
-
-    privileged: ClassVar[bool] = False
-
-
-class CalibrationPut(Request[replies.Done], frozen=True, tag="calibration.put"):
-    """Put calibrated thresholds in force."""
-
-    changes_state: ClassVar[bool] = True
-    words: Annotated[dict[Name, WordThreshold], Meta(max_length=1000)] = field(default_factory=dict)
-    speaker: SpeakerThreshold | None = None
-
-
-class CalibrationUndo(Request[replies.CalibrationUndoReply], frozen=True, tag="calibration.undo"):
-    """Go back to the thresholds before the last calibration."""
-
-    changes_state: ClassVar[bool] = True
-
-
-class Peaks(Request[replies.PeaksReply], frozen=True, tag="peaks"):
-    """Fetch the logged peaks of the words' scores."""
-
-    since: Annotated[float, Meta(ge=-1e12, le=1e12)] = 0.0
-    """Seconds since the epoch."""
-    after: Cursor | None = None
 
 
 class Clips(Request[replies.ClipsReply], frozen=True, tag="clips"):
