@@ -3,8 +3,9 @@
 A request is declared once, as a struct, here or in `kwsd.protocol.calibration`. Decoding,
 validation, the JSON Schema in `docs/` and the types of client and server follow from the
 declaration. Beside its fields, a request says who may make it (`privileged`, the default) and
-whether it changes what the detector must know (`changes_state`). Unknown fields are ignored. Bytes travel as base64. Every text, list and number
-has a bound. A request with a field `after` is answered in pages (`kwsd.protocol.paging`).
+whether it changes what the detector must know (`changes_state`). Unknown fields are ignored. Bytes
+travel as base64. Every text, list and number has a bound. A request with a field `after` is
+answered in pages (`kwsd.protocol.paging`).
 """
 
 from __future__ import annotations
