@@ -188,7 +188,7 @@ _kwsd_command() {
         options='-h --help -v --verbose --json'
         ;;
     'kwsd doctor')
-        options='-h --help -v --verbose --config --socket --json'
+        options='-h --help -v --verbose --config --socket --no-microphone --json'
         single='--config --socket'
         ;;
     'kwsd config')

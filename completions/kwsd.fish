@@ -443,6 +443,7 @@ complete -c kwsd -n '__kwsd_in \'kwsd doctor\'' -s h -l help -d 'show this help 
 complete -c kwsd -n '__kwsd_in \'kwsd doctor\'' -s v -l verbose -d 'log more'
 complete -c kwsd -n '__kwsd_in \'kwsd doctor\'' -l config -r -F -d 'configuration (default: the user\'s, then /etc/kwsd/kwsd.yaml)'
 complete -c kwsd -n '__kwsd_in \'kwsd doctor\'' -l socket -r -F -d 'the daemon\'s socket (default: the configured one)'
+complete -c kwsd -n '__kwsd_in \'kwsd doctor\'' -l no-microphone -d 'do not listen to it, even if no daemon has it'
 complete -c kwsd -n '__kwsd_in \'kwsd doctor\'' -l json -d 'print JSON, for programs'
 complete -c kwsd -n '__kwsd_in \'kwsd config\'' -s h -l help -d 'show this help message and exit'
 complete -c kwsd -n '__kwsd_in \'kwsd config\'' -s v -l verbose -d 'log more'

@@ -706,6 +706,7 @@ _kwsd_doctor() {
         '(-v --verbose)'{-v,--verbose}'[log more]' \
         '--config[configuration (default\: the user'\''s, then /etc/kwsd/kwsd.yaml)]:FILE:_files' \
         '--socket[the daemon'\''s socket (default\: the configured one)]:PATH:_files' \
+        '--no-microphone[do not listen to it, even if no daemon has it]' \
         '--json[print JSON, for programs]'
 }
 

@@ -62,10 +62,13 @@ class Finding:
     """A command or a step; empty where all is well."""
 
 
-def examine(config_path: Path | None, socket: Path | None) -> Iterator[Finding]:
+def examine(
+    config_path: Path | None, socket: Path | None, *, listens: bool = True
+) -> Iterator[Finding]:
     """Yield the findings of all checks; checks that need what is broken are left out.
 
     They judge the daemon that runs for the user who asks, by its own configuration and folders.
+    One that `listens` hears the microphone itself, where no daemon has it.
     """
     own, finding = _configuration(config_path or config_file.find())
     at = socket or (own.socket_path() if own.socket.path else None)
@@ -83,7 +86,8 @@ def examine(config_path: Path | None, socket: Path | None) -> Iterator[Finding]:
     yield from _groups(config)
     yield from _services(status)
     paused = status is not None and status.microphone.state == "paused"
-    yield from _audio(config, daemon_runs=reached.ok or paused)
+    if listens:
+        yield from _audio(config, daemon_runs=reached.ok or paused)
 
 
 def _configuration(path: Path | None, user: str | None = None) -> tuple[Config, Finding]:

@@ -14,6 +14,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `kwsd doctor`."""
     options.add_config(parser)
     options.add_socket(parser)
+    parser.add_argument(
+        "--no-microphone",
+        action="store_true",
+        help="do not listen to it, even if no daemon has it",
+    )
     options.add_json(parser)
 
 
@@ -22,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     from kwsd.cli.checks import examine
 
     healthy = True
-    for finding in examine(arguments.config, arguments.socket):
+    for finding in examine(arguments.config, arguments.socket, listens=not arguments.no_microphone):
         healthy = healthy and finding.ok
         if arguments.json:
             print_json(finding)

@@ -1,19 +1,12 @@
 """Added words that are made again with their labeled clips, by the verb in a process of its own.
 
-The models are loaded there, so the page stays small. The word as it was is held until the next one
-is improved, and can be had back.
+The word as it was is held until the next one is improved, and can be had back.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -22,6 +15,7 @@ from kwsd.bridges.daemon_link import DaemonLink
 from kwsd.protocol import commands
 from kwsd.protocol.errors import RequestError
 from kwsd.web.answers import answer
+from kwsd.web.verbs import Verbs
 
 IMPROVE_S = 1800.0
 """Longest time in which a word is made again."""
@@ -31,10 +25,9 @@ PUT_S = 30.0
 class Improving:
     """Answers requests about words that learn from clips."""
 
-    def __init__(self, link: DaemonLink, options: Sequence[str | Path]) -> None:
-        """`options` lead the verb to the daemon and the configuration of the page."""
+    def __init__(self, link: DaemonLink, verbs: Verbs) -> None:
         self._link = link
-        self._options = [str(option) for option in options]
+        self._verbs = verbs
         self._busy = asyncio.Lock()
         self._before: tuple[str, bytes] | None = None
         self.routes = [
@@ -54,7 +47,9 @@ class Improving:
         async with self._busy:
             name = request.path_params["word"]
             before = await self._link.request(commands.WordsGet(name=name))
-            found = await self._run("word", "improve", "--yes", "--json", "--", name)
+            [found] = await self._verbs.run(
+                *("word", "improve", "--yes"), arguments=[name], seconds=IMPROVE_S
+            )
             self._before = before.name, before.file
             return answer(found)
 
@@ -66,25 +61,3 @@ class Improving:
         reply = await self._link.request(commands.WordsPut(file=self._before[1]), PUT_S)
         self._before = None
         return answer(reply)
-
-    async def _run(self, verb: str, action: str, *arguments: str) -> Any:
-        """Return the JSON that a verb of kwsd prints. Raises RequestError with its message."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "kwsd", verb, action, *self._options, *arguments),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        try:
-            async with asyncio.timeout(IMPROVE_S):
-                out, err = await process.communicate()
-        except TimeoutError:
-            text = f"the word was not made within {IMPROVE_S:g} s"
-            raise RequestError("timeout", text) from None
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-        if process.returncode:
-            lines = err.decode(errors="replace").strip().splitlines() or ["it has failed"]
-            raise RequestError("bad_word", lines[-1].removeprefix("kwsd: "))
-        return msgspec.json.decode(out)

@@ -24,9 +24,11 @@ from kwsd.config import Config, ConfigError
 from kwsd.protocol.request import EventType
 from kwsd.web import app, links
 from kwsd.web.clips import Clips
+from kwsd.web.doctor import Doctor
 from kwsd.web.improving import Improving
 from kwsd.web.live import Live
 from kwsd.web.sessions import Sessions
+from kwsd.web.verbs import Verbs
 
 log = logging.getLogger(__name__)
 MAX_CONNECTIONS = 64
@@ -106,7 +108,12 @@ class PageServer:
         self._live = Live(self._link)
         where: list[str | Path] = ["--socket", socket_path] if socket_path else []
         where += ["--config", config_path] if config_path else []
-        self._parts: list[app.Part] = [Clips(self._link), Improving(self._link, where)]
+        verbs = Verbs(where)
+        self._parts: list[app.Part] = [
+            Clips(self._link),
+            Improving(self._link, verbs),
+            Doctor(self._link, verbs),
+        ]
         self._scheme = "https" if self._config.tls_cert else "http"
         _check_tls(self._config)
 

@@ -17,6 +17,12 @@ const PAGES = [
     path: "M2 10v0M5 7v6M8 3v14M11 6v8M14 8v4M17 9v2",
     load: () => import("./clips.js"),
   },
+  {
+    name: "doctor",
+    title: "Doctor",
+    path: "M5 3v5a4 4 0 0 0 8 0V3M9 12v1a4 4 0 0 0 8 0v-2M17 11a1.5 1.5 0 1 0 0-3a1.5 1.5 0 0 0 0 3M3 3h3M12 3h3",
+    load: () => import("./doctor.js"),
+  },
 ];
 
 const view = document.getElementById("view");
