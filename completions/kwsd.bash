@@ -35,7 +35,7 @@ _kwsd_command() {
         single='--holder --config --socket'
         ;;
     'kwsd enroll')
-        options='-h --help -v --verbose --wav --from-clips --reference --word --yes --config --socket --state --json'
+        options='-h --help -v --verbose --wav --from-clips --steps --reference --word --yes --config --socket --state --json'
         single='--reference --word --config --socket --state'
         many='--wav --from-clips'
         ;;
@@ -46,8 +46,8 @@ _kwsd_command() {
         before=0
         ;;
     'kwsd speakers test')
-        options='-h --help -v --verbose --config --state --json'
-        single='--config --state'
+        options='-h --help -v --verbose --config --socket --state --json'
+        single='--config --socket --state'
         ;;
     'kwsd word')
         options='-h --help -v --verbose'
@@ -55,7 +55,7 @@ _kwsd_command() {
         before=0
         ;;
     'kwsd word add')
-        options='-h --help -v --verbose --wav --record --text-only --from-clips --rate --room --language --synthesis --no-synthesis --yes --config --socket --state --json'
+        options='-h --help -v --verbose --wav --record --text-only --from-clips --steps --rate --room --language --synthesis --no-synthesis --yes --config --socket --state --json'
         single='--record --rate --language --config --socket --state'
         many='--wav'
         ;;
@@ -90,7 +90,7 @@ _kwsd_command() {
     'kwsd word takes')
         options='-h --help -v --verbose --config --socket --state --json'
         single='--config --socket --state'
-        actions='list play trim redo drop clear'
+        actions='list play trim redo drop edit clear'
         before=1
         ;;
     'kwsd word takes list')
@@ -111,6 +111,10 @@ _kwsd_command() {
         ;;
     'kwsd word takes drop')
         options='-h --help -v --verbose --yes --config --socket --state --json'
+        single='--config --socket --state'
+        ;;
+    'kwsd word takes edit')
+        options='-h --help -v --verbose --config --socket --state --json'
         single='--config --socket --state'
         ;;
     'kwsd word takes clear')
@@ -330,6 +334,7 @@ _kwsd_value() {
     'kwsd speakers --socket') kind=files ;;
     'kwsd speakers --state') kind=folders ;;
     'kwsd speakers test --config') kind=files ;;
+    'kwsd speakers test --socket') kind=files ;;
     'kwsd speakers test --state') kind=folders ;;
     'kwsd speakers test *') kind=files ;;
     'kwsd word add --wav') kind=files ;;
@@ -380,6 +385,9 @@ _kwsd_value() {
     'kwsd word takes drop --config') kind=files ;;
     'kwsd word takes drop --socket') kind=files ;;
     'kwsd word takes drop --state') kind=folders ;;
+    'kwsd word takes edit --config') kind=files ;;
+    'kwsd word takes edit --socket') kind=files ;;
+    'kwsd word takes edit --state') kind=folders ;;
     'kwsd word takes clear --config') kind=files ;;
     'kwsd word takes clear --socket') kind=files ;;
     'kwsd word takes clear --state') kind=folders ;;

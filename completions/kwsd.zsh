@@ -151,6 +151,7 @@ _kwsd_enroll() {
         '(-v --verbose)'{-v,--verbose}'[log more]' \
         '--wav[use recordings of the speaker, at least three, instead of the microphone]:*-*:FILE:_files' \
         '--from-clips[use clips that the daemon kept (default\: those that are labeled right and that are nobody else'\''s)]:*-*:ID: ' \
+        '--steps[do the steps that a program writes to standard input, as lines of JSON]' \
         '--reference[keep it beside the speaker'\''s other references, such as near, far or headset]:LABEL: ' \
         '--word[the wake word to say (default\: the first active one)]:WORD: ' \
         '--yes[replace a speaker of this name without asking]' \
@@ -178,7 +179,7 @@ _kwsd_speakers() {
     case $state in
     action)
         local -a actions=(
-            'test:tell who of the enrolled speaks in recordings'
+            'test:tell who of the enrolled speaks, into the daemon'\''s microphone or in recordings'
         )
         _describe action actions
         ;;
@@ -195,6 +196,7 @@ _kwsd_speakers_test() {
         '(-h --help)'{-h,--help}'[show this help message and exit]' \
         '(-v --verbose)'{-v,--verbose}'[log more]' \
         '--config[configuration (default\: the user'\''s, then /etc/kwsd/kwsd.yaml)]:FILE:_files' \
+        '--socket[the daemon'\''s socket (default\: the configured one)]:PATH:_files' \
         '--state[the speakers of the state directory DIR (default\: the configured one)]:DIR:_files -/' \
         '--json[print JSON, for programs]' \
         '*:FILE:_files'
@@ -251,6 +253,7 @@ _kwsd_word_add() {
         '--record[record N takes through the daemon'\''s microphone; three at least]:N: ' \
         '--text-only[no recordings\: espeak-ng says it; far worse\: the warning states by how much]' \
         '--from-clips[no recordings\: the labeled clips of a word of this name, which is lost or refused]' \
+        '--steps[do the steps that a program writes to standard input, as lines of JSON]' \
         '--rate[false wakes an hour of continuous speech that its threshold allows, such as 1/week (default 0.1, or more where it would miss most of its takes)]:RATE: ' \
         '--room[train against what the daemon has just heard (lookback_s), without the word, too]' \
         '--language[of the synthetic voices, such as de or pt-br (default\: by the script of the text; English for Latin letters)]:CODE: ' \
@@ -365,6 +368,7 @@ _kwsd_word_takes() {
             'trim:say where the word is in a take, and make the word again'
             'redo:put another take in the place of one, and make the word again'
             'drop:delete a take, and make the word again without it'
+            'edit:redo, trim and drop takes, and make the word again, by the steps that a program writes to standard input, as lines of JSON'
             'clear:delete all takes of the word; it stays as it is'
         )
         _describe action actions
@@ -376,6 +380,7 @@ _kwsd_word_takes() {
         trim) _kwsd_word_takes_trim ;;
         redo) _kwsd_word_takes_redo ;;
         drop) _kwsd_word_takes_drop ;;
+        edit) _kwsd_word_takes_edit ;;
         clear) _kwsd_word_takes_clear ;;
         esac
         ;;
@@ -442,6 +447,16 @@ _kwsd_word_takes_drop() {
         '--state[use the state directory DIR; no daemon is needed]:DIR:_files -/' \
         '--json[print JSON, for programs]' \
         '1:N: '
+}
+
+_kwsd_word_takes_edit() {
+    _arguments -S \
+        '(-h --help)'{-h,--help}'[show this help message and exit]' \
+        '(-v --verbose)'{-v,--verbose}'[log more]' \
+        '--config[configuration (default\: the user'\''s, then /etc/kwsd/kwsd.yaml)]:FILE:_files' \
+        '--socket[the daemon'\''s socket (default\: the configured one)]:PATH:_files' \
+        '--state[use the state directory DIR; no daemon is needed]:DIR:_files -/' \
+        '--json[print JSON, for programs]'
 }
 
 _kwsd_word_takes_clear() {

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from kwsd.cli import options
+from kwsd.cli import options, steps
 from kwsd.cli.endpoint import connect_daemon, load_config
 from kwsd.cli.output import USAGE, Terminal, confirmed_loss, fail, print_json, show
 from kwsd.names import normal
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="use clips that the daemon kept (default: those that are labeled right and that are "
         "nobody else's)",
     )
+    steps.add_option(origin)
     parser.add_argument(
         "--reference",
         default="",
@@ -59,6 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
     def replace(references: Sequence[str]) -> bool:
         return confirmed_loss(_loss(name, reference, references), yes=arguments.yes)
 
+    if arguments.steps and not arguments.state:
+        return _guided(arguments, name, reference)
     if arguments.state:
         if not arguments.wav and arguments.from_clips is None:
             text = "--state needs --wav or --from-clips"
@@ -99,6 +102,16 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print("Nothing has changed.")
     return 0
+
+
+def _guided(arguments: argparse.Namespace, name: str, reference: str) -> int:
+    """Enroll the speaker by the steps of a program, which asks what `_loss` says."""
+    from kwsd.client.enroll_steps import GuidedEnrollment
+
+    channel = load_config(arguments).microphone.channel
+    with connect_daemon(arguments) as client:
+        named = client, name, reference, arguments.word
+        return steps.follow(GuidedEnrollment(*named, channel))
 
 
 def _loss(name: str, reference: str, references: Sequence[str]) -> str:

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from kwsd.cli import options
-from kwsd.cli.endpoint import Endpoint, open_endpoint
-from kwsd.cli.output import DATA, NO_INPUT, USAGE, fail, print_json
-from kwsd.protocol.commands import Speakers, SpeakersDelete
+from kwsd.cli.endpoint import Endpoint, connect_daemon, open_endpoint
+from kwsd.cli.output import DATA, NO_INPUT, USAGE, Terminal, fail, print_json
+from kwsd.protocol.commands import Speakers, SpeakersDelete, SpeakersHear
 
 HELP = "list the enrolled speakers, delete one, or find them in recordings"
 
@@ -21,10 +21,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_endpoint(parser)
     actions = options.add_actions(parser, required=False)
-    text = "tell who of the enrolled speaks in recordings"
+    text = "tell who of the enrolled speaks, into the daemon's microphone or in recordings"
     test = options.add_action(actions, "test", text, inherits=True)
-    test.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    test.add_argument(
+        "files",
+        nargs="*",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="recordings, instead of the microphone",
+    )
     options.add_config(test)
+    options.add_socket(test)
     options.add_state(test, "the speakers of the state directory DIR (default: the configured one)")
     options.add_json(test)
 
@@ -55,8 +63,31 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _hear(arguments: argparse.Namespace) -> int:
+    """Print who speaks into the daemon's microphone."""
+    if arguments.state:
+        text = "only the daemon listens to the microphone"
+        return fail(USAGE, f"{text}; with --state, name recordings")
+    from kwsd.client.enroll import TAKE_TIMEOUT_S
+
+    guide = Terminal(as_json=arguments.json)
+    with connect_daemon(arguments) as client:
+        guide.ask("say something", 1, 1)
+        found = client.request(SpeakersHear(timeout_s=TAKE_TIMEOUT_S), on_level=guide.level)
+    guide.accepted(found.speech_dbfs, found.speech_s)
+    match = found.speaker
+    if arguments.json:
+        print_json(found)
+    else:
+        who = match.reason or (match.name if match.verified else None) or "a stranger"
+        print(f"{who}, score {match.score:.3f} of {match.threshold:.3f}")
+    return 0
+
+
 def _test(arguments: argparse.Namespace) -> int:
-    """Print a line for each recording."""
+    """Print a line for each recording, or for what is said now."""
+    if not arguments.files:
+        return _hear(arguments)
     from kwsd.audio.files import AudioFileError
     from kwsd.detect.offline import Recordings
     from kwsd.detect.setup import resolve

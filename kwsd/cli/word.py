@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kwsd.cli import options, word_takes
+from kwsd.cli import options, steps, word_takes
 from kwsd.cli.endpoint import Endpoint, open_endpoint
 from kwsd.cli.output import (
     USAGE,
@@ -93,6 +93,7 @@ def _add_origin(add: argparse.ArgumentParser) -> None:
         action="store_true",
         help="no recordings: the labeled clips of a word of this name, which is lost or refused",
     )
+    steps.add_option(origin)
     options.add_rate(
         add,
         "false wakes an hour of continuous speech that its threshold allows, such as 1/week "
@@ -130,12 +131,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _add(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
-    from dataclasses import asdict
-
     from kwsd.client import words
     from kwsd.client.enroll import check_rights
     from kwsd.learn.few_shot import WordTrainer
 
+    if arguments.steps:
+        if arguments.rate or arguments.room or arguments.synthesis or arguments.language:
+            text = "--steps takes no --rate, --room, --synthesis or --language"
+            return fail(USAGE, f"{text}; the step `make` has the rate")
+        return word_takes.guided(arguments, endpoint, is_new=True)
     rate = options.rate(arguments)
     client = endpoint.client
     if client is None and (arguments.record or arguments.room):
@@ -155,23 +159,13 @@ def _add(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
         lambda: _takes(arguments, trainer, endpoint),
         "text" if arguments.text_only else "recordings",
         show,
-        lambda: confirmed(yes=arguments.yes),
         room,
         rate,
     )
+    if confirmed(yes=arguments.yes):
+        added = added.keep(endpoint.requester)
     if arguments.json:
-        report = {
-            "word": added.word.name,
-            "added": added.kept,
-            "threshold": added.word.heard_with(trainer.word_id).threshold,
-            "quality": asdict(added.quality),
-            "warnings": added.warnings,
-            "left_out": added.refused,
-            "made_again": added.made_again,
-            "takes": [asdict(span) for span in added.spans],
-            "takes_kept": added.takes_kept,
-        }
-        print_json(report)
+        print_json(added.report(trainer.word_id))
     else:
         print(f"{_plain(arguments.word)} is {'added' if added.kept else 'not added'}.")
     return 0

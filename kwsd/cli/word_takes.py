@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kwsd.bounded.file import one_line
-from kwsd.cli import options
-from kwsd.cli.endpoint import Endpoint
+from kwsd.cli import options, steps
+from kwsd.cli.endpoint import Endpoint, connect_daemon
 from kwsd.cli.output import (
     DATA,
     USAGE,
@@ -26,6 +27,7 @@ from kwsd.cli.output import (
 if TYPE_CHECKING:
     from kwsd.client.takes import Recording
     from kwsd.learn.few_shot import WordTrainer
+    from kwsd.protocol.messages import Requester
 
 
 def add_actions(actions: options.Actions) -> None:
@@ -78,6 +80,13 @@ def add_actions(actions: options.Actions) -> None:
         what, "drop", "delete a take, and make the word again without it", inherits=True
     )
     drop.add_argument("number", type=options.positive, metavar="N")
+    options.add_action(
+        what,
+        "edit",
+        "redo, trim and drop takes, and make the word again, by the steps that a program writes to "
+        "standard input, as lines of JSON",
+        inherits=True,
+    )
     clear = options.add_action(
         what, "clear", "delete all takes of the word; it stays as it is", inherits=True
     )
@@ -229,6 +238,26 @@ def _trainer(arguments: argparse.Namespace, endpoint: Endpoint, what: str) -> Wo
     return WordTrainer(endpoint.bundle, checker=endpoint.checker)
 
 
+def guided(arguments: argparse.Namespace, endpoint: Endpoint, *, is_new: bool) -> int:
+    """Add a word, or change the takes of one, by the steps of a program."""
+    from kwsd.client.draft import Draft
+    from kwsd.client.enroll import check_rights
+    from kwsd.learn.few_shot import WordTrainer
+
+    def connect() -> contextlib.AbstractContextManager[Requester]:
+        # Minutes go by between two steps, and the daemon may be restarted meanwhile.
+        return (
+            connect_daemon(arguments) if endpoint.client else contextlib.nullcontext(endpoint.state)
+        )
+
+    if endpoint.client:
+        check_rights(endpoint.client, "adding a word" if is_new else "changing takes")
+        endpoint.client.close()
+    trainer = WordTrainer(endpoint.bundle, checker=endpoint.checker)
+    channel = endpoint.config.microphone.channel
+    return steps.follow(Draft(connect, trainer, arguments.word, is_new=is_new, channel=channel))
+
+
 def _fetched(arguments: argparse.Namespace, endpoint: Endpoint) -> tuple[str, list[Recording]]:
     from kwsd.client.takes import fetch
 
@@ -244,14 +273,9 @@ def _made_again(
 ) -> int:
     from kwsd.client.rebuild import rebuild
 
-    added = rebuild(
-        endpoint.requester,
-        trainer,
-        word,
-        show,
-        lambda: confirmed(yes=arguments.yes),
-        recordings,
-    )
+    added = rebuild(endpoint.requester, trainer, word, show, recordings)
+    if confirmed(yes=arguments.yes):
+        added = added.keep(endpoint.requester)
     if arguments.json:
         infos = [one.info for one in recordings]
         print_json({"word": word, "made_again": added.kept, "takes": infos})
@@ -266,5 +290,6 @@ TAKES: dict[str, Callable[[argparse.Namespace, Endpoint], int]] = {
     "trim": _trim,
     "redo": _redo,
     "drop": _drop,
+    "edit": lambda arguments, endpoint: guided(arguments, endpoint, is_new=False),
     "clear": _clear,
 }

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from kwsd.audio import pcm
 from kwsd.audio.files import AudioFileError, dead_channel, read_all
+from kwsd.audio.format import SAMPLE_RATE
 from kwsd.audio.high_pass import HighPass
 from kwsd.client.client import Client
 from kwsd.config import Config
@@ -32,6 +33,8 @@ from kwsd.names import look_up, word_name
 from kwsd.protocol.commands import EnrollAbort, EnrollBegin, EnrollCommit, EnrollNext, Status
 from kwsd.protocol.data import ClipInfo
 from kwsd.protocol.errors import DaemonError, RequestError
+from kwsd.protocol.replies import EnrollNextReply
+from kwsd.protocol.request import MAX_AUDIO_S
 from kwsd.state.clips import ClipError, ClipStore
 from kwsd.state.folder import check as check_folder
 from kwsd.state.library import Library
@@ -103,6 +106,82 @@ def check_rights(client: Client, what: str) -> None:
         raise DaemonError("permission_denied", f"{what} is {why}")
 
 
+class Enrolling:
+    """An enrollment at the daemon, take by take; nothing is stored before `commit`."""
+
+    def __init__(self, client: Client, name: str, reference: str = "") -> None:
+        """Begin it. Raises DaemonError."""
+        self.begun = client.request(EnrollBegin(name=name, reference=reference))
+        self.accepted: list[str] = []
+        """What the takes that were accepted are called."""
+        self.refused: list[str] = []
+        """Why others were not, of those that cannot be said again."""
+        self._client = client
+
+    def phrases(self, word: str | None) -> list[tuple[EnrollNext, str]]:
+        """Return what is recorded, and what to say, with a wake word, by default the first.
+
+        Raises DaemonError where it is not listened for.
+        """
+        words = self.begun.words
+        if not words:
+            text = "the daemon listens for no word; `kwsd status` says why"
+            raise DaemonError("unknown_word", text)
+        wanted = word_name(word or words[0])
+        word = look_up(wanted, words)
+        if word is None:
+            text = f"{wanted!r} is not listened for; the words are {', '.join(words)}"
+            raise DaemonError("unknown_word", text)
+        free = "say what you like, for about five seconds (what you did today, a poem, the news)"
+        spoken = EnrollNext(kind="word", word=word, timeout_s=TAKE_TIMEOUT_S)
+        phrases = [(spoken, f"say “{word.replace('_', ' ')}”")] * WORD_TAKES
+        return phrases + [(EnrollNext(kind="free", timeout_s=TAKE_TIMEOUT_S), free)] * FREE_TAKES
+
+    def record(
+        self, command: EnrollNext, on_level: Callable[[float], None] | None = None
+    ) -> EnrollNextReply:
+        """Record a take, and return what was accepted. Raises DaemonError."""
+        reply = self._client.request(command, on_level=on_level)
+        self.accepted.append(f"take {reply.take}")
+        return reply
+
+    def give(self, one: Given, channel: int | str) -> EnrollNextReply | None:
+        """Add a recording or a clip; one that cannot be used is refused, and None returned.
+
+        Raises DaemonError for an error that is not of the take.
+        """
+        try:
+            if isinstance(one, Path):
+                samples = read_all(one, channel=channel)
+                if len(samples) > MAX_AUDIO_S * SAMPLE_RATE:
+                    text = f"the take lasts {len(samples) / SAMPLE_RATE:.0f} s"
+                    raise AudioFileError(f"{one}: {text}; at most {MAX_AUDIO_S:.0f} s are of use")
+                reply = self._client.request(EnrollNext(audio=pcm.to_bytes(samples)))
+            else:
+                reply = self._client.request(EnrollNext(clip=one))
+        except AudioFileError as error:
+            self.refused.append(str(error))
+            return None
+        except DaemonError as error:
+            if error.code in FATAL:
+                raise
+            self.refused.append(refusal(one, channel, error))
+            return None
+        self.accepted.append(_called(one))
+        return reply
+
+    def commit(self) -> Enrolled:
+        """Store the voiceprint. Raises DaemonError."""
+        done = self._client.request(EnrollCommit())
+        left_out = [f"{self.accepted[n - 1]}: {SOMEBODY_ELSE}" for n in done.left_out]
+        return Enrolled(done.takes, [*self.refused, *left_out], done.known_as, done.unlike)
+
+    def abort(self) -> None:
+        """Drop it."""
+        with contextlib.suppress(DaemonError):  # a lost connection has ended it
+            self._client.request(EnrollAbort())
+
+
 def from_microphone(
     client: Client,
     name: str,
@@ -116,52 +195,33 @@ def from_microphone(
     `word` is the wake word to say. A take that cannot be used is asked for again. After
     `MAX_RETRIES` of them, what there is must do. Raises DaemonError, and then nothing is stored.
     """
-    begun = client.request(EnrollBegin(name=name, reference=reference))
-    if not begun.words:
-        _abort(client)
-        text = "the daemon listens for no word; `kwsd status` says why"
-        raise DaemonError("unknown_word", text)
-    wanted = word_name(word or begun.words[0])
-    word = look_up(wanted, begun.words)
-    if word is None:
-        _abort(client)
-        known = ", ".join(begun.words)
-        text = f"{wanted!r} is not listened for; the words are {known}"
-        raise DaemonError("unknown_word", text)
-    if begun.replaces and not confirm(begun.references):
-        _abort(client)
-        return NOT_KEPT
-    free = "say what you like, for about five seconds (what you did today, a poem, the news)"
-    spoken = EnrollNext(kind="word", word=word, timeout_s=TAKE_TIMEOUT_S)
-    steps = [(spoken, f"say “{word.replace('_', ' ')}”")] * WORD_TAKES
-    steps += [(EnrollNext(kind="free", timeout_s=TAKE_TIMEOUT_S), free)] * FREE_TAKES
-    rejected = 0
-    accepted = 0
-    refused = []
+    enrolling = Enrolling(client, name, reference)
     try:
-        while accepted < len(steps):
+        steps = enrolling.phrases(word)
+        if enrolling.begun.replaces and not confirm(enrolling.begun.references):
+            enrolling.abort()
+            return NOT_KEPT
+        rejected = 0
+        while (accepted := len(enrolling.accepted)) < len(steps):
             command, text = steps[accepted]
             guide.ask(text, accepted + 1, len(steps))
             try:
-                take = client.request(command, on_level=guide.level)
+                take = enrolling.record(command, guide.level)
             except DaemonError as error:
                 is_last = rejected >= MAX_RETRIES
                 if error.code in FATAL or (is_last and accepted < MIN_TAKES):
                     raise
                 guide.rejected(str(error))
                 if is_last:
-                    refused.append(f"take {accepted + 1} and later: {error}")
+                    enrolling.refused.append(f"take {accepted + 1} and later: {error}")
                     break
                 rejected += 1
                 continue
             guide.accepted(take.speech_dbfs, take.speech_s)
-            accepted += 1
-        done = client.request(EnrollCommit())
+        return enrolling.commit()
     except BaseException:
-        _abort(client)
+        enrolling.abort()
         raise
-    refused += [f"take {number}: {SOMEBODY_ELSE}" for number in done.left_out]
-    return Enrolled(done.takes, refused, done.known_as, done.unlike)
 
 
 def refusal(one: Given, channel: int | str, error: TakeRejected | DaemonError) -> str:
@@ -190,36 +250,20 @@ def from_given(
 
     Raises DaemonError (for too few good takes among them, say), and then nothing is stored.
     """
-    begun = client.request(EnrollBegin(name=name, reference=reference))
-    if begun.replaces and not confirm(begun.references):
-        _abort(client)
-        return NOT_KEPT
-    accepted: list[Given] = []
-    refused = []
+    enrolling = Enrolling(client, name, reference)
     try:
+        if enrolling.begun.replaces and not confirm(enrolling.begun.references):
+            enrolling.abort()
+            return NOT_KEPT
         for one in given:
-            try:
-                if isinstance(one, Path):
-                    samples = read_all(one, channel=channel)
-                    client.request(EnrollNext(audio=pcm.to_bytes(samples)))
-                else:
-                    client.request(EnrollNext(clip=one))
-                accepted.append(one)
-            except AudioFileError as error:
-                refused.append(str(error))
-            except DaemonError as error:
-                if error.code in FATAL:
-                    raise
-                refused.append(refusal(one, channel, error))
+            enrolling.give(one, channel)
         try:
-            done = client.request(EnrollCommit())
+            return enrolling.commit()
         except DaemonError as error:
-            raise DaemonError(error.code, "\n".join([*refused, str(error)])) from error
+            raise DaemonError(error.code, "\n".join([*enrolling.refused, str(error)])) from error
     except BaseException:
-        _abort(client)
+        enrolling.abort()
         raise
-    refused += [f"{_called(accepted[number - 1])}: {SOMEBODY_ELSE}" for number in done.left_out]
-    return Enrolled(done.takes, refused, done.known_as, done.unlike)
 
 
 def clips_of(name: str, clips: Sequence[ClipInfo], ids: Sequence[str]) -> list[str]:
@@ -239,11 +283,6 @@ def clips_of(name: str, clips: Sequence[ClipInfo], ids: Sequence[str]) -> list[s
         fix = "`clips: on` keeps clips, and `kwsd clips label right ID…` labels them"
         raise ClipError(f"{text}; {fix}, or name clips: `--from-clips ID…`")
     return found
-
-
-def _abort(client: Client) -> None:
-    with contextlib.suppress(DaemonError):  # a lost connection has ended the enrollment with it
-        client.request(EnrollAbort())
 
 
 def without_daemon(

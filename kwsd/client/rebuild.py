@@ -50,8 +50,8 @@ def rebuild_all(
     confirm: Callable[[], bool],
     rate: float | None = None,
 ) -> tuple[list[Added], list[Lost]]:
-    """Make words again, one after the other, as `rebuild` does; one that cannot be does not keep
-    others from it.
+    """Make words again, one after the other, as `rebuild` does, and keep each if confirmed; one
+    that cannot be made does not keep others from it.
 
     Raises RequestError where nobody answers.
     """
@@ -59,7 +59,8 @@ def rebuild_all(
     lost = []
     for name in names:
         try:
-            made.append(rebuild(requester, trainer, name, show, confirm, rate=rate))
+            one = rebuild(requester, trainer, name, show, rate=rate)
+            made.append(one.keep(requester) if confirm() else one)
         except (WordError, RequestError) as error:
             if isinstance(error, RequestError) and error.code in ("closed", "permission_denied"):
                 raise
@@ -73,15 +74,14 @@ def rebuild(
     trainer: WordTrainer,
     name: str,
     show: Callable[[str], None],
-    confirm: Callable[[], bool],
     recordings: Sequence[Recording] | None = None,
     rate: float | None = None,
 ) -> Added:
-    """Make a word again from its takes and labeled clips, and keep it if confirmed.
+    """Make a word again from its takes and labeled clips.
 
     `recordings` are its takes from now on; without, those that are kept are. It is held to `rate`,
-    without one to what it was held to before. The word that was there is replaced at once, or not
-    at all. Raises WordError where there are too few, or RequestError.
+    without one to what it was held to before. The word that was there is replaced once this one is
+    kept. Raises WordError where there are too few, or RequestError.
     """
     name, kept = fetch(requester, name)
     takes = _encoded(trainer, name, kept if recordings is None else recordings)
@@ -103,7 +103,7 @@ def rebuild(
             f"labeled; it is made without them"
         )
     asked = before.rate if rate is None else rate
-    return words.make(requester, trainer, name, takes, before.of, show, confirm, rate=asked)
+    return words.make(requester, trainer, name, takes, before.of, show, rate=asked)
 
 
 def trimmed(
@@ -131,13 +131,23 @@ def redone(name: str, takes: Sequence[Recording], number: int, new: Recording) -
     Raises WordError, or TakeRejected where it is one of the others.
     """
     old = numbered(name, takes, number)
+    _check_new([one for one in takes if one is not old], new)
+    return _with(takes, number, new)
+
+
+def joined(takes: Sequence[Recording], new: Recording) -> list[Recording]:
+    """Return takes and `new`. Raises TakeRejected where it is one of them."""
+    _check_new(takes, new)
+    return [*takes, new]
+
+
+def _check_new(takes: Sequence[Recording], new: Recording) -> None:
     known = KnownRecordings()
     for one in takes:
-        if one is not old and not one.fault:
+        if not one.fault:
             known.add(_said(one))
     if known.find(_said(new)) is not None:
         raise TakeRejected("repeated", REPEATED)
-    return _with(takes, number, new)
 
 
 def dropped(name: str, takes: Sequence[Recording], number: int) -> list[Recording]:

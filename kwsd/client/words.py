@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -245,7 +245,7 @@ def free_name(names: Sequence[str], bundle: Bundle, name: str) -> str:
 
 @dataclass(frozen=True)
 class Added:
-    """A word that was made."""
+    """A word that was made, and is kept once `keep` is called."""
 
     word: AddedWord
     quality: Quality
@@ -253,13 +253,39 @@ class Added:
     """Why takes were left out."""
     warnings: list[str]
     """What a person should know before it is kept."""
-    kept: bool
-    made_again: list[str]
+    again: list[AddedWord]
     """Other added words that were made again, so that they tell it from themselves."""
     spans: list[Span]
     """What was used of each take."""
-    takes_kept: int = 0
-    """How many recordings are kept with it."""
+    recordings: list[Recording]
+    """What is to be kept with it."""
+    kept: bool = False
+
+    @property
+    def takes_kept(self) -> int:
+        """How many recordings are kept with it."""
+        return len(self.recordings) if self.kept else 0
+
+    def report(self, word_id: str | None) -> dict[str, Any]:
+        """Return what a program is told of it; `word_id` as `AddedWord.heard_with` takes it."""
+        return {
+            "word": self.word.name,
+            "added": self.kept,
+            "threshold": self.word.heard_with(word_id).threshold,
+            "quality": asdict(self.quality),
+            "warnings": self.warnings,
+            "left_out": self.refused,
+            "made_again": [one.name for one in self.again],
+            "takes": [asdict(span) for span in self.spans],
+            "takes_kept": self.takes_kept,
+        }
+
+    def keep(self, requester: Requester) -> Added:
+        """Keep it, with its recordings, and the words that were made again. Raises RequestError."""
+        put(requester, self.word, self.recordings)
+        for each in self.again:
+            put(requester, each)
+        return replace(self, kept=True)
 
 
 def add(
@@ -269,11 +295,10 @@ def add(
     record: Callable[[], Takes],
     origin: Origin,
     show: Callable[[str], None],
-    confirm: Callable[[], bool],
     room: np.ndarray | None = None,
     rate: float | None = None,
 ) -> Added:
-    """Make a word from the takes of `record()`, `show` how good it is, and keep it if confirmed.
+    """Make a word from the takes of `record()`, and `show` how good it is.
 
     `room`: int16 `[sample]` of the room, without the word; `rate`: as `WordTrainer.make` takes it.
     Raises WordError (such a word exists, or too few takes can be used), SynthesisError (its text
@@ -281,7 +306,7 @@ def add(
     """
     names = [one.name for one in listed(requester).words]
     name = free_name(names, trainer.bundle, name)
-    return make(requester, trainer, name, record(), origin, show, confirm, room, rate)
+    return make(requester, trainer, name, record(), origin, show, room, rate)
 
 
 def make(
@@ -291,14 +316,13 @@ def make(
     takes: Takes,
     origin: Origin | None,
     show: Callable[[str], None],
-    confirm: Callable[[], bool],
     room: np.ndarray | None = None,
     rate: float | None = None,
 ) -> Added:
-    """Make the word `name` from takes, `show` how good it is, and keep it if confirmed, with its
-    recordings where these are to be kept.
+    """Make the word `name` from takes, and `show` how good it is.
 
-    One of this name is replaced. Raises WordError (too few takes can be used) or RequestError.
+    One of this name is replaced once it is kept. Raises WordError (too few takes can be used) or
+    RequestError.
     """
     found = listed(requester)
     names = [one.name for one in found.words if one.name != name]
@@ -331,14 +355,8 @@ def make(
         recordings = [one for one in recordings if one.info.id]
     if any(not one.info.id for one in recordings):
         show(KEPT)
-    kept = confirm()
-    if kept:
-        put(requester, word, recordings)
-        for each in again:
-            put(requester, each.word)
-    names = [each.word.name for each in again if kept]
-    stored = len(recordings) if kept else 0
-    return Added(word, quality, takes.refused, warnings, kept, names, takes.spans, stored)
+    again_words = [each.word for each in again]
+    return Added(word, quality, takes.refused, warnings, again_words, takes.spans, recordings)
 
 
 def look_back(client: Client) -> np.ndarray:

@@ -185,6 +185,12 @@ class SpeakersIdentify(
     """Of the audio that it was heard in."""
 
 
+class SpeakersHear(Request[replies.SpeakersHearReply], frozen=True, tag="speakers.hear"):
+    """Record one utterance, as `take` does, and ask whose voice it is."""
+
+    timeout_s: Timeout = 15.0
+
+
 class Words(Request[replies.WordsReply], frozen=True, tag="words"):
     """List the added words."""
 
@@ -341,6 +347,7 @@ Command = (
     | SpeakersDelete
     | SpeakersTrials
     | SpeakersIdentify
+    | SpeakersHear
     | Words
     | WordsGet
     | WordsDetector

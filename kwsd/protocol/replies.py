@@ -6,6 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from kwsd.events import SpeakerMatch
 from kwsd.protocol.data import (
     ActiveWordInfo,
     AddedWordInfo,
@@ -178,6 +179,15 @@ class SpeakersIdentifyReply(Reply, frozen=True):
 
     name: str | None
     """The enrolled speaker; null unless verified."""
+
+
+class SpeakersHearReply(Reply, frozen=True):
+    """Whose voice was heard, with details."""
+
+    speaker: SpeakerMatch
+    speech_dbfs: float
+    """RMS level of the speech."""
+    speech_s: float
 
 
 class WordsReply(Page, frozen=True, kw_only=True):

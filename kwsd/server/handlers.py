@@ -41,12 +41,13 @@ from kwsd.server.peak_recorder import PeakRecorder
 from kwsd.server.state_handlers import StateHandlers
 from kwsd.server.streams import Streams
 from kwsd.server.unix_socket import user_name, users_of
-from kwsd.server.voices import decoded, identify
+from kwsd.server.voices import decoded, hear, identify
 from kwsd.state.voiceprints import VoiceprintError
 from kwsd.version import __version__
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+NOBODY = "nobody is enrolled; `kwsd enroll NAME` enrolls a speaker"
 MAX_TAKES = 100
 """Takes of an enrollment."""
 Handler = Callable[[ClientSession, Any], Awaitable[Reply]]
@@ -103,6 +104,7 @@ class Handlers:
             commands.Resume: parts.pauses.resume,
             commands.Peaks: self._peaks,
             commands.SpeakersIdentify: self._identify,
+            commands.SpeakersHear: self._hear,
         }
         for kind in parts.state.handled - self._handlers.keys():
             self._handlers[kind] = self._state
@@ -228,6 +230,16 @@ class Handlers:
     ) -> replies.SpeakersIdentifyReply:
         detector = self._parts.listener.detector
         return identify(command, detector.bundle, detector.setup.speakers)
+
+    async def _hear(
+        self, session: ClientSession, command: commands.SpeakersHear
+    ) -> replies.SpeakersHearReply:
+        speakers = self._parts.listener.detector.setup.speakers
+        if speakers.scorer is None:
+            raise RequestError("no_speaker", NOBODY)
+        samples = await self._audio.record(session, "utterance", None, command.timeout_s)
+        async with self._embedding:
+            return await asyncio.to_thread(hear, samples, self._parts.embedder(), speakers)
 
     async def _enroll_begin(
         self, session: ClientSession, command: commands.EnrollBegin

@@ -1,15 +1,19 @@
-"""Voices that clients send: takes of an enrollment, and what was heard elsewhere."""
+"""Voices: takes of an enrollment that clients send, and whose voice was heard."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from kwsd.audio import pcm
+from kwsd.audio.diagnosis import band
+from kwsd.detect.embedder import Embedder
 from kwsd.detect.setup import SpeakerSetup
+from kwsd.learn.enrollment import MIN_SPEECH_S
+from kwsd.learn.takes import TakeRejected, check_take
 from kwsd.model.bundle import Bundle
 from kwsd.protocol.commands import SpeakersIdentify
 from kwsd.protocol.errors import RequestError
-from kwsd.protocol.replies import SpeakersIdentifyReply
+from kwsd.protocol.replies import SpeakersHearReply, SpeakersIdentifyReply
 
 
 def decoded(audio: bytes) -> np.ndarray:
@@ -19,6 +23,21 @@ def decoded(audio: bytes) -> np.ndarray:
     except ValueError as error:
         text = "enroll.next: audio must be whole int16 samples at 16 kHz"
         raise RequestError("bad_request", text) from error
+
+
+def hear(samples: np.ndarray, embedder: Embedder, speakers: SpeakerSetup) -> SpeakersHearReply:
+    """Return whose voice is in an utterance, int16 `[sample]`. Raises RequestError."""
+    try:
+        speech_dbfs, speech_s = check_take(samples, MIN_SPEECH_S)
+        voice = embedder.embed([samples])
+        match = None if voice is None else speakers.match(voice, band(samples))
+        if match is None:
+            raise TakeRejected("too_short", "the take contains too little speech")
+    except TakeRejected as error:
+        raise RequestError(error.reason, str(error)) from error
+    return SpeakersHearReply(
+        speaker=match, speech_dbfs=round(speech_dbfs, 1), speech_s=round(speech_s, 2)
+    )
 
 
 def identify(
