@@ -242,13 +242,14 @@ def _solve(rising: Callable[[float], float], most: float) -> float:
     """Return where `rising` crosses zero between 0 and `most`, by bisection."""
     low = 0.0
     high = most
-    for _ in range(200):
-        middle = (low + high) / 2
+    middle = (low + high) / 2
+    while low < middle < high:
         if rising(middle) < 0:
             low = middle
         else:
             high = middle
-    return (low + high) / 2
+        middle = (low + high) / 2
+    return middle
 
 
 def bootstrap_interval(

@@ -19,7 +19,8 @@ from msgspec.inspect import type_info
 import kwsd
 from kwsd.cli import main as cli
 from kwsd.model.bundle import Bundle
-from kwsd.protocol import commands, messages, paging, replies
+from kwsd.protocol import commands, messages, paging
+from kwsd.protocol.calibration import PeaksReply
 from kwsd.protocol.commands import COMMANDS
 from kwsd.protocol.data import Clip, Peak, WordPeaks
 from kwsd.protocol.errors import RequestError
@@ -75,9 +76,9 @@ def test_a_page_can_be_asked_for_once_by_the_request_that_it_belongs_to(
 ) -> None:
     pages = Pages(100)
     peaks = [WordPeaks(f"m{n}", 600.0, []) for n in range(50)]
-    reply = replies.PeaksReply(words={"a": peaks}, labels=[])
+    reply = PeaksReply(words={"a": peaks}, labels=[])
     command = commands.Peaks()
-    first = read(pages.first(command, reply), replies.PeaksReply)
+    first = read(pages.first(command, reply), PeaksReply)
     after = following(command, first)
     assert after is not None
     with pytest.raises(RequestError) as refused:
@@ -88,7 +89,7 @@ def test_a_page_can_be_asked_for_once_by_the_request_that_it_belongs_to(
         pages.after(after, first.next)
     monkeypatch.setattr(paging, "MAX_KEPT_BYTES", 3000)
     for _ in range(20):
-        first = read(pages.first(command, reply), replies.PeaksReply)
+        first = read(pages.first(command, reply), PeaksReply)
     assert len(pages._kept) < 5
     assert len(pages.after(command, first.next).json)  # type: ignore[attr-defined]
 
@@ -123,7 +124,7 @@ def test_calibrate_works_on_a_year_of_logs(
         assert stretches <= len(found.words["computer"]) <= stretches + 1
         assert len(messages.encode_reply(1, found)) > 4 * paging.PAGE_BYTES
 
-        async def ask() -> replies.PeaksReply:
+        async def ask() -> PeaksReply:
             async with await kwsd.connect_async(daemon.socket) as asking:
                 return await asking.request(commands.Peaks())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import msgspec
@@ -48,7 +49,9 @@ def test_a_line_with_numbers_that_cannot_be_is_skipped_and_named(
     with log.path.open("a") as out:
         out.write(f'{{"written": 5100, "words": {words}}}\n')
     found, faults = log.read_all()
-    assert found == {"a": [WordPeaks("m", 60.0, [])]}
+    (((ended, stretch),),) = found.values()
+    assert ended == pytest.approx(time.time(), abs=60)
+    assert stretch == WordPeaks("m", 60.0, [])
     (fault,) = faults
     assert str(fault).startswith(f"{log.path}: 1 of its lines are damaged, and are left out")
 

@@ -55,6 +55,7 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 NEEDS_THE_LISTENER: list[Command] = [
     commands.Audio(start=0, end=9),
+    commands.CalibrationTradeOff(word="computer"),
     commands.Peaks(),
     commands.RecordTake(),
     commands.Scores(),

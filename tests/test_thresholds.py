@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ from kwsd.learn.thresholds import (
     choose,
     choose_speaker,
     evidence,
+    grid,
     speaker_trials,
     trade_off,
 )
 from kwsd.metrics import cosine
-from kwsd.protocol.data import LabeledTime, Peak, WordPeaks
+from kwsd.model.bundle import WordModel
+from kwsd.protocol.data import LabeledTime, OperatingPoint, Peak, WordPeaks
 from kwsd.state.calibration import CalibrationError
 from kwsd.state.voiceprints import Voiceprint
 
@@ -54,7 +57,45 @@ def test_beyond_what_was_heard_an_exponential_tail_goes_on() -> None:
     assert low == 0.0
     assert high == pytest.approx(3.0, abs=0.01)
     assert choice.hours_needed == pytest.approx(-math.log(0.05) / choice.rate)
-    assert [row.seen for row in trade_off(found, (0.01, 0.98))] == [20, 0]
+    assert [row.seen for row in trade_off(found, (0.01, 0.98), MODEL)] == [20, 0]
+
+
+MODEL = WordModel(
+    threshold=0.9,
+    operating_points=(
+        OperatingPoint(0.9, 0.1, 0.2, 0.3, 0.01, 1.0),
+        OperatingPoint(0.5, 1.0, 0.0, 0.0, 0.5, 2.0),
+    ),
+    id="m",
+    scores=((0.4, 0.95, 0.97, 0.99), (0.2, 0.4, 0.95, 0.97)),
+)
+
+
+def test_what_thresholds_would_do() -> None:
+    """False wakes by the log with their bounds, misses and the rate as the model was measured."""
+    rows = trade_off(Evidence(np.linspace(0.9, 0.1, 81), 100.0), (0.3, 0.5, 0.9), MODEL)
+    assert [row.seen for row in rows] == [61, 41, 1]
+    assert [row.missed for row in rows] == [(0.0, 0.25), (0.25, 0.5), (0.25, 0.5)]
+    assert [row.rate and row.rate.held for row in rows] == [
+        pytest.approx(10 ** (math.log(7 / 3) / math.log(9))),
+        1.0,
+        0.1,
+    ]
+    low, high = rows[0].bounds
+    assert low == pytest.approx(chi_square(0.025, 2 * 61) / 200, abs=1e-3)
+    assert high == pytest.approx(chi_square(0.975, 2 * 62) / 200, abs=1e-3)
+    (silence,) = trade_off(Evidence(np.zeros(0), 0.0), (0.5,), MODEL)
+    assert (silence.bounds, silence.tail) == ((0.0, 3600.0), None), "nothing was heard"
+    spaced = grid([0.123456, 1.0])
+    assert {0.05, 0.123456, 0.999, 1.0} <= set(spaced)
+    assert spaced == sorted(spaced)
+    assert len(spaced) == 122
+
+
+def chi_square(share: float, degrees: int) -> float:
+    """Return about the quantile of a chi-square distribution (Wilson and Hilferty 1931)."""
+    part = 2 / (9 * degrees)
+    return degrees * (1 - part + NormalDist().inv_cdf(share) * math.sqrt(part)) ** 3
 
 
 def test_nothing_heard_is_not_evidence() -> None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kwsd.bench.accuracy import AccuracyReport, WordStats
     from kwsd.bench.verification import TrialStats, VerificationStats
-    from kwsd.client.calibrate import Outcome, Result
+    from kwsd.client.calibrate import Result
+    from kwsd.protocol.data import TradeOff
 
 TICKS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 """Shares at the ticks of a DET curve."""
@@ -40,7 +41,7 @@ def draw_calibration(results: Sequence[Result], path: Path) -> None:
 def _draw_result(axes: Any, result: Result) -> None:
     hours = result.choice.hours
 
-    def rate(outcome: Outcome) -> float:
+    def rate(outcome: TradeOff) -> float:
         return max(outcome.seen / hours, NONE_PER_HOUR)
 
     rows = [(row, row.missed) for row in result.outcomes if row.missed]

@@ -19,10 +19,8 @@ from kwsd.detect.offline import Progress, Recordings
 from kwsd.detect.peaks import PeakMeter
 from kwsd.detect.setup import resolve
 from kwsd.learn.thresholds import (
-    Choice,
     Evidence,
     SpeakerChoice,
-    TradeOff,
     choose,
     choose_speaker,
     evidence,
@@ -37,7 +35,9 @@ from kwsd.protocol.data import (
     CheckerSize,
     Peak,
     SpeakerThreshold,
+    ThresholdChoice,
     ThresholdOrigin,
+    TradeOff,
     WordPeaks,
     WordThreshold,
     why_paused,
@@ -64,19 +64,6 @@ EvidenceByWord = dict[str, Evidence]
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a threshold would do: false wakes by the evidence, and misses."""
-
-    threshold: float
-    seen: int
-    bounds: tuple[float, float]
-    """95 % bounds of the false accepts per hour."""
-    tail: float | None
-    missed: tuple[float, float] | None
-    """Share of its recordings or takes, clean and in noise."""
-
-
-@dataclass(frozen=True)
 class Result:
     """One word, calibrated."""
 
@@ -85,12 +72,12 @@ class Result:
     present: float
     origin: ThresholdOrigin
     """Who sets its present threshold."""
-    choice: Choice
+    choice: ThresholdChoice
     assumed_right: int
     """Wakes without a label, which count as right."""
-    before: Outcome
-    after: Outcome
-    outcomes: tuple[Outcome, ...]
+    before: TradeOff
+    after: TradeOff
+    outcomes: tuple[TradeOff, ...]
     """The trade-off, by rising threshold."""
 
 
@@ -237,9 +224,7 @@ def calibrate(
         model = models.get(name) or words.get(requester, bundle, name).of_id(now.model)
         choice = choose(found[name], wanted_rate, now.threshold)
         shown = sorted({*SHOWN, now.threshold, choice.threshold})
-        outcomes = [
-            _outcome(row, model.missed(row.threshold)) for row in trade_off(found[name], shown)
-        ]
+        outcomes = trade_off(found[name], shown, model)
         at = {outcome.threshold: outcome for outcome in outcomes}
         results.append(
             Result(
@@ -261,10 +246,6 @@ def _checker(bundle: Bundle, in_force: Mapping[str, CalibratedWord]) -> CheckerS
     """Return the checker that gives the scores of the bundle's words in force."""
     bundled = (name for name in in_force if name in bundle.words)
     return next((bundle.checker_of(name, in_force[name].model) for name in bundled), None)
-
-
-def _outcome(row: TradeOff, missed: tuple[float, float] | None) -> Outcome:
-    return Outcome(row.threshold, row.seen, row.bounds, row.tail, missed)
 
 
 def speakers(

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
+from kwsd.detect.rates import rate_at
 from kwsd.detect.speaker_id import person_scores
 from kwsd.metrics import (
     COUNTED,
     HIGHEST_THRESHOLD,
+    MOST_AN_HOUR,
     SCORE_DIGITS,
     Scorer,
     binomial_interval,
@@ -26,7 +29,14 @@ from kwsd.metrics import (
     tail_threshold,
     threshold_at,
 )
-from kwsd.protocol.data import LabeledTime, WordPeaks
+from kwsd.protocol.data import (
+    LabeledTime,
+    OperatingPoint,
+    Peak,
+    ThresholdChoice,
+    TradeOff,
+    WordPeaks,
+)
 from kwsd.state.calibration import CalibrationError
 from kwsd.state.voiceprints import Voiceprint
 
@@ -35,6 +45,19 @@ MIN_PEAKS = 10
 MIN_THRESHOLD = 0.05
 LABEL_WITHIN_S = 1.5
 """A label belongs to the peaks at most this far from its clip's word."""
+GRID = 120
+"""Thresholds of a grid."""
+
+
+class Measured(Protocol):
+    """The model of a word, with what was measured of it."""
+
+    @property
+    def operating_points(self) -> Sequence[OperatingPoint]:
+        """Thresholds with their error rates."""
+
+    def missed(self, threshold: float) -> tuple[float, float] | None:
+        """Return the share that is missed, clean and in noise; None where it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +80,22 @@ def evidence(
     """
     counted = []
     unlabeled = 0
+    for peak, right in judged(stretches, labels):
+        if right is None and peak.woke and not nobody_spoke:
+            unlabeled += 1
+        elif not right:
+            counted.append(peak.peak)
+    hours = sum(stretch.seconds for stretch in stretches) / 3600
+    return Evidence(np.sort(np.array(counted, np.float64))[::-1], hours, unlabeled)
+
+
+def judged(
+    stretches: Iterable[WordPeaks], labels: Iterable[LabeledTime]
+) -> Iterator[tuple[Peak, bool | None]]:
+    """Yield each peak of one word, and whether a label says that it was right; None without one.
+
+    Of several labels, one that says so counts.
+    """
     by_time = sorted(labels, key=lambda label: label.time)
     times = [label.time for label in by_time]
     for stretch in stretches:
@@ -64,40 +103,10 @@ def evidence(
             first = bisect.bisect_left(times, peak.time - LABEL_WITHIN_S)
             last = bisect.bisect_right(times, peak.time + LABEL_WITHIN_S)
             near = [label.right for label in by_time[first:last]]
-            if near:
-                counted += [] if any(near) else [peak.peak]
-            elif peak.woke and not nobody_spoke:
-                unlabeled += 1
-            else:
-                counted.append(peak.peak)
-    hours = sum(stretch.seconds for stretch in stretches) / 3600
-    return Evidence(np.sort(np.array(counted, np.float64))[::-1], hours, unlabeled)
+            yield peak, any(near) if near else None
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A threshold for a wanted rate, and what it rests on."""
-
-    threshold: float
-    rate: float
-    """Wanted false accepts per hour."""
-    hours: float
-    seen: int
-    """False accepts among the peaks at that threshold."""
-    bounds: tuple[float, float]
-    """95 % bounds of their rate per hour (Garwood 1936)."""
-    tail: float | None
-    """The rate per hour that the tail predicts; None where there were too few peaks for one."""
-    capped: bool
-    """Whether the wanted rate asks for a threshold that hardly anything would reach."""
-
-    @property
-    def hours_needed(self) -> float:
-        """Hours without a false accept that would show the wanted rate at 95 %."""
-        return -math.log(0.05) / self.rate
-
-
-def choose(evidence: Evidence, rate: float, present: float) -> Choice:
+def choose(evidence: Evidence, rate: float, present: float) -> ThresholdChoice:
     """Return the threshold for `rate` false accepts per hour of a word whose threshold is
     `present`.
 
@@ -116,14 +125,15 @@ def choose(evidence: Evidence, rate: float, present: float) -> Choice:
     capped = threshold >= HIGHEST_THRESHOLD
     threshold = _rounded_up(float(np.clip(threshold, MIN_THRESHOLD, HIGHEST_THRESHOLD)))
     seen = int((peaks >= threshold).sum())
-    return Choice(
+    return ThresholdChoice(
         threshold=threshold,
         rate=rate,
         hours=evidence.hours,
         seen=seen,
-        bounds=poisson_interval(seen, evidence.hours),
+        bounds=_bounds(seen, evidence.hours),
         tail=_tail(evidence, threshold),
         capped=capped,
+        hours_needed=-math.log(0.05) / rate,
     )
 
 
@@ -133,27 +143,40 @@ def _rounded_up(threshold: float) -> float:
     return math.ceil(round(threshold * steps, 3)) / steps
 
 
-@dataclass(frozen=True)
-class TradeOff:
-    """What a threshold would do with the evidence."""
-
-    threshold: float
-    seen: int
-    """False accepts among the peaks."""
-    bounds: tuple[float, float]
-    """95 % bounds of their rate per hour."""
-    tail: float | None
-    """The rate per hour that the tail predicts."""
+def grid(more: Collection[float]) -> list[float]:
+    """Return thresholds of use, evenly spaced in their logits, and `more`, rising."""
+    first, last = (math.log(end / (1 - end)) for end in (MIN_THRESHOLD, HIGHEST_THRESHOLD))
+    spaced = 1 / (1 + np.exp(-np.linspace(first, last, GRID)))
+    return sorted({*np.round(spaced, 4).tolist(), *more})
 
 
-def trade_off(evidence: Evidence, thresholds: Iterable[float]) -> list[TradeOff]:
-    """Return what each of `thresholds` would do."""
+def trade_off(evidence: Evidence, thresholds: Iterable[float], model: Measured) -> list[TradeOff]:
+    """Return what each of `thresholds` would do to a word of this model.
+
+    Without any time, the bounds of the rate are those of what is possible.
+    """
+    bounds: dict[int, tuple[float, float]] = {}
     rows = []
     for threshold in thresholds:
         seen = int((evidence.peaks >= threshold).sum())
-        bounds = poisson_interval(seen, evidence.hours)
-        rows.append(TradeOff(threshold, seen, bounds, _tail(evidence, threshold)))
+        if seen not in bounds:
+            bounds[seen] = _bounds(seen, evidence.hours)
+        rows.append(
+            TradeOff(
+                threshold=threshold,
+                seen=seen,
+                bounds=bounds[seen],
+                tail=_tail(evidence, threshold),
+                missed=model.missed(threshold),
+                rate=rate_at(model.operating_points, threshold),
+            )
+        )
     return rows
+
+
+def _bounds(seen: int, hours: float) -> tuple[float, float]:
+    low, high = poisson_interval(seen, hours) if hours else (0.0, MOST_AN_HOUR)
+    return min(low, MOST_AN_HOUR), min(high, MOST_AN_HOUR)
 
 
 def _tail(evidence: Evidence, threshold: float) -> float | None:

@@ -18,6 +18,7 @@ from kwsd.protocol import replies
 
 # Requests are found here, wherever they are declared.
 from kwsd.protocol.calibration import CalibrationPut as CalibrationPut
+from kwsd.protocol.calibration import CalibrationTradeOff as CalibrationTradeOff
 from kwsd.protocol.calibration import CalibrationUndo as CalibrationUndo
 from kwsd.protocol.calibration import GetCalibration as GetCalibration
 from kwsd.protocol.calibration import Peaks as Peaks
@@ -362,6 +363,7 @@ Command = (
     | GetCalibration
     | CalibrationPut
     | CalibrationUndo
+    | CalibrationTradeOff
     | Peaks
     | Clips
     | ClipsGet

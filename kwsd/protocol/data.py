@@ -207,8 +207,8 @@ class WordThreshold(Data, frozen=True):
     threshold: Threshold
     model: str
     """Id of the model of the word for which it was found."""
-    rate: float
-    """Wanted false accepts per hour."""
+    rate: float | None
+    """Wanted false accepts per hour; null where a person has set the threshold itself."""
     hours: float
     """Hours of audio it rests on."""
     time: float
@@ -245,6 +245,65 @@ class CalibratedSpeakers(Data, frozen=True):
     origin: ThresholdOrigin
     model: str = ""
     """Id of what joins the speaker head in giving scores; empty for the head alone."""
+
+
+class ThresholdChoice(Data, frozen=True):
+    """A threshold for a wanted rate, and what it rests on."""
+
+    threshold: float
+    rate: float
+    """Wanted false accepts per hour."""
+    hours: float
+    seen: int
+    """False accepts among the peaks at that threshold."""
+    bounds: tuple[float, float]
+    """95 % bounds of their rate per hour (Garwood 1936)."""
+    tail: float | None
+    """The rate per hour that the tail predicts; null where there were too few peaks for one."""
+    capped: bool
+    """Whether the wanted rate asks for a threshold that hardly anything would reach."""
+    hours_needed: float
+    """Hours without a false accept that would show the wanted rate at 95 %."""
+
+
+class TradeOff(Data, frozen=True):
+    """What a threshold would do to a word."""
+
+    threshold: float
+    seen: int
+    """False accepts among the peaks."""
+    bounds: tuple[float, float]
+    """95 % bounds of their rate per hour."""
+    tail: float | None
+    """The rate per hour that the tail predicts; null where there were too few peaks for one."""
+    missed: tuple[float, float] | None
+    """Share that is missed, clean and in noise at 10 dB: of the recordings that its model was
+    measured on, or of its takes; null where there are none."""
+    rate: RateInfo | None
+    """How often it wakes by mistake in the audio that its model was measured on."""
+
+
+class JudgedPeak(Data, frozen=True, array_like=True):
+    """A peak of a word's score, with what a person has said of it: `[peak, woke, right]`."""
+
+    peak: float
+    woke: bool
+    """Whether it reached the threshold of that time."""
+    right: bool | None
+    """Whether its clip is labeled as the word; null where it has no label."""
+
+
+class LoggedDay(Data, frozen=True):
+    """A day of the log of peaks, for one word."""
+
+    start: float
+    """Seconds since the epoch."""
+    hours: float
+    """How much of it was heard."""
+    woke: int
+    """Peaks that reached the threshold of their time."""
+    peaks: list[JudgedPeak]
+    """Those that reach the lowest threshold of use."""
 
 
 class Peak(Data, frozen=True, array_like=True):

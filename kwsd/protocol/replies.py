@@ -10,21 +10,15 @@ from kwsd.events import SpeakerMatch
 from kwsd.protocol.data import (
     ActiveWordInfo,
     AddedWordInfo,
-    CalibratedSpeakers,
-    CalibratedWord,
     CheckerInfo,
     Clip,
     ClipInfo,
-    LabeledTime,
     LookBack,
     MadeFrom,
     MicrophoneInfo,
     PauseInfo,
     SpeakerInfo,
-    SpeakerThreshold,
     TakeInfo,
-    WordPeaks,
-    WordThreshold,
 )
 
 
@@ -263,29 +257,6 @@ class TakesClearReply(Reply, frozen=True):
     """How many takes were deleted."""
 
     deleted: int
-
-
-class CalibrationReply(Reply, frozen=True):
-    """The thresholds in force."""
-
-    words: dict[str, CalibratedWord]
-    speaker: CalibratedSpeakers
-    earlier: int
-    """How many calibrations can be undone."""
-
-
-class CalibrationUndoReply(Reply, frozen=True):
-    """The calibration that is in force again."""
-
-    words: dict[str, WordThreshold]
-    speaker: SpeakerThreshold | None
-
-
-class PeaksReply(Page, frozen=True, kw_only=True):
-    """The logged peaks of each word, and the labels of clips."""
-
-    words: dict[str, list[WordPeaks]]
-    labels: list[LabeledTime]
 
 
 class ClipsReply(Page, frozen=True, kw_only=True):

@@ -316,7 +316,7 @@ class Daemon:
     def _keep_peaks(self, words: dict[str, WordPeaks]) -> None:
         """Log a stretch of peaks, and delete clips that have grown too old meanwhile."""
         if self.config.log_peaks:
-            self._disk.write("peaks", lambda: self._state.peaks.append(words))
+            self._disk.write("peaks", lambda: self._state.calibration.log.append(words))
         self._disk.write("the age of clips", self._state.clips.make_room)
 
     def _status(self, state: str, detail: str) -> str:

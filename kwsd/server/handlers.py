@@ -102,7 +102,8 @@ class Handlers:
             commands.Reload: self._reload,
             commands.Pause: parts.pauses.pause,
             commands.Resume: parts.pauses.resume,
-            commands.Peaks: self._peaks,
+            commands.Peaks: self._logged,
+            commands.CalibrationTradeOff: self._logged,
             commands.SpeakersIdentify: self._identify,
             commands.SpeakersHear: self._hear,
         }
@@ -216,8 +217,11 @@ class Handlers:
         except OSError as error:  # out of descriptors
             raise RequestError("internal", f"{type_of(command)}: {error}; try again") from error
 
-    async def _peaks(self, session: ClientSession, command: commands.Peaks) -> Reply:
-        if command.after is None:
+    async def _logged(
+        self, session: ClientSession, command: commands.Peaks | commands.CalibrationTradeOff
+    ) -> Reply:
+        """Answer from the log of peaks, up to now."""
+        if getattr(command, "after", None) is None:
             await self._calls.run(self._parts.peaks.flush)
         return await self._state(session, command)
 

@@ -7,7 +7,6 @@ them without a daemon.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,22 +24,17 @@ from kwsd.model.bundle import COHORT, Bundle
 from kwsd.names import look_up, word_name
 from kwsd.protocol import commands, replies
 from kwsd.protocol.commands import Command
-from kwsd.protocol.data import (
-    CalibratedSpeakers,
-    CalibratedWord,
-    WordPeaks,
-)
 from kwsd.protocol.errors import RequestError
 from kwsd.protocol.paging import Pages
 from kwsd.protocol.replies import Page, Reply
 from kwsd.protocol.request import Request
+from kwsd.server.calibration_handlers import CalibrationHandlers
 from kwsd.server.clip_handlers import ClipHandlers
 from kwsd.server.take_handlers import TakeHandlers
 from kwsd.state import folder as state_folder
 from kwsd.state import words
-from kwsd.state.calibration import Calibration, CalibrationError, CalibrationStore
 from kwsd.state.library import Library
-from kwsd.state.peak_log import PeakLog, PeakLogError, highest
+from kwsd.state.peak_log import PeakLogError
 from kwsd.state.store import Named, StateError, Store
 from kwsd.state.voiceprints import VoiceprintError, VoiceprintStore
 from kwsd.state.words import AddedWord, WordError, WordStore
@@ -48,8 +42,6 @@ from kwsd.state.words import AddedWord, WordError, WordStore
 log = logging.getLogger(__name__)
 N = TypeVar("N", bound=Named)
 R = TypeVar("R", bound=Reply)
-MAX_PEAKS = 4000
-"""Peaks of one word that a message carries."""
 MAX_IMPOSTORS = 100_000
 """Impostor scores that a message carries."""
 
@@ -81,13 +73,14 @@ class StateHandlers:
         self.folder = folder
         self.voiceprints = VoiceprintStore(folder, bundle.encoder_id, bundle.voice_dim)
         self.words = WordStore(folder, bundle.encoder_id, bundle.frame_dim)
-        self.calibrations = CalibrationStore(folder, bundle.encoder_id)
         self.takes = TakeHandlers(folder, self.words, lambda: config().takes.keep)
-        self.peaks = PeakLog(folder)
         self._clip_handlers = ClipHandlers(folder, config, self._note)
         self.clips = self._clip_handlers.store
         self.voice_in = self._clip_handlers.voice_in
         self.keeps_clips = self._clip_handlers.keeps
+        self.calibration = CalibrationHandlers(
+            folder, bundle, config, self._resolved, self._clip_handlers, self._note
+        )
         self.enabled: dict[str, bool] = {}
         """Whether words are listened for, where a client has said so since the start."""
         self._config = config
@@ -107,10 +100,7 @@ class StateHandlers:
             commands.WordsEnable: self._enable_word,
             commands.WordsDisable: self._enable_word,
             commands.GetConfig: self._get_config,
-            commands.GetCalibration: self._get_calibration,
-            commands.CalibrationPut: self._put_calibration,
-            commands.CalibrationUndo: self._undo_calibration,
-            commands.Peaks: self._get_peaks,
+            **self.calibration.handlers,
             **self._clip_handlers.handlers,
             **self.takes.handlers,
         }
@@ -151,7 +141,7 @@ class StateHandlers:
         self._clip_handlers.all()
         self._check_takes()
         with suppress(PeakLogError):
-            self._all_peaks(time.time())
+            self.calibration.check_log()
 
     def _check_takes(self) -> None:
         self._note("takes", self.takes.store.faults())
@@ -168,16 +158,6 @@ class StateHandlers:
         for text in self._faults[what]:
             if text not in before:
                 self._report(text)
-
-    def _all_peaks(self, since: float) -> dict[str, list[WordPeaks]]:
-        """Return the logged peaks. Raises PeakLogError where the file cannot be read."""
-        try:
-            found, faults = self.peaks.read_all(since)
-        except PeakLogError as error:
-            self._note("peaks", [error])
-            raise
-        self._note("peaks", faults)
-        return found
 
     def _list_speakers(self, command: commands.Speakers) -> replies.SpeakersReply:
         good, bad = self.voiceprints.load_all()
@@ -289,58 +269,22 @@ class StateHandlers:
 
     def _setup(self) -> DetectorSetup:
         """Return what is asked for now. Raises RequestError."""
+        return self._resolved()[0]
+
+    def _resolved(self) -> tuple[DetectorSetup, Library]:
+        """Return what is asked for now, and what it was resolved with. Raises RequestError."""
+        library = self.library()
         try:
-            return resolve(self._config(), self.bundle, self.library(), enabled=self.enabled)
+            setup = resolve(self._config(), self.bundle, library, enabled=self.enabled)
         except ConfigError as error:
             raise RequestError("bad_config", str(error)) from error
+        return setup, library
 
     def _get_config(self, command: commands.GetConfig) -> replies.ConfigReply:
         setup = self._setup()
         config, origins = self._clip_handlers.in_force(self._config(), self._origins())
         text, sources = in_force.describe(config, setup, self.bundle, origins)
         return replies.ConfigReply(text=text, sources=sources)
-
-    def _get_calibration(self, command: commands.GetCalibration) -> replies.CalibrationReply:
-        setup = self._setup()
-        library = self.library()
-        in_force = {
-            name: CalibratedWord(word.threshold, word.model.id, word.origin, word.rate)
-            for name, word in setup.words.items()
-        }
-        return replies.CalibrationReply(
-            words=in_force,
-            speaker=CalibratedSpeakers(
-                setup.speakers.threshold, setup.speakers.origin, setup.speakers.model
-            ),
-            earlier=len(library.calibration.earlier) if library.calibration else 0,
-        )
-
-    def _put_calibration(self, command: commands.CalibrationPut) -> replies.Done:
-        _save(self.calibrations, self._calibration().changed(command.words, command.speaker))
-        return replies.Done()
-
-    def _undo_calibration(self, command: commands.CalibrationUndo) -> replies.CalibrationUndoReply:
-        try:
-            before = self.calibrations.current().undone()
-        except CalibrationError as error:
-            raise RequestError("bad_calibration", str(error)) from error
-        _save(self.calibrations, before)
-        return replies.CalibrationUndoReply(words=dict(before.words), speaker=before.speaker)
-
-    def _calibration(self) -> Calibration:
-        """Return the calibration; one that cannot be used (of another encoder) is replaced."""
-        try:
-            return self.calibrations.current()
-        except CalibrationError:
-            return Calibration(self.bundle.encoder_id)
-
-    def _get_peaks(self, command: commands.Peaks) -> replies.PeaksReply:
-        try:
-            found = self._all_peaks(command.since)
-        except PeakLogError as error:
-            raise RequestError("bad_log", str(error)) from error
-        peaks = {name: highest(stretches, MAX_PEAKS) for name, stretches in found.items()}
-        return replies.PeaksReply(words=peaks, labels=self.clips.labels())
 
 
 def _save(store: Store[N], thing: N) -> None:

@@ -30,13 +30,19 @@ MAX_PEAKS = 250_000
 """Peaks that are read: more than fit a log of MAX_BYTES; the latest count."""
 
 
+Stretches = list[tuple[float, WordPeaks]]
+"""Stretches of one word, each with when it ended, seconds since the epoch."""
+
+
 class PeakLogError(StateError):
     """The log of peaks cannot be read; the message says why."""
 
 
 class _Line(Struct, frozen=True):
+    """A stretch of time."""
+
     written: float
-    """Seconds since the epoch."""
+    """When it had just ended, seconds since the epoch."""
     words: dict[str, WordPeaks]
 
 
@@ -67,10 +73,11 @@ class PeakLog:
 
         Lines that are damaged or were cut off are skipped. Raises PeakLogError.
         """
-        return self.read_all(since)[0]
+        return {name: [one for _, one in at] for name, at in self.read_all(since)[0].items()}
 
-    def read_all(self, since: float = 0.0) -> tuple[dict[str, list[WordPeaks]], list[StateError]]:
-        """Return what `read` does, and what is wrong with the lines that it skips.
+    def read_all(self, since: float = 0.0) -> tuple[dict[str, Stretches], list[StateError]]:
+        """Return what `read` does, each stretch with when it ended, and what is wrong with the
+        lines that it skips.
 
         Raises PeakLogError where the file as a whole cannot be read.
         """
@@ -88,12 +95,13 @@ class PeakLog:
                 break
             if line.written > since:
                 latest_first.append(line)
-        found: dict[str, list[WordPeaks]] = {}
+        found: dict[str, Stretches] = {}
         for line in reversed(latest_first):
             for name, stretch in line.words.items():
-                found.setdefault(name, []).append(stretch)
+                found.setdefault(name, []).append((line.written, stretch))
         text = f"{self.path}: {skipped} of its lines are damaged, and are left out"
-        return found, [PeakLogError(f"{text}; the others count")] if skipped else []
+        faults: list[StateError] = [PeakLogError(f"{text}; the others count")] if skipped else []
+        return found, faults
 
     def _data(self) -> bytes:
         try:

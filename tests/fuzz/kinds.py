@@ -417,7 +417,7 @@ class PeakLogKind(StateKind):
             for n in range(3):
                 peaks = [Peak(1.7e9 + at, 0.5, False) for at in range(count)]
                 words = {"computer": WordPeaks("m", 600.0, peaks)}
-                self.handlers.peaks.append({**words, f"w{n}": WordPeaks("m", 1.0, [])})
+                self.handlers.calibration.log.append({**words, f"w{n}": WordPeaks("m", 1.0, [])})
             yield self.path.read_bytes()
 
     def corrupted(self, rng: Random, index: int) -> bytes:
@@ -430,6 +430,11 @@ class PeakLogKind(StateKind):
     def check(self, data: bytes) -> bool:
         self.path.write_bytes(data)
         reply = self.request(commands.Peaks())
+        asked = commands.CalibrationTradeOff(word="computer", rates=[0.1], days=[0.0, 1.7e9])
+        told = self.request(asked)
+        assert isinstance(told, RequestError) is isinstance(reply, RequestError)
+        if not isinstance(told, RequestError):
+            check_finite(msgspec.to_builtins(told))
         self.handlers.check_records()
         faults = self.handlers.unusable
         for text in faults:
@@ -441,8 +446,8 @@ class PeakLogKind(StateKind):
                     choice = choose(found, 1.0, 0.5)
                     assert 0 < choice.threshold < 1
                     check_finite([choice.threshold, *choice.bounds, choice.tail or 0.0])
-        self.handlers.peaks.append({"computer": WordPeaks("m", 1.0, [])})
-        after = self.handlers.peaks.read()
+        self.handlers.calibration.log.append({"computer": WordPeaks("m", 1.0, [])})
+        after = self.handlers.calibration.log.read()
         assert after["computer"][-1] == WordPeaks("m", 1.0, [])
         return not faults
 
