@@ -93,6 +93,8 @@ class Live:
         self._history: deque[dict[str, Any]] = deque(maxlen=HISTORY)
         self._away: dict[str, Any] = {"there": False, "why": ""}
         self._refused: str | None = None
+        self._status = b""
+        """The frame of the status that was heard last, empty while the daemon is away."""
         self._closing = asyncio.Event()
 
     async def run(self) -> NoReturn:
@@ -111,7 +113,7 @@ class Live:
         closing = asyncio.ensure_future(self._closing.wait())
         taking: asyncio.Future[bytes] | None = None
         try:
-            yield frame("daemon", self._away) + frame("past", list(self._history))
+            yield frame("daemon", self._away) + frame("past", list(self._history)) + self._status
             if self._refused:
                 yield frame("refused", self._refused)
             while is_admitted():
@@ -152,7 +154,8 @@ class Live:
     async def _send_status(self, client: AsyncClient) -> None:
         while True:
             await self._watched.wait()
-            self._publish(frame("status", _shown(await client.request(Status()))), droppable=True)
+            self._status = frame("status", _shown(await client.request(Status())))
+            self._publish(self._status, droppable=True)
             await asyncio.sleep(STATUS_S)
 
     def _heard(self, event: Event) -> None:
@@ -169,6 +172,7 @@ class Live:
 
     def _say_daemon(self, **state: object) -> None:
         self._away = state
+        self._status = b""
         self._publish(frame("daemon", state))
 
     def _say_refused(self, why: str | None) -> None:

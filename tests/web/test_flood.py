@@ -89,11 +89,17 @@ class Flood:
 
 
 def heap_mib(page: Page) -> float:
-    """Return what the page holds in the browser, after its garbage is collected."""
+    """Return what the page holds in the browser, after its garbage is collected.
+
+    What a first collection frees lets go of more, so that the least of several counts.
+    """
     session = page.context.new_cdp_session(page)
-    session.send("HeapProfiler.collectGarbage")
-    used: int = session.send("Runtime.getHeapUsage")["usedSize"]
-    return used / 2**20
+    used: list[int] = []
+    for _ in range(4):
+        session.send("HeapProfiler.collectGarbage")
+        used.append(session.send("Runtime.getHeapUsage")["usedSize"])
+        page.wait_for_timeout(300)
+    return min(used) / 2**20
 
 
 @pytest.mark.slow
@@ -120,7 +126,7 @@ def flooded(flood: Flood, served: WebPage, visit: Visitor) -> None:
         f"{before:.1f} → {after:.1f} MiB, in the browser {heap_before:.1f} → {heap_after:.1f}\n"
     )
     assert after <= 1.05 * before
-    assert heap_after <= 1.05 * heap_before + 0.5  # what the browser itself keeps, of some MiB
+    assert heap_after <= 1.05 * heap_before + 0.2  # compiled code, of some MiB
     assert served.ask("GET", "/").status == 401, "it answers"
 
 

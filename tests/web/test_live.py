@@ -220,7 +220,7 @@ def test_it_is_for_everybody(
             setTimeout(() => done(moved), 500);
         })"""
     )
-    assert moved < 0.1
+    assert moved < 0.05
     if DRAWS and (size == DESKTOP or scheme == "light"):
         page.wait_for_timeout(24_000)
         picture(page, f"live-{scheme if size == DESKTOP else 'phone'}")

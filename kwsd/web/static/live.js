@@ -31,6 +31,30 @@ export function open(view) {
     { type: "button", class: "quiet", "aria-pressed": "false", onclick: () => setHeld(!lanes.held) },
     "Hold the picture",
   );
+  // Shown once it is known how many words there are, so that nothing moves then.
+  const columns = el(
+    "div",
+    { class: "columns", hidden: true },
+    el(
+      "section",
+      { class: "card plots", "aria-labelledby": "scores-title" },
+      el(
+        "div",
+        { class: "card-head" },
+        el("h2", { id: "scores-title" }, "Scores"),
+        hold,
+      ),
+      lanesBox,
+      legend(),
+    ),
+    el(
+      "section",
+      { class: "card", "aria-labelledby": "happened-title" },
+      el("div", { class: "card-head" }, el("h2", { id: "happened-title" }, "What happened")),
+      none,
+      log,
+    ),
+  );
   view.append(
     el("h1", { class: "sr" }, "Live"),
     el(
@@ -42,29 +66,7 @@ export function open(view) {
       cell("lag", "Lag", "Seconds for which the sound that was heard last had been there"),
       cell("cpu", "Processor", "CPU time per second of sound, since the daemon's start"),
     ),
-    el(
-      "div",
-      { class: "columns" },
-      el(
-        "section",
-        { class: "card plots", "aria-labelledby": "scores-title" },
-        el(
-          "div",
-          { class: "card-head" },
-          el("h2", { id: "scores-title" }, "Scores"),
-          hold,
-        ),
-        lanesBox,
-        legend(),
-      ),
-      el(
-        "section",
-        { class: "card", "aria-labelledby": "happened-title" },
-        el("div", { class: "card-head" }, el("h2", { id: "happened-title" }, "What happened")),
-        none,
-        log,
-      ),
-    ),
+    columns,
   );
   const lanes = new Lanes(lanesBox);
   let pending = [];
@@ -92,6 +94,7 @@ export function open(view) {
   }
 
   function showStatus(status) {
+    columns.hidden = false;
     lanes.setWords(status.words);
     const { microphone } = status;
     say(cells.microphone, fileName(microphone.name) || microphone.state);
@@ -124,6 +127,7 @@ export function open(view) {
     } else if (kind === "daemon" && !data.there) {
       for (const one of Object.values(cells)) say(one, "–");
       lanes.clear();
+      columns.hidden = false;
     }
   }
 
