@@ -221,7 +221,7 @@ _kwsd_command() {
         many='--negatives'
         ;;
     'kwsd bench words')
-        options='-h --help -v --verbose --json --markdown --shots --seeds --words --most'
+        options='-h --help -v --verbose --json --markdown --shots --seeds --words --most --together'
         single='--json --markdown --shots --seeds --words --most'
         ;;
     'kwsd bench soak')

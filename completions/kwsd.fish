@@ -504,6 +504,7 @@ complete -c kwsd -n '__kwsd_in \'kwsd bench words\'' -l shots -r -f -d 'takes th
 complete -c kwsd -n '__kwsd_in \'kwsd bench words\'' -l seeds -r -f -d 'draws of takes, for each word and number of shots (default 3)'
 complete -c kwsd -n '__kwsd_in \'kwsd bench words\'' -l words -r -f -d 'add only these; they are tried against the others all the same'
 complete -c kwsd -n '__kwsd_in \'kwsd bench words\'' -l most -r -f -d 'recordings of each word that are used (default 200)'
+complete -c kwsd -n '__kwsd_in \'kwsd bench words\'' -l together -d 'also add all of them to one device, and say which of them wakes'
 complete -c kwsd -n '__kwsd_at \'kwsd bench words\' 0' -f -a '(__fish_complete_directories)'
 complete -c kwsd -n '__kwsd_in \'kwsd bench soak\'' -s h -l help -d 'show this help message and exit'
 complete -c kwsd -n '__kwsd_in \'kwsd bench soak\'' -s v -l verbose -d 'log more'

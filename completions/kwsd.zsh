@@ -818,6 +818,7 @@ _kwsd_bench_words() {
         '--seeds[draws of takes, for each word and number of shots (default 3)]:N: ' \
         '--words[add only these; they are tried against the others all the same]:A,B: ' \
         '--most[recordings of each word that are used (default 200)]:N: ' \
+        '--together[also add all of them to one device, and say which of them wakes]' \
         '1:DIR:_files -/'
 }
 

@@ -272,9 +272,15 @@ def test_both_stages_of_added_words_are_measured(
             path = tmp_path / "words" / word.replace(" ", "_") / f"v{n}_nohash_0.wav"
             _write(path, say(word, voice))
     out = tmp_path / "words.json"
-    options = ["--words", "hey_banana", "--shots", "3", "--seeds", "1"]
+    words = ["hey_banana", "good_evening"]
+    options = ["--words", ",".join(words), "--shots", "3", "--seeds", "1", "--together"]
     assert bench("words", str(tmp_path / "words"), *options, "--json", str(out)) == 0
-    (run,) = json.loads(out.read_text(encoding="utf-8"))["runs"]
+    report = json.loads(out.read_text(encoding="utf-8"))
+    assert [(one["word"], one["shots"], one["tried"]) for one in report["together"]] == [
+        (word, 3, 1) for word in words
+    ]
+    assert all(0 <= one["right"] <= one["right"] + one["wrong"] <= 1 for one in report["together"])
+    run = report["runs"][0]
     for share in ("candidates", "decided", "others_checked"):
         assert 0 <= run[share] <= 1
     assert run["hits"] <= run["candidates"]

@@ -10,7 +10,7 @@ from kwsd.bench.cost import CostReport, Run
 from kwsd.bench.scenes import SCENES
 from kwsd.bench.soak import SoakReport
 from kwsd.bench.speaker_encoders import UTTERANCE_S
-from kwsd.bench.words import WordRun, WordsReport
+from kwsd.bench.words import TogetherRun, WordRun, WordsReport
 
 REFERENCE = "pymicro-wakeword"
 """The engine that the others are compared with, where it was measured; else the first one."""
@@ -193,6 +193,7 @@ def words_markdown(report: WordsReport) -> str:
     )
     header = ["word", *(f"{count} shots" for count in report["shots"])]
     parts = [text, table(header, rows), *_stages(runs, report["shots"])]
+    parts += _together(report.get("together", []), report["shots"])
     return _join("## Added words", report["circumstances"], parts)
 
 
@@ -212,6 +213,26 @@ def _stages(runs: Sequence[WordRun], shots: Sequence[int]) -> list[str]:
             rows.append([str(count), *cells, f"{checks:.0f}"])
     header = ["shots", "candidates %", "of these hits %", "others checked %", "checks an hour"]
     return [table(header, rows)] if rows else []
+
+
+def _together(runs: Sequence[TogetherRun], shots: Sequence[int]) -> list[str]:
+    """Return a table of words on one device; nothing where they were added one at a time."""
+    if not runs:
+        return []
+    rows = []
+    for word in [*dict.fromkeys(run["word"] for run in runs), None]:
+        cells = []
+        for count in shots:
+            same = [r for r in runs if r["shots"] == count and word in (r["word"], None)]
+            shares = [sum(run["right"] for run in same), sum(run["wrong"] for run in same)]
+            cells.append(" / ".join(f"{100 * share / len(same):.1f}" for share in shares))
+        rows.append([word or "**mean**", *cells])
+    text = (
+        "All of them on one device: recordings in % that wake their own word, and another one, at "
+        "the words' own thresholds."
+    )
+    header = ["word", *(f"{count} shots" for count in shots)]
+    return [text, table(header, rows)]
 
 
 def _hits(runs: Sequence[WordRun], shots: Sequence[int]) -> list[str]:

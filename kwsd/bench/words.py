@@ -5,7 +5,8 @@ and seed, takes of as many different speakers make the word, as `kwsd word add` 
 the recordings of the speakers that are left, and on all recordings of the other words. Hits are
 those over the score that 1 % of the others reach; 0 shots are synthetic voices alone. The errors
 at the word's own threshold are reported as well. Where the checker knows words, it hears them too,
-and the recall of the candidates and that of the decision about them are told apart.
+and the recall of the candidates and that of the decision about them are told apart. Together, all
+words are added to one device, and of those that a recording wakes the best counts.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from kwsd.bench.circumstances import Circumstances
 from kwsd.bench.corpus import LabeledRecording, check_words, labeled
 from kwsd.bench.scenes import between_silence
 from kwsd.client.words import from_text
+from kwsd.detect.contest import Level
 from kwsd.learn.few_shot import WordTrainer
 from kwsd.learn.takes import TakeRejected
 from kwsd.learn.word_takes import HeardStream, WordTake
@@ -63,6 +65,20 @@ class WordRun(TypedDict):
     """Checks in an hour of the bank of negatives, repeated ones counted."""
 
 
+class TogetherRun(TypedDict):
+    """One of several words that were added together; shares lie between 0 and 1."""
+
+    word: str
+    shots: int
+    seed: int
+    tried: int
+    """Recordings of the word that it was tried on."""
+    right: float
+    """Share of them that woke this word: it alone, or further above its threshold than others."""
+    wrong: float
+    """Share of them that woke another word."""
+
+
 class WordsReport(TypedDict):
     """The report of `kwsd bench words`, as it is written to JSON."""
 
@@ -71,6 +87,7 @@ class WordsReport(TypedDict):
     shots: list[int]
     seeds: int
     runs: list[WordRun]
+    together: NotRequired[list[TogetherRun]]
     circumstances: NotRequired[Circumstances]
 
 
@@ -122,12 +139,19 @@ class _EncodedRecordings:
 
 
 def words(
-    folder: Path, shots: Sequence[int], seeds: int, only: Sequence[str] | None, most: int
+    folder: Path,
+    shots: Sequence[int],
+    seeds: int,
+    only: Sequence[str] | None,
+    most: int,
+    *,
+    together: bool = False,
 ) -> WordsReport:
     """Return the report on the labeled recordings in `folder`.
 
     `shots` are numbers of takes, `seeds` the draws of takes for each; `only` these words are added,
-    and `most` recordings of each word are used. Raises AudioFileError.
+    and `most` recordings of each word are used. With `together`, all of them are also added to one
+    device. Raises AudioFileError.
     """
     found: dict[str, list[LabeledRecording]] = {}
     for recording in labeled(folder):
@@ -149,13 +173,21 @@ def words(
             hits = 100 * np.mean([run["hits"] for run in same])
             log.info("%s, %d shots: %.1f %% hits at 1 %% false accepts", word, count, hits)
             runs += same
-    return {
+    report: WordsReport = {
         "folder": str(folder),
         "recordings": len(chosen),
         "shots": list(shots),
         "seeds": seeds,
         "runs": runs,
     }
+    if together:
+        report["together"] = [
+            run
+            for count in shots
+            for seed in range(seeds if count else 1)
+            for run in _run_together(folder, trainer, recordings, wanted, count, seed)
+        ]
+    return report
 
 
 def _run(
@@ -167,14 +199,7 @@ def _run(
     seed: int,
 ) -> WordRun:
     """Make `word` from `count` takes, and try it on the recordings. Raises AudioFileError."""
-    if count:
-        shots, speakers = recordings.shots(word, count, seed)
-    else:
-        shots = from_text(trainer, word).usable
-        speakers = set()
-    if len(shots) < count:
-        text = f"{word} has usable takes of {len(shots)} speakers; {count} shots need as many"
-        raise AudioFileError(f"{folder}: {text}")
+    shots, speakers = _shots(folder, trainer, recordings, word, count, seed)
     made, quality = trainer.make(word, shots)
     made = made.heard_with(trainer.word_id)
     scores = recordings.scores(made)
@@ -201,3 +226,69 @@ def _run(
         run["others_checked"] = float((others >= CHECKED_FLOOR).mean())
         run["checks_per_hour"] = quality.candidates.checks_per_hour
     return run
+
+
+def _run_together(
+    folder: Path,
+    trainer: WordTrainer,
+    recordings: _EncodedRecordings,
+    words: Sequence[str],
+    count: int,
+    seed: int,
+) -> list[TogetherRun]:
+    """Add `words` to one device, one after the other, and try all on the recordings of each.
+
+    Of the words that reach their thresholds, the one furthest above it wakes, as in the daemon
+    (`exclusive_words`). Raises AudioFileError.
+    """
+    made: list[AddedWord] = []
+    drawn: list[set[str]] = []
+    for word in words:
+        shots, speakers = _shots(folder, trainer, recordings, word, count, seed)
+        made.append(trainer.make(word, shots, made)[0].heard_with(trainer.word_id))
+        drawn.append(speakers)
+    scores = np.stack([recordings.scores(one) for one in made], axis=1)
+    excess = np.array(
+        [
+            [Level(s, word.threshold).excess for s, word in zip(row, made, strict=True)]
+            for row in scores
+        ]
+    )
+    woken = np.where(excess.max(axis=1) >= 0, excess.argmax(axis=1), -1)
+    runs: list[TogetherRun] = []
+    for n, word in enumerate(words):
+        unmet = ~np.isin(recordings.speakers, list(drawn[n]))
+        found = woken[(recordings.words == word) & unmet]
+        right = float((found == n).mean())
+        runs.append(
+            {
+                "word": word,
+                "shots": count,
+                "seed": seed,
+                "tried": len(found),
+                "right": right,
+                "wrong": float((found >= 0).mean()) - right,
+            }
+        )
+    return runs
+
+
+def _shots(
+    folder: Path,
+    trainer: WordTrainer,
+    recordings: _EncodedRecordings,
+    word: str,
+    count: int,
+    seed: int,
+) -> tuple[list[WordTake], set[str]]:
+    """Return `count` takes of `word` and whose they are; synthetic ones, of nobody, for none.
+
+    Raises AudioFileError.
+    """
+    if not count:
+        return from_text(trainer, word).usable, set()
+    shots, speakers = recordings.shots(word, count, seed)
+    if len(shots) < count:
+        text = f"{word} has usable takes of {len(shots)} speakers; {count} shots need as many"
+        raise AudioFileError(f"{folder}: {text}")
+    return shots, speakers

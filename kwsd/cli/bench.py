@@ -136,6 +136,7 @@ def _measure(arguments: argparse.Namespace, engines: list[str]) -> tuple[Report,
                 arguments.seeds,
                 arguments.words,
                 arguments.most,
+                together=arguments.together,
             )
             added["circumstances"] = circumstances()
             return added, report.words_markdown(added)
@@ -226,6 +227,11 @@ def _add_words(parser: argparse.ArgumentParser) -> None:
         default=200,
         metavar="N",
         help="recordings of each word that are used (default 200)",
+    )
+    parser.add_argument(
+        "--together",
+        action="store_true",
+        help="also add all of them to one device, and say which of them wakes",
     )
 
 
