@@ -120,6 +120,15 @@ unlink_shared() {
     for file in $SHARED; do
         unlink_command "$1/$file" "$2/share/$file"
     done
+    for folder in man/man1 bash-completion/completions bash-completion zsh/site-functions zsh \
+        fish/vendor_completions.d fish; do
+        remove_empty "$1/$folder"
+    done
+}
+
+# remove_empty FOLDER removes what install may have made, if nothing is in it.
+remove_empty() {
+    rmdir "$1" 2>/dev/null || true
 }
 
 # not_packaged HOW refuses where the Debian package is installed: its units would be hidden by others.
@@ -152,6 +161,14 @@ remove_units() {
     for unit in $UNITS; do
         remove "$folder/$unit"
     done
+}
+
+# remove_drop_ins FOLDER removes what `systemctl edit` has put there for the units of kwsd.
+remove_drop_ins() {
+    for part in $(parts_of "$BRIDGES"); do
+        remove "$1/kwsd-$part.service.d"
+    done
+    remove "$1/kwsd.service.d" "$1"/kwsd@*.service.d "$1"/kwsd-exec@*.service.d
 }
 
 install_system() {
@@ -282,8 +299,11 @@ uninstall_system() {
     fi
     remove "$ROOT/etc/systemd/user/kwsd.service" "$ROOT/etc/sysusers.d/kwsd.conf" \
         "$ROOT/etc/tmpfiles.d/kwsd.conf" "$ROOT/opt/kwsd" "$ROOT/run/kwsd"
+    for folder in kwsd/exec kwsd avahi/services avahi; do
+        remove_empty "$ROOT/etc/$folder"
+    done
+    if $1; then remove_drop_ins "$ROOT/etc/systemd/system"; fi
     systemctl daemon-reload
-    rmdir "$ROOT/etc/kwsd/exec" "$ROOT/etc/kwsd" 2>/dev/null || true
     if $1; then
         remove "$ROOT/etc/kwsd" "$ROOT/var/lib/kwsd" "$ROOT"/var/lib/kwsd-*
         for part in $(parts_of "$BRIDGES"); do
@@ -310,6 +330,7 @@ uninstall_user() {
     unlink_command "$HOME/.local/bin/kwsd" "$DATA/kwsd/bin/kwsd"
     unlink_shared "$DATA" "$DATA/kwsd"
     remove "$DATA/kwsd"
+    if $1; then remove_drop_ins "$CONFIG/systemd/user"; fi
     systemctl --user daemon-reload
     if $1; then
         remove "$CONFIG/kwsd" "$STATE/kwsd" "$STATE"/kwsd-*

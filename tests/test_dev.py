@@ -76,6 +76,11 @@ class Machine:
             if not path.is_dir() or path.is_symlink()
         )
 
+    def folders(self, top: str) -> set[str]:
+        """Return the paths of all folders below a folder of the machine, from there."""
+        below = self.root / top
+        return {str(path.relative_to(below)) for path in below.rglob("*") if path.is_dir()}
+
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
@@ -149,6 +154,25 @@ def test_templates_come_with_the_service_and_their_instances_go_with_it(machine:
     machine.dev("uninstall", "--user", "--purge", uid=1000)
     machine.dev("uninstall", "--purge")
     assert machine.files() == []
+
+
+def test_a_purge_takes_drop_ins_and_empty_folders_along(machine: Machine) -> None:
+    machine.dev("install", "--with", "wyoming")
+    units = machine.root / "etc/systemd/system"
+    names = ("kwsd", "kwsd@kitchen", "kwsd-exec@lamp", "kwsd-mqtt", "kwsd-other", "other")
+    for name in names:
+        (units / f"{name}.service.d").mkdir()
+        (units / f"{name}.service.d/override.conf").touch()
+    machine.dev("uninstall")
+    assert machine.folders("etc/systemd/system") == {f"{name}.service.d" for name in names}
+    assert machine.folders("etc") == {
+        *("sysusers.d", "tmpfiles.d", "systemd", "systemd/system"),
+        *(f"systemd/system/{name}.service.d" for name in names),
+    }
+    assert machine.folders("usr/local/share") == {"man"}, "which is Debian's"
+    machine.dev("uninstall", "--purge")
+    kept = {"kwsd-other.service.d", "other.service.d"}
+    assert machine.folders("etc/systemd/system") == kept, "which are of no unit of kwsd"
 
 
 def test_a_configuration_of_the_users_is_neither_overwritten_nor_removed(machine: Machine) -> None:

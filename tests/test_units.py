@@ -105,8 +105,12 @@ def test_an_instance_differs_from_the_service_in_its_name_alone(whose: str) -> N
     own, instance = settings(whose), settings(whose, "kwsd@.service")
     differing = {key for key in own | instance if own.get(key) != instance.get(key)}
     named = {"Description", "ExecReload", "ExecStart", "RuntimeDirectory", "SyslogIdentifier"}
-    assert differing == named | ({"StateDirectory"} if whose == "system" else set())
+    # Its home is the state directory, the only folder on a disk that it may write to.
+    system = {"StateDirectory", "Environment"}
+    assert differing == named | (system if whose == "system" else set())
     assert all("%i" in instance[key] for key in differing)
+    if whose == "system":
+        assert instance["Environment"] == f"HOME=/var/lib/{instance['StateDirectory']}"
 
 
 @BOTH
