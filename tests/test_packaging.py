@@ -120,6 +120,45 @@ def test_a_bridge_is_a_package_of_its_own(packages: Path, tmp_path: Path, name: 
 
 
 @dpkg
+def test_the_satellite_comes_with_the_wake_service_and_waits_for_its_owner(
+    packages: Path, tmp_path: Path
+) -> None:
+    (package,) = packages.glob("kwsd-wyoming_*_all.deb")
+    root = unpacked(package, tmp_path)
+    for path in ("systemd/system/{}.service", "systemd/user/{}.service", "sysusers.d/{}.conf"):
+        for name in ("kwsd-wyoming", "kwsd-satellite"):
+            assert (root / "usr/lib" / path.format(name)).exists()
+    announced = "kwsd-satellite.service"
+    assert not (root / "etc/avahi/services" / announced).exists()
+    assert (root / "usr/share/doc/kwsd-wyoming/examples" / announced).exists()
+    calls = run_script(root / "DEBIAN/postinst", tmp_path, "configure")
+    assert "systemd-sysusers kwsd-satellite.conf" in calls
+    assert "deb-systemd-helper enable kwsd-wyoming.service" in calls
+    assert not any("enable kwsd-satellite" in line for line in calls)
+    calls = run_script(root / "DEBIAN/postrm", tmp_path, "purge")
+    assert {"userdel kwsd-wyoming", "userdel kwsd-satellite"} <= set(calls)
+
+
+def run_script(script: Path, folder: Path, *arguments: str) -> list[str]:
+    """Return the commands that a script of a package gives, by stand-ins: only what is installed
+    the first time is enabled, and nothing was before."""
+    bin = folder / "bin"
+    bin.mkdir(exist_ok=True)
+    calls = folder / "calls"
+    calls.write_text("")
+    helper = 'case "$*" in debian-installed*) exit 1 ;; esac'
+    bodies = {"deb-systemd-helper": helper, "systemd-sysusers": "", "userdel": ""}
+    for name, body in bodies.items():
+        (bin / name).write_text(f'#!/bin/sh\necho "{name} $*" >>{calls}\n{body}\n')
+        (bin / name).chmod(0o755)
+    text = script.read_text().replace("/run/systemd/system", str(folder / "no-systemd"))
+    text = text.replace("/var/lib/", f"{folder}/var/lib/")
+    env = {"PATH": f"{bin}:/usr/bin:/bin"}
+    subprocess.run(["sh", "-c", text, str(script), *arguments], env=env, check=True)
+    return calls.read_text().splitlines()
+
+
+@dpkg
 def test_the_scripts_are_sound_and_need_no_network(packages: Path, tmp_path: Path) -> None:
     scripts = []
     for package in packages.glob("*.deb"):

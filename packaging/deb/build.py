@@ -30,6 +30,8 @@ NO_WHEELS = (
     "not made for {}"
 )
 PREFIX = Path("usr/lib/kwsd")
+WITH = {"wyoming": ["satellite"]}
+"""What comes with a bridge, and is started by its owner alone."""
 SHARED = {
     "docs/kwsd.1": "usr/share/man/man1/kwsd.1",
     "completions/kwsd.bash": "usr/share/bash-completion/completions/kwsd",
@@ -150,18 +152,23 @@ def daemon(build: Build, root: Path) -> Path:
 def bridge(build: Build, name: str, root: Path) -> Path:
     """Build the package of a bridge below `root` and return its file."""
     package = f"kwsd-{name}"
-    units(root, [f"{package}.service"])
+    optional = [f"kwsd-{part}" for part in WITH.get(name, [])]
     service = CHECKOUT / "systemd"
-    install(service / f"sysusers.d/{package}.conf", root / f"usr/lib/sysusers.d/{package}.conf")
-    avahi = service / "avahi" / f"{package}.service"
-    if avahi.exists():
-        install(avahi, root / "etc/avahi/services" / avahi.name)
+    units(root, [f"{part}.service" for part in (package, *optional)])
+    for part in (package, *optional):
+        install(service / f"sysusers.d/{part}.conf", root / f"usr/lib/sysusers.d/{part}.conf")
+        announced = service / "avahi" / f"{part}.service"
+        if announced.exists():  # what its owner starts, its owner announces
+            examples = f"usr/share/doc/{package}/examples"
+            folder = examples if part in optional else "etc/avahi/services"
+            install(announced, root / folder / announced.name)
     install(HERE / "lintian-overrides-bridge", root / f"usr/share/lintian/overrides/{package}")
     unit = (service / "system" / f"{package}.service").read_text(encoding="utf-8")
     found = re.search(r"^Description=(.+)$", unit, re.MULTILINE)
     assert found is not None
     what = found[1][0].lower() + found[1][1:]
-    return pack(build, root, package, "all", {"name": name, "what": what})
+    values = {"name": name, "what": what, "optional": " ".join(optional)}
+    return pack(build, root, package, "all", values)
 
 
 def unpack_wheels(build: Build, site: Path) -> None:
