@@ -12,7 +12,9 @@ import pytest
 from conftest import hiss
 from fake_portaudio import FakePortAudio, FakeStream
 
+from kwsd.audio import capture, devices
 from kwsd.audio.channels import ChannelMeter
+from kwsd.audio.devices import MicrophoneError
 from kwsd.audio.files import AudioFileError
 from kwsd.audio.high_pass import HighPass
 from kwsd.config import Config, MicrophoneConfig
@@ -94,6 +96,34 @@ def test_a_device_that_opens_and_delivers_nothing_is_never_ok(
         portaudio.silent = False
         wait_for(lambda: len(changes(events)) == 2)
     assert [change.state for change in changes(events)] == ["lost", "ok"]
+
+
+def test_a_library_that_is_installed_later_is_waited_for(
+    bundle: Bundle, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = 0
+    installed = FakePortAudio()
+
+    def portaudio() -> FakePortAudio:
+        nonlocal tries
+        tries += 1
+        if tries <= 6:
+            raise MicrophoneError("PortAudio library not found")
+        return installed
+
+    for module in (capture, devices):
+        monkeypatch.setattr(module, "portaudio", portaudio)
+    config = Config(microphone=MicrophoneConfig(retry_s=0.01))
+    events: list[Event] = []
+    ends: list[BaseException | None] = []
+    detector = Detector(bundle, resolve(config, bundle), runtime)
+    listener = Listener(config, detector, events.append, ends.append)
+    with listener.running():
+        listener.go()
+        wait_for(lambda: len(changes(events)) == 2)
+    assert [change.state for change in changes(events)] == ["lost", "ok"]
+    assert "PortAudio library not found" in changes(events)[0].detail
+    assert ends == [None]
 
 
 def test_zeros_for_a_minute_are_silent_and_the_living_channel_is_named(

@@ -152,9 +152,12 @@ def hushed() -> Iterator[None]:
 def rescan() -> None:
     """Make PortAudio look for devices again, which it does only when it is initialized.
 
-    No stream may be open.
+    No stream may be open. Where PortAudio is missing, whoever opens a device next says so.
     """
-    sd = portaudio()
+    try:
+        sd = portaudio()
+    except MicrophoneError:
+        return
     with contextlib.suppress(sd.PortAudioError):
         sd._terminate()
     with contextlib.suppress(sd.PortAudioError):
