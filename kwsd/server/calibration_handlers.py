@@ -146,7 +146,8 @@ class CalibrationHandlers:
         found = thresholds.evidence(heard, labels, nobody_spoke=False)
         rates = command.rates if found.hours else []
         choices = [thresholds.choose(found, rate, present) for rate in rates]
-        at = thresholds.grid([present, *(choice.threshold for choice in choices)])
+        marked = [one.threshold for one in choices]
+        marked += [one.threshold for one in model.operating_points]
         clips = [one for one in self._clips.all() if (one.word, one.model) == (name, model.id)]
         scores = {
             label: sorted(one.score if one.peak is None else one.peak for one in labeled)
@@ -160,7 +161,7 @@ class CalibrationHandlers:
             hours=found.hours,
             other_hours=sum(one.seconds for _, one in logged) / 3600 - found.hours,
             assumed_right=found.assumed_right,
-            trade_off=thresholds.trade_off(found, at, model),
+            trade_off=thresholds.trade_off(found, thresholds.grid([present, *marked]), model),
             choices=choices,
             operating_points=list(model.operating_points),
             takes=len(model.scores) if isinstance(model, AddedWord) else None,

@@ -28,6 +28,7 @@ from kwsd.web.doctor import Doctor
 from kwsd.web.improving import Improving
 from kwsd.web.live import Live
 from kwsd.web.sessions import Sessions
+from kwsd.web.thresholds import Thresholds
 from kwsd.web.verbs import Verbs
 
 log = logging.getLogger(__name__)
@@ -112,6 +113,7 @@ class PageServer:
         self._parts: list[app.Part] = [
             Clips(self._link),
             Improving(self._link, verbs),
+            Thresholds(self._link),
             Doctor(self._link, verbs),
         ]
         self._scheme = "https" if self._config.tls_cert else "http"

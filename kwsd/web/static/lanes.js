@@ -353,7 +353,8 @@ export class Lanes {
   }
 }
 
-function colors() {
+/** Return the colors of the style, which change with the scheme. */
+export function colors() {
   const style = getComputedStyle(document.documentElement);
   const names = ["ink", "faint", "line", "accent", "wash", "second", "checker", "good", "warn", "paper", "gate"];
   return Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));

@@ -18,6 +18,12 @@ const PAGES = [
     load: () => import("./clips.js"),
   },
   {
+    name: "thresholds",
+    title: "Thresholds",
+    path: "M2 6h9M15 6h3M2 14h3M9 14h9M13 4v4M7 12v4",
+    load: () => import("./thresholds.js"),
+  },
+  {
     name: "doctor",
     title: "Doctor",
     path: "M5 3v5a4 4 0 0 0 8 0V3M9 12v1a4 4 0 0 0 8 0v-2M17 11a1.5 1.5 0 1 0 0-3a1.5 1.5 0 0 0 0 3M3 3h3M12 3h3",

@@ -1,6 +1,8 @@
 // What happened, in words. All numbers have their units, and scores two digits.
 
 export const score = (value) => (value === null || value === undefined ? "–" : value.toFixed(2));
+/** Return a threshold: with a third digit where two would make it 1. */
+export const limit = (value) => value.toFixed(value > 0.95 ? 3 : 2);
 /** Return a whole number with the sign that is as wide as a digit. */
 export const minus = (value) => value.toFixed(0).replace("-", "−");
 export const spoken = (word) => word.replaceAll("_", " ");
