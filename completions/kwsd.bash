@@ -51,7 +51,7 @@ _kwsd_command() {
         ;;
     'kwsd word')
         options='-h --help -v --verbose'
-        actions='add improve list remove export import test rebuild takes enable disable'
+        actions='add improve list remove export import test rebuild edit takes enable disable'
         before=0
         ;;
     'kwsd word add')
@@ -87,10 +87,14 @@ _kwsd_command() {
         options='-h --help -v --verbose --rate --yes --config --socket --state --json'
         single='--rate --config --socket --state'
         ;;
+    'kwsd word edit')
+        options='-h --help -v --verbose --config --socket --state --json'
+        single='--config --socket --state'
+        ;;
     'kwsd word takes')
         options='-h --help -v --verbose --config --socket --state --json'
         single='--config --socket --state'
-        actions='list play trim redo drop edit clear'
+        actions='list play trim redo drop clear'
         before=1
         ;;
     'kwsd word takes list')
@@ -111,10 +115,6 @@ _kwsd_command() {
         ;;
     'kwsd word takes drop')
         options='-h --help -v --verbose --yes --config --socket --state --json'
-        single='--config --socket --state'
-        ;;
-    'kwsd word takes edit')
-        options='-h --help -v --verbose --config --socket --state --json'
         single='--config --socket --state'
         ;;
     'kwsd word takes clear')
@@ -365,6 +365,9 @@ _kwsd_value() {
     'kwsd word rebuild --config') kind=files ;;
     'kwsd word rebuild --socket') kind=files ;;
     'kwsd word rebuild --state') kind=folders ;;
+    'kwsd word edit --config') kind=files ;;
+    'kwsd word edit --socket') kind=files ;;
+    'kwsd word edit --state') kind=folders ;;
     'kwsd word takes --config') kind=files ;;
     'kwsd word takes --socket') kind=files ;;
     'kwsd word takes --state') kind=folders ;;
@@ -385,9 +388,6 @@ _kwsd_value() {
     'kwsd word takes drop --config') kind=files ;;
     'kwsd word takes drop --socket') kind=files ;;
     'kwsd word takes drop --state') kind=folders ;;
-    'kwsd word takes edit --config') kind=files ;;
-    'kwsd word takes edit --socket') kind=files ;;
-    'kwsd word takes edit --state') kind=folders ;;
     'kwsd word takes clear --config') kind=files ;;
     'kwsd word takes clear --socket') kind=files ;;
     'kwsd word takes clear --state') kind=folders ;;

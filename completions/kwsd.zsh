@@ -221,6 +221,7 @@ _kwsd_word() {
             'import:add a word from an exported file'
             'test:score recordings with a word'
             'rebuild:make words again from their takes and clips'
+            'edit:change the takes of a word, and make it again, by the steps that a program writes to standard input'
             'takes:list, play, trim and redo the takes of a word'
             'enable:listen for a word that is disabled, until the daemon is restarted'
             'disable:do not listen for a word, until the daemon is restarted'
@@ -237,6 +238,7 @@ _kwsd_word() {
         import) _kwsd_word_import ;;
         test) _kwsd_word_test ;;
         rebuild) _kwsd_word_rebuild ;;
+        edit) _kwsd_word_edit ;;
         takes) _kwsd_word_takes ;;
         enable) _kwsd_word_enable ;;
         disable) _kwsd_word_disable ;;
@@ -347,6 +349,17 @@ _kwsd_word_rebuild() {
         '*:WORD: '
 }
 
+_kwsd_word_edit() {
+    _arguments -S \
+        '(-h --help)'{-h,--help}'[show this help message and exit]' \
+        '(-v --verbose)'{-v,--verbose}'[log more]' \
+        '--config[configuration (default\: the user'\''s, then /etc/kwsd/kwsd.yaml)]:FILE:_files' \
+        '--socket[the daemon'\''s socket (default\: the configured one)]:PATH:_files' \
+        '--state[use the state directory DIR; no daemon is needed]:DIR:_files -/' \
+        '--json[print JSON, for programs]' \
+        '1:WORD: '
+}
+
 _kwsd_word_takes() {
     local context state state_descr line
     typeset -A opt_args
@@ -368,7 +381,6 @@ _kwsd_word_takes() {
             'trim:say where the word is in a take, and make the word again'
             'redo:put another take in the place of one, and make the word again'
             'drop:delete a take, and make the word again without it'
-            'edit:redo, trim and drop takes, and make the word again, by the steps that a program writes to standard input, as lines of JSON'
             'clear:delete all takes of the word; it stays as it is'
         )
         _describe action actions
@@ -380,7 +392,6 @@ _kwsd_word_takes() {
         trim) _kwsd_word_takes_trim ;;
         redo) _kwsd_word_takes_redo ;;
         drop) _kwsd_word_takes_drop ;;
-        edit) _kwsd_word_takes_edit ;;
         clear) _kwsd_word_takes_clear ;;
         esac
         ;;
@@ -447,16 +458,6 @@ _kwsd_word_takes_drop() {
         '--state[use the state directory DIR; no daemon is needed]:DIR:_files -/' \
         '--json[print JSON, for programs]' \
         '1:N: '
-}
-
-_kwsd_word_takes_edit() {
-    _arguments -S \
-        '(-h --help)'{-h,--help}'[show this help message and exit]' \
-        '(-v --verbose)'{-v,--verbose}'[log more]' \
-        '--config[configuration (default\: the user'\''s, then /etc/kwsd/kwsd.yaml)]:FILE:_files' \
-        '--socket[the daemon'\''s socket (default\: the configured one)]:PATH:_files' \
-        '--state[use the state directory DIR; no daemon is needed]:DIR:_files -/' \
-        '--json[print JSON, for programs]'
 }
 
 _kwsd_word_takes_clear() {

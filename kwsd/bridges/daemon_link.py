@@ -54,6 +54,16 @@ class DaemonLink:
         async with _answered_within(timeout_s):
             return await self._client.request(command)
 
+    async def request_apart(self, command: Request[R], timeout_s: float) -> R:
+        """Return the reply to a request that takes a while, by a connection of its own.
+
+        No other request waits for it, and it ends with the task. Raises DaemonError.
+        """
+        if self._client is None:
+            raise _away()
+        async with _answered_within(timeout_s), await connect_async(self._path) as client:
+            return await client.request(command)
+
     async def stream(self, start: int, *, silence_s: float, max_s: float) -> AsyncStream:
         """Return a stream of the audio from a sample on, as `Client.stream` does.
 

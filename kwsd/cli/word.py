@@ -331,4 +331,5 @@ ACTIONS: dict[str, Callable[[argparse.Namespace, Endpoint], int]] = {
     "test": _test,
     "takes": word_takes.takes,
     "rebuild": word_takes.rebuild,
+    "edit": word_takes.edit,
 }

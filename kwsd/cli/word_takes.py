@@ -38,6 +38,13 @@ def add_actions(actions: options.Actions) -> None:
         rebuild, "hold them to another rate of false wakes an hour of speech (default: their own)"
     )
     options.add_yes(rebuild)
+    edit = options.add_action(
+        actions,
+        "edit",
+        "change the takes of a word, and make it again, by the steps that a program writes to "
+        "standard input",
+    )
+    edit.add_argument("word", metavar="WORD")
     takes = options.add_action(actions, "takes", "list, play, trim and redo the takes of a word")
     takes.add_argument("word", metavar="WORD")
     takes.set_defaults(of_take="list", yes=False)
@@ -80,13 +87,6 @@ def add_actions(actions: options.Actions) -> None:
         what, "drop", "delete a take, and make the word again without it", inherits=True
     )
     drop.add_argument("number", type=options.positive, metavar="N")
-    options.add_action(
-        what,
-        "edit",
-        "redo, trim and drop takes, and make the word again, by the steps that a program writes to "
-        "standard input, as lines of JSON",
-        inherits=True,
-    )
     clear = options.add_action(
         what, "clear", "delete all takes of the word; it stays as it is", inherits=True
     )
@@ -238,6 +238,11 @@ def _trainer(arguments: argparse.Namespace, endpoint: Endpoint, what: str) -> Wo
     return WordTrainer(endpoint.bundle, checker=endpoint.checker)
 
 
+def edit(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
+    """Change the takes of a word, and make it again, by the steps of a program."""
+    return guided(arguments, endpoint, is_new=False)
+
+
 def guided(arguments: argparse.Namespace, endpoint: Endpoint, *, is_new: bool) -> int:
     """Add a word, or change the takes of one, by the steps of a program."""
     from kwsd.client.draft import Draft
@@ -290,6 +295,5 @@ TAKES: dict[str, Callable[[argparse.Namespace, Endpoint], int]] = {
     "trim": _trim,
     "redo": _redo,
     "drop": _drop,
-    "edit": lambda arguments, endpoint: guided(arguments, endpoint, is_new=False),
     "clear": _clear,
 }

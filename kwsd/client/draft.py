@@ -24,6 +24,7 @@ from kwsd.client.takes import MAX_ORIGIN, Recording, fetch
 from kwsd.learn.few_shot import WordTrainer
 from kwsd.learn.takes import TakeRejected
 from kwsd.protocol.messages import Requester
+from kwsd.state.takes import take_id
 from kwsd.state.words import MAX_STORED, WordError
 
 Connect = Callable[[], AbstractContextManager[Requester]]
@@ -84,6 +85,8 @@ DraftStep = AddTake | TrimTake | DropTake | GetAudio | MakeWord | KeepWord
 class DraftTake(Struct, frozen=True):
     """A take of a word that is being made."""
 
+    id: str
+    """Identifies its samples."""
     name: str
     start_s: float
     """Where the word begins in it."""
@@ -241,6 +244,7 @@ def _told(one: Recording) -> DraftTake:
     info = one.info
     word = one.samples[info.start : info.end]
     return DraftTake(
+        id=info.id or take_id(one.samples),
         name=info.origin,
         start_s=round(info.start / SAMPLE_RATE, 2),
         end_s=round(info.end / SAMPLE_RATE, 2),

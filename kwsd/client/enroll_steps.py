@@ -65,6 +65,8 @@ class EnrollState(Struct, frozen=True):
     references: list[str]
     words: list[str]
     """Those that can be said."""
+    word: str | None
+    """The one that is asked for."""
     ask: Phrase | None
     """Null where all phrases were said, or none can be."""
     takes: list[EnrollTake]
@@ -110,6 +112,7 @@ class GuidedEnrollment:
             replaces=begun.replaces,
             references=begun.references,
             words=begun.words,
+            word=self._phrases[0][0].word if self._phrases else None,
             ask=ask,
             takes=self._takes,
             done=done,

@@ -22,6 +22,7 @@ STATUS = {
     "no_clip": 404,
     "no_take": 404,
     "no_speaker": 404,
+    "no_session": 409,
     "unknown_word": 404,
     "unreachable": 503,
     "closed": 503,

@@ -5,8 +5,6 @@ The word as it was is held until the next one is improved, and can be had back.
 
 from __future__ import annotations
 
-import asyncio
-
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -28,24 +26,16 @@ class Improving:
     def __init__(self, link: DaemonLink, verbs: Verbs) -> None:
         self._link = link
         self._verbs = verbs
-        self._busy = asyncio.Lock()
         self._before: tuple[str, bytes] | None = None
         self.routes = [
-            Route("/api/words", self._words),
             Route("/api/words/{word}/improve", self._improve, methods=["POST"]),
             Route("/api/words/{word}/undo", self._undo, methods=["POST"]),
         ]
 
-    async def _words(self, _: Request) -> Response:
-        """Return the words, of which the added ones can be improved."""
-        return answer(await self._link.request(commands.Words()))
-
     async def _improve(self, request: Request) -> Response:
         """Make a word again with its labeled clips, and return it before and after."""
-        if self._busy.locked():
-            raise RequestError("busy", "a word is being made; wait until it is done")
-        async with self._busy:
-            name = request.path_params["word"]
+        name = request.path_params["word"]
+        with self._verbs.large(f"{name!r} is being improved"):
             before = await self._link.request(commands.WordsGet(name=name))
             [found] = await self._verbs.run(
                 *("word", "improve", "--yes"), arguments=[name], seconds=IMPROVE_S

@@ -25,11 +25,14 @@ from kwsd.protocol.request import EventType
 from kwsd.web import app, links
 from kwsd.web.clips import Clips
 from kwsd.web.doctor import Doctor
+from kwsd.web.guided import Guided
 from kwsd.web.improving import Improving
 from kwsd.web.live import Live
+from kwsd.web.people import People
 from kwsd.web.sessions import Sessions
 from kwsd.web.thresholds import Thresholds
 from kwsd.web.verbs import Verbs
+from kwsd.web.words import Words
 
 log = logging.getLogger(__name__)
 MAX_CONNECTIONS = 64
@@ -110,11 +113,15 @@ class PageServer:
         where: list[str | Path] = ["--socket", socket_path] if socket_path else []
         where += ["--config", config_path] if config_path else []
         verbs = Verbs(where)
+        self._guided = Guided(verbs, self._sessions)
         self._parts: list[app.Part] = [
             Clips(self._link),
             Improving(self._link, verbs),
             Thresholds(self._link),
             Doctor(self._link, verbs),
+            self._guided,
+            Words(self._link, self._guided),
+            People(self._link, self._guided),
         ]
         self._scheme = "https" if self._config.tls_cert else "http"
         _check_tls(self._config)
@@ -141,6 +148,7 @@ class PageServer:
                         await asyncio.shield(serving)
                 finally:
                     self._live.close()
+                    await self._guided.close()
                     server.stopping.set()
                     await serving
 

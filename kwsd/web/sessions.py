@@ -95,6 +95,15 @@ class Sessions:
 
     def admits(self, secret: str) -> bool:
         """Return whether a session goes on, and count that as its use."""
+        if not self.lasts(secret):
+            return False
+        key = _hash(secret)
+        self._sessions[key].used = self._clock()
+        self._sessions.move_to_end(key)
+        return True
+
+    def lasts(self, secret: str) -> bool:
+        """Return whether a session goes on."""
         key, now = _hash(secret), self._clock()
         session = self._sessions.get(key)
         if session is None:
@@ -102,8 +111,6 @@ class Sessions:
         if now - session.used > self._idle_s or now - session.begun > SESSION_S:
             del self._sessions[key]
             return False
-        session.used = now
-        self._sessions.move_to_end(key)
         return True
 
     def end(self, secret: str) -> None:

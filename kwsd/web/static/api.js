@@ -1,6 +1,11 @@
 // Requests to the page's server: JSON there and back, and errors in words.
 
-export class Refused extends Error {}
+export class Refused extends Error {
+  constructor(message, code = "") {
+    super(message);
+    this.code = code;
+  }
+}
 
 async function send(path, options) {
   let response;
@@ -10,13 +15,13 @@ async function send(path, options) {
     throw new Refused("The page's server is away. It is tried again every second.");
   }
   if (response.ok) return response;
-  let message = `The server answers ${response.status}.`;
+  let found = { message: `The server answers ${response.status}.` };
   try {
-    ({ message } = await response.json());
+    found = await response.json();
   } catch {
     // it is no answer of ours
   }
-  throw new Refused(message);
+  throw new Refused(found.message, found.code);
 }
 
 export const get = async (path) => (await send(path)).json();
@@ -27,5 +32,14 @@ export const post = async (path, body) =>
       method: "POST",
       headers: { "content-type": "application/json" },
       body: JSON.stringify(body),
+    })
+  ).json();
+/** Send a file as it is. */
+export const upload = async (path, file) =>
+  (
+    await send(path, {
+      method: "POST",
+      headers: { "content-type": "application/octet-stream" },
+      body: file,
     })
   ).json();

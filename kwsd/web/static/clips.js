@@ -2,6 +2,7 @@
 
 import { bytes, get, post } from "./api.js";
 import { el, say } from "./dom.js";
+import { Player } from "./player.js";
 import { score, speaker, spoken } from "./wording.js";
 import { Waveform } from "./waveform.js";
 
@@ -34,8 +35,7 @@ export function open(view) {
   let shown = [];
   let current = null;
   const marked = new Set();
-  const audio = new Audio();
-  audio.preload = "none";
+  const player = new Player();
 
   const message = el("p", { class: "small", role: "status" });
   const amount = el("span", { class: "small" }, "–");
@@ -287,9 +287,8 @@ export function open(view) {
     const by = speaker(clip.speaker);
     say(facts, `score ${score(clip.score)} of ${score(clip.threshold)}${by ? ` · ${by}` : ""} · ${time.format(1000 * clip.time)}`);
     if (!isNew) return;
-    audio.pause();
+    player.stop();
     const path = `/api/clips/${encodeURIComponent(clip.id)}`;
-    audio.src = `${path}/audio.wav`;
     await tried(async () => {
       const [whole, file] = await Promise.all([get(path), bytes(`${path}/audio.wav`)]);
       if (current?.id === clip.id) wave.show(whole, file);
@@ -297,18 +296,13 @@ export function open(view) {
   }
 
   function playCurrent() {
-    if (!current) return;
-    if (!audio.paused) return audio.pause();
-    audio.currentTime = 0;
-    tried(() => audio.play());
+    if (current) tried(() => player.toggle(`/api/clips/${encodeURIComponent(current.id)}/audio.wav`, follow));
   }
 
-  function follow() {
-    say(play, audio.paused ? "Play" : "Stop");
-    wave.play(audio.paused ? null : audio.currentTime);
-    if (!audio.paused) requestAnimationFrame(follow);
+  function follow(seconds) {
+    say(play, seconds === null ? "Play" : "Stop");
+    wave.play(seconds);
   }
-  for (const what of ["play", "pause", "ended"]) audio.addEventListener(what, follow);
 
   function mark(clip, isMarked) {
     if (isMarked) marked.add(clip.id);
@@ -409,7 +403,7 @@ export function open(view) {
     },
     close() {
       document.removeEventListener("keydown", pressed);
-      audio.pause();
+      player.stop();
       wave.close();
     },
   };

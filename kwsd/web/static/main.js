@@ -24,6 +24,18 @@ const PAGES = [
     load: () => import("./thresholds.js"),
   },
   {
+    name: "words",
+    title: "Words",
+    path: "M10 3a2.5 2.5 0 0 0-2.5 2.5v4a2.5 2.5 0 0 0 5 0v-4A2.5 2.5 0 0 0 10 3zM4.5 9.5a5.5 5.5 0 0 0 11 0M10 15v3",
+    load: () => import("./words.js"),
+  },
+  {
+    name: "people",
+    title: "People",
+    path: "M10 10a3.2 3.2 0 1 0 0-6.4a3.2 3.2 0 0 0 0 6.4zM3.5 17a6.5 6.5 0 0 1 13 0",
+    load: () => import("./people.js"),
+  },
+  {
     name: "doctor",
     title: "Doctor",
     path: "M5 3v5a4 4 0 0 0 8 0V3M9 12v1a4 4 0 0 0 8 0v-2M17 11a1.5 1.5 0 1 0 0-3a1.5 1.5 0 0 0 0 3M3 3h3M12 3h3",

@@ -1,4 +1,4 @@
-// The picture of a clip: its sound, where its word is, and how its score rose.
+// The picture of a recording: its sound, where its word is, and how its score rose, if it has one.
 
 import { minus, score } from "./wording.js";
 
@@ -32,6 +32,16 @@ export class Waveform {
     const text = clip
       ? `${seconds} s of sound; the score rises to ${score(clip.peak ?? clip.score)}, the threshold is ${score(clip.threshold)}`
       : "No clip is chosen";
+    this.canvas.setAttribute("aria-label", text);
+    this.draw();
+  }
+
+  /** Show a take whose word is said from `start` to `end`, in seconds; `file` as above. */
+  showTake(start, end, file) {
+    this.clip = { start: 16000 * start, end: 16000 * end };
+    if (file) this.samples = new Int16Array(file, HEADER);
+    const seconds = this.samples ? (this.samples.length / 16000).toFixed(1) : "0";
+    const text = `${seconds} s of sound; the word is at ${start.toFixed(2)} to ${end.toFixed(2)} s`;
     this.canvas.setAttribute("aria-label", text);
     this.draw();
   }
@@ -73,10 +83,12 @@ export class Waveform {
       ctx.fillRect(column, top, 1, Math.max(bottom - top, 1));
     }
     ctx.lineWidth = ratio;
-    ctx.strokeStyle = color("ink");
-    ctx.setLineDash([5 * ratio, 4 * ratio]);
-    line(ctx, [[0, y(clip.threshold)], [width, y(clip.threshold)]]);
-    ctx.setLineDash([]);
+    if (clip.threshold !== undefined) {
+      ctx.strokeStyle = color("ink");
+      ctx.setLineDash([5 * ratio, 4 * ratio]);
+      line(ctx, [[0, y(clip.threshold)], [width, y(clip.threshold)]]);
+      ctx.setLineDash([]);
+    }
     ctx.lineWidth = 2 * ratio;
     ctx.strokeStyle = color("accent");
     line(ctx, (clip.scores ?? []).map(([at, value]) => [x(at), y(value)]));
