@@ -139,6 +139,16 @@ def test_the_satellite_comes_with_the_wake_service_and_waits_for_its_owner(
     assert {"userdel kwsd-wyoming", "userdel kwsd-satellite"} <= set(calls)
 
 
+@dpkg
+def test_a_purge_takes_the_users_along_that_dev_install_had_made(
+    packages: Path, tmp_path: Path
+) -> None:
+    (package,) = packages.glob("kwsd_*.deb")
+    calls = run_script(unpacked(package, tmp_path) / "DEBIAN/postrm", tmp_path, "purge")
+    users = {line.split()[1] for line in calls if line.startswith("userdel ")}
+    assert users == {"kwsd", "kwsd-exec", "kwsd-satellite", *BRIDGES}
+
+
 def run_script(script: Path, folder: Path, *arguments: str) -> list[str]:
     """Return the commands that a script of a package gives, by stand-ins: only what is installed
     the first time is enabled, and nothing was before."""
@@ -147,12 +157,15 @@ def run_script(script: Path, folder: Path, *arguments: str) -> list[str]:
     calls = folder / "calls"
     calls.write_text("")
     helper = 'case "$*" in debian-installed*) exit 1 ;; esac'
-    bodies = {"deb-systemd-helper": helper, "systemd-sysusers": "", "userdel": ""}
+    bodies = {"deb-systemd-helper": helper}
+    bodies |= dict.fromkeys(["systemd-sysusers", "userdel", "groupdel"], "")
     for name, body in bodies.items():
         (bin / name).write_text(f'#!/bin/sh\necho "{name} $*" >>{calls}\n{body}\n')
         (bin / name).chmod(0o755)
     text = script.read_text().replace("/run/systemd/system", str(folder / "no-systemd"))
-    text = text.replace("/var/lib/", f"{folder}/var/lib/")
+    for top in ("/var/lib/", "/etc/", "/run/", "/usr/lib/"):  # never the machine's own
+        text = re.sub(rf"(?<![\w/])({top})", rf"{folder}\1", text)
+    assert not re.search(r"\s/(etc|var|run|usr)/", text)
     env = {"PATH": f"{bin}:/usr/bin:/bin"}
     subprocess.run(["sh", "-c", text, str(script), *arguments], env=env, check=True)
     return calls.read_text().splitlines()

@@ -146,13 +146,18 @@ def daemon(build: Build, root: Path) -> Path:
         install(CHECKOUT / name, root / "usr/share/doc/kwsd" / name)
     scripts = root / "usr/share/lintian/overrides/kwsd"
     install(HERE / "lintian-overrides", scripts)
-    return pack(build, root, "kwsd", build.architecture, {})
+    parts = [part for name in build.bridges for part in parts_of(name)]
+    return pack(build, root, "kwsd", build.architecture, {"bridges": " ".join(parts)})
+
+
+def parts_of(bridge: str) -> list[str]:
+    """Return the names of its unit and user, and of those that come with it."""
+    return [f"kwsd-{part}" for part in (bridge, *WITH.get(bridge, []))]
 
 
 def bridge(build: Build, name: str, root: Path) -> Path:
     """Build the package of a bridge below `root` and return its file."""
-    package = f"kwsd-{name}"
-    optional = [f"kwsd-{part}" for part in WITH.get(name, [])]
+    package, *optional = parts_of(name)
     service = CHECKOUT / "systemd"
     units(root, [f"{part}.service" for part in (package, *optional)])
     for part in (package, *optional):
