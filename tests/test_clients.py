@@ -531,3 +531,18 @@ def test_short_lines_behind_a_long_one_wait_their_turn(tmp_path: Path) -> None:
                     assert (await client.line())["id"] == 1
 
     asyncio.run(run())
+
+
+def test_who_is_refused_is_told_of_the_smallest_group_that_helps() -> None:
+    nobody = Peer(1, 65534, 65534)
+    assert nobody.refusal(SocketConfig()) == (
+        "for root and the daemon's user alone; set socket.admin_group in the daemon's configuration "
+        "to a group of yours, or use sudo"
+    )
+    why = nobody.refusal(SocketConfig(admin_group="bin"), "pause_group")
+    assert why is not None
+    assert "members of the group bin; set socket.pause_group in the daemon's configuration" in why
+    assert "to a group of yours, or `sudo usermod -aG bin nobody`, then log in again" in why
+    why = nobody.refusal(SocketConfig(admin_group="bin", pause_group="games"), "pause_group")
+    assert why is not None
+    assert "group games and the group bin; `sudo usermod -aG games nobody`, then" in why

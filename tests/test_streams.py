@@ -345,6 +345,7 @@ def test_a_group_may_stream_another_may_pause_and_neither_may_anything_else(
         "        client.request(request); print('done')\n"
         "    except kwsd.DaemonError as error:\n"
         "        print(error.code, error)\n"
+        "print(client.request(c.Status()).pause_refused)\n"
     )
 
     def answers(group: str) -> list[str]:
@@ -353,12 +354,13 @@ def test_a_group_may_stream_another_may_pause_and_neither_may_anything_else(
 
     allowed = answers("daemon")
     assert allowed[:2] == ["done", "done"]
-    assert [line.split()[0] for line in allowed[2:]] == ["permission_denied"] * 5
+    assert [line.split()[0] for line in allowed[2:7]] == ["permission_denied"] * 5
     pausing = answers("games")
     assert [line.split()[0] for line in pausing[:5]] == ["permission_denied"] * 5
-    assert pausing[5:] == ["done", "done"]
+    assert pausing[5:] == ["done", "done", "None"]
     refused = answers("nogroup")
-    assert [line.split()[0] for line in refused] == ["permission_denied"] * 7
+    assert [line.split()[0] for line in refused[:7]] == ["permission_denied"] * 7
+    assert refused[5] == f"permission_denied pause is {refused[7]}"
     assert "members of the group daemon and the group bin; `sudo usermod -aG daemon " in refused[0]
     assert "members of the group bin; `sudo usermod -aG bin " in refused[2]
     members = answers("bin")

@@ -82,6 +82,8 @@ class StatusReply(Reply, frozen=True):
     """What keeps the microphone released, by holder."""
     disabled: list[str] = []
     """Words that it could listen for, and that are disabled."""
+    pause_refused: str | None = None
+    """Why `pause` and `resume` are refused to this client, and the fix; null where they are not."""
     streams: int = 0
     """How many streams of audio go to clients."""
     users: dict[str, int] = {}

@@ -204,6 +204,7 @@ class Handlers:
             warnings=detector.setup.warnings,
             unusable=self._parts.state.unusable,
             pauses=self._parts.pauses.infos(),
+            pause_refused=session.peer.refusal(config.socket, commands.Pause.group_key),
             disabled=list(detector.setup.disabled),
             streams=self._streams.count,
             stream_users=users_of(self._streams.uids),

@@ -60,14 +60,13 @@ class Peer:
 
         The members of the group that `group_key` of `config` names may make them, too.
         """
-        key, groups = group_key or "admin_group", [config.admin_group]
-        if group_key:
-            groups = [getattr(config, group_key), config.admin_group]
-        if self.privileged(groups):
+        key = group_key or "admin_group"
+        own: str | None = getattr(config, key)
+        given = list(dict.fromkeys(g for g in (own, config.admin_group) if g is not None))
+        if self.privileged(given):
             return None
-        given = list(dict.fromkeys(group for group in groups if group is not None))
+        fix = f"set socket.{key} in the daemon's configuration to a group of yours"
         if not given:
-            fix = f"set socket.{key} in the daemon's configuration to a group of yours"
             return f"for root and the daemon's user alone; {fix}, or use sudo"
         those = " and ".join(f"the group {group}" for group in given)
         who = f"for root, the daemon's user and the members of {those}"
@@ -75,6 +74,8 @@ class Peer:
         add = f"`sudo usermod -aG {group} {user_name(self.uid)}`"
         if no_group := missing_group(group):
             return f"{who}, but {no_group}; then {add}, and log in again"
+        if own is None:  # to be an admin is more than it needs
+            add = f"{fix}, or {add}"
         return f"{who}; {add}, then log in again"
 
 

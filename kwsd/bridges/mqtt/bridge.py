@@ -29,7 +29,7 @@ from kwsd.client.async_client import AsyncClient
 from kwsd.config import Config
 from kwsd.events import Event, Rejected, Wake
 from kwsd.protocol.commands import Pause, Resume, Status
-from kwsd.protocol.errors import DaemonError, RequestError
+from kwsd.protocol.errors import DaemonError
 from kwsd.protocol.replies import StatusReply
 from kwsd.protocol.request import MAX_PAUSE_S
 from kwsd.seldom import Seldom
@@ -75,7 +75,7 @@ class MqttBridge:
         self._contests: set[asyncio.Task[None]] = set()
         self._late = Seldom(log)
         self._odd = Seldom(log)
-        self._may_not = ""
+        self._may_not: str | None = None
 
     async def serve(self, service: Service) -> None:
         """Serve for as long as the task lives."""
@@ -99,29 +99,18 @@ class MqttBridge:
         """Keep what is retained as the daemon has it. Raises DaemonError."""
         while True:
             self._look.clear()
-            may_pause = await self._may_pause()
-            status = await self._link.request(Status())
-            self._show(status, may_pause=may_pause)
+            self._show(await self._link.request(Status()))
             self._moved.set()
             await asyncio.sleep(SOON_S)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._look.wait(), LOOK_S - SOON_S)
 
-    async def _may_pause(self) -> bool:
-        """Return whether the daemon lets this bridge pause: to end a pause that nobody has changes
-        nothing."""
-        try:
-            await self._link.request(Resume(holder=f"{HOLDER}, which asks whether it may"))
-        except RequestError as error:
-            if str(error) != self._may_not:
-                log.info("there is no switch for the pause: %s", error)
-            self._may_not = str(error)
-            return False
-        self._may_not = ""
-        return True
-
-    def _show(self, status: StatusReply, *, may_pause: bool) -> None:
+    def _show(self, status: StatusReply) -> None:
         topics = self._topics
+        why_not = status.pause_refused
+        if why_not and why_not != self._may_not:
+            log.info("there is no switch for the pause: to pause is %s", why_not)
+        self._may_not = why_not
         own = [pause for pause in status.pauses if pause.holder == HOLDER]
         if own and (own[0].left_s or 0) < RENEW_S:
             self._ask(ON)
@@ -137,9 +126,9 @@ class MqttBridge:
         }
         if topics.discovery:
             words = [*status.words, *status.disabled]
-            config = self._device.config(words, may_pause=may_pause)
+            config = self._device.config(words, may_pause=why_not is None)
             if self._config is not None and self._device.replaces(self._config, config):
-                config = self._device.config(words, may_pause=may_pause)
+                config = self._device.config(words, may_pause=why_not is None)
             self._config = config
             self._outbox.keep(topics.discovery, config)
         self._outbox.keep(topics.state, encode(self._state))
