@@ -99,6 +99,7 @@ def test_why_a_voice_was_dropped_is_said(
     monkeypatch.setattr(words, "spoken", two)
     takes = words.from_text(trainer, "привет_мир")
     assert len(takes.usable) == 1
+    assert takes.language == "ru"
     assert takes.recordings[0].info.origin == "the voice ru+f2"
     (why,) = takes.refused
     assert why.startswith("the voice ru+whisper: the take is silent")

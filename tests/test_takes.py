@@ -392,12 +392,14 @@ def test_a_word_is_made_again_from_its_takes(
     assert earlier.made.rate == 1 / 24
     with monkeypatch.context() as patched:  # one of an earlier kwsd
         patched.setattr("kwsd.state.words.FORMAT", 2)
-        path.write_bytes(to_bytes(replace(deaf_banana, made=earlier.made)))
+        spanish = msgspec.structs.replace(earlier.made, language="es")
+        path.write_bytes(to_bytes(replace(deaf_banana, made=spanish)))
     assert "`kwsd word rebuild 'hey banana'`" in run("list")[1]
     status, printed = run("rebuild --yes --json")
     assert (status, '{"rebuilt": ["hey_banana"], "lost": {}}' in printed) == (0, True), printed
     made = words.load(NAME).made
     assert (made.takes, made.of, made.rate) == (3, "recordings", 1 / 24)
+    assert (earlier.made.language, made.language) == (None, "es")
     assert store.listed(NAME) == before
     (state / "takes" / path.stem / f"{before[0].id}.flac").write_bytes(b"junk")
     status, printed = run("takes hey_banana play 1")

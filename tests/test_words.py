@@ -23,7 +23,7 @@ from kwsd.learn.few_shot import WordTrainer
 from kwsd.learn.takes import TakeRejected
 from kwsd.protocol.commands import Status, Subscribe, Takes
 from kwsd.protocol.replies import TakeReply
-from kwsd.state.words import AddedWord, from_bytes, to_bytes
+from kwsd.state.words import AddedWord, WordStore, from_bytes, to_bytes
 
 
 @pytest.fixture(scope="module")
@@ -115,11 +115,18 @@ def test_a_take_is_asked_for_again_and_in_the_end_two_must_do(trainer: WordTrain
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_fits")
 def test_from_text_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    trainer: WordTrainer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     state = ["--state", str(tmp_path / "state")]
     assert cli.main(["word", "add", PHRASE, *state, "--text-only", "--yes"]) == 0
     assert "made from synthetic voices alone" in capsys.readouterr().err
+    (file,) = (tmp_path / "state").glob("*.word")
+    assert (
+        WordStore(file.parent, trainer.bundle.encoder_id).load("hey_banana").made.language == "en"
+    )
     take = np.concatenate([say(PHRASE, "en-gb+f4"), hiss(0.5)])
     soundfile.write(tmp_path / "take.wav", take, RATE)
     assert cli.main(["word", "test", PHRASE, *state, "--json", str(tmp_path / "take.wav")]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from conftest import PHRASE, RATE, ROOT, hiss, say
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from kwsd.audio.high_pass import HighPass
 from kwsd.bridges.wyoming import hearing as module
+from kwsd.bridges.wyoming import served
 from kwsd.bridges.wyoming.frames import AudioFormat
 from kwsd.bridges.wyoming.hearing import Heard, Hearing
 from kwsd.bridges.wyoming.served import LINKS, SOURCES
@@ -213,6 +215,9 @@ def test_words_that_come_are_heard_in_a_stream_that_goes_on(
     described = {word.name: word for word in words.described()}
     assert described[banana.name].phrase == PHRASE
     assert described[banana.name].source == "added on this machine, from 6 takes"
+    assert described[banana.name].languages == (), "nobody has said"
+    spanish = msgspec.structs.replace(banana.made, language="es")
+    assert served.added(banana.name, banana.id, spanish).languages == ("es",)
     words.add({})
     assert words.setup([PHRASE]) is None
 

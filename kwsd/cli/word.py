@@ -173,6 +173,8 @@ def _add(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
 
 def _takes(arguments: argparse.Namespace, trainer: WordTrainer, endpoint: Endpoint) -> Takes:
     """Return the takes that the arguments name, with synthetic ones where they are wanted."""
+    from dataclasses import replace
+
     from kwsd.client import improve, words
 
     if arguments.from_clips:
@@ -191,6 +193,7 @@ def _takes(arguments: argparse.Namespace, trainer: WordTrainer, endpoint: Endpoi
         takes.refused.extend(said.refused)
         takes.warnings.extend(said.warnings)
         takes.recordings.extend(said.recordings)
+        return replace(takes, language=said.language)
     return takes
 
 

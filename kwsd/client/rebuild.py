@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -87,6 +87,7 @@ def rebuild(
     takes = _encoded(trainer, name, kept if recordings is None else recordings)
     from_clips = {one.info.origin for one in takes.recordings if one.info.span == "clip"}
     before = _made_from(requester, name)
+    takes = replace(takes, language=before.language)
     clips = improve.labeled_clips(requester, trainer, name, from_clips, show)
     room = MAX_STORED - len(takes.usable)
     hardest = sorted(clips.right, key=lambda scored: scored[0])[:room]

@@ -130,6 +130,8 @@ class Takes:
     """What was used of recordings."""
     recordings: list[Recording] = field(default_factory=list)
     """What is to be kept of them."""
+    language: str | None = None
+    """The language of synthetic voices among them."""
 
     def add(self, take: WordTake, recording: Recording, origin: object) -> None:
         """Add a take that can be used, which came from `origin`."""
@@ -209,13 +211,12 @@ def from_text(trainer: WordTrainer, name: str, language: str | None = None) -> T
 
     Raises UnreadableText or SynthesisError.
     """
-    takes = Takes()
     text = name.replace("_", " ")
-    if language is None:
-        language = language_of(text)
-        if language != "en":
-            takes.warnings.append(f"its script is read as {language!r}; `--language` names another")
-    for voice, samples in spoken(text, SYNTHETIC_TAKES, language):
+    read_as = language or language_of(text)
+    takes = Takes(language=read_as)
+    if language is None and read_as != "en":
+        takes.warnings.append(f"its script is read as {read_as!r}; `--language` names another")
+    for voice, samples in spoken(text, SYNTHETIC_TAKES, read_as):
         filtered = HighPass().step(samples)
         origin = f"the voice {voice}"
         try:
@@ -341,7 +342,12 @@ def make(
     also_wakes = trainer.also_wakes(name, takes.usable, [*by_name.values()])
     quality = replace(quality, also_wakes=also_wakes)
     made = msgspec.structs.replace(
-        word.made, of=origin, kwsd=__version__, clips=takes.clips, rate=rate
+        word.made,
+        of=origin,
+        kwsd=__version__,
+        clips=takes.clips,
+        rate=rate,
+        language=takes.language,
     )
     word = replace(word, made=made)
     show(describe(name, quality))

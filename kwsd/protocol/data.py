@@ -167,6 +167,8 @@ class MadeFrom(Data, frozen=True, omit_defaults=True):
     rate: Annotated[float, Meta(gt=0, le=MAX_RATE)] | None = None
     """False accepts per hour of continuous speech that its user has asked for; null for the
     default, which gives way where most of its takes would be missed."""
+    language: Annotated[str, Meta(max_length=32)] | None = None
+    """Of the synthetic voices among its takes; null where people alone have said it."""
 
 
 class AddedWordInfo(Data, frozen=True):

@@ -49,12 +49,13 @@ def bundled(name: str, id: str) -> ServedWord:
 
 
 def added(name: str, id: str, made: MadeFrom) -> ServedWord:
-    """Return what is said of an added word; nobody has asked in which language it is."""
+    """Return what is said of an added word. Its language is known where synthetic voices have said
+    it; of a person's takes nobody has asked."""
     of = "text, by synthetic voices" if made.of == "text" else f"{made.takes} takes"
     return ServedWord(
         name=name,
         phrase=name.replace("_", " "),
-        languages=(),
+        languages=(made.language,) if made.language else (),
         source=f"added on this machine, from {of}",
         link="",
         version=id,
