@@ -272,16 +272,23 @@ def test_what_it_would_have_done_is_counted_by_day(
             assert cells.nth(1).inner_text() == str(sum(woke for _, woke, _ in peaks))
             assert cells.nth(2).inner_text() == str(len(reached))
     slider.fill("30")
-    notes = page.locator("section[aria-labelledby=days-title] > p").nth(1)
+    notes = page.locator("section[aria-labelledby=days-title] p").nth(1)
     every = [one for day in log.peaks.values() for one in day]
     new = [label for peak, woke, label in every if not woke and peak >= limits[30]]
     right, wrong = new.count(True), new.count(False)
     assert right > 1
     assert wrong > 1
     expect(notes).to_have_text(
-        f"{right} of the more are labeled right: they would no longer be missed. "
-        f"{wrong} of the more are labeled wrong."
+        f"New: {right} of those are labeled right, and would no longer be missed. "
+        f"New: {wrong} of those are labeled wrong."
     )
+    slider.fill("90")
+    gone = [label for peak, woke, label in every if woke and peak < limits[90]]
+    assert gone.count(True) > 1
+    expect(notes).to_have_text(
+        f"Gone: {gone.count(True)} of those are labeled right, and would be missed."
+    )
+    slider.fill("30")
     labels = [(peak, label) for day in log.peaks.values() for peak, _, label in day]
     missed = sum(peak < limits[30] for peak, label in labels if label is True)
     woken = sum(peak >= limits[30] for peak, label in labels if label is False)
@@ -296,9 +303,8 @@ def test_what_it_would_have_done_is_counted_by_day(
     expect(summary).to_contain_text(f"it woke {woke} times. ")
     expect(summary).to_contain_text(f"{more_count} more.")
     page.get_by_label("By the log of").select_option(label="everything")
-    expect(page.locator(".days tbody tr")).to_have_count(30, timeout=30_000)
+    expect(page.locator(".days tbody tr")).to_have_count(DAYS, timeout=30_000)  # no day before it
     expect(summary).to_contain_text(f"it woke {log.change(0.5)[0]} times. ")
-    expect(page.locator(".days tbody tr").last).to_contain_text("not heard")
 
 
 def test_the_plots_are_drawn_and_lead_the_slider(
@@ -354,10 +360,12 @@ def test_without_a_log_the_model_tells(
     assert shown(page, "Your labeled clips") == ("–", "none is labeled right")
     for name in ("1 a day", "1 a week", "1 a month"):
         expect(page.get_by_role("button", name=name)).to_be_disabled()
-    expect(page.get_by_text("Once something is logged, a threshold can be chosen")).to_be_visible()
+    expect(page.get_by_text("Once an hour is logged, a threshold can be chosen")).to_be_visible()
     expect(page.locator("section[aria-labelledby=days-title]")).to_contain_text(
         "Nothing is logged in these days, so there is nothing to compare yet."
     )
+    expect(page.locator(".days")).to_be_hidden()
+    assert serious(page) == []
     point = bundle.words[WORD].operating_points[2]
     page.get_by_role("button", name="Lenient").click()
     assert shown(page, "Threshold")[0] == f"{point.threshold:.2f}"
@@ -376,9 +384,13 @@ def test_what_has_just_been_heard_is_told(
     visited = visit(served)
     expect(visited.page.locator(".happened .wake").first).to_be_visible(timeout=30_000)
     visited.page.get_by_role("link", name="Thresholds").click()
+    shows(visited.page, WORD)
+    assert shown(visited.page, "False wakes here") == ("–", "too little is logged")
+    expect(visited.page.get_by_role("button", name="1 a day")).to_be_disabled()
     summary = visited.page.locator("section[aria-labelledby=days-title] > p").first
     expect(summary).to_contain_text(re.compile(r"it woke [12] times?\."), timeout=30_000)
-    expect(visited.page.locator(".hints")).to_contain_text("The log is 0 min long")
+    hint = re.compile(r"The log is \d+ s long: a rate of 1 a day shows only after 3 d")
+    expect(visited.page.locator(".hints")).to_contain_text(hint)
 
 
 def test_a_configured_threshold_is_left_alone(
@@ -430,6 +442,26 @@ def test_the_daemon_goes_and_comes_back(
     shows(page, WORD)
     expect(hints).not_to_contain_text("The daemon is away")
     visited.troubles.clear()  # the console names the answer 503
+
+
+def test_a_refusal_says_what_grants_the_right(
+    start: Start, endless: Path, serve: Serve, visit: Visitor
+) -> None:
+    listen(start, endless)
+    visited = visit(serve())
+    page = visited.page
+    why = (
+        "calibration.trade_off is for root and the group kwsd-admin: sudo usermod -aG kwsd-admin me"
+    )
+    body = json.dumps({"code": "permission_denied", "message": why})
+    page.route("**/trade-off?*", lambda route: route.fulfill(status=403, body=body))
+    page.get_by_role("link", name="Thresholds").click()
+    expect(page.locator("main [role=status]")).to_have_text(why, timeout=30_000)
+    expect(row_of(page, WORD)).to_contain_text("its model")  # what everybody may know
+    expect(page.get_by_role("slider")).to_be_hidden()
+    expect(page.get_by_role("button", name="Apply")).to_be_hidden()
+    assert serious(page) == []
+    visited.troubles.clear()  # the console names the answer 403
 
 
 def test_an_added_word_whose_bank_holds_no_low_rate(

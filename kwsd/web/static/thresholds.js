@@ -1,9 +1,10 @@
 // The threshold of each word: what others would do and would have done, put in force, taken back.
 
 import { get, post } from "./api.js";
-import { el, say, svg } from "./dom.js";
-import { TradeOff, estimate, legend } from "./tradeoff.js";
-import { limit, spoken } from "./wording.js";
+import { Days, beginnings } from "./days.js";
+import { el, say } from "./dom.js";
+import { TradeOff, estimate, legend, tells } from "./tradeoff.js";
+import { limit, plural, span, spoken } from "./wording.js";
 
 const PERIODS = [
   [7, "the last 7 days"],
@@ -15,31 +16,16 @@ const SHOWN_DAYS = 30;
 const ORIGINS = { configured: "configuration", calibrated: "calibration", model: "its model" };
 const NAMES = ["Strict", "Balanced", "Lenient"];
 const AIMS = ["1 a day", "1 a week", "1 a month"];
-const BAR = 120;
-const dayName = new Intl.DateTimeFormat(undefined, { weekday: "short", month: "short", day: "numeric" });
 
-/** Return when the last days began here, the oldest first, in seconds since 1970. */
-function beginnings(count) {
-  return Array.from({ length: count }, (_, n) => {
-    const one = new Date();
-    one.setHours(0, 0, 0, 0);
-    one.setDate(one.getDate() - (count - 1 - n));
-    return one.getTime() / 1000;
-  });
+/** Return a number with the digits that count. */
+function digits(value) {
+  if (value > 0 && value < 0.001) return "under 0.001";
+  return value >= 10 ? value.toFixed(0) : Number(value.toPrecision(2)).toString();
 }
-
-/** Return a number of two digits that count. */
-const digits = (value) => (value >= 10 ? value.toFixed(0) : Number(value.toPrecision(2)).toString());
 /** Return a rate an hour as that of a day. */
 const daily = (rate) => (24 * rate < 0.01 ? "under 0.01" : digits(24 * rate));
 const percent = (share) => `${digits(100 * share)} %`;
-const plural = (count, one, more = `${one}s`) => `${count} ${count === 1 ? one : more}`;
-
-/** Return a length of time, given in hours: "40 min", "7.5 h", "12 days". */
-function length(hours) {
-  if (hours < 1.5) return `${Math.round(60 * hours)} min`;
-  return hours < 48 ? `${digits(hours)} h` : `${Math.round(hours / 24)} days`;
-}
+const heardFor = (hours) => span(3600 * hours);
 
 export function open(view) {
   let calibration = null;
@@ -67,7 +53,7 @@ export function open(view) {
   };
   const slider = el("input", {
     type: "range",
-    id: "threshold",
+    "aria-label": "Threshold",
     min: "0",
     max: "0",
     step: "1",
@@ -77,17 +63,39 @@ export function open(view) {
   const plotsBox = el("div", { class: "tradeoff" });
   const plots = new TradeOff(plotsBox, (index) => move(index));
   const measured = NAMES.map((name, n) => aimButton(name, () => data?.operating_points[n]?.threshold));
-  const aims = AIMS.map((name, n) => aimButton(name, () => data?.choices[n]?.threshold));
-  const noAims = el("p", { class: "small" });
+  const aims = AIMS.map((name, n) => aimButton(name, () => (tells(data?.hours) ? data.choices[n]?.threshold : undefined)));
+  const noAims = el("p", { class: "small" }, "Once an hour is logged, a threshold can be chosen by how often the word may wake here.");
   const apply = el("button", { type: "button", disabled: true, onclick: put }, "Apply");
   const back = el("button", { type: "button", class: "quiet", disabled: true, onclick: goBack }, "Back to the one in force");
   const undo = el("button", { type: "button", class: "quiet", disabled: true, onclick: takeBack }, "Undo the last change");
   const message = el("p", { class: "small", role: "status" });
   const hints = el("ul", { class: "hints" });
-  const summary = el("p", {}, "–");
-  const labels = el("p", { class: "small" }, "\u00a0");
-  const days = el("tbody");
+  const days = new Days();
 
+  const body = el(
+    "div",
+    {},
+    el(
+      "dl",
+      { class: "figures" },
+      cell("threshold", "Threshold"),
+      cell("wakes", "False wakes here"),
+      cell("model", "By its model"),
+      cell("missed", "Missed, as measured"),
+      cell("clips", "Your labeled clips"),
+    ),
+    plotsBox,
+    el("div", { class: "slide" }, slider),
+    legend(),
+    el(
+      "div",
+      { class: "aims" },
+      el("div", { role: "group", "aria-labelledby": "measured-title" }, el("p", { id: "measured-title", class: "small" }, "As measured"), measured),
+      el("div", { role: "group", "aria-labelledby": "aims-title" }, el("p", { id: "aims-title", class: "small" }, "By the log here, at most"), aims),
+    ),
+    noAims,
+    el("div", { class: "buttons" }, apply, back, undo),
+  );
   const stack = el(
     "div",
     { class: "stack", hidden: true },
@@ -100,54 +108,11 @@ export function open(view) {
         title,
         el("div", { class: "period" }, el("label", { for: "period", class: "small" }, "By the log of "), period, heard),
       ),
-      el(
-        "dl",
-        { class: "figures" },
-        cell("threshold", "Threshold"),
-        cell("wakes", "False wakes here"),
-        cell("model", "By its model"),
-        cell("missed", "Missed, as measured"),
-        cell("clips", "Your labeled clips"),
-      ),
-      plotsBox,
-      el("label", { for: "threshold", class: "sr" }, "Threshold"),
-      el("div", { class: "slide" }, slider),
-      legend(),
-      el(
-        "div",
-        { class: "aims" },
-        el("div", { role: "group", "aria-labelledby": "measured-title" }, el("p", { id: "measured-title", class: "small" }, "As measured"), measured),
-        el("div", { role: "group", "aria-labelledby": "aims-title" }, el("p", { id: "aims-title", class: "small" }, "By the log here, at most"), aims),
-      ),
-      noAims,
-      el("div", { class: "buttons" }, apply, back, undo),
+      body,
       message,
       hints,
     ),
-    el(
-      "section",
-      { class: "card", "aria-labelledby": "days-title" },
-      el("div", { class: "card-head" }, el("h2", { id: "days-title" }, "What it would have done")),
-      summary,
-      labels,
-      el(
-        "div",
-        { class: "scroll", tabindex: "0", role: "region", "aria-label": "Day by day" },
-        el(
-          "table",
-          { class: "days" },
-          el("thead", {}, el("tr", {}, ["Day", "Heard", "Woke", "Would have", "", "Change"].map((text) => el(text ? "th" : "td", text ? { scope: "col" } : {}, text)))),
-          days,
-        ),
-      ),
-      el(
-        "ul",
-        { class: "legend plain", "aria-label": "Key of the bars" },
-        [["kept", "woke, and would again"], ["fewer", "woke, and would not"], ["more", "did not, and would have"]].map(([name, text]) =>
-          el("li", {}, el("i", { class: `bar ${name}`, "aria-hidden": "true" }), text),
-        ),
-      ),
-    ),
+    days.element,
   );
   view.append(
     el("h1", { class: "sr" }, "Thresholds"),
@@ -207,19 +172,26 @@ export function open(view) {
     if (!name) return;
     const mine = ++asked;
     stack.setAttribute("aria-busy", "true");
-    say(title, spoken(name));
     const count = Number(period.value);
     const starts = beginnings(count || SHOWN_DAYS);
     const query = `since=${count ? starts[0] : 0}&days=${starts.join()}`;
-    const found = await get(`/api/words/${encodeURIComponent(name)}/trade-off?${query}`);
+    let found = null;
+    try {
+      found = await get(`/api/words/${encodeURIComponent(name)}/trade-off?${query}`);
+    } finally {
+      if (mine === asked) {
+        data = found;
+        say(title, spoken(name));
+        body.hidden = hints.hidden = days.element.hidden = !data;
+        stack.setAttribute("aria-busy", "false");
+      }
+    }
     if (mine !== asked) return; // another was chosen meanwhile
-    data = found;
     plots.show(data);
     slider.max = String(data.trade_off.length - 1);
     slider.setAttribute("aria-label", `Threshold of ${spoken(name)}`);
-    say(heard, `${length(data.hours)} heard`);
+    say(heard, `${heardFor(data.hours)} heard`);
     move(kept === null ? inForce() : plots.nearest(kept));
-    stack.setAttribute("aria-busy", "false");
   }
 
   const threshold = () => data.trade_off[at].threshold;
@@ -256,7 +228,7 @@ export function open(view) {
     showFigures();
     showButtons();
     showHints();
-    showDays();
+    days.show(data.days, threshold());
   }
 
   function showFigures() {
@@ -270,9 +242,10 @@ export function open(view) {
     const rate = estimate(row, data.hours);
     const [low, high] = row.bounds;
     const wakes = rate === null ? `under ${daily(high)}` : daily(rate);
-    const bounds = row.seen ? `${daily(low)} to ${daily(high)}` : `under ${daily(high)}`;
-    if (data.hours) set("wakes", `${wakes} a day`, rate === null ? "none was heard (95 %)" : `${bounds} (95 %)`);
-    else set("wakes", "–", "nothing is logged yet");
+    const bounds = row.seen ? `${daily(low).replace("under 0.01", "0")} to ${daily(high)}` : `under ${daily(high)}`;
+    const hasLog = tells(data.hours);
+    if (hasLog) set("wakes", `${wakes} a day`, rate === null ? "none was heard (95 %)" : `${bounds} (95 %)`);
+    else set("wakes", "–", data.hours ? "too little is logged" : "nothing is logged yet");
     const model = row.rate;
     if (model) set("model", `${digits(model.held)} an hour`, "of continuous speech");
     else set("model", "–", "was not measured");
@@ -284,7 +257,7 @@ export function open(view) {
     const wrong = data.wrong.length ? `${woken} of ${data.wrong.length} wrong wake it` : "";
     if (data.right.length) set("clips", `${missed} of ${data.right.length} missed`, wrong || "none is wrong");
     else set("clips", "–", wrong || "none is labeled right");
-    const effects = [data.hours && `${wakes} false wakes a day`, row.missed && `${percent(row.missed[0])} missed`];
+    const effects = [hasLog && `${wakes} false wakes a day`, row.missed && `${percent(row.missed[0])} missed`];
     slider.setAttribute("aria-valuetext", [limit(row.threshold), ...effects.filter(Boolean)].join(", "));
   }
 
@@ -301,8 +274,7 @@ export function open(view) {
       button.disabled = own === undefined;
       button.setAttribute("aria-pressed", String(own !== undefined && plots.nearest(own) === at));
     }
-    say(noAims, data.hours ? "" : "Once something is logged, a threshold can be chosen by how often the word may wake here.");
-    noAims.hidden = data.hours > 0;
+    noAims.hidden = tells(data.hours);
   }
 
   function showHints() {
@@ -317,14 +289,14 @@ export function open(view) {
     else if (!data.hours)
       texts.push("Nothing is logged with this model of the word yet. The daemon logs while it hears the microphone; come back in an hour.");
     else if (data.hours < 24)
-      texts.push(`The log is ${length(data.hours)} long: a rate of 1 a day shows only after ${length(-Math.log(0.05) * 24)} without a false wake.`);
+      texts.push(`The log is ${heardFor(data.hours)} long: a rate of 1 a day shows only after ${heardFor(-Math.log(0.05) * 24)} without a false wake.`);
     if (data.other_hours > 0.1)
-      texts.push(`${length(data.other_hours)} were logged with another model or checker, and do not count.`);
-    const choice = data.choices.find((one) => one.threshold === row.threshold);
-    if (choice?.capped)
+      texts.push(`${heardFor(data.other_hours)} were logged with another model or checker, and do not count.`);
+    const choice = tells(data.hours) && data.choices.find((one) => one.threshold === row.threshold);
+    if (choice && choice.capped)
       texts.push("Hardly anything would reach a threshold for this rate; this is the highest of use. Allow more, or make the word better with more takes.");
     else if (choice && choice.hours < choice.hours_needed && choice.bounds[1] > choice.rate)
-      texts.push(`To show this rate (95 %), ${length(choice.hours_needed)} without a false wake are needed; beyond what was heard it is extrapolated.`);
+      texts.push(`To show this rate (95 %), ${heardFor(choice.hours_needed)} without a false wake are needed; beyond what was heard it is extrapolated.`);
     if (now.origin === "model" && now.rate?.asked && now.rate.held > 1.05 * now.rate.asked)
       texts.push(`It was asked for ${digits(now.rate.asked)} false wakes an hour of speech, and no good threshold holds it to that: ${digits(now.rate.held)} are to be expected. More takes, or a longer phrase, help.`);
     if (row.missed?.[0] > 0.5) texts.push("It would miss most.");
@@ -333,66 +305,6 @@ export function open(view) {
     if (!data.right.length)
       texts.push("No clip of this word is labeled right. Keep and label some on the page Clips: they show what would be missed in this room.");
     hints.replaceChildren(...texts.map((text) => el("li", {}, text)));
-  }
-
-  function showDays() {
-    const least = threshold();
-    const each = data.days
-      .map((day) => {
-        const would = day.peaks.filter((one) => one[0] >= least);
-        const kept = would.filter((one) => one[1]).length;
-        const lost = day.peaks.filter((one) => one[0] < least && one[1] && one[2]).length;
-        const found = would.filter((one) => !one[1] && one[2]).length;
-        const bad = would.filter((one) => !one[1] && one[2] === false).length;
-        return { day, kept, lost, found, bad, fewer: day.woke - kept, more: would.length - kept };
-      })
-      .reverse();
-    const sum = (key) => each.reduce((total, one) => total + one[key], 0);
-    const woke = each.reduce((total, one) => total + one.day.woke, 0);
-    const hours = each.reduce((total, one) => total + one.day.hours, 0);
-    const [kept, fewer, more] = ["kept", "fewer", "more"].map(sum);
-    say(
-      summary,
-      hours
-        ? `In the ${length(hours)} heard it woke ${plural(woke, "time")}. With ${limit(least)} it would have woken ${plural(kept + more, "time")}: ${change(fewer, more)}.`
-        : "Nothing is logged in these days, so there is nothing to compare yet.",
-    );
-    const notes = [];
-    if (sum("lost")) notes.push(`${sum("lost")} of the fewer ${sum("lost") === 1 ? "is" : "are"} labeled right: they would be missed.`);
-    if (sum("found")) notes.push(`${sum("found")} of the more ${sum("found") === 1 ? "is" : "are"} labeled right: they would no longer be missed.`);
-    if (sum("bad")) notes.push(`${sum("bad")} of the more ${sum("bad") === 1 ? "is" : "are"} labeled wrong.`);
-    say(labels, notes.join(" ") || "\u00a0");
-    const most = Math.max(1, ...each.map((one) => one.day.woke + one.more));
-    days.replaceChildren(
-      ...each.map((one) =>
-        el(
-          "tr",
-          {},
-          el("th", { scope: "row" }, dayName.format(1000 * one.day.start)),
-          el("td", {}, one.day.hours ? length(one.day.hours) : "–"),
-          el("td", {}, one.day.hours ? one.day.woke : "–"),
-          el("td", {}, one.day.hours ? one.kept + one.more : "–"),
-          el("td", {}, bar(one, most)),
-          el("td", {}, one.day.hours ? change(one.fewer, one.more) : "not heard"),
-        ),
-      ),
-    );
-  }
-
-  function change(fewer, more) {
-    const parts = [fewer && `${fewer} fewer`, more && `${more} more`].filter(Boolean);
-    return parts.join(", ") || "the same";
-  }
-
-  function bar(one, most) {
-    const picture = svg("svg", { viewBox: `0 0 ${BAR} 12`, width: BAR, height: 12, "aria-hidden": "true" });
-    let x = 0;
-    for (const part of ["kept", "fewer", "more"]) {
-      const width = (one[part] / most) * BAR;
-      if (width) picture.append(svg("rect", { class: `bar ${part}`, x: x + 0.5, y: 1.5, width: Math.max(width - 1, 1), height: 9 }));
-      x += width;
-    }
-    return picture;
   }
 
   /** Do what changes thresholds, and show those that are in force then. */
@@ -406,7 +318,7 @@ export function open(view) {
         say(message, text);
       } finally {
         isBusy = false;
-        showButtons();
+        if (data) showButtons();
       }
     });
 

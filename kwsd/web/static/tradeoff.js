@@ -11,8 +11,12 @@ const HEIGHTS = [168, 128];
 const AXIS = 46;
 const PADDING = [8, 12, 0, 0];
 
+/** Return whether a log of so many hours tells anything of a rate. */
+export const tells = (hours) => hours >= 1;
+
 /** Return the false wakes an hour to expect by the log, or null where none was heard. */
 export function estimate(row, hours) {
+  if (!tells(hours)) return null;
   if (row.tail !== null) return row.tail;
   return row.seen ? row.seen / hours : null;
 }
@@ -75,7 +79,7 @@ export class TradeOff {
     this.data = data;
     this.rows = data.trade_off;
     this.now = this.nearest(data.in_force.threshold);
-    const rates = this.rows.flatMap((row) => [data.hours ? row.bounds[1] : 0, row.rate?.held ?? 0]);
+    const rates = this.rows.flatMap((row) => [tells(data.hours) ? row.bounds[1] : 0, row.rate?.held ?? 0]);
     this.top = Math.min(Math.max(Math.ceil(power(Math.max(...rates))), 1), 3);
     for (const n of [0, 1]) {
       this.plots[n]?.destroy();
@@ -179,7 +183,7 @@ export class TradeOff {
 
   rates() {
     const { hours } = this.data;
-    const has = (value) => (hours ? value : null);
+    const has = (value) => (tells(hours) ? value : null);
     const column = (value) => this.rows.map(value);
     return [
       column((_, n) => n),
@@ -191,12 +195,12 @@ export class TradeOff {
   }
 
   missSeries() {
-    const points = { show: false };
+    const steps = { points: { show: false }, paths: window.uPlot.paths.stepped({ align: 1 }) };
     return [
       {},
-      { stroke: () => this.colors.second, width: 1.5, points },
-      { stroke: () => this.colors.accent, width: 2, points },
-      { stroke: () => this.colors.checker, width: 1.5, dash: [2, 3], points },
+      { stroke: () => this.colors.second, width: 1.5, ...steps },
+      { stroke: () => this.colors.accent, width: 2, ...steps },
+      { stroke: () => this.colors.checker, width: 1.5, dash: [2, 3], ...steps },
     ];
   }
 

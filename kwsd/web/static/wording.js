@@ -94,3 +94,6 @@ export function pauses(list) {
   );
   return `paused by ${each.join(" and ")}`;
 }
+
+/** Return a number with its unit: "1 wake", "2 wakes". */
+export const plural = (count, unit) => `${count} ${unit}${count === 1 ? "" : "s"}`;
