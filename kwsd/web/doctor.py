@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,6 @@ from starlette.routing import Route
 
 from kwsd import config_file
 from kwsd.bridges.daemon_link import DaemonLink
-from kwsd.cli.output import UNAVAILABLE
 from kwsd.protocol import commands
 from kwsd.web.answers import answer
 from kwsd.web.verbs import Verbs
@@ -40,7 +40,7 @@ class Doctor:
         if self._examination is None or self._examination.done():
             # The microphone is the daemon's, and the page must never be what listens to it.
             verb = ("doctor", "--no-microphone")
-            running = self._verbs.run(*verb, seconds=EXAMINE_S, fine=(0, UNAVAILABLE))
+            running = self._verbs.run(*verb, seconds=EXAMINE_S, fine=(0, os.EX_UNAVAILABLE))
             self._examination = asyncio.ensure_future(running)
         return answer(await asyncio.shield(self._examination))
 

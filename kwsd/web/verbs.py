@@ -88,7 +88,7 @@ class Verbs:
         Raises RequestError where something else is done; `what` says what, for others that come.
         """
         if self._large:
-            raise RequestError("busy", f"{self._large}; finish or end that first")
+            raise RequestError("busy", f"{self._large}; wait until that is done, or end it")
         self._large = what
         try:
             yield

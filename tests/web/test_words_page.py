@@ -216,6 +216,7 @@ def stored(tmp_path: Path, banana: AddedWord) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_uploaded_takes_make_a_word(
     daemon: Daemon, room: Room, serve: Serve, visit: Visitor
 ) -> None:
@@ -352,6 +353,7 @@ def test_the_page_says_what_to_do(daemon: Daemon, room: Room, serve: Serve, visi
     visited.troubles.clear()
 
 
+@pytest.mark.slow
 def test_what_is_uploaded_is_bounded_and_leaves_nothing(
     daemon: Daemon, serve: Serve, tmp_path: Path
 ) -> None:

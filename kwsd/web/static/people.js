@@ -181,9 +181,14 @@ export function open(view) {
   view.replaceChildren(frame);
   meter.show(null);
   load();
-  resumed("person", () => told("", "Somebody is being enrolled here; a moment …"))
-    .then((state) => !isClosed && (told("", ""), state) && enterEnrollment(state))
-    .catch(() => {});
+  tried(async () => {
+    const waits = () => {
+      told("", "Somebody is being enrolled here; a moment …");
+      return !isClosed;
+    };
+    const state = await resumed("person", waits);
+    if (state && !isClosed) enterEnrollment(state);
+  });
 
   return {
     heard(kind, data) {

@@ -108,13 +108,14 @@ export async function begin(view, path, body) {
   }
 }
 
-/** Return what this browser is guided through, of a kind, once nothing is being done to it. */
+/** Return what this browser is guided through, of a kind, once nothing is being done to it; nothing
+ * where `waits()` says that nobody wants it any more. */
 export async function resumed(kind, waits) {
   for (;;) {
     const now = await get("/api/guided");
     if (!now?.own || now.kind !== kind) return null;
     if (now.state && !now.doing) return now.state;
-    waits(now.doing);
+    if (!waits()) return null;
     await new Promise((later) => setTimeout(later, 1000));
   }
 }

@@ -210,9 +210,14 @@ export function open(view) {
   }
 
   showList();
-  resumed("word", () => say(message, "A word is being made here; a moment …"))
-    .then((state) => !isClosed && (say(message, ""), state) && enterDraft(state))
-    .catch(() => {});
+  tried(async () => {
+    const waits = () => {
+      say(message, "A word is being made here; a moment …");
+      return !isClosed;
+    };
+    const state = await resumed("word", waits);
+    if (state && !isClosed) enterDraft(state);
+  });
 
   return {
     heard(kind, data) {
