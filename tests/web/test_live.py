@@ -225,6 +225,8 @@ def test_it_is_for_everybody(
     assert serious(page) == []
     wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
     assert wide <= 0, "nothing is beside the screen"
+    wide = page.locator("nav").evaluate("(nav) => nav.scrollWidth - nav.clientWidth")
+    assert wide <= 0, "nor is a page beside the others"
     assert shifted(page) < 0.05
     if DRAWS and (size == DESKTOP or scheme == "light"):
         page.wait_for_timeout(24_000)

@@ -160,8 +160,8 @@ def test_thresholds_are_for_everybody(
 
 
 def shown(page: Page, title: str) -> tuple[str, str]:
-    """Return what a cell of the figures says."""
-    cell = page.locator(".figures > div").filter(has=page.get_by_text(title, exact=True))
+    """Return what a cell of the readout says."""
+    cell = page.locator(".readout > div").filter(has=page.get_by_text(title, exact=True))
     value, sub = cell.locator("dd").all_inner_texts()
     return value, sub.strip()
 

@@ -77,7 +77,7 @@ export function open(view) {
     {},
     el(
       "dl",
-      { class: "figures" },
+      { class: "readout" },
       cell("threshold", "Threshold"),
       cell("wakes", "False wakes here"),
       cell("model", "By its model"),
