@@ -57,6 +57,7 @@ def heard(draft: Draft) -> list[str]:
     return [one.name for one in draft.state().takes]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_fits")
 def test_a_word_is_made_take_by_take_and_changed_later(
     state: StateHandlers, trainer: WordTrainer, tmp_path: Path

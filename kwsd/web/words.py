@@ -109,9 +109,7 @@ class Words:
 
     async def _upload(self, request: Request) -> Response:
         """Take a recording as a take."""
-        number = request.query_params.get("instead_of", "")
-        instead_of = int(number) if number.isdecimal() and len(number) < 4 else None
-        return await self._guided.upload(request, KIND, {"do": "take", "instead_of": instead_of})
+        return await self._guided.upload(request, KIND, {"do": "take"})
 
     async def _trim(self, request: Request) -> Response:
         said = await json_body(request, _Trim)

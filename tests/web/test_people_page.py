@@ -23,10 +23,6 @@ SENTENCES = (
 WORD = "computer"
 
 
-def speak(room: Room, text: str, voice: str = ANN, pitch: int = 50) -> None:
-    room.say(np.concatenate([hiss(0.8), say(text, voice, 150, pitch), hiss(1.5)]))
-
-
 def begin(page: Page, name: str) -> None:
     """Begin to enroll somebody."""
     page.get_by_role("link", name="People").click()
@@ -37,9 +33,9 @@ def begin(page: Page, name: str) -> None:
 
 def phrase(room: Room, page: Page, number: int, text: str, pitch: int = 50) -> None:
     """Record a phrase."""
-    page.get_by_role("button", name=f"Record {number} of 7").click()
-    expect(page.get_by_role("button", name="Listening …")).to_be_visible(timeout=WAIT)
-    speak(room, text, pitch=pitch)
+    with room.answers("enroll.next", say(text, ANN, 150, pitch)):
+        page.get_by_role("button", name=f"Record {number} of 7").click()
+        expect(page.get_by_role("button", name="Listening …")).to_be_visible(timeout=WAIT)
     told = re.compile(rf"{number} of 7 heard: \d\.\d s at −\d\d dBFS")
     expect(page.locator(".recorder .told")).to_have_text(told, timeout=WAIT)
 
@@ -91,13 +87,12 @@ def test_somebody_is_enrolled_phrase_by_phrase_and_recognized(
         (ANN, r"ann, (0\.\d\d|1\.00)", "good"),
         (BOB, r"a stranger, 0\.\d\d", "warn"),
     ):
-        test.click()
-        expect(page.get_by_role("button", name="Listening …")).to_be_visible()
-        speak(room, "what time is it now", voice)
+        with room.answers("speakers.hear", say("what time is it now", voice)):
+            test.click()
         expect(page.locator(".who")).to_have_text(re.compile(f"^{who}$"), timeout=WAIT)
         expect(page.locator(".tester .told")).to_have_attribute("data-state", state)
     page.get_by_role("link", name="Live").click()
-    speak(room, WORD)
+    room.say(np.tile(np.concatenate([hiss(1.5), say(WORD, ANN), hiss(1.5)]), 3))
     expect(page.locator(".happened")).to_contain_text(re.compile(r"woke.*ann, "), timeout=WAIT)
 
 
@@ -170,9 +165,8 @@ def test_the_page_says_what_keeps_it_from_enrolling(
         page.get_by_role("button", name="Enroll", exact=True).click()
         expect(told).to_contain_text(why, timeout=WAIT)
     begin(page, "ann")
-    page.get_by_role("button", name="Record 1 of 7").click()
-    speak(room, "something else is said here, and no word of it")
-    page.wait_for_timeout(1000)
+    with room.answers("enroll.next", say("something else is said here, and no word of it")):
+        page.get_by_role("button", name="Record 1 of 7").click()
     daemon.kill()
     expect(page.locator(".recorder .told")).to_contain_text("Not taken: ", timeout=WAIT)
     visited.troubles.clear()
@@ -185,8 +179,8 @@ def test_people_are_for_everybody(
 ) -> None:
     page = visit(serve(), viewport=size, color_scheme=scheme).page
     enroll_by_files(page, "ann", ANN)
-    page.get_by_role("button", name="Who is speaking?").click()
-    speak(room, "what time is it now")
+    with room.answers("speakers.hear", say("what time is it now", ANN)):
+        page.get_by_role("button", name="Who is speaking?").click()
     expect(page.locator(".who")).to_have_text(re.compile("^ann, "), timeout=WAIT)
     assert serious(page) == []
     assert shifted(page) < 0.05

@@ -43,6 +43,13 @@ WAIT = 60_000
 NAME = "hey_banana"
 
 
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 class Room:
     """A room in which things are said in real time, into the standard input of a daemon."""
 
@@ -57,6 +64,17 @@ class Room:
         """Say something from now on."""
         for at in range(0, len(samples), 1280):
             self._said.append(samples[at : at + 1280])
+
+    @contextmanager
+    def answers(self, request: str, spoken: np.ndarray) -> Iterator[None]:
+        """Say something once the daemon has a request, which is made meanwhile."""
+        before = self._asked(request)
+        yield
+        wait_until(lambda: self._asked(request) > before)
+        self.say(np.concatenate([hiss(0.5), spoken, hiss(1.3)]))
+
+    def _asked(self, request: str) -> int:
+        return self._daemon.log.read_text().count(f"asks for {request}\n")
 
     def close(self) -> None:
         self._over.set()
@@ -80,7 +98,9 @@ class Room:
 
 @pytest.fixture
 def daemon(start: Start) -> Daemon:
-    """A daemon that hears what is said in the room."""
+    """A daemon that hears what is said in the room, and logs what it is asked for."""
+    (start.folder / "kwsd").mkdir()
+    (start.folder / "kwsd" / "kwsd.yaml").write_text("checker: off\nlog_level: debug\n")
     daemon = start("--source", "-", "--realtime", stdin=subprocess.PIPE)
     daemon.connect().close()
     return daemon
@@ -95,9 +115,9 @@ def room(daemon: Daemon) -> Iterator[Room]:
 
 def take(room: Room, page: Page, spoken: np.ndarray, button: str, told: str) -> None:
     """Record a take: press a button, say it once it is asked for, and read what is told of it."""
-    page.get_by_role("button", name=button, exact=True).click()
-    expect(page.locator(".prompt")).to_contain_text("Now say", timeout=WAIT)
-    room.say(np.concatenate([hiss(0.8), spoken, hiss(1.2)]))
+    with room.answers("take", spoken):
+        page.get_by_role("button", name=button, exact=True).click()
+        expect(page.locator(".prompt")).to_contain_text("Now say", timeout=WAIT)
     expect(page.locator(".told")).to_contain_text(re.compile(told), timeout=WAIT)
 
 
@@ -195,7 +215,7 @@ def test_a_word_is_recorded_take_by_take_and_then_wakes(
     assert [one.origin for one in takes] == ["take 1", "take 2", "take 3"]
     assert served.memory_mib() < before + 10
     page.get_by_role("link", name="Live").click()
-    room.say(np.concatenate([hiss(1.5), say(PHRASE, VOICES[2]), hiss(1.5)]))
+    room.say(np.tile(np.concatenate([hiss(1.5), say(PHRASE, VOICES[2]), hiss(1.5)]), 3))
     expect(page.locator(".happened")).to_contain_text("hey banana woke", timeout=WAIT)
     refused_as_meant(visited)
 
@@ -288,13 +308,6 @@ def children(page: WebPage) -> list[int]:
     """Return the processes that a page has started."""
     path = Path(f"/proc/{page.process.pid}/task/{page.process.pid}/children")
     return [int(one) for one in path.read_text().split()]
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_one_word_is_made_at_a_time_and_goes_with_its_session(

@@ -130,7 +130,10 @@ export function openDraft(view, first, ended) {
   }
 
   function failed(error) {
-    if (error.code === "stopped") return told("", "Stopped; nothing was kept.");
+    if (error.code === "stopped") {
+      instead = null;
+      return told("", "Stopped; nothing was kept.");
+    }
     told("bad", error.code === "no_session" ? "It has ended: nobody went on for a while. Begin again." : `Not taken: ${error.message}`);
   }
 
