@@ -536,8 +536,8 @@ def test_short_lines_behind_a_long_one_wait_their_turn(tmp_path: Path) -> None:
 def test_who_is_refused_is_told_of_the_smallest_group_that_helps() -> None:
     nobody = Peer(1, 65534, 65534)
     assert nobody.refusal(SocketConfig()) == (
-        "for root and the daemon's user alone; set socket.admin_group in the daemon's configuration "
-        "to a group of yours, or use sudo"
+        "for root and the daemon's user alone; set socket.admin_group in the daemon's "
+        "configuration to a group of yours, or use sudo"
     )
     why = nobody.refusal(SocketConfig(admin_group="bin"), "pause_group")
     assert why is not None

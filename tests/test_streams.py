@@ -350,7 +350,9 @@ def test_a_group_may_stream_another_may_pause_and_neither_may_anything_else(
 
     def answers(group: str) -> list[str]:
         gid = str(grp.getgrnam(group).gr_gid)
-        return forked.run(["-c", program, str(daemon.socket), gid]).stdout.splitlines()
+        done = forked.run(["-c", program, str(daemon.socket), gid])
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
 
     allowed = answers("daemon")
     assert allowed[:2] == ["done", "done"]
