@@ -18,6 +18,9 @@ WRITING = re.compile(r"\bO_(WRONLY|RDWR|CREAT|TRUNC|APPEND|TMPFILE)\b")
 CALL = re.compile(r"(?:\d+\s+)?(\w+)\((.*)")
 PATH = re.compile(r'(?:(?:AT_FDCWD|\d+)<([^>]*)>, )?"((?:[^"\\]|\\.)*)"')
 FAMILY = re.compile(r"\b(AF_\w+)")
+ADDRESS = re.compile(
+    r'sin6?_port=htons\((\d+)\)[^}]*?(?:inet_addr\(|inet_pton\(AF_INET6, )"([^"]+)"'
+)
 RESOLVER = ("/etc/resolv.conf", "/etc/hosts", "/etc/host.conf", "/etc/gai.conf")
 """The files that a look-up of a name reads first."""
 KERNEL = ("/dev/null", "/proc/self/")
@@ -37,6 +40,11 @@ class Observed(NamedTuple):
     """Paths of the Unix sockets that it bound or connected to."""
     families: set[str]
     """Families of its sockets, such as `AF_UNIX`."""
+    reached: set[str]
+    """Addresses that it connected or sent to over a network, as `127.0.0.1 port 53`, whether or not
+    somebody answered."""
+    bound: set[str]
+    """Addresses that it bound."""
     looked_up: set[str]
     """Files of the resolver that it read."""
 
@@ -66,7 +74,7 @@ def refusal() -> str | None:
 
 def observed(log: Path) -> Observed:
     """Return what the calls in `log` did."""
-    found = Observed(set(), set(), set(), set())
+    found = Observed(set(), set(), set(), set(), set(), set())
     for line in log.read_text(errors="replace").splitlines():
         if call := CALL.match(line):  # the second half of an interrupted call says nothing new
             _add(found, call[1], call[2])
@@ -77,6 +85,8 @@ def _add(found: Observed, name: str, arguments: str) -> None:
     if name in ("socket", "socketpair", "bind", "connect", "sendto", "sendmsg", "sendmmsg"):
         found.families.update(FAMILY.findall(arguments))
         found.connected.update(re.findall(r'sun_path=@?"([^"]*)"', arguments))
+        addresses = {f"{host} port {port}" for port, host in ADDRESS.findall(arguments)}
+        (found.bound if name == "bind" else found.reached).update(addresses)
         return
     paths = _paths(PATH.findall(arguments))
     found.looked_up.update(path for path in paths if path in RESOLVER)

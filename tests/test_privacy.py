@@ -110,7 +110,15 @@ home = pathlib.Path.home()
 os.close(os.open(home / "device", os.O_WRONLY | os.O_CREAT))
 os.mkdir(home / "cache")
 os.rename(home / "device", home / "cache" / "device")
-socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close()
+datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+datagrams.bind(("127.0.0.1", 0))
+datagrams.sendto(b"x", ("127.0.0.2", 9))
+datagrams.sendmsg([b"x"], [], 0, ("127.0.0.3", 9))
+try:
+    socket.socket(socket.AF_INET6).connect_ex(("::1", 9))
+except OSError:
+    pass  # a machine without IPv6
+socket.socket(socket.AF_INET).connect_ex(("127.0.0.1", 9))
 socket.socket(socket.AF_UNIX).connect_ex("/run/spy.sock")
 try:
     socket.getaddrinfo("collector.invalid", 443)
@@ -124,6 +132,9 @@ def test_a_spy_is_seen(home: Path, out: Path) -> None:
     paths = {str(home / name) for name in ("device", "cache", "cache/device")}
     assert found.outside(out) >= {*paths, "/run/spy.sock"}
     assert {"AF_INET", "AF_UNIX"} <= found.families
+    assert {f"127.0.0.{n} port 9" for n in (1, 2, 3)} <= found.reached
+    assert ("::1 port 9" in found.reached) == ("AF_INET6" in found.families)
+    assert "127.0.0.1 port 0" in found.bound
     assert "/etc/hosts" in found.looked_up or "/etc/resolv.conf" in found.looked_up
 
 

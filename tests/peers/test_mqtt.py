@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
-import signal
 import subprocess
-import sys
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,9 +14,8 @@ import aiomqtt
 import forked
 import numpy as np
 import pytest
-import syscalls
 from bridge_process import BridgeProcess, fed
-from conftest import RATE, ROOT, VOICES, Daemon, Start, hiss, say
+from conftest import RATE, VOICES, Daemon, Start, hiss, say
 from mosquitto import Mosquitto, Proxy, ear
 
 from kwsd.model.bundle import Bundle
@@ -548,42 +544,6 @@ def test_who_may_not_pause_has_no_switch(broker: Mosquitto, daemon: Daemon, tmp_
         assert "set socket.pause_group in the daemon's configuration" in bridge.log.read_text()
     finally:
         bridge.close()
-
-
-@pytest.mark.skipif(syscalls.refusal() is not None, reason="no program can be traced")
-def test_it_speaks_to_the_broker_and_the_daemon_alone(
-    broker: Mosquitto, daemon: Daemon, tmp_path: Path
-) -> None:
-    log = tmp_path / "strace"
-    config = tmp_path / "bridge.yaml"
-    config.touch()
-    where = ["--config", str(config), "--socket", str(daemon.socket)]
-    command = [*syscalls.command(log), sys.executable, "-m", "kwsd", "mqtt", *where]
-    env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
-    env["PYTHONPATH"] = str(ROOT)
-    given = ["--host", "127.0.0.1", "--port", str(broker.port), "--name", ROOM]
-    process = subprocess.Popen([*command, *given], env=env, cwd="/")
-
-    async def steps() -> None:
-        async with ear(broker.port) as one:
-            await one.until("kitchen/status", lambda heard: heard.payload == "online")
-            daemon.hear(spoken())
-            await one.until("/wake")
-
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    try:
-        run(steps())
-        traced = int(children.read_text().split()[0])
-        assert "onnxruntime" not in Path(f"/proc/{traced}/maps").read_text()
-    finally:
-        os.kill(int(children.read_text().split()[0]), signal.SIGTERM)
-        assert process.wait(30) == 0
-    seen = syscalls.observed(log)
-    assert seen.outside(tmp_path) == set()
-    assert seen.looked_up <= {"/etc/hosts", "/etc/resolv.conf", "/etc/host.conf"}
-    calls = [line for line in log.read_text(errors="replace").splitlines() if "connect(" in line]
-    ports = {found[1] for line in calls if (found := re.search(r"sin_port=htons\((\d+)\)", line))}
-    assert ports == {str(broker.port)}
 
 
 def test_a_flood_from_the_broker_holds_up_neither_wakes_nor_the_daemon(
