@@ -112,9 +112,12 @@ def open_memory() -> list[str]:
 
 
 async def ended(site: Site) -> None:
+    """Wait until nothing is guided, and its process is gone."""
     async with asyncio.timeout(30):
         while await site.now() is not None:
             await asyncio.sleep(0.01)
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others)
 
 
 def refusal(code: str) -> Any:
