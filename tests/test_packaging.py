@@ -210,6 +210,7 @@ def test_compose_offers_three_ways_to_a_microphone() -> None:
         assert service["read_only"] is True
         assert (service.get("network_mode") == "none") == (not bridge)
     assert services["alsa"]["devices"] == ["/dev/snd"]
+    assert services["mqtt"]["hostname"] == "kwsd", "else each container is a new device"
     dockerfile = (ROOT / "packaging/docker/Dockerfile").read_text(encoding="utf-8")
     for name in ("pulse", "pipewire"):
         config = services[name]["environment"]["ALSA_CONFIG_PATH"].rpartition("/")[2]
