@@ -167,6 +167,7 @@ def test_the_page_says_what_keeps_it_from_enrolling(
     begin(page, "ann")
     with room.answers("enroll.next", say("something else is said here, and no word of it")):
         page.get_by_role("button", name="Record 1 of 7").click()
+    room.close()
     daemon.kill()
     expect(page.locator(".recorder .told")).to_contain_text("Not taken: ", timeout=WAIT)
     visited.troubles.clear()

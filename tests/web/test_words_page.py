@@ -359,6 +359,7 @@ def test_the_page_says_what_to_do(daemon: Daemon, room: Room, serve: Serve, visi
     page.get_by_role("button", name="Stop").click()
     expect(told).to_have_text("Stopped; nothing was kept.", timeout=WAIT)
     take(room, page, say(PHRASE), "Record take 1", "Take 1 of 5 heard")
+    room.close()
     daemon.kill()
     page.get_by_role("button", name="Record take 2").click()
     expect(told).to_contain_text("Not taken: the daemon is away", timeout=WAIT)
