@@ -69,6 +69,7 @@ class Guided:
         self._uploading = False
         self.routes = [
             Route("/api/guided", self._get),
+            Route("/api/guided/leave", self._leave, methods=["POST"]),
             Route("/api/guided/end", self._end, methods=["POST"]),
             Route("/api/guided/stop", self._stop, methods=["POST"]),
         ]
@@ -205,6 +206,12 @@ class Guided:
         doing = work.doing[-1] if work.doing else None
         found = {"kind": work.kind, "what": work.what, "own": is_own, "doing": doing}
         return answer({**found, "state": work.state if is_own else None})
+
+    async def _leave(self, request: Request) -> Response:
+        """End what this session guides, if it does."""
+        if self._work is not None and self._work.owner == request.scope["session_secret"]:
+            await self._close(self._work)
+        return answer(None)
 
     async def _end(self, _: Request) -> Response:
         """End what is guided, also by another session: whoever has begun it may have left."""

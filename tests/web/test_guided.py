@@ -140,6 +140,8 @@ def test_one_at_a_time_and_for_its_own_session(site: Site) -> None:
             "doing": None,
             "state": {"path": None, "kept": False},
         }
+        (leave,) = [one for one in site.guided.routes if one.path == "/api/guided/leave"]
+        await leave.endpoint(site.request(who=1))
         other = await site.now(1)
         assert (other["own"], other["state"]) == (False, None)
         request = site.request()
@@ -147,7 +149,8 @@ def test_one_at_a_time_and_for_its_own_session(site: Site) -> None:
         assert decoded(state)["kept"]
         assert await site.now() is None
         await site.begin(1)
-        await site.guided.close()
+        await leave.endpoint(site.request(who=1))
+        assert await site.now() is None
 
     asyncio.run(run())
 

@@ -16,7 +16,8 @@ const RATES = [
   ["0.5/hour", "0.5 an hour"],
 ];
 
-/** Show a word that is being made in `view`; `ended(message)` is called when it is kept or dropped. */
+/** Show a word that is being made in `view`; `ended(message, kind)` is called when it is kept or
+ * dropped. */
 export function openDraft(view, first, ended) {
   let state = first;
   let work = "";
@@ -81,6 +82,7 @@ export function openDraft(view, first, ended) {
   const count = () => state.takes.length;
 
   function showWork() {
+    if (isClosed) return; // what is shown is another page
     const isFree = work === "";
     record.disabled = work !== "" && work !== "recording";
     say(record, work === "recording" ? "Stop" : `Record take ${instead ?? count() + 1}`);
@@ -94,6 +96,7 @@ export function openDraft(view, first, ended) {
   }
 
   function show(next) {
+    if (isClosed) return;
     state = next;
     none.hidden = count() > 0;
     dots.replaceChildren(...Array.from({ length: Math.max(WANTED, count()) }, (_, n) => el("li", { class: n < count() ? "done" : "" })));
@@ -134,14 +137,15 @@ export function openDraft(view, first, ended) {
       instead = null;
       return told("", "Stopped; nothing was kept.");
     }
-    told("bad", error.code === "no_session" ? "It has ended: nobody went on for a while. Begin again." : `Not taken: ${error.message}`);
+    if (error.code === "no_session") return ended(`${name} has ended: nobody went on for a while, or another browser has begun. Begin again.`, "bad");
+    told("bad", `Not taken: ${error.message}`);
   }
 
   const heard = (number, take) =>
     `Take ${number}${number <= WANTED ? ` of ${WANTED}` : ""} heard: ${(take.end_s - take.start_s).toFixed(1)} s at ${minus(take.level_dbfs)} dBFS.${take.problem ? ` ${take.problem}.` : ""}`;
 
   async function recordOrStop() {
-    if (work === "recording") return post("/api/guided/stop", {});
+    if (work === "recording") return post("/api/guided/stop", {}).catch(failed);
     player.stop();
     const number = instead ?? count() + 1;
     const next = await doing("recording", `Listening for take ${number}: say “${name}” now.`, "/api/draft/record", { instead_of: instead });
@@ -313,7 +317,7 @@ export function openDraft(view, first, ended) {
     const lost = state.is_new ? `${count()} ${count() === 1 ? "take" : "takes"} would be lost.` : "What you have changed would be lost; the word stays as it was.";
     if (count() && !(await ask(view, `Discard ${name}? ${lost}`, "Discard", "Go on"))) return;
     try {
-      await post("/api/guided/end", {});
+      await post("/api/guided/leave", {});
     } catch (error) {
       return failed(error);
     }

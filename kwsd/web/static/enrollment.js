@@ -145,7 +145,8 @@ export function openEnrollment(view, first, ended) {
   }
 
   function failed(error) {
-    told("bad", error.code === "no_session" ? "It has ended: nobody went on for a while. Begin again." : `Not taken: ${error.message}`);
+    if (error.code === "no_session") return ended("bad", `Enrolling ${called} has ended: nobody went on for a while, or another browser has begun. Begin again.`);
+    told("bad", `Not taken: ${error.message}`);
   }
 
   async function recordPhrase() {
@@ -186,7 +187,7 @@ export function openEnrollment(view, first, ended) {
 
   async function end() {
     try {
-      await post("/api/guided/end", {});
+      await post("/api/guided/leave", {});
       return true;
     } catch (error) {
       failed(error);

@@ -184,13 +184,13 @@ export function open(view) {
 
   function enterDraft(state) {
     player.stop();
-    draft = openDraft(view, state, (text) => {
+    draft = openDraft(view, state, (text, kind = "good") => {
       draft.close();
       draft = null;
       chosen = state.word;
       input.value = "";
       showList();
-      message.dataset.state = "good";
+      message.dataset.state = kind;
       say(message, text);
       document.getElementById("words-title").focus();
     });
