@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
+from msgspec import Meta
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,6 +14,8 @@ from starlette.responses import Response
 from kwsd.protocol.errors import RequestError
 
 T = TypeVar("T")
+Text = Annotated[str, Meta(max_length=200, pattern=r"^[^\x00]*$")]
+"""Text that may become an argument of a verb."""
 MAX_JSON = 1 << 18
 """Bytes of a body of JSON: the ids of ten thousand clips."""
 BODY_S = 20.0
@@ -81,3 +84,5 @@ async def json_body(request: Request, kind: type[T]) -> T:
         return msgspec.json.decode(data, type=kind)
     except msgspec.MsgspecError as error:
         raise HTTPException(400, str(error)) from None
+    except RecursionError:
+        raise HTTPException(400, "the JSON is nested too deeply") from None

@@ -102,6 +102,10 @@ class Gate:
             shown = html.escape(host[:80])
             fix = f"<p>To reach it by this name, add it to <code>web.names</code>: {shown}</p>"
             return page(421, "The page is not known by this name", fix)
+        if "content-length" in headers and "transfer-encoding" in headers:
+            response = page(400, "This request has two lengths", "")  # a proxy may see two requests
+            response.headers["connection"] = "close"
+            return response
         origins = headers.getlist("origin")
         own = f"{scheme}://{host}".lower()
         if any(origin.lower() != own for origin in origins) or (

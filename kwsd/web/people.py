@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import msgspec
-from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from kwsd.bridges.daemon_link import DaemonLink
 from kwsd.protocol import commands
-from kwsd.web.answers import answer, json_body
+from kwsd.web.answers import Text, answer, json_body
 from kwsd.web.guided import Guided
 
 HEAR_S = 15.0
 """Time in which somebody says something."""
 KIND = "person"
-Text = Annotated[str, Meta(max_length=200)]
 
 
 class _Begin(msgspec.Struct):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,7 +14,7 @@ from starlette.routing import Route
 
 from kwsd.bridges.daemon_link import DaemonLink
 from kwsd.protocol import commands
-from kwsd.protocol.data import Threshold, WordThreshold
+from kwsd.protocol.data import MAX_RATE, Threshold, WordThreshold
 from kwsd.protocol.errors import RequestError
 from kwsd.web.answers import answer, json_body
 
@@ -27,8 +29,8 @@ class _Put(msgspec.Struct):
 
     threshold: Threshold
     model: str
-    rate: float | None
-    hours: float
+    rate: Annotated[float, Meta(gt=0, le=MAX_RATE)] | None
+    hours: Annotated[float, Meta(ge=0, le=1e6)]
 
 
 class Thresholds:

@@ -49,6 +49,7 @@ class Talk:
             raise RequestError("timeout", text) from None
         if not line:
             await self._draining
+            await self._process.wait()
             raise RequestError("failed", _why(b"".join(self._errors)))
         return msgspec.json.decode(line)
 

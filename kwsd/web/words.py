@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from typing import Annotated
 
 import msgspec
@@ -13,8 +14,9 @@ from starlette.routing import Route
 
 from kwsd.bridges.daemon_link import DaemonLink
 from kwsd.protocol import commands
-from kwsd.protocol.data import all_together
-from kwsd.web.answers import answer, json_body
+from kwsd.protocol.data import MAX_TAKES, all_together
+from kwsd.protocol.errors import RequestError
+from kwsd.web.answers import Text, answer, json_body
 from kwsd.web.guided import Guided
 from kwsd.web.sound import ranged, wav
 
@@ -23,11 +25,11 @@ RECORD_S = 20.0
 MAKE_S = 1800.0
 """Longest time in which a word is made."""
 KIND = "word"
-Number = Annotated[int, Meta(ge=1)]
+Number = Annotated[int, Meta(ge=1, le=MAX_TAKES)]
 
 
 class _Begin(msgspec.Struct):
-    word: Annotated[str, Meta(max_length=200)]
+    word: Text
     is_new: bool
 
 
@@ -45,7 +47,7 @@ class _Drop(msgspec.Struct):
 
 
 class _Make(msgspec.Struct):
-    rate: Annotated[str, Meta(max_length=40)] | None = None
+    rate: Text | None = None
 
 
 class Words:
@@ -66,7 +68,7 @@ class Words:
             Route("/api/draft/drop", self._drop, methods=["POST"]),
             Route("/api/draft/make", self._make, methods=["POST"]),
             Route("/api/draft/keep", self._keep, methods=["POST"]),
-            Route("/api/draft/takes/{number:int}/audio.wav", self._draft_audio),
+            Route("/api/draft/takes/{number}/audio.wav", self._draft_audio),
         ]
 
     async def _list(self, _: Request) -> Response:
@@ -132,6 +134,9 @@ class Words:
 
     async def _draft_audio(self, request: Request) -> Response:
         """Return the sound of a take of the word that is being made."""
-        step = {"do": "audio", "number": request.path_params["number"]}
+        number = request.path_params["number"]
+        if not re.fullmatch("[1-9][0-9]?", number):
+            raise RequestError("no_take", f"there is no take {number[:20]}")
+        step = {"do": "audio", "number": int(number)}
         found = await self._guided.step(request, KIND, "playing", step)
         return ranged(request, wav(base64.b64decode(found["audio"]), found["sample_rate"]))

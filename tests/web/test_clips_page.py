@@ -196,7 +196,7 @@ def test_sound_is_for_the_session_alone_and_comes_in_ranges(
         part = page.ask("GET", path, cookie=cookie, range=asked)
         assert (part.status, part.body) == (206, whole.body[begin:end]), asked
         assert part.headers["content-range"] == f"bytes {begin}-{end - 1}/{size}"
-    for asked in ("bytes=-", "bytes=a-b", "lines=1-2", "bytes=1-2,4-5", ""):
+    for asked in ("bytes=-", "bytes=a-b", "lines=1-2", "bytes=1-2,4-5", f"bytes={'9' * 5000}-", ""):
         assert page.ask("GET", path, cookie=cookie, range=asked).status == 200, asked
     refused = page.ask("GET", path, cookie=cookie, range=f"bytes={size}-")
     assert (refused.status, refused.headers["content-range"]) == (416, f"bytes */{size}")
@@ -280,6 +280,7 @@ def test_bad_requests_are_told_and_change_nothing(
         ("/api/clips/delete", {"clips": ["../../state"]}, 404, "no clip"),
         ("/api/clips/delete", {"clips": "all"}, 400, "array"),
         ("/api/clips/keep", {"enabled": "yes"}, 400, "bool"),
+        ("/api/clips/keep", b'{"x":' + b"[" * 100_000, 400, "nested too deeply"),
         ("/api/clips/label", b" " * 400_000, 413, "at most 262,144 bytes"),
     ):
         found = post(what, body)

@@ -247,6 +247,39 @@ def test_bodies_are_bounded(serve: Serve) -> None:
     assert page.ask("GET", "/", cookie=cookie).status == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "said", "status"),
+    [
+        ("/api/draft", {"word": "a\0b", "is_new": True}, 400),
+        ("/api/draft", {"word": "a" * 10_000, "is_new": True}, 400),
+        ("/api/enrollment", {"name": "ann", "reference": "\0"}, 400),
+        ("/api/enrollment", {"name": "ann", "word": "\0"}, 400),
+        ("/api/draft/drop", {"number": 10**30}, 400),
+        ("/api/draft/trim", {"number": 1, "span": [0]}, 400),
+        (f"/api/draft/takes/{'9' * 5000}/audio.wav", None, 404),
+    ],
+)
+def test_what_cannot_be_is_refused(serve: Serve, path: str, said: object, status: int) -> None:
+    page = serve()
+    body = None if said is None else json.dumps(said).encode()
+    method = "GET" if said is None else "POST"
+    answer = page.ask(method, path, body, cookie=entered(page), origin=page.origin)
+    assert (answer.status, answer.json()["code"] in ("bad_request", "no_take")) == (status, True)
+
+
+def test_a_request_has_one_length(serve: Serve) -> None:
+    """A proxy before the page could see another end of it, and take the rest for a request."""
+    page = serve()
+    head = f"POST /api/session HTTP/1.1\r\nHost: localhost\r\nCookie: {entered(page)}\r\n"
+    rest = "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    found = raw(page, f"{head}Content-Length: 5\r\n{rest}".encode())
+    assert found.startswith(b"HTTP/1.1 400")
+    assert found.count(b"HTTP/1.1") == 1
+    assert raw(page, f"{head}Content-Length: 5\r\nContent-Length: 6\r\n\r\n".encode()).startswith(
+        b"HTTP/1.1 400"
+    )
+
+
 def test_slow_requests_make_room(serve: Serve) -> None:
     """Heads that never end, and bodies that trickle after their answer, hold no connection."""
     page = serve()

@@ -506,6 +506,8 @@ def test_bad_requests_are_told_and_change_nothing(
         (WORD, {**good, "threshold": 0}, 400, "> 0"),
         (WORD, {**good, "threshold": 1.5}, 400, "<= 1"),
         (WORD, {"threshold": 0.5}, 400, "model"),
+        (WORD, {**good, "rate": -1}, 400, "> 0"),
+        (WORD, {**good, "hours": -1}, 400, ">= 0"),
         (WORD, {**good, "model": "another"}, 422, "look at its new scores first"),
         ("nothing", good, 404, "'nothing' is not listened for"),
     ):
