@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import gc
 import importlib
+import importlib.util
 import json
 import os
 import pkgutil
@@ -272,7 +273,7 @@ def _run(arguments: list[str], folder: str) -> None:
 
 
 def _import_all() -> None:
-    """Import kwsd, but for what a device does without."""
+    """Import kwsd, but for what a device does without, and the page where its library is not."""
     import soundfile
     import soxr
 
@@ -280,8 +281,11 @@ def _import_all() -> None:
 
     assert soundfile
     assert soxr
+    without = ["kwsd.training", "kwsd.bench", "kwsd.__main__"]
+    if importlib.util.find_spec("starlette") is None:  # as in `./dev test --core`
+        without.append("kwsd.web")
     for found in pkgutil.iter_modules(kwsd.__path__, "kwsd."):
-        if found.name not in ("kwsd.training", "kwsd.bench", "kwsd.__main__"):
+        if found.name not in without:
             module = importlib.import_module(found.name)
             for inner in pkgutil.iter_modules(getattr(module, "__path__", []), f"{found.name}."):
                 if inner.name != "kwsd.bridges.ovos":  # runs in Open Voice OS, by its own Python
