@@ -14,7 +14,7 @@ import soundfile
 from axe_playwright_python.sync_playwright import Axe
 from conftest import RATE, Daemon, Start, hiss, say
 from pages import DESKTOP, DRAWS, PHONE, Serve, Visitor, WebPage, browser, picture, serve, visit
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from kwsd.protocol.commands import Pause, Resume
 from kwsd.web.live import STATUS_S
@@ -200,6 +200,7 @@ def test_a_session_that_has_ended_says_how_to_begin_another(serve: Serve, visit:
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_role("heading", name="This session has ended")).to_be_visible()
     assert page.locator("main code").inner_text() == "kwsd web link"
+    expect(page.locator("main")).to_be_focused()
     page.reload()
     expect(page.get_by_role("heading", name="This page is private")).to_be_visible()
     assert any("401" in text for text in visited.troubles)
@@ -211,6 +212,41 @@ def test_the_page_comes_back_after_its_own_restart(serve: Serve, visit: Visitor)
     visited = visit(served)
     served.stop()
     expect(visited.page.get_by_role("status")).to_contain_text("The page's server is away")
+    visited.troubles.clear()
+
+
+def test_what_was_chosen_last_is_shown(serve: Serve, visit: Visitor) -> None:
+    """Also where another comes later, or not at the first try."""
+    visited = visit(serve())
+    page = visited.page
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    def wait_for(count: int) -> None:
+        deadline = time.monotonic() + 30
+        while len(held) < count:
+            assert time.monotonic() < deadline
+            page.wait_for_timeout(20)
+
+    page.route("**/clips.js", hold)
+    page.get_by_role("link", name="Clips").click()
+    expect(page.locator("nav a[aria-current]")).to_have_text("Clips")
+    page.get_by_role("link", name="Doctor").click()
+    expect(page).to_have_title("Doctor · kwsd")
+    wait_for(1)
+    held[0].continue_()
+    page.evaluate("import('/clips.js')")
+    expect(page).to_have_title("Doctor · kwsd")
+    page.route("**/people.js", hold)
+    page.get_by_role("link", name="People").click()
+    expect(page.locator("nav a[aria-current]")).to_have_text("People")
+    wait_for(2)
+    page.unroute("**/people.js")
+    held[1].abort()
+    expect(page).to_have_title("People · kwsd")
+    expect(page.locator("main")).to_be_focused()
     visited.troubles.clear()
 
 

@@ -15,6 +15,7 @@ async function send(path, options) {
     throw new Refused("The page's server is away. It is tried again every second.");
   }
   if (response.ok) return response;
+  if (response.status === 401) throw new Refused("This session has ended.", "ended");
   let found = { message: `The server answers ${response.status}.` };
   try {
     found = await response.json();

@@ -50,6 +50,7 @@ const troubles = new Map();
 const latest = { daemon: null, past: [], status: null, refused: null };
 let shown = null;
 let isOver = false;
+let turn = 0;
 
 const links = new Map(
   PAGES.map((page) => {
@@ -116,28 +117,46 @@ function over() {
       el("p", {}, "On the machine where kwsd runs, ", el("code", {}, "kwsd web link"), " prints a new link."),
     ),
   );
+  document.title = "kwsd";
+  view.focus();
 }
 
+/** Show the page that is chosen; return whether that was the last one chosen. */
 async function go() {
-  if (isOver) return;
+  if (isOver) return false;
   const name = location.hash.replace(/^#\/?/, "").split("/")[0] || "live";
   const page = PAGES.find((one) => one.name === name) ?? PAGES[0];
   for (const [other, link] of links)
     if (other === page.name) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
-  const module = await page.load();
+  const mine = ++turn;
+  let module;
+  do {
+    try {
+      module = await page.load();
+    } catch {
+      // The server is away, which the stream tells.
+      await new Promise((done) => setTimeout(done, 1000));
+    }
+    if (isOver || mine !== turn) return false;
+  } while (!module);
   shown?.close?.();
   document.title = `${page.title} · kwsd`;
   view.replaceChildren();
   shown = module.open(view, { trouble });
   for (const kind of ["daemon", "past", "status"])
     if (latest[kind]) shown.heard?.(kind, latest[kind]);
+  return true;
 }
 
 document.getElementById("leave").addEventListener("click", async () => {
-  await fetch("/api/session", { method: "DELETE" });
+  try {
+    await fetch("/api/session", { method: "DELETE" });
+  } catch {
+    return; // the server is away, which the stream tells
+  }
   stream.over();
 });
-window.addEventListener("hashchange", () => go().then(() => view.focus({ preventScroll: true })));
+window.addEventListener("hashchange", () => go().then((isShown) => isShown && view.focus({ preventScroll: true })));
 const stream = new Stream(heard, (why) => trouble("server", why), over);
 go();
