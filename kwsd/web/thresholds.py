@@ -29,7 +29,7 @@ class _Put(msgspec.Struct):
 
     threshold: Threshold
     model: str
-    rate: Annotated[float, Meta(gt=0, le=MAX_RATE)] | None
+    rate: Annotated[float, Meta(ge=0, le=MAX_RATE)] | None
     hours: Annotated[float, Meta(ge=0, le=1e6)]
 
 

@@ -127,10 +127,11 @@ def test_clips_are_labeled_by_keyboard_and_deleted(
     expect(dialog).to_contain_text("Delete 2 clips? 2 of them labeled")
     dialog.get_by_role("button", name="Keep them").click()
     expect(rows).to_have_count(2)
-    page.get_by_role("button", name="Delete…").click()
-    dialog.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="Delete…").press("Enter")
+    dialog.get_by_role("button", name="Delete").press("Enter")
     expect(page.locator(".card-head .small").first).to_contain_text("4 of 200, ", timeout=30_000)
     assert not set(misses) & set(labels(daemon))
+    expect(page.locator("tr.current button")).to_be_focused()
     for name, value, count in (("Word", "jarvis", 1), ("Speaker", "a stranger", 0)):
         page.get_by_label(name, exact=True).select_option(label=value)
         expect(rows).to_have_count(count)
@@ -145,7 +146,11 @@ def test_keeping_clips_is_switched(daemon: Daemon, serve: Serve, visit: Visitor)
     expect(switch).to_have_attribute("aria-checked", "true", timeout=30_000)
     with daemon.connect() as client:
         assert client.request(Clips()).enabled
+    row = page.locator("tbody tr").nth(2)
+    held = page.locator(f"[data-id='{row.get_attribute('data-id')}'] input")
+    held.focus()
     expect(page.locator("tbody tr")).to_have_count(len(STORED) + 1, timeout=60_000)  # a new wake
+    expect(held).to_be_focused()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

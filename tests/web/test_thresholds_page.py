@@ -227,12 +227,14 @@ def test_a_threshold_is_moved_applied_and_undone(
     assert shown(page, "Threshold")[0] == "0.999"
     slider.press("Home")
     assert shown(page, "Threshold")[0] == "0.05"
-    apply.click()
+    apply.press("Enter")
     expect(row_of(page, WORD)).to_contain_text("0.05", timeout=30_000)
     assert in_force(daemon) == (0.05, "calibrated")
-    undo.click()
+    expect(slider).to_be_focused()
+    undo.press("Enter")
     expect(status).to_have_text(f"computer is back at {chosen[0]:.2f}.", timeout=30_000)
     assert in_force(daemon) == chosen
+    expect(undo).to_be_focused()
     assert shown(page, "Threshold") == (f"{chosen[0]:.2f}", "in force")
 
     # The command line undoes what the page has done, and the page shows it by itself.
@@ -506,7 +508,7 @@ def test_bad_requests_are_told_and_change_nothing(
         (WORD, {**good, "threshold": 0}, 400, "> 0"),
         (WORD, {**good, "threshold": 1.5}, 400, "<= 1"),
         (WORD, {"threshold": 0.5}, 400, "model"),
-        (WORD, {**good, "rate": -1}, 400, "> 0"),
+        (WORD, {**good, "rate": -1}, 400, ">= 0"),
         (WORD, {**good, "hours": -1}, 400, ">= 0"),
         (WORD, {**good, "model": "another"}, 422, "look at its new scores first"),
         ("nothing", good, 404, "'nothing' is not listened for"),

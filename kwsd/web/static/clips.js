@@ -1,7 +1,7 @@
 // Recordings of wakes and near misses: heard, and labeled by keyboard, one after the other.
 
 import { bytes, get, post } from "./api.js";
-import { el, say } from "./dom.js";
+import { el, refocus, say } from "./dom.js";
 import { Player } from "./player.js";
 import { score, speaker, spoken } from "./wording.js";
 import { Waveform } from "./waveform.js";
@@ -52,6 +52,16 @@ export function open(view) {
   };
   const all = el("input", { type: "checkbox", "aria-label": "Mark all that are shown", onchange: markAll });
   const rows = el("tbody");
+  const list = el(
+    "div",
+    { class: "scroll", tabindex: "0", role: "region", "aria-label": "List of clips" },
+    el(
+      "table",
+      {},
+      el("thead", {}, el("tr", {}, el("th", {}, all), ["Word", "What", "Label", "Score", "Speaker", "When"].map((text) => el("th", { scope: "col" }, text)))),
+      rows,
+    ),
+  );
   const none = el("p", { class: "none" });
   const bulk = el("div", { class: "bulk", role: "group", "aria-label": "The marked clips" });
   const count = el("span", { class: "small" }, "none marked");
@@ -102,16 +112,7 @@ export function open(view) {
         el("div", { class: "card-head" }, el("h2", { id: "clips-title" }, "Clips"), amount, keep),
         el("div", { class: "filters" }, Object.values(filters).map((one) => one.element)),
         bulk,
-        el(
-          "div",
-          { class: "scroll", tabindex: "0", role: "region", "aria-label": "List of clips" },
-          el(
-            "table",
-            {},
-            el("thead", {}, el("tr", {}, el("th", {}, all), ["Word", "What", "Label", "Score", "Speaker", "When"].map((text) => el("th", { scope: "col" }, text)))),
-            rows,
-          ),
-        ),
+        list,
         none,
         message,
         lessons,
@@ -233,11 +234,16 @@ export function open(view) {
     shown = clips.filter((clip) => Object.values(filters).every((one) => one.passes(clip)));
     const known = new Set(shown.map((clip) => clip.id));
     for (const id of marked) if (!known.has(id)) marked.delete(id);
-    const hadFocus = rows.contains(document.activeElement);
+    const { activeElement: focused } = document;
+    const hadFocus = rows.contains(focused);
+    const place = hadFocus && `[data-id="${CSS.escape(focused.closest("tr").dataset.id)}"] ${focused.tagName}`;
+    const { scrollTop } = list;
     rows.replaceChildren(...shown.map(row));
+    list.scrollTop = scrollTop;
     none.hidden = clips.length > 0;
     const again = shown.find((clip) => clip.id === current?.id) ?? shown[0] ?? null;
     choose(again, hadFocus);
+    if (place) rows.querySelector(place)?.focus();
     showMarked();
   }
 
@@ -360,6 +366,7 @@ export function open(view) {
       await post("/api/clips/delete", { clips: ids });
       marked.clear();
       await load();
+      refocus(rows.querySelector(".current button"), keep);
     });
 
   function switchKeep() {

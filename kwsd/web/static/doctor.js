@@ -1,7 +1,7 @@
 // What is wrong with the machine, with the command that mends it, and the configuration in force.
 
 import { get, post } from "./api.js";
-import { el, say } from "./dom.js";
+import { el, refocus, say } from "./dom.js";
 
 const MARKS = { true: ["✓", "fine"], false: ["✗", "wrong"] };
 /** Sources of what nobody has set. */
@@ -13,7 +13,7 @@ export function open(view) {
   let keys = [];
 
   const verdict = el("p", { class: "verdict", role: "status" }, "Examining the machine …");
-  const again = el("button", { type: "button", class: "quiet", disabled: true, onclick: examine }, "Examine again");
+  const again = el("button", { type: "button", class: "quiet", disabled: true, onclick: () => examine().then(() => refocus(again)) }, "Examine again");
   const findings = el("ul", { class: "findings", "aria-label": "Findings" });
   const search = el("input", {
     type: "search",

@@ -18,6 +18,13 @@ export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** Give the focus to the first of these that can have it, where an action has left it to nobody. */
+export function refocus(...elements) {
+  const { activeElement: now, body } = document;
+  if (now && now !== body && !now.disabled) return;
+  elements.find((one) => one?.isConnected && !one.disabled)?.focus();
+}
+
 const SVG = "http://www.w3.org/2000/svg";
 
 /** Return an element of SVG. */

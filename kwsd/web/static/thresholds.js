@@ -2,7 +2,7 @@
 
 import { get, post } from "./api.js";
 import { Days, beginnings } from "./days.js";
-import { el, say } from "./dom.js";
+import { el, refocus, say } from "./dom.js";
 import { TradeOff, estimate, legend, tells } from "./tradeoff.js";
 import { limit, plural, span, spoken } from "./wording.js";
 
@@ -307,8 +307,9 @@ export function open(view) {
     hints.replaceChildren(...texts.map((text) => el("li", {}, text)));
   }
 
-  /** Do what changes thresholds, and show those that are in force then. */
-  const changing = (work) =>
+  /** Do what changes thresholds, and show those that are in force then; the focus stays with the
+   * button `again`, or goes to the slider. */
+  const changing = (work, ...again) =>
     tried(async () => {
       isBusy = true;
       showButtons();
@@ -319,6 +320,7 @@ export function open(view) {
       } finally {
         isBusy = false;
         if (data) showButtons();
+        refocus(...again, slider);
       }
     });
 
@@ -342,7 +344,7 @@ export function open(view) {
       const changed = Object.entries(calibration.words).filter(([name, one]) => before[name]?.threshold !== one.threshold);
       const texts = changed.map(([name, one]) => `${spoken(name)} is back at ${limit(one.threshold)}`);
       return `${texts.join(", ") || "The last change is taken back; no word has another threshold"}.`;
-    });
+    }, undo);
   }
 
   function goBack() {
