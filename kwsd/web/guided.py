@@ -88,10 +88,10 @@ class Guided:
         work.watching = asyncio.ensure_future(self._watch(work))
         try:
             with _doing(work, "loading"):
-                work.talk = await self._verbs.talk(*verb, arguments=arguments)
-                work.state = await work.talk.answer(BEGIN_S)
-            if work.is_over:
-                raise _nothing(kind)
+                work.talk = talk = await self._verbs.talk(*verb, arguments=arguments)
+                if work.is_over:  # nobody else has closed this
+                    await talk.close()
+                work.state = await self._answered(work, talk.answer(BEGIN_S))
         except BaseException:
             await self._close(work)
             raise
@@ -109,15 +109,23 @@ class Guided:
             async with work.turn:
                 if work.talk is None or work.is_over:
                     raise _nothing(kind)
-                try:
-                    found = await work.talk.ask(step, seconds)
-                except BaseException:  # it has ended, or its next answer would be to this step
-                    await self._close(work)
-                    raise
+                found = await self._answered(work, work.talk.ask(step, seconds))
         match found:
             case {"error": {"code": code, "message": message}}:
                 raise RequestError(code, message)
         return found
+
+    async def _answered(self, work: _Work, answering: Coroutine[Any, Any, Any]) -> Any:
+        """Return what a verb answers. Raises RequestError, and ends what has no answer: its next
+        one would be to this step."""
+        try:
+            return await answering
+        except BaseException as error:
+            was_ended = work.is_over
+            await self._close(work)
+            if was_ended and isinstance(error, RequestError):
+                raise _nothing(work.kind) from None
+            raise
 
     async def change(
         self, request: Request, kind: str, doing: str, step: object, seconds: float = STEP_S

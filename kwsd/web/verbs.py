@@ -28,6 +28,7 @@ class Talk:
     def __init__(self, process: Process) -> None:
         self._process = process
         self._errors = deque[bytes](maxlen=8)
+        self._reading = asyncio.Lock()
         self._draining = asyncio.ensure_future(self._drain())
 
     async def ask(self, step: object, seconds: float) -> Any:
@@ -42,7 +43,7 @@ class Talk:
         """Return the next line that it writes. Raises RequestError, also where it has ended."""
         assert self._process.stdout is not None
         try:
-            async with asyncio.timeout(seconds):
+            async with self._reading, asyncio.timeout(seconds):
                 line = await self._process.stdout.readline()
         except TimeoutError:
             text = f"the verb has not answered within {seconds:g} s"
@@ -54,15 +55,16 @@ class Talk:
         return msgspec.json.decode(line)
 
     async def close(self) -> None:
-        """End it, whatever it does."""
+        """End it, whatever it does. Who waits for its answer is told that it has ended."""
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         process.stdin.close()
-        while await process.stdout.read(MAX_ANSWER):
-            pass
+        async with self._reading:
+            while await process.stdout.read(MAX_ANSWER):
+                pass
         await process.wait()
         await self._draining
 

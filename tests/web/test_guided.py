@@ -155,6 +155,37 @@ def test_one_at_a_time_and_for_its_own_session(site: Site) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_it_can_be_ended_at_any_time(
+    site: Site, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    """Also while its process starts, and while it answers."""
+    start = asyncio.create_subprocess_exec
+    processes = []
+
+    async def kept(*arguments: str, **options: Any) -> asyncio.subprocess.Process:
+        processes.append(await start(*arguments, **options))
+        return processes[-1]
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", kept)
+
+    async def run() -> None:
+        if begun:
+            await site.begin()
+        waiting = asyncio.ensure_future(site.step("sleep") if begun else site.begin())
+        while not (await site.now() or {}).get("doing"):
+            await asyncio.sleep(0)
+        await site.guided.close()
+        with refusal("no_session"):
+            await waiting
+        assert await site.now() is None
+        (process,) = processes
+        assert process.returncode is not None
+        await site.begin()
+
+    asyncio.run(run())
+
+
 def test_it_ends_when_nobody_goes_on(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         await site.begin()
