@@ -166,6 +166,28 @@ def test_the_microphone_is_seen_paused_and_the_daemon_away(
     expect(page.locator(".now").first).to_have_text(re.compile("^0"), timeout=30_000)
 
 
+def test_what_the_daemon_knows_comes_back_with_it(
+    start: Start, serve: Serve, visit: Visitor, talk: Path
+) -> None:
+    served = serve()
+    visited = visit(served)
+    page = visited.page
+    told = page.locator(".card-head .told")
+    for name in ("Words", "People"):
+        page.get_by_role("link", name=name).click()
+        expect(told).to_have_text("the daemon is away")
+        expect(page.locator(".none")).to_be_hidden()  # who knows?
+        daemon = listen(start, talk)
+        expect(told).to_have_text("", timeout=30_000)
+        daemon.kill()
+        expect(page.locator("#chip-text")).to_have_text("daemon away", timeout=30_000)
+    page.get_by_role("link", name="Doctor").click()
+    expect(page.locator(".verdict")).to_contain_text("need you", timeout=60_000)
+    listen(start, talk)
+    expect(page.locator(".verdict")).to_contain_text("are fine", timeout=60_000)
+    visited.troubles.clear()  # 503
+
+
 def test_nothing_is_asked_of_the_daemon_while_nobody_watches(
     start: Start, serve: Serve, visit: Visitor, talk: Path
 ) -> None:

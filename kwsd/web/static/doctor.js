@@ -11,6 +11,7 @@ const written = (value) => (typeof value === "string" ? value : JSON.stringify(v
 
 export function open(view) {
   let keys = [];
+  let isAway = false;
 
   const verdict = el("p", { class: "verdict", role: "status" }, "Examining the machine …");
   const again = el("button", { type: "button", class: "quiet", disabled: true, onclick: () => examine().then(() => refocus(again)) }, "Examine again");
@@ -104,10 +105,12 @@ export function open(view) {
   configure();
   return {
     heard(kind, data) {
-      // A daemon that comes back may have another configuration.
+      // A daemon that comes back may have another configuration, and heals what was found.
       if (kind !== "daemon") return;
       if (!data.there) keys = [];
       else if (!keys.length) configure();
+      if (data.there && isAway) examine();
+      isAway = !data.there;
     },
   };
 }

@@ -1,7 +1,7 @@
 // The people whose voices are known: enrolling and deleting them, and who speaks now.
 
 import { get, post } from "./api.js";
-import { el, say } from "./dom.js";
+import { el, refocus, say } from "./dom.js";
 import { openEnrollment } from "./enrollment.js";
 import { Meter, ask, begin, day, resumed } from "./studio.js";
 import { score } from "./wording.js";
@@ -11,11 +11,12 @@ const LONG = 63;
 export function open(view) {
   let enrollment = null;
   let isClosed = false;
+  let isFailing = false;
   let people = [];
   const meter = new Meter();
   const message = el("p", { class: "told", role: "status" });
   const list = el("ul", { class: "entries", "aria-label": "People" });
-  const none = el("p", { class: "none" }, "Nobody is enrolled. Whoever is, is named at each wake, and may be asked for by it (speaker: in the configuration).");
+  const none = el("p", { class: "none", hidden: true }, "Nobody is enrolled. Whoever is, is named at each wake, and may be asked for by it (speaker: in the configuration).");
   const input = el("input", { id: "new-person", maxlength: String(LONG), autocomplete: "off", required: true, placeholder: "ann" });
   const add = el("button", {}, "Enroll");
   const form = el(
@@ -67,14 +68,21 @@ export function open(view) {
     say(message, text);
   }
 
-  const load = () =>
-    tried(async () => {
+  /** Show who is enrolled; what it fails with is told until it does not. */
+  async function load() {
+    try {
       const found = await get("/api/people");
       people = found.speakers;
       list.replaceChildren(...people.map(person), ...found.unusable.map((why) => el("li", { class: "problem" }, why)));
       none.hidden = people.length + found.unusable.length > 0;
       test.disabled = people.length === 0;
-    });
+      if (isFailing) told("", "");
+      isFailing = false;
+    } catch (error) {
+      isFailing = true;
+      told("bad", error.message);
+    }
+  }
 
   function person(one) {
     const references = one.references.length ? one.references : [{ name: "", takes: one.takes, created: one.created }];
@@ -123,6 +131,7 @@ export function open(view) {
       if (state) enterEnrollment(state);
     });
     add.disabled = false;
+    refocus(add);
   }
 
   function enterEnrollment(state) {

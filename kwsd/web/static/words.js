@@ -1,7 +1,7 @@
 // The words: those that come with kwsd, and those that are added here.
 
 import { bytes, get, post } from "./api.js";
-import { el, say } from "./dom.js";
+import { el, refocus, say } from "./dom.js";
 import { openDraft } from "./draft.js";
 import { Player } from "./player.js";
 import { ask, begin, day, resumed } from "./studio.js";
@@ -14,6 +14,7 @@ const few = (value) => String(Number(value.toPrecision(2)));
 export function open(view) {
   let draft = null;
   let isClosed = false;
+  let isFailing = false;
   let chosen = null;
   let waves = [];
   const player = new Player();
@@ -57,8 +58,9 @@ export function open(view) {
     }
   }
 
-  const load = () =>
-    tried(async () => {
+  /** Show the words; what it fails with is told until it does not. */
+  async function load() {
+    try {
       const found = await get("/api/words");
       const added = found.words.map((word) => entry(word.name, found.in_force[word.name], word));
       const others = found.bundled.filter((name) => found.in_force[name]).map((name) => entry(name, found.in_force[name], null));
@@ -69,7 +71,14 @@ export function open(view) {
       say(rest, `${sum}${idle.length ? `Also there, and not listened for: ${idle.join(", ")}; “words” in the configuration adds them.` : ""}`);
       const again = found.words.find((word) => word.name === chosen) ?? found.words[0];
       choose(again ?? null);
-    });
+      if (isFailing) say(message, "");
+      isFailing = false;
+    } catch (error) {
+      isFailing = true;
+      message.dataset.state = "bad";
+      say(message, error.message);
+    }
+  }
 
   function entry(name, force, word) {
     const from = word ? `${word.made.takes || "?"} takes of ${word.length_s.toFixed(1)} s` : "comes with kwsd";
@@ -180,6 +189,7 @@ export function open(view) {
       if (state) enterDraft(state);
     });
     add.disabled = false;
+    refocus(add);
   }
 
   function enterDraft(state) {
