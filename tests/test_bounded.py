@@ -80,7 +80,7 @@ def test_no_more_is_read_than_is_allowed(tmp_path: Path) -> None:
     with pytest.raises(Damaged, match="it has 1000000000000 bytes; at most 9 are read"):
         file.read(path, 9)
     with pytest.raises(Damaged, match="it has more than 9 bytes"):
-        file.read(Path("/proc/self/maps"), 9)  # claims to be empty
+        file.read(Path("/proc/self/status"), 9)  # claims to be empty
 
 
 def test_an_archive_gives_what_is_declared() -> None:

@@ -237,17 +237,22 @@ def test_recordings_with_an_offset_give_what_they_give_without(
         (take,) = words.from_recordings(trainer, PHRASE, files[:1]).usable
         assert cli.main(["enroll", "ann", "--wav", *names[1:4], *state]) == 0
         capsys.readouterr()
-        assert cli.main(["detect", names[-1], "--words", "computer", *state]) == 0
+        trace = str(folder / "trace.npz")
+        detect = ["detect", names[-1], "--words", "computer", "--trace", trace]
+        assert cli.main([*detect, *state]) == 0
+        with np.load(trace) as saved:
+            peak = saved["scores_0"].max()
         wake = json.loads(capsys.readouterr().out)
         assert cli.main(["embed", "--out", str(folder / "voices.npz"), *names]) == 0
         with np.load(folder / "voices.npz") as saved:
-            found.append((take, wake, saved["embeddings"]))
-    (take, wake, voices), (other_take, other_wake, other_voices) = found
+            found.append((take, wake, peak, saved["embeddings"]))
+    (take, wake, peak, voices), (other_take, other_wake, other_peak, other_voices) = found
     assert take.length_s == pytest.approx(other_take.length_s, abs=0.03)
     assert np.corrcoef(take.frames[0].ravel(), other_take.frames[0].ravel())[0, 1] > 0.99
     assert (wake["type"], wake["speaker"]["name"]) == ("wake", other_wake["speaker"]["name"])
-    assert wake["end"] == pytest.approx(other_wake["end"], abs=160)
-    assert wake["score"] == pytest.approx(other_wake["score"], abs=0.02)
+    # It may wake a chunk later: the 8-bit kernels of aarch64 round in other places.
+    assert wake["end"] == pytest.approx(other_wake["end"], abs=1280)
+    assert peak == pytest.approx(other_peak, abs=0.02)
     assert (np.sum(voices * other_voices, axis=1) > 0.99).all()
 
 
