@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -275,13 +276,16 @@ def test_a_recording_is_held_and_no_sample_is_lost(
         wait_for(lambda: plain.ends, 20)
     run = Running(bundle, runtime, RecordingSource("a", interrupted(), realtime=realtime))
     with run.listener.running():
+        began = time.time()
         run.listener.go()
         assert reached.wait(5)
         run.listener.paused_by = ("cli",)
         paused.set()
         wait_for(lambda: run.listener.stats.microphone == "paused")
+        held_at = time.monotonic()
         beats = run.listener.heartbeats
         wait_for(lambda: run.listener.heartbeats > beats + 10)  # longer than a lag
+        held_s = time.monotonic() - held_at
         run.listener.paused_by = ()
         wait_for(lambda: run.ends, 20)
     assert run.states == ["ok", "paused", "ok"]
@@ -289,6 +293,8 @@ def test_a_recording_is_held_and_no_sample_is_lost(
     assert run.heart.samples == plain.heart.samples
     assert spans(run.heart.found) == spans(plain.heart.found)
     assert len(spans(plain.heart.found)) == (0 if realtime else 2)
+    if realtime:  # what is heard after it was said after it
+        assert run.listener.clock.wall(0) >= began + held_s
 
 
 def spans(found: list[Detection]) -> list[tuple[int, int, float]]:

@@ -76,7 +76,8 @@ class Listener:
         self.audio = Ring(int(config.lookback_s * SAMPLE_RATE), np.int16)
         """The look-back, whose indices are the stream's."""
         recording = source if isinstance(source, RecordingSource) else None
-        self.clock = StreamClock(began=time.time() if recording else None)
+        timeless = recording is not None and not recording.realtime
+        self.clock = StreamClock(began=time.time() if timeless else None)
         self.consumers: list[Consumer] = []
         """Changed before the thread starts, and on it (through `call`)."""
         self._config = config

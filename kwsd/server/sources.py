@@ -301,7 +301,8 @@ class StreamClock:
     """The wall-clock time of samples."""
 
     began: float | None = None
-    """Time of sample 0 of a recording, seconds since the epoch; None for a live stream."""
+    """Time of sample 0 of a recording that is read as fast as it can be, seconds since the epoch;
+    None for what comes in real time."""
     end: int = 0
     """Sample index after the last block."""
     arrived: float = 0.0
@@ -315,7 +316,7 @@ class StreamClock:
     def wall(self, sample: int) -> float:
         """Return when `sample` was, in seconds since the epoch.
 
-        A recording counts as if it had been played since it was opened.
+        A recording that is read faster counts as if it had been played since it was opened.
         """
         if self.began is not None:
             return self.began + sample / SAMPLE_RATE
