@@ -494,6 +494,22 @@ def test_an_added_word_whose_bank_holds_no_low_rate(
     expect(hints).not_to_contain_text("It would miss most.")
 
 
+def test_long_names_fit(
+    start: Start, endless: Path, deaf_banana: AddedWord, serve: Serve, visit: Visitor
+) -> None:
+    """A name of 63 letters without a space, on the narrowest phone and at 400 %."""
+    name = "w" + "o" * 62
+    state = start.folder / "state"
+    state.mkdir(mode=0o700)
+    (state / f"{name}.word").write_bytes(to_bytes(replace(deaf_banana, name=name)))
+    listen(start, endless)
+    page = visit(serve(), viewport={"width": 320, "height": 640}).page
+    for link, place in (("Live", ".lane h3"), ("Thresholds", "td"), ("Words", ".detail h2")):
+        page.get_by_role("link", name=link, exact=True).click()
+        expect(page.locator(place).filter(has_text=name).first).to_be_visible(timeout=30_000)
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, link
+
+
 def test_bad_requests_are_told_and_change_nothing(
     start: Start, endless: Path, log: Log, serve: Serve
 ) -> None:
