@@ -508,6 +508,11 @@ def test_long_names_fit(
         page.get_by_role("link", name=link, exact=True).click()
         expect(page.locator(place).filter(has_text=name).first).to_be_visible(timeout=30_000)
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, link
+    page.get_by_role("link", name="People").click()
+    page.get_by_label("Somebody’s name").fill(name)
+    page.get_by_label("Somebody’s name").press("Enter")
+    expect(page.get_by_role("heading", name=f"Enroll {name}")).to_be_focused(timeout=60_000)
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
 
 
 def test_bad_requests_are_told_and_change_nothing(
