@@ -35,7 +35,7 @@ def phrase(room: Room, page: Page, number: int, text: str, pitch: int = 50) -> N
     """Record a phrase."""
     with room.answers("enroll.next", say(text, ANN, 150, pitch)):
         page.get_by_role("button", name=f"Record {number} of 7").click()
-        expect(page.get_by_role("button", name="Listening …")).to_be_visible(timeout=WAIT)
+        expect(page.get_by_role("button", name="Listening …")).to_be_focused(timeout=WAIT)
     told = re.compile(rf"{number} of 7 heard: \d\.\d s at −\d\d dBFS")
     expect(page.locator(".recorder .told")).to_have_text(told, timeout=WAIT)
 

@@ -1,7 +1,7 @@
 // Somebody who is being enrolled: phrase by phrase, or from recordings.
 
 import { post } from "./api.js";
-import { el, say } from "./dom.js";
+import { el, refocus, say } from "./dom.js";
 import { Meter, ask, files, sentence } from "./studio.js";
 import { minus, spoken } from "./wording.js";
 
@@ -117,7 +117,8 @@ export function openEnrollment(view, first, ended) {
     const isFree = work === "";
     say(prompt, phrase ? sentence(work === "recording" ? `now ${phrase.text}` : phrase.text) : "All phrases are said");
     say(record, work === "recording" ? "Listening …" : phrase ? `Record ${phrase.number} of ${phrase.of}` : "Nothing more to say");
-    record.disabled = !isFree || !phrase;
+    record.disabled = !phrase || !(isFree || work === "recording");
+    record.setAttribute("aria-disabled", String(work === "recording")); // it keeps the focus
     record.classList.toggle("on", work === "recording");
     meter.element.classList.toggle("on", work === "recording");
     commit.disabled = !isFree || count() < LEAST;
@@ -150,6 +151,7 @@ export function openEnrollment(view, first, ended) {
   }
 
   async function recordPhrase() {
+    if (work) return;
     const { number, of } = state.ask;
     const next = await doing("recording", "Listening.", "/api/enrollment/record");
     if (next) {
@@ -157,7 +159,7 @@ export function openEnrollment(view, first, ended) {
       const take = next.takes[next.takes.length - 1];
       told("good", `${number} of ${of} heard: ${take.speech_s.toFixed(1)} s at ${minus(take.speech_dbfs)} dBFS.`);
     }
-    if (!isClosed && document.activeElement === document.body) (state.ask ? record : commit).focus();
+    if (!isClosed) refocus(state.ask ? record : commit);
   }
 
   function working(text) {

@@ -160,7 +160,8 @@ export function open(view) {
   }
 
   async function hear() {
-    test.disabled = true;
+    if (test.ariaDisabled === "true") return;
+    test.ariaDisabled = "true"; // it keeps the focus
     test.classList.add("on");
     meter.element.classList.add("on");
     say(test, "Listening …");
@@ -180,11 +181,12 @@ export function open(view) {
       whoMore.dataset.state = "bad";
       say(whoMore, error.message);
     }
+    test.ariaDisabled = "false";
     test.disabled = people.length === 0;
     test.classList.remove("on");
     meter.element.classList.remove("on");
     say(test, "Who is speaking?");
-    if (document.activeElement === document.body) test.focus();
+    refocus(test);
   }
 
   view.replaceChildren(frame);
