@@ -113,7 +113,9 @@ class Gate:
         ):
             return page(403, "This request comes from another site", "")
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and (
-            headers.get("sec-fetch-mode") != "navigate" or method not in SAFE
+            headers.get("sec-fetch-mode") != "navigate"
+            or headers.get("sec-fetch-dest", "document") != "document"  # a frame, which nobody sees
+            or method not in SAFE
         ):
             return page(403, "This request comes from another site", "")
         return None

@@ -158,6 +158,9 @@ def test_another_site_is_refused_before_the_token(serve: Serve) -> None:
     assert form.status == 403
     assert page.ask("GET", "/api/session", None, cookie=cookie, **crossing).status == 403
     crossing["sec_fetch_mode"] = "navigate"
+    for _ in range(2 * sessions.TRIES):  # frames of another site, which would use the tries up
+        frame = page.ask("GET", "/?token=wrong", None, **crossing, sec_fetch_dest="iframe")
+        assert frame.status == 403
     assert page.ask("POST", "/", None, cookie=cookie, origin=page.origin, **crossing).status == 403
     assert page.ask("GET", "/api/session", cookie=cookie).status == 204, "nothing has ended it"
     assert page.ask("GET", f"/?token={page.token}", None, **crossing).status == 200, (
