@@ -51,8 +51,10 @@ def test_findings_come_with_what_helps(
     expect(findings.first.locator("code")).to_have_text("kwsd enroll NAME")
 
 
-def test_without_a_daemon_it_says_how_to_start_it(serve: Serve, visit: Visitor) -> None:
-    visited = visit(serve())
+def test_without_a_daemon_it_says_how_to_start_it(
+    serve: Serve, visit: Visitor, tmp_path: Path
+) -> None:
+    visited = visit(serve(config=f"state: {tmp_path / 'state'}\n"))
     page = visited.page
     page.get_by_role("link", name="Doctor").click()
     bad = page.locator(".findings .bad")
