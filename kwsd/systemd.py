@@ -19,16 +19,20 @@ RETRY_S = 0.5
 
 
 class Notifier:
-    """Sends datagrams to `$NOTIFY_SOCKET`; does nothing where there is none."""
+    """Sends datagrams to `$NOTIFY_SOCKET`; does nothing where there is none.
+
+    It takes what systemd has set out of the environment, since nothing that this process starts may
+    speak for it: `systemctl` would, and systemd logs each attempt.
+    """
 
     def __init__(self) -> None:
-        address = os.environ.get("NOTIFY_SOCKET", "")
+        address = os.environ.pop("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
         # One for all messages: a daemon that is out of descriptors must still say that it lives.
         self._socket = socket.socket(socket.AF_UNIX, DATAGRAMS) if address else None
-        pid = os.environ.get("WATCHDOG_PID")
+        pid = os.environ.pop("WATCHDOG_PID", None)
         ours = pid is None or pid == str(os.getpid())
-        interval_us = os.environ.get("WATCHDOG_USEC", "")
+        interval_us = os.environ.pop("WATCHDOG_USEC", "")
         self.watchdog_s = int(interval_us) / 1e6 if interval_us.isdigit() and ours else None
         """Longest time between two WATCHDOG=1, in seconds, or None."""
         self._unsent: deque[bytes] = deque(maxlen=MAX_UNSENT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,3 +91,14 @@ def test_a_socket_that_is_gone_is_logged_once(
     for n in range(100):
         notifier.send(STATUS=n)
     assert [one.levelno for one in caplog.records] == [logging.WARNING]
+
+
+def test_nothing_that_is_started_speaks_for_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "2000000")
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+    monkeypatch.setenv("NOTIFY_SOCKET", "/run/systemd/notify")
+    with contextlib.closing(Notifier()) as another:
+        assert another.watchdog_s == 2
+    assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} & os.environ.keys()
