@@ -55,6 +55,12 @@ export function open(view) {
     ),
   );
 
+  /** Show the people once they are known, so that nothing moves then. */
+  async function showList() {
+    await load();
+    if (!isClosed && !enrollment) view.replaceChildren(frame);
+  }
+
   async function tried(work) {
     try {
       await work();
@@ -135,12 +141,12 @@ export function open(view) {
   }
 
   function enterEnrollment(state) {
-    enrollment = openEnrollment(view, state, (kind, text, again) => {
+    enrollment = openEnrollment(view, state, async (kind, text, again) => {
       enrollment.close();
       enrollment = null;
       input.value = "";
-      view.replaceChildren(frame);
-      load();
+      await showList();
+      if (isClosed) return;
       told(kind, text);
       document.getElementById("people-title").focus();
       if (again) enter(again);
@@ -189,9 +195,9 @@ export function open(view) {
     refocus(test);
   }
 
-  view.replaceChildren(frame);
+  view.append(el("p", { class: "none" }, "Asking the daemon …"));
   meter.show(null);
-  load();
+  showList();
   tried(async () => {
     const waits = () => {
       told("", "Somebody is being enrolled here; a moment …");

@@ -44,9 +44,10 @@ export function open(view) {
     el("div", { class: "side" }, el("section", { class: "card", "aria-label": "Add a word" }, form), detail),
   );
 
-  function showList() {
-    view.replaceChildren(frame);
-    load();
+  /** Show the words once they are known, so that nothing moves then. */
+  async function showList() {
+    await load();
+    if (!isClosed && !draft) view.replaceChildren(frame);
   }
 
   async function tried(work) {
@@ -70,7 +71,7 @@ export function open(view) {
       const sum = together === null ? "" : `All together: ${few(together)} wakes by mistake an hour of speech. `;
       say(rest, `${sum}${idle.length ? `Also there, and not listened for: ${idle.join(", ")}; “words” in the configuration adds them.` : ""}`);
       const again = found.words.find((word) => word.name === chosen) ?? found.words[0];
-      choose(again ?? null);
+      await choose(again ?? null);
       if (isFailing) say(message, "");
       isFailing = false;
     } catch (error) {
@@ -105,6 +106,13 @@ export function open(view) {
       one.classList.toggle("current", isChosen);
       one.querySelector("button")?.setAttribute("aria-current", String(isChosen));
     }
+    const path = word && `/api/words/${encodeURIComponent(word.name)}/takes`;
+    let found = null;
+    if (word)
+      await tried(async () => {
+        found = await get(path);
+      });
+    if (chosen !== (word?.name ?? null) || isClosed) return;
     player.stop();
     for (const wave of waves) wave.close();
     waves = [];
@@ -115,13 +123,16 @@ export function open(view) {
       );
       return;
     }
-    const takes = el("ol", { class: "takes", "aria-label": `Takes of ${spoken(word.name)}` });
-    const note = el("p", { class: "small" }, "–");
     const made = [word.made.time ? `made ${day.format(1000 * word.made.time)}` : null, word.made.of === "text" ? "of synthetic voices" : null];
+    const kept = found?.takes.length ? `${found.takes.length} takes are kept` : "no takes are kept";
     detail.replaceChildren(
       el("div", { class: "card-head" }, el("h2", { id: "word-title" }, spoken(word.name))),
-      note,
-      takes,
+      el("p", { class: "small" }, [...made, found ? kept : null].filter(Boolean).join(" · ")),
+      el(
+        "ol",
+        { class: "takes", "aria-label": `Takes of ${spoken(word.name)}` },
+        (found?.takes ?? []).map((take, n) => keptTake(path, take, n + 1)),
+      ),
       el(
         "div",
         { class: "buttons" },
@@ -129,14 +140,6 @@ export function open(view) {
         el("button", { type: "button", class: "quiet", onclick: () => remove(word) }, "Remove…"),
       ),
     );
-    await tried(async () => {
-      const path = `/api/words/${encodeURIComponent(word.name)}/takes`;
-      const found = await get(path);
-      if (chosen !== word.name) return;
-      const kept = found.takes.length ? `${found.takes.length} takes are kept` : "no takes are kept";
-      say(note, [...made, kept].filter(Boolean).join(" · "));
-      takes.replaceChildren(...found.takes.map((take, n) => keptTake(path, take, n + 1)));
-    });
   }
 
   function keptTake(path, take, number) {
@@ -194,12 +197,13 @@ export function open(view) {
 
   function enterDraft(state) {
     player.stop();
-    draft = openDraft(view, state, (text, kind = "good") => {
+    draft = openDraft(view, state, async (text, kind = "good") => {
       draft.close();
       draft = null;
       chosen = state.word;
       input.value = "";
-      showList();
+      await showList();
+      if (isClosed) return;
       message.dataset.state = kind;
       say(message, text);
       document.getElementById("words-title").focus();
@@ -219,6 +223,7 @@ export function open(view) {
     });
   }
 
+  view.append(el("p", { class: "none" }, "Asking the daemon …"));
   showList();
   tried(async () => {
     const waits = () => {
