@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -28,7 +29,6 @@ class Doctor:
     def __init__(self, link: DaemonLink, verbs: Verbs) -> None:
         self._link = link
         self._verbs = verbs
-        self._schema = config_file.schema()
         self._examination: asyncio.Task[list[Any]] | None = None
         self.routes = [
             Route("/api/doctor", self._examine, methods=["POST"]),
@@ -46,6 +46,7 @@ class Doctor:
 
     async def _config(self, _: Request) -> Response:
         """Return each key of the configuration in force, with its value, source and meaning."""
+        schema = _schema()
         reply = await self._link.request(commands.GetConfig())
         values = msgspec.to_builtins(config_file.parse(reply.text))
         return answer(
@@ -54,12 +55,18 @@ class Doctor:
                     "key": key,
                     "value": value,
                     "source": reply.sources.get(key, "default"),
-                    "about": _about(self._schema, path),
+                    "about": _about(schema, path),
                 }
                 for path, value in _leaves(values)
                 for key in [".".join(path)]
             ]
         )
+
+
+@functools.cache
+def _schema() -> dict[str, Any]:
+    """Return the JSON Schema of the configuration, which takes a moment to make."""
+    return config_file.schema()
 
 
 def _leaves(
