@@ -94,7 +94,11 @@ class WordsReport(TypedDict):
 class _EncodedRecordings:
     """The recordings that are used, encoded once."""
 
-    def __init__(self, chosen: Sequence[LabeledRecording], trainer: WordTrainer) -> None:
+    def __init__(
+        self, folder: Path, chosen: Sequence[LabeledRecording], trainer: WordTrainer
+    ) -> None:
+        """Errors name the `folder`."""
+        self._folder = folder
         self.words = np.array([recording.word for recording in chosen])
         """str `[recording]`."""
         self.speakers = np.array([recording.group for recording in chosen])
@@ -112,10 +116,13 @@ class _EncodedRecordings:
         return np.array([self._trainer.stream_scores(word, one).max() for one in self._heard])
 
     def shots(self, word: str, count: int, seed: int) -> tuple[list[WordTake], set[str]]:
-        """Return usable takes of `word` by `count` different speakers, and the speakers.
+        """Return usable takes of `word` by `count` different speakers, drawn by `seed`, and the
+        speakers; for none, synthetic takes, of nobody.
 
-        They are drawn by `seed`; there are fewer where fewer speakers have usable takes.
+        Raises AudioFileError where fewer speakers have usable takes.
         """
+        if not count:
+            return from_text(self._trainer, word).usable, set()
         rng = np.random.default_rng([seed, count])
         shots: list[WordTake] = []
         speakers: set[str] = set()
@@ -125,6 +132,9 @@ class _EncodedRecordings:
             if take := self._take(int(n)):
                 shots.append(take)
                 speakers.add(str(self.speakers[n]))
+        if len(shots) < count:
+            text = f"{word} has usable takes of {len(shots)} speakers; {count} shots need as many"
+            raise AudioFileError(f"{self._folder}: {text}")
         return shots, speakers
 
     def _take(self, n: int) -> WordTake | None:
@@ -164,12 +174,12 @@ def words(
     ]
     bundle = bundles.load()
     trainer = WordTrainer(bundle, checker=bundle.checkers.get("small"))
-    recordings = _EncodedRecordings(chosen, trainer)
+    recordings = _EncodedRecordings(folder, chosen, trainer)
     runs: list[WordRun] = []
     for word in wanted:
         for count in shots:
             draws = range(seeds if count else 1)  # synthetic voices are always the same
-            same = [_run(folder, trainer, recordings, word, count, seed) for seed in draws]
+            same = [_run(trainer, recordings, word, count, seed) for seed in draws]
             hits = 100 * np.mean([run["hits"] for run in same])
             log.info("%s, %d shots: %.1f %% hits at 1 %% false accepts", word, count, hits)
             runs += same
@@ -185,13 +195,12 @@ def words(
             run
             for count in shots
             for seed in range(seeds if count else 1)
-            for run in _run_together(folder, trainer, recordings, wanted, count, seed)
+            for run in _run_together(trainer, recordings, wanted, count, seed)
         ]
     return report
 
 
 def _run(
-    folder: Path,
     trainer: WordTrainer,
     recordings: _EncodedRecordings,
     word: str,
@@ -199,7 +208,7 @@ def _run(
     seed: int,
 ) -> WordRun:
     """Make `word` from `count` takes, and try it on the recordings. Raises AudioFileError."""
-    shots, speakers = _shots(folder, trainer, recordings, word, count, seed)
+    shots, speakers = recordings.shots(word, count, seed)
     made, quality = trainer.make(word, shots)
     made = made.heard_with(trainer.word_id)
     scores = recordings.scores(made)
@@ -229,7 +238,6 @@ def _run(
 
 
 def _run_together(
-    folder: Path,
     trainer: WordTrainer,
     recordings: _EncodedRecordings,
     words: Sequence[str],
@@ -244,7 +252,7 @@ def _run_together(
     made: list[AddedWord] = []
     drawn: list[set[str]] = []
     for word in words:
-        shots, speakers = _shots(folder, trainer, recordings, word, count, seed)
+        shots, speakers = recordings.shots(word, count, seed)
         made.append(trainer.make(word, shots, made)[0].heard_with(trainer.word_id))
         drawn.append(speakers)
     scores = np.stack([recordings.scores(one) for one in made], axis=1)
@@ -271,24 +279,3 @@ def _run_together(
             }
         )
     return runs
-
-
-def _shots(
-    folder: Path,
-    trainer: WordTrainer,
-    recordings: _EncodedRecordings,
-    word: str,
-    count: int,
-    seed: int,
-) -> tuple[list[WordTake], set[str]]:
-    """Return `count` takes of `word` and whose they are; synthetic ones, of nobody, for none.
-
-    Raises AudioFileError.
-    """
-    if not count:
-        return from_text(trainer, word).usable, set()
-    shots, speakers = recordings.shots(word, count, seed)
-    if len(shots) < count:
-        text = f"{word} has usable takes of {len(shots)} speakers; {count} shots need as many"
-        raise AudioFileError(f"{folder}: {text}")
-    return shots, speakers
