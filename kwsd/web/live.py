@@ -34,6 +34,8 @@ MAX_UNREAD = 1 << 20
 """Bytes that a page may leave unread; scores are left out from a sixteenth of it on."""
 ALIVE_S = 15.0
 """Seconds after which a stream on which nothing happens shows that it lives."""
+CHUNK = 1 << 16
+"""Bytes from which on what waits is sent in parts, each of which is copied a few times."""
 REFUSED_S = 10.0
 """Seconds before scores that were refused are asked for again."""
 LOST = ("closed", "unreachable", "timeout", "protocol")
@@ -67,16 +69,21 @@ class Watcher:
         self._filled.set()
 
     async def take(self) -> bytes:
-        """Return what waits, once something does; a comment where nothing happens for long."""
+        """Return what waits, or its first part, once something does; a comment where nothing
+        happens for long."""
         try:
             async with asyncio.timeout(ALIVE_S):
                 await self._filled.wait()
         except TimeoutError:
             return b": alive\n\n"
+        part = bytearray()
+        while self._frames and len(part) < CHUNK:
+            part += self._frames.popleft()
+        self._bytes -= len(part)
+        data = bytes(part)
+        if self._frames:
+            return data
         self._filled.clear()
-        data = b"".join(self._frames)
-        self._frames.clear()
-        self._bytes = 0
         if self._missed:
             data += frame("missed", {"events": self._missed})
             self._missed = 0
