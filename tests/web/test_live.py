@@ -44,7 +44,8 @@ def listen(start: Start, talk: Path, config: str = "") -> Daemon:
 
 
 def serious(page: Page) -> list[str]:
-    """Return the serious findings of axe on what is shown."""
+    """Return the serious findings of axe on what is shown, once no color changes any more."""
+    page.evaluate("Promise.allSettled(document.getAnimations().map((one) => one.finished))")
     found: dict[str, Any] = Axe().run(page).response
     return [
         f"{one['id']}: {one['nodes'][0]['target']} {one['nodes'][0]['failureSummary']}"
