@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from kwsd.events import Event, MicrophoneChange, Wake, to_dict
 from kwsd.protocol import commands, messages
 from kwsd.protocol.commands import COMMANDS, Command
+from kwsd.protocol.data import WordThreshold
 from kwsd.protocol.errors import DaemonError, RequestError
 from kwsd.protocol.messages import (
     MAX_LINE,
@@ -267,6 +268,24 @@ def test_a_client_checks_the_length_of_a_line_before_it_sends(extra: int, fits: 
     assert caught.value.code == "line_too_long"
     id, _ = client.request(commands.Status())
     assert client.receive(messages.encode_error("busy", "", id))  # the connection goes on
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        commands.Pause(holder="me", for_s=float("nan")),
+        commands.Pause(holder="me", for_s=float("inf")),
+        commands.CalibrationPut(
+            words={"computer": WordThreshold(0.5, "m", rate=float("nan"), hours=1.0, time=1.0)}
+        ),
+    ],
+)
+def test_a_number_that_json_has_no_word_for_is_not_sent_as_null(command: Request[Any]) -> None:
+    """A pause for null seconds would last until the connection ends."""
+    with pytest.raises(DaemonError, match="a number is not finite") as caught:
+        Connection.client().request(command)
+    assert caught.value.code == "bad_request"
+    Connection.client().request(commands.Pause(holder="me", for_s=2.5))
 
 
 def test_a_client_gets_what_came_before_bad_bytes_and_then_the_error() -> None:

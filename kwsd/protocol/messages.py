@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from typing import Generic, Literal, Protocol, TypeVar, cast
 
 import msgspec
@@ -240,8 +241,12 @@ class Connection(Generic[M]):
     def request(self, command: Request[R]) -> tuple[int, bytes]:
         """Return the new id and the line of a request that a client makes.
 
-        Raises DaemonError where the line is too long.
+        Raises DaemonError where the line is too long, or a number is none: JSON has no word for it,
+        and null would mean another request.
         """
+        if not _is_finite(command):
+            text = f"{type_of(command)}: a number is not finite; give one that is"
+            raise DaemonError("bad_request", f"{text}: {command}")
         id = next(self._ids)
         line = _encoder.encode(msgspec.structs.replace(command, id=id)) + b"\n"
         if len(line) > MAX_LINE:
@@ -316,6 +321,17 @@ def _greeting(line: bytes) -> Greeting:
             "use the daemon and the client of one release of kwsd",
         )
     return greeting
+
+
+def _is_finite(value: object) -> bool:
+    """Return whether all numbers in a request or a part of it are finite."""
+    if isinstance(value, Struct):
+        return all(_is_finite(getattr(value, name)) for name in value.__struct_fields__)
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def encode_greeting(version: str, words: list[str], sample_rate: int) -> bytes:
