@@ -6,6 +6,7 @@ from that.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +28,7 @@ STAGES = {
 def save(out: Path, **parts: object) -> None:
     """Write `parts` to `out` atomically: the state dict of what has one, other values as they
     are."""
-    partial = out.with_suffix(".partial")
+    partial = out.with_suffix(f".{os.getpid()}.partial")  # others of a run may write the same
     shapes = {
         name: shape
         for name, part in parts.items()
