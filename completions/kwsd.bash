@@ -230,7 +230,7 @@ _kwsd_command() {
         ;;
     'kwsd train')
         options='-h --help -v --verbose'
-        actions='unpack import synthesize folds align homophones cache distill finetune heads checker compare ablate export negatives cohort evaluate'
+        actions='unpack import synthesize folds align homophones cache distill finetune heads checker voices compare ablate export negatives cohort evaluate'
         before=0
         ;;
     'kwsd train unpack')
@@ -277,6 +277,10 @@ _kwsd_command() {
         options='-h --help -v --verbose --work --data --models --only --set --teacher'
         single='--work --data --models --only --set --teacher'
         ;;
+    'kwsd train voices')
+        options='-h --help -v --verbose --work --data --models --set'
+        single='--work --data --models --set'
+        ;;
     'kwsd train compare')
         options='-h --help -v --verbose --work --data --encoder --set --teacher --json'
         single='--work --data --encoder --set --teacher --json'
@@ -294,12 +298,12 @@ _kwsd_command() {
         single='--work --data --models'
         ;;
     'kwsd train cohort')
-        options='-h --help -v --verbose --work --data --models'
-        single='--work --data --models'
+        options='-h --help -v --verbose --work --data --models --set'
+        single='--work --data --models --set'
         ;;
     'kwsd train evaluate')
-        options='-h --help -v --verbose --work --data --models --ungated --checker --write'
-        single='--work --data --models --checker'
+        options='-h --help -v --verbose --work --data --models --only --ungated --checker --write'
+        single='--work --data --models --only --checker'
         ;;
     'kwsd help')
         options='-h --help -v --verbose'

@@ -854,6 +854,7 @@ _kwsd_train() {
             'finetune:train words and voices over the whole encoder'
             'heads:train the wake head and the speaker heads on the frozen encoder'
             'checker:make the second stage from a large pretrained transformer'
+            'voices:put a network of voices beside the second stage'
             'compare:measure a checkpoint of finetune, or the checker'\''s student beside its teacher'
             'ablate:measure what each part is worth: the rows of ablate.yaml'
             'export:write the model bundle'
@@ -876,6 +877,7 @@ _kwsd_train() {
         finetune) _kwsd_train_finetune ;;
         heads) _kwsd_train_heads ;;
         checker) _kwsd_train_checker ;;
+        voices) _kwsd_train_voices ;;
         compare) _kwsd_train_compare ;;
         ablate) _kwsd_train_ablate ;;
         export) _kwsd_train_export ;;
@@ -983,9 +985,19 @@ _kwsd_train_checker() {
         '--work[working folder (default\: work)]:WORK: ' \
         '--data[folder of rirs.npz, room responses]:DATA: ' \
         '--models[the bundle (default\: models)]:MODELS: ' \
-        '--only[only distill, candidates, tune or export]:A,B: ' \
+        '--only[only distill, candidates, tune, words or export]:A,B: ' \
         '*--set[change a setting of checker.yaml; may be repeated]:KEY=VALUE: ' \
         '--teacher[a HuBERT, wav2vec 2.0, WavLM or Whisper, as transformers saves it]:FOLDER:_files'
+}
+
+_kwsd_train_voices() {
+    _arguments -S \
+        '(-h --help)'{-h,--help}'[show this help message and exit]' \
+        '(-v --verbose)'{-v,--verbose}'[log more]' \
+        '--work[working folder (default\: work)]:WORK: ' \
+        '--data[folder of rirs.npz, room responses]:DATA: ' \
+        '--models[the bundle (default\: models)]:MODELS: ' \
+        '*--set[change a setting of voices.yaml; may be repeated]:KEY=VALUE: '
 }
 
 _kwsd_train_compare() {
@@ -1037,7 +1049,8 @@ _kwsd_train_cohort() {
         '(-v --verbose)'{-v,--verbose}'[log more]' \
         '--work[working folder (default\: work)]:WORK: ' \
         '--data[folder of rirs.npz, room responses]:DATA: ' \
-        '--models[the bundle (default\: models)]:MODELS: '
+        '--models[the bundle (default\: models)]:MODELS: ' \
+        '*--set[change a setting of cohort.yaml; may be repeated]:KEY=VALUE: '
 }
 
 _kwsd_train_evaluate() {
@@ -1047,6 +1060,7 @@ _kwsd_train_evaluate() {
         '--work[working folder (default\: work)]:WORK: ' \
         '--data[folder of rirs.npz, room responses]:DATA: ' \
         '--models[the bundle (default\: models)]:MODELS: ' \
+        '--only[only words or voices]:A,B: ' \
         '--ungated[without the voice-activity gate]' \
         '--checker[second opinion, as in the configuration (default\: small, where there is one)]:small|large|off:(small large off)' \
         '--write[put thresholds and operating points into the bundle]'

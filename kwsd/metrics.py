@@ -295,13 +295,13 @@ def joined(one: np.ndarray, other: np.ndarray, weight: float) -> np.ndarray:
 
 
 def as_norm(
-    takes: np.ndarray, references: np.ndarray, cohort: np.ndarray, nearest: int = 100
+    takes: np.ndarray, references: np.ndarray, cohort: np.ndarray, nearest: int = 200
 ) -> np.ndarray:
     """Return cosines normalized by a cohort, `[take, reference]` (AS-norm, Matějka et al. 2017).
 
     A cosine is expressed in standard deviations above those to the nearest of the cohort, and the
     mean of both sides is returned: a voice like many others', or a noisy take that is like
-    everybody's, scores no higher for it. `cohort [person, dim]` contains neither side's people.
+    everybody's, scores no higher for it. `cohort [voice, dim]` contains neither side's people.
     """
     nearest = min(nearest, len(cohort))
 

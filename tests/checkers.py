@@ -117,12 +117,14 @@ def write(
     fill: float = 0.0,
     scale: float = 3.0,
     voices: bool = False,
+    network: bool = False,
     bank: Sequence[np.ndarray] = (),
 ) -> Path:
     """Write a copy of the shipped bundle with checkers of these sizes; return the folder.
 
-    `voices` are scored with the checkers' embeddings as well. Where there are segments of a `bank`
-    of negatives, int16 `[sample]`, the checkers know words, and this is all of the bundle's bank.
+    `voices` are scored with the checkers' embeddings as well, and those of a `network` beside each.
+    Where there are segments of a `bank` of negatives, int16 `[sample]`, the checkers know words,
+    and this is all of the bundle's bank.
     """
     shutil.copytree(bundles.default_path(), folder, dirs_exist_ok=True)
     shutil.copy(folder / FRONT_END, folder / "checker_front_end.npz")
@@ -131,9 +133,13 @@ def write(
     for n, size in enumerate(sizes):
         made = entry(data, size, input, candidate)
         (folder / made["file"]).write_bytes(graph(input, seed=seed + n, fill=fill, scale=scale))
+        if network:
+            made["voices"] = {"file": f"voices_{size}.onnx", "share": 0.25}
+            made_of = graph(input, seed=seed + 50 + n, outputs=("voice",))
+            (folder / f"voices_{size}.onnx").write_bytes(made_of)
         if voices:
             made |= {"cohort": f"cohort_{size}.npz", "speaker": dict(VOICES)}
-            _write_cohort(folder, made["cohort"], n)
+            _write_cohort(folder, made["cohort"], n, 2 * WORDS if network else WORDS)
         if bank:
             made["word_id"] = f"{WORD_ID} {n}"
         data["checkers"][size] = made
@@ -181,14 +187,14 @@ def chatter() -> list[np.ndarray]:
     return segments
 
 
-def _write_cohort(folder: Path, name: str, seed: int) -> None:
+def _write_cohort(folder: Path, name: str, seed: int, dim: int) -> None:
     """Write the shipped cohort, joined with parts that are anybody's."""
     rng = np.random.default_rng(seed)
     arrays = {}
     with np.load(folder / COHORT) as shipped:
         for which in ("cohort", "strangers"):
             head = _unit(shipped[which].astype(np.float32))
-            voice = _unit(rng.normal(size=(len(head), WORDS)).astype(np.float32))
+            voice = _unit(rng.normal(size=(len(head), dim)).astype(np.float32))
             arrays[which] = np.round(127 * joined(head, voice, 0.5)).astype(np.int8)
     np.savez(folder / name, **arrays)  # type: ignore[arg-type]
 

@@ -416,7 +416,7 @@ def test_a_graph_that_is_no_checker(tmp_path: Path) -> None:
     data = json.loads((other / MANIFEST).read_text())
     (other / "checker.onnx").write_bytes((other / "speaker.onnx").read_bytes())
     checkers.save(other, data)
-    assert "a checker takes mel and gives logits: it is another kind of model" in refusal(other)
+    assert "it should take mel and give logits: it is another kind of model" in refusal(other)
     (other / "checker.onnx").write_bytes(b"cut off")
     assert "checker.onnx: 7 bytes" in refusal(other)
 

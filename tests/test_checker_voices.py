@@ -361,3 +361,51 @@ def test_enrolled_in_a_daemon_and_without_one(
     with np.load(out) as kept:
         assert kept["embeddings"].shape == (3, HEAD + WORDS)
         assert np.linalg.norm(kept["embeddings"], axis=1) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_network_of_voices_is_joined_to_the_checkers_own(checked: Bundle, tmp_path: Path) -> None:
+    """It runs for voices alone, and decides what identifies them, but nothing about words."""
+    with_network = bundles.load(checkers.write(tmp_path, "small", voices=True, network=True))
+    model, plain = with_network.checkers["small"], checked.checkers["small"]
+    graph, before = Runtime(with_network).checker(model), Runtime(checked).checker(plain)
+    assert graph is not None
+    assert before is not None
+    assert (graph.voice_dim, before.voice_dim) == (2 * WORDS, WORDS)
+    span = hiss(0.8, 2000)
+    voice = graph.voice(span)
+    assert voice[:WORDS] == pytest.approx(np.sqrt(0.75) * before.voice(span), abs=1e-5)
+    assert np.linalg.norm(voice[WORDS:]) == pytest.approx(0.5, abs=1e-5)
+    assert model.voice_id != plain.voice_id
+    assert model.words == plain.words
+    data = json.loads((tmp_path / MANIFEST).read_text())
+    data["checkers"]["small"]["voices"]["share"] = 0.3
+    checkers.save(tmp_path, data)
+    assert bundles.load(tmp_path).checkers["small"].voice_id != model.voice_id
+
+
+def test_a_network_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    checkers.write(tmp_path, "small", network=True)
+    path = tmp_path / "voices_small.onnx"
+    data = json.loads((tmp_path / MANIFEST).read_text())
+
+    def opened() -> None:
+        checkers.save(tmp_path, data)
+        bundle = bundles.load(tmp_path)
+        Runtime(bundle).checker(bundle.checkers["small"])
+
+    fits = path.read_bytes()
+    for outputs, input, text in (
+        (("logits",), "mel", "voices_small.onnx: takes mel, gives logits; it should .* give voice"),
+        (("voice",), "waveform", "voices_small.onnx: takes waveform, .* should take mel"),
+    ):
+        path.write_bytes(checkers.graph(input, outputs=outputs))
+        with pytest.raises(BundleError, match=text):
+            opened()
+    path.write_bytes(fits)
+    opened()
+    (tmp_path / "checker.onnx").write_bytes(checkers.graph(outputs=("logits",)))
+    with pytest.raises(BundleError, match=r"gives no voice, beside which voices_small\.onnx would"):
+        opened()
+    data["checkers"]["small"]["voices"]["file"] = "nobody.onnx"
+    with pytest.raises(BundleError, match=r"names nobody\.onnx, which `files` does not"):
+        opened()

@@ -26,6 +26,7 @@ STAGES = {
     "finetune": "train words and voices over the whole encoder",
     "heads": "train the wake head and the speaker heads on the frozen encoder",
     "checker": "make the second stage from a large pretrained transformer",
+    "voices": "put a network of voices beside the second stage",
     "compare": "measure a checkpoint of finetune, or the checker's student beside its teacher",
     "ablate": "measure what each part is worth: the rows of ablate.yaml",
     "export": "write the model bundle",
@@ -39,6 +40,7 @@ ROOMS = (
     "finetune",
     "heads",
     "checker",
+    "voices",
     "compare",
     "ablate",
     "export",
@@ -56,8 +58,10 @@ SETTINGS = (
     "finetune",
     "heads",
     "checker",
+    "voices",
     "compare",
     "ablate",
+    "cohort",
 )
 """Stages with settings."""
 SHIPPED = {"compare": "headline"}
@@ -66,7 +70,7 @@ TEACHER = {
     "checker": "a HuBERT, wav2vec 2.0, WavLM or Whisper, as transformers saves it",
     "compare": "tune this one and the checker's student of it alike, and measure both",
 }
-BUNDLE = ("checker", "export", "negatives", "cohort", "evaluate")
+BUNDLE = ("checker", "voices", "export", "negatives", "cohort", "evaluate")
 """Stages that read or write the bundle."""
 ENCODER = {
     "finetune": "checkpoint to start from (default: WORK/distilled.pt, else the speech embedding)",
@@ -79,10 +83,11 @@ ENCODER = {
 ONLY = {
     "cache": "only these teachers (default: those of distill.yaml)",
     "heads": "only wake or speaker",
-    "checker": "only distill, candidates, tune or export",
+    "checker": "only distill, candidates, tune, words or export",
     "ablate": "only these rows",
     "export": "only student or speaker, and the other part of the bundle stays; or the wake head "
     "alone, behind the encoder that the bundle has",
+    "evaluate": "only words or voices",
 }
 
 
@@ -210,6 +215,8 @@ def run(arguments: argparse.Namespace) -> int:
             pipeline.checker(
                 work, rooms, arguments.models, arguments.teacher, arguments.only, arguments.set
             )
+        case "voices":
+            pipeline.voices(work, rooms, arguments.models, arguments.set)
         case "compare" if arguments.teacher is not None:
             pipeline.headline(
                 work,
@@ -237,7 +244,7 @@ def run(arguments: argparse.Namespace) -> int:
         case "negatives":
             pipeline.negatives(work, rooms, arguments.models)
         case "cohort":
-            pipeline.cohort(work, rooms, arguments.models)
+            pipeline.cohort(work, rooms, arguments.models, arguments.set)
         case "evaluate":
             pipeline.evaluate(
                 work,
@@ -245,6 +252,7 @@ def run(arguments: argparse.Namespace) -> int:
                 arguments.models,
                 checker=arguments.checker,
                 gated=not arguments.ungated,
+                only=arguments.only,
                 write=arguments.write,
             )
     return 0

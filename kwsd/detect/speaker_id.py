@@ -49,7 +49,7 @@ class SpeakerScorer:
             space = self._joined
         slope, offset = space.calibration
         dim = space.cohort.shape[1]
-        normalized = as_norm(_first_part(takes, dim), _first_part(references, dim), space.cohort)
+        normalized = as_norm(first_part(takes, dim), first_part(references, dim), space.cohort)
         return np.asarray(1 / (1 + np.exp(-(slope * normalized + offset))))
 
 
@@ -60,7 +60,7 @@ class _Space(NamedTuple):
     calibration: tuple[float, float]
 
 
-def _first_part(voices: np.ndarray, dim: int) -> np.ndarray:
+def first_part(voices: np.ndarray, dim: int) -> np.ndarray:
     """Return the first `dim` numbers of `voices [voice, …]`, of unit length again."""
     if voices.shape[1] == dim:
         return voices

@@ -22,7 +22,7 @@ from kwsd.bounded import npz
 from kwsd.bounded.file import Damaged, FileError
 from kwsd.bounded.npz import Kinds, Numbers, Text
 from kwsd.model import manifest
-from kwsd.model.manifest import CHECKED_FLOOR, Fusion, Manifest
+from kwsd.model.manifest import CHECKED_FLOOR, Fusion, Manifest, VoiceNetwork
 from kwsd.protocol.data import CheckerSize, OperatingPoint
 
 FORMAT = 2
@@ -127,6 +127,8 @@ class CheckerModel:
     """Joins the logits of both stages to the score of a candidate."""
     words: dict[str, WordModel]
     """What is compared with a threshold where this checker is in force, in the bundle's order."""
+    network: VoiceNetwork | None
+    """A network whose vectors are joined to its voice embedding."""
     voice_id: str
     """Identifies everything that decides its voice embedding."""
     voice_weight: float
@@ -263,11 +265,15 @@ def _checker(path: Path, found: Manifest, size: CheckerSize, stream: str) -> Che
     if entry.negatives and not entry.word_id:
         raise BundleError(f"{where} has negatives without word_id); {RESTORE}")
     files = [entry.file] if entry.front_end is None else [entry.file, entry.front_end]
-    for name in [*files, *filter(None, (entry.cohort, entry.negatives))]:
+    voices = entry.voices and entry.voices.file
+    for name in [*files, *filter(None, (entry.cohort, entry.negatives, voices))]:
         if name not in found.files:
             raise BundleError(f"{where} names {name}, which `files` does not); {RESTORE}")
     window = f"{entry.samples} {entry.peak}"
     heard_by = " ".join([*(found.files[name].sha256 for name in files), window])
+    known_by = heard_by
+    if entry.voices is not None:
+        known_by += f" {found.files[entry.voices.file].sha256} {entry.voices.share}"
     made_by = f"{stream} {heard_by} {msgspec.json.encode(entry.calibration).decode()}"
     models = {}
     for name in found.words:
@@ -285,7 +291,8 @@ def _checker(path: Path, found: Manifest, size: CheckerSize, stream: str) -> Che
         candidates=dict(entry.candidate),
         fusion=entry.calibration,
         words=models,
-        voice_id=_id(heard_by),
+        network=entry.voices,
+        voice_id=_id(known_by),
         voice_weight=entry.voice_weight,
         voices=_joined_voices(entry),
         word_id=entry.word_id,

@@ -83,6 +83,14 @@ def sigmoid(logit: float) -> float:
     return 1 / (1 + small) if logit >= 0 else small / (1 + small)
 
 
+class VoiceNetwork(Struct, frozen=True):
+    """A network that knows voices, of a graph of its own, so that it runs for voices alone."""
+
+    file: FileName
+    share: Annotated[float, Meta(gt=0, lt=1)]
+    """Weight of its vectors beside the checker's own embedding."""
+
+
 class Checker(Struct, frozen=True):
     """A checker, and what was measured with it."""
 
@@ -98,6 +106,8 @@ class Checker(Struct, frozen=True):
     words: dict[str, CheckedWord]
     front_end: FileName | None = None
     """The file of the front end; None for `waveform`."""
+    voices: VoiceNetwork | None = None
+    """A network whose vectors are joined to its voice embedding, if there is one."""
     voice_weight: Annotated[float, Meta(gt=0, lt=1)] = 0.5
     """Weight of the checker's voice embedding beside the speaker head's."""
     cohort: FileName | None = None

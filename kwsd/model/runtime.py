@@ -194,20 +194,18 @@ class CheckerGraph:
             self._front_end = front_end
             self._input = "mel"
             shape = [framed // front_end.hop_samples, front_end.bands]
-        self._session = session(path)
-        # Of the heads, only the one whose output is asked for is computed.
-        self._asked_only = onnxruntime.RunOptions()
-        self._asked_only.only_execute_path_to_fetches = True
-        inputs = {i.name: i.shape for i in self._session.get_inputs()}
-        outputs = {o.name: o.shape for o in self._session.get_outputs()}
-        if inputs.keys() != {self._input} or "logits" not in outputs:
-            text = f"{path}: takes {', '.join(sorted(inputs))}, gives {', '.join(sorted(outputs))}"
-            text += f"; a checker takes {self._input} and gives logits"
-            raise BundleError(f"{text}: it is another kind of model")
-        self._expect(path, self._input, inputs[self._input][1:], shape)
+        self._session, outputs = self._open(path, shape, "logits")
         self._expect(path, "logits", outputs["logits"][1:], [len(bundle.words)])
         self.voice_dim = _length(path, "voice", outputs)
         """Length of a voice embedding; None where the graph gives none."""
+        self._network = None
+        if model.network is not None:
+            beside = bundle.file(model.network.file)
+            self._network, known = self._open(beside, shape, "voice")
+            if self.voice_dim is None:
+                text = f"{path}: gives no voice, beside which {beside.name} would be"
+                raise BundleError(f"{text}; restore the bundle")
+            self.voice_dim += _length(beside, "voice", known) or 0
         self.word_dim = _length(path, "words", outputs)
         """Length of an embedding of what was said; None where the graph gives none."""
         if self.voice_dim is None and model.voices is not None:
@@ -216,6 +214,21 @@ class CheckerGraph:
         if self.word_dim is None and model.word_id is not None:
             text = f"{path}: gives no words, and {MANIFEST} has a word_id of such"
             raise BundleError(f"{text}; restore the bundle")
+
+    def _open(
+        self, path: Path, shape: list[int], output: str
+    ) -> tuple[onnxruntime.InferenceSession, dict[str, list[int | str]]]:
+        """Return the graph of a file that takes windows and gives an `output` at least, and the
+        shapes of what it gives. Raises BundleError."""
+        opened = session(path)
+        inputs = {i.name: i.shape for i in opened.get_inputs()}
+        outputs = {o.name: o.shape for o in opened.get_outputs()}
+        if inputs.keys() != {self._input} or output not in outputs:
+            text = f"{path}: takes {', '.join(sorted(inputs))}, gives {', '.join(sorted(outputs))}"
+            text += f"; it should take {self._input} and give {output}"
+            raise BundleError(f"{text}: it is another kind of model")
+        self._expect(path, self._input, inputs[self._input][1:], shape)
+        return opened, outputs
 
     @staticmethod
     def _expect(path: Path, name: str, found: list[int | str], expected: list[int]) -> None:
@@ -255,12 +268,16 @@ class CheckerGraph:
     def voice(self, span: np.ndarray) -> np.ndarray:
         """Return the embedding of the voice in a span as above, float32 `[dim]` of unit length."""
         samples = np.asarray(span, np.float32)
-        window = np.pad(samples, (self.model.samples - len(samples), 0))
-        return _unit(self._run(window, "voice")[0])
+        given = self._prepared(np.pad(samples, (self.model.samples - len(samples), 0)))[None]
+        voice = _unit(self._session.run(["voice"], {self._input: given})[0][0])
+        if self._network is None or self.model.network is None:
+            return voice
+        known = _unit(self._network.run(["voice"], {self._input: given})[0][0])
+        return joined(voice, known, self.model.network.share)
 
     def _run(self, window: np.ndarray, *outputs: str) -> list[np.ndarray]:
         feed = {self._input: self._prepared(window)[None]}
-        return [found[0] for found in self._session.run(outputs, feed, self._asked_only)]
+        return [found[0] for found in self._session.run(outputs, feed)]
 
     def _prepared(self, window: np.ndarray) -> np.ndarray:
         """Return what the graph takes: the window at its peak, as mel frames or in ±1."""

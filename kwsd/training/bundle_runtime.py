@@ -19,7 +19,7 @@ from kwsd.detect.setup import resolve
 from kwsd.detect.speaker_id import read_cohort
 from kwsd.metrics import Scorer, as_norm
 from kwsd.model import bundle as bundles
-from kwsd.model.bundle import COHORT
+from kwsd.model.bundle import COHORT, read_front_end
 from kwsd.model.runtime import Runtime
 from kwsd.protocol.data import CheckerSize
 from kwsd.training.features import mel_of
@@ -72,6 +72,18 @@ class BundleRuntime:
     def embed(self, samples: np.ndarray) -> np.ndarray | None:
         """Return the speaker embedding `[dim]` of int16 `samples`; None where nobody speaks."""
         return self._embedder.embed([HighPass().step(samples)])
+
+    def checker_filters(self) -> np.ndarray | None:
+        """Return the filters of the mel that the checker takes, float32 `[bin, band]`; None for a
+        waveform, or without a checker."""
+        if self.checker is None or self.checker.front_end is None:
+            return None
+        return np.array(read_front_end(self.bundle.file(self.checker.front_end)).filters)
+
+    @property
+    def speaker_dim(self) -> int:
+        """Numbers of the speaker head's embedding, with which a joined one begins."""
+        return self._runtime.speaker.dim
 
     @property
     def embedding_dim(self) -> int:

@@ -40,6 +40,7 @@ from kwsd.training.settings.catalog import WordList
 
 CHECKER = "checker.onnx"
 CHECKER_FRONT_END = "checker_front_end.npz"
+CHECKER_VOICES = "checker_voices.onnx"
 CHECKER_COHORT = "checker_cohort.npz"
 CHECKER_NEGATIVES = "checker_negatives.npz"
 FILES = (
@@ -52,6 +53,7 @@ FILES = (
     COHORT,
     CHECKER,
     CHECKER_FRONT_END,
+    CHECKER_VOICES,
     CHECKER_COHORT,
     CHECKER_NEGATIVES,
 )
@@ -202,6 +204,20 @@ class BundleWriter:
             entry["word_id"] = hashlib.sha256(b"".join(parts)).hexdigest()[:16]
         self._manifest.setdefault("checkers", {})["small"] = entry
         self._manifest["parameters"]["checker"] = parameters
+        self._manifest["parameters"].pop("voices", None)
+
+    def set_voices(self, size: CheckerSize, share: float, weight: float, parameters: int) -> None:
+        """Say that beside a checker there is a network of voices, with `share` in them, which the
+        caller wrote to `file(CHECKER_VOICES)`, and that both have `weight` beside the speaker
+        heads.
+
+        Until there is a cohort of them, voices are scored by the heads alone."""
+        entry = self._manifest["checkers"][size]
+        entry["voices"] = {"file": CHECKER_VOICES, "share": share}
+        entry["voice_weight"] = weight
+        for key in ("cohort", "speaker"):
+            entry.pop(key, None)
+        self._manifest["parameters"]["voices"] = parameters
 
     def set_checker_cohort(self, size: CheckerSize) -> None:
         """Name the cohort of joined voices, which the caller wrote to `file(CHECKER_COHORT)`.

@@ -2,10 +2,10 @@
 
 All stages share a working folder. `unpack` fills WORK/recorded, `import_corpus` WORK/NAME and
 `synthesize` WORK/synthetic; all of them are trained on. `unpack_validation` fills WORK/val, which
-is never trained on. The others leave WORK/aligned.tsv,
-WORK/targets, WORK/distilled.pt, WORK/finetuned.pt, WORK/wake.pt, WORK/speaker.pt and
-WORK/ablations, and `export` writes the bundle. WORK/words.yaml and WORK/corpora.yaml, where they
-exist, replace those that come with kwsd.
+is never trained on. The others leave WORK/aligned.tsv, WORK/targets, WORK/distilled.pt,
+WORK/finetuned.pt, WORK/wake.pt, WORK/speaker.pt, WORK/checker, WORK/voices.pt and WORK/ablations,
+and `export` writes the bundle. WORK/words.yaml and WORK/corpora.yaml, where they exist, replace
+those that come with kwsd.
 
 Each function raises ConfigError for bad settings, FileNotFoundError where an earlier stage has not
 run, and TeacherError (a ValueError) for teachers and their targets.
@@ -27,7 +27,12 @@ from kwsd.protocol.data import CheckerSize
 from kwsd.state.store import write_atomically
 from kwsd.training import features, settings
 from kwsd.training.bundle_runtime import BundleRuntime
-from kwsd.training.bundle_writer import CHECKER_COHORT, CHECKER_NEGATIVES, BundleWriter
+from kwsd.training.bundle_writer import (
+    CHECKER_COHORT,
+    CHECKER_NEGATIVES,
+    CHECKER_VOICES,
+    BundleWriter,
+)
 from kwsd.training.data.corpora import VALIDATION
 from kwsd.training.data.targets import Voices
 from kwsd.training.data.training_data import TrainingData
@@ -38,6 +43,7 @@ from kwsd.training.settings.catalog import read_roles, read_words
 from kwsd.training.stages import ablate as ablations
 from kwsd.training.stages import align as alignment
 from kwsd.training.stages import cache as caching
+from kwsd.training.stages import cohort as cohorts
 from kwsd.training.stages import compare as comparison
 from kwsd.training.stages import distill as distillation
 from kwsd.training.stages import evaluate as evaluation
@@ -50,7 +56,7 @@ from kwsd.training.stages import negatives as bank
 from kwsd.training.stages import speaker, wake
 from kwsd.training.stages import synthesize as synthesis
 from kwsd.training.stages import unpack as unpacking
-from kwsd.training.stages.checker import candidates
+from kwsd.training.stages.checker import candidates, voice_graph
 from kwsd.training.stages.checker import distill as checker_distillation
 from kwsd.training.stages.checker import export as checker_export
 from kwsd.training.stages.checker import spoken as spoken_windows
@@ -77,7 +83,6 @@ class CheckerSettings(Settings, frozen=True):
     tune: checker_tuning.TuneSettings
     spoken: spoken_windows.SpokenSettings
     words: checker_words.WordsSettings
-    voices: checker_voices.VoicesSettings
     export: checker_export.ExportSettings
 
 
@@ -195,7 +200,7 @@ def checker(
     """Make the second stage of the bundle `models` from the transformer `teacher`, a folder or a
     hub name, step by step in WORK/checker (`only`: some of the steps)."""
     chosen = settings.read("checker", CheckerSettings, changes)
-    steps = ("distill", "candidates", "spoken", "tune", "words", "voices", "export")
+    steps = ("distill", "candidates", "spoken", "tune", "words", "export")
     names = _chosen(only or steps, steps, "checker")
     data = TrainingData.of(work, rooms)
     folder = work / "checker"
@@ -211,7 +216,7 @@ def checker(
             candidates.gather(data, models, out, chosen.candidates, development=development)
         if held_back and validating:
             candidates.gather(held_back, models, validating, chosen.candidates, development=True)
-    spoken, words, voices = (folder / name for name in ("spoken", "words.pt", "voices.pt"))
+    spoken, words = folder / "spoken", folder / "words.pt"
     if "spoken" in names:
         spoken_windows.gather(data, spoken, chosen.spoken)
     if "tune" in names:
@@ -220,12 +225,25 @@ def checker(
     if "words" in names:
         checker_words.hear(spoken, tuned, words.with_suffix(""), chosen.words)
         checker_words.train(words.with_suffix(""), words, chosen.words)
-    if "voices" in names:
-        checker_voices.gather(data, tuned, voices.with_suffix(""), chosen.voices)
-        checker_voices.train(data, voices.with_suffix(""), voices, chosen.voices)
     if "export" in names:
-        heads = checker_export.Heads(tuned, words, voices)
+        heads = checker_export.Heads(tuned, words)
         checker_export.export(heads, found[True], models, data.roles, chosen.export)
+
+
+def voices(work: Path, rooms: Path, models: Path, changes: Sequence[str] = ()) -> None:
+    """Put a network of voices, trained through WORK/voices.pt, beside the checker of `models`."""
+    chosen = settings.read("voices", checker_voices.VoicesSettings, changes)
+    data = TrainingData.of(work, rooms)
+    runtime = BundleRuntime(models, checker="small")
+    if runtime.checker is None:
+        raise ConfigError(f"{models} has no checker; run `kwsd train checker` first")
+    filters = runtime.checker_filters()
+    network = checker_voices.voices(data, filters, work / "voices.pt", chosen)
+    with BundleWriter(models) as writer:
+        kind: Literal["mel", "waveform"] = "waveform" if filters is None else "mel"
+        voice_graph.write(network, kind, writer.file(CHECKER_VOICES))
+        parameters = sum(part.numel() for part in network.parameters())
+        writer.set_voices(runtime.checker.size, chosen.share, chosen.weight, parameters)
 
 
 def compare(work: Path, rooms: Path, encoder: Path | None = None, out: Path | None = None) -> None:
@@ -312,16 +330,18 @@ def negatives(work: Path, rooms: Path, models: Path) -> None:
         bank.fit_probe(data, runtime, writer.file(SPEECH))
 
 
-def cohort(work: Path, rooms: Path, models: Path) -> None:
+def cohort(work: Path, rooms: Path, models: Path, changes: Sequence[str] = ()) -> None:
     """Put voices to normalize speaker scores by into the bundle `models`; for those that are joined
     with the checker's as well, where it gives voices."""
+    chosen = settings.read("cohort", cohorts.CohortSettings, changes)
     data = TrainingData.of(work, rooms)
     with BundleWriter(models) as writer:
-        evaluation.cohort(BundleRuntime(models), data, writer.file(COHORT))
-        both = BundleRuntime(models, checker="small", join_voices=True)
-        if both.checker is not None and both.joins_voices:
-            evaluation.cohort(both, data, writer.file(CHECKER_COHORT))
-            writer.set_checker_cohort(both.checker.size)
+        runtime = BundleRuntime(models, checker="small", join_voices=True)
+        heard = cohorts.cohort(runtime, data, chosen)
+        cohorts.write(writer.file(COHORT), *heard, runtime.speaker_dim)
+        if runtime.checker is not None and runtime.joins_voices:
+            cohorts.write(writer.file(CHECKER_COHORT), *heard, heard[0].shape[1])
+            writer.set_checker_cohort(runtime.checker.size)
 
 
 def evaluate(
@@ -331,19 +351,22 @@ def evaluate(
     *,
     checker: CheckerSize | Literal["off"] = "small",
     gated: bool = True,
+    only: Sequence[str] | None = None,
     write: bool = False,
 ) -> None:
     """Measure the bundle `models` on the development split, with `checker` as in the configuration,
-    into WORK/evaluation-CHECKER.json.
+    into WORK/evaluation-CHECKER.json; `only` its words or voices, into
+    WORK/evaluation-CHECKER-ONLY.json.
 
     `write`: put thresholds and operating points into the bundle; speakers get the threshold at
     which 5 % of the owners are missed."""
+    parts = _chosen(only or evaluation.PARTS, evaluation.PARTS, "evaluate")
     data = TrainingData.of(work, rooms)
     runtime = BundleRuntime(models, checker=checker, gated=gated)
     size = runtime.checker.size if runtime.checker else None
-    report = evaluation.evaluate(runtime, data)
-    text = json.dumps(report, indent=1)
-    (work / f"evaluation-{size or 'off'}.json").write_text(text, encoding="utf-8")
+    report = evaluation.evaluate(runtime, data, parts)
+    name = "-".join(["evaluation", size or "off", *(only or ())])
+    (work / f"{name}.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     if write:
         scale = report.get("speakers_all", {}).get("scale")
         speakers = scale and {name: scale[name] for name in ("threshold", "slope", "offset")}

@@ -18,6 +18,7 @@ import pytest
 import torch
 from conftest import VOICES, hiss, say, train, training_data
 from test_teachers import checkpoint
+from torch import nn
 
 from kwsd.config import Config, ConfigError, VadConfig, WordConfig
 from kwsd.detect.detector import Detector
@@ -25,15 +26,25 @@ from kwsd.detect.setup import resolve
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import Bundle
 from kwsd.model.manifest import CHECKED_FLOOR
+from kwsd.model.runtime import Runtime
 from kwsd.ort import onnxruntime
 from kwsd.training import figures
 from kwsd.training.data.corpora import Recording, write_store
 from kwsd.training.data.training_data import TrainingData
 from kwsd.training.data.voice_rooms import TAKES, VoiceRooms, VoiceSettings
-from kwsd.training.data.windows import PEAK, REMEMBERED, WINDOW_SAMPLES, Draw, WindowPair, Windows
+from kwsd.training.data.windows import (
+    PEAK,
+    REMEMBERED,
+    WINDOW_SAMPLES,
+    Draw,
+    WindowPair,
+    Windows,
+    at_peak,
+)
 from kwsd.training.models.checker import SpokenHead
 from kwsd.training.models.checkpoint import load as checkpoint_of
 from kwsd.training.models.transformer import Transformer
+from kwsd.training.models.voice_network import VoiceNetwork
 from kwsd.training.settings.catalog import default_words
 from kwsd.training.stages.checker import candidates, distill, export, tune, voices
 from kwsd.training.stages.checker.candidates import (
@@ -71,15 +82,18 @@ SMALL = [
     "words.words=4",
     "words.width=8",
     "words.checkpoint_every=2",
-    "voices.steps=3",
-    "voices.windows=70",
-    "voices.heard={devices: 3}",
-    "voices.pairs=4",
-    "voices.groups=2",
-    "voices.teacher=1",
-    "voices.width=8",
-    "voices.checkpoint_every=2",
     "export.voices=true",
+]
+SMALL_VOICES = [
+    "steps=3",
+    "windows=70",
+    "share=0.3",
+    "weight=0.2",
+    "heard={devices: 3}",
+    "pairs=4",
+    "groups=2",
+    "width=8",
+    "checkpoint_every=2",
 ]
 
 
@@ -306,6 +320,12 @@ def test_the_calibration_weighs_both_stages() -> None:
 class Loudness:
     """Stands for Resemblyzer: knows how loud a window is, in thirds."""
 
+    def network(self) -> nn.Module:
+        network = nn.Module()
+        network.lstm = nn.LSTM(40, 8, 3)
+        network.linear = nn.Linear(8, VoiceNetwork().dim)
+        return network
+
     def windows(self, spoken: Sequence[np.ndarray]) -> np.ndarray:
         assert all(samples[0] and samples[-1] for samples in spoken), "no silence is asked about"
         levels = [[part.std() for part in np.array_split(samples, 3)] for samples in spoken]
@@ -374,20 +394,46 @@ def test_any_teacher_to_one_checked_candidate(
     moved = {name for name in tuned if not torch.equal(tuned[name], distilled[name])}
     assert any(name.startswith("blocks.1.") for name in moved)
     assert not any(name.startswith(("stem.", "blocks.0.")) for name in moved), "it was frozen"
-    asked = np.load(tmp_path / "checker" / "voices" / "000.npz")
-    assert asked["teacher"].shape == (70, 3)
-    assert len(np.unique(asked["teacher"], axis=0)) > 50
-    without = [*arguments, "--only", "voices", "--set", "voices.teacher=0"]
-    with pytest.raises(ConfigError, match=r"made otherwise \(teacher\)"):
-        train(*without)
-    shutil.rmtree(tmp_path / "checker" / "voices")
-    (tmp_path / "checker" / "voices.pt").unlink()
-    assert train(*without) == 0
-    assert np.load(tmp_path / "checker" / "voices" / "000.npz")["teacher"].shape == (70, 0)
     trained = [tmp_path / "checker" / name for name in ("tuned.pt", "words.pt")]
     before = [path.read_bytes() for path in trained]
     assert train(*arguments, "--only", "distill,tune,words") == 0
     assert [path.read_bytes() for path in trained] == before, "a finished run is left alone"
+
+    # A network of voices is put beside the head that was tuned, and all else stays.
+    parameters = manifest["parameters"]
+    arguments = ["voices", "--work", tmp_path, "--data", work, "--models", models]
+    for change in SMALL_VOICES:
+        arguments += ["--set", change]
+    assert train(*arguments) == 0
+    after = json.loads((models / "manifest.json").read_text())
+    voices_entry = {"file": "checker_voices.onnx", "share": 0.3}
+    assert after["checkers"]["small"] == entry | {"voices": voices_entry, "voice_weight": 0.2}
+    network = checkpoint_of(tmp_path / "voices.pt", "voice", VoiceNetwork)
+    parameters["voices"] = sum(part.numel() for part in network.parameters())
+    assert after["parameters"] == parameters
+    grafted = bundles.load(models)
+    assert grafted.checkers["small"].words == made.checkers["small"].words, "what was measured"
+    assert grafted.checkers["small"].voice_id != made.checkers["small"].voice_id
+    graph = Runtime(grafted).checker(grafted.checkers["small"])
+    assert graph is not None
+    spoken = say("computer").astype(np.float32)[:WINDOW_SAMPLES]
+    padded = np.pad(spoken, (WINDOW_SAMPLES - len(spoken), 0))
+    at_level = at_peak(torch.from_numpy(padded)[None])
+    given = checker.given(at_level)
+    (tuned,) = session.run(["voice"], {entry["input"]: given.numpy()})
+    expected = network(network.bels(at_level / 32768))[0].numpy()
+    both = np.concatenate([np.sqrt(0.7) * tuned[0], np.sqrt(0.3) * expected])
+    assert graph.voice(spoken) == pytest.approx(both, abs=0.02)  # by 8 bit
+    asked = np.load(tmp_path / "voices" / "000.npz")
+    assert asked["teacher"].shape == (70, 3)
+    assert len(np.unique(asked["teacher"], axis=0)) > 50
+    without = [*arguments, "--set", "teacher=0"]
+    with pytest.raises(ConfigError, match=r"made otherwise \(teacher\)"):
+        train(*without)
+    shutil.rmtree(tmp_path / "voices")
+    (tmp_path / "voices.pt").unlink()
+    assert train(*without) == 0
+    assert np.load(tmp_path / "voices" / "000.npz")["teacher"].shape == (70, 0)
 
 
 def test_a_checker_is_measured(work: Path, tmp_path: Path) -> None:
@@ -396,7 +442,7 @@ def test_a_checker_is_measured(work: Path, tmp_path: Path) -> None:
     models = checkers.write(tmp_path / "models", "small")
     arguments: list[str | Path] = ["--work", work, "--data", work, "--models", models]
     before = json.loads((models / "manifest.json").read_text())
-    assert train("cohort", *arguments) == 0
+    assert train("cohort", *arguments, "--set", "heard.devices=4", "--set", "heard.people=2") == 0
     assert train("evaluate", *arguments, "--write") == 0
     report = json.loads((work / "evaluation-small.json").read_text())
     assert report["checks_per_hour"] > 0
@@ -407,11 +453,24 @@ def test_a_checker_is_measured(work: Path, tmp_path: Path) -> None:
     assert entry["cohort"] == "checker_cohort.npz"
     assert entry["speaker"] != after["speaker"]
     alone, both = (np.load(models / f"{name}cohort.npz")["cohort"] for name in ("", "checker_"))
-    assert both.shape[1] == alone.shape[1] + checkers.WORDS
+    assert both.shape == (len(alone), alone.shape[1] + checkers.WORDS)
+    people = len(both) - 4 * 2
+    assert people > 2, "each of them is one voice as recorded; the others are takes in rooms"
+    lengths = np.linalg.norm(both / 127, axis=1)
+    assert np.abs(lengths - 1).max() < 0.01
     for word, body in entry["words"].items():
         strict = body["operating_points"][0]
         assert body["threshold"] == strict["threshold"] > CHECKED_FLOOR
         assert body["scores"] == report["words"][word]["scores"][0]
+    (models / "manifest.json").write_text(json.dumps(after | {"checkers": before["checkers"]}))
+    assert train("cohort", *arguments, "--set", "heard.devices=4", "--set", "heard.people=2") == 0
+    assert train("evaluate", *arguments, "--only", "voices", "--write") == 0
+    voices = json.loads((work / "evaluation-small-voices.json").read_text())
+    assert voices["speakers_gsc"]["scale"] == report["speakers_gsc"]["scale"]
+    assert "words" not in voices
+    again = json.loads((models / "manifest.json").read_text())["checkers"]["small"]
+    assert again["speaker"] == entry["speaker"]
+    assert again["words"] == before["checkers"]["small"]["words"], "they are not measured"
     assert train("evaluate", *arguments, "--checker", "off") == 0
     plain = json.loads((work / "evaluation-off.json").read_text())
     assert "checks_per_hour" not in plain

@@ -134,7 +134,10 @@ def test_words_are_heard_trained_on_and_exported(
         words.hear(windows, tuned, frames, SETTINGS)
     spoken_windows.gather(data, windows, HEARD)
     words.hear(windows, tuned, frames, SETTINGS)
-    heard, found = Kept.load(windows, "spoken"), Kept.load(frames, "words")
+    heard, found = (
+        Kept.load(windows, "checker --only spoken"),
+        Kept.load(frames, "checker --only words"),
+    )
     kind = found.known["kind"]
     kinds = set(kind)
     assert len(kinds) == 4, "bird, cat, sea, xylophone; haus has too few takes, no is held out"

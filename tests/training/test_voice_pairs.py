@@ -1,4 +1,4 @@
-"""Voices by the checker's encoder: who is told apart shares a microphone, and silence says
+"""Voices by a network of the checker's own: who is told apart shares a microphone, and silence says
 nothing."""
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ import itertools
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -15,64 +16,77 @@ from kwsd.config import ConfigError
 from kwsd.training.data.windows import WINDOW_SAMPLES
 from kwsd.training.models.checker import VoiceHead
 from kwsd.training.models.transformer import Transformer
+from kwsd.training.models.voice_network import VoiceNetwork, mel_filters
 from kwsd.training.stages.checker.kept import Kept, is_kept, keep
-from kwsd.training.stages.checker.voices import VoiceFrames, VoicePairs, VoicesSettings
+from kwsd.training.stages.checker.voices import VoicePairs, VoicesSettings, VoiceWindows
 
-SETTINGS = VoicesSettings(steps=2, layer=1, windows=120, pairs=8, groups=2)
+SETTINGS = VoicesSettings(steps=2, share=0.5, weight=0.3, windows=120, pairs=8, groups=2)
 
 
 @pytest.fixture
-def frames() -> VoiceFrames:
+def windows() -> VoiceWindows:
     """Twelve people at five microphones, each frame the number of its window."""
     rng = np.random.default_rng(0)
-    windows = np.arange(120, dtype=np.float16)
+    numbers = np.arange(120, dtype=np.float16)
     length = rng.integers(40, 90, 120)
     person, device = np.arange(120) % 12, rng.integers(-1, 5, 120)
-    held = np.broadcast_to(windows[:, None, None], (120, 99, 4))
+    held = np.broadcast_to(numbers[:, None, None], (120, 99, 4))
     said = rng.normal(size=(120, 6)).astype(np.float16)
-    return VoiceFrames(Kept([held], {}, {"layer": 1}), length, person, device, said)
+    return VoiceWindows(Kept([held], {}, {}), length, person, device, person < 3, said)
 
 
-def test_rivals_share_a_microphone_and_a_pair_does_not(frames: VoiceFrames) -> None:
-    for batch in itertools.islice(VoicePairs(frames, SETTINGS, 1), 20):
-        first, second = batch.frames[:, 0, 0].long().chunk(2)
-        people = frames.person[first]
+def test_rivals_share_a_microphone_and_a_pair_does_not(windows: VoiceWindows) -> None:
+    for batch in itertools.islice(VoicePairs(windows, SETTINGS, 1), 20):
+        first, second = batch.bels[:, 0, 0].long().chunk(2)
+        people = windows.person[first]
         assert len(set(people.tolist())) == len(people) > 2
-        assert (frames.person[second] == people).all()
+        assert (windows.person[second] == people).all()
         assert (first != second).all()
-        places = frames.device[first]
+        places = windows.device[first]
         assert 1 <= len(set(places.tolist())) <= 2
         assert -1 not in places
-        apart = (frames.device[second] != places) | (frames.device[second] < 0)
+        apart = (windows.device[second] != places) | (windows.device[second] < 0)
         assert apart.all()
-        assert batch.sounds.shape == batch.frames.shape[:2]
+        assert batch.sounds.shape == batch.bels.shape[:2]
         assert (
-            batch.sounds.sum(1) <= torch.from_numpy(frames.length)[torch.cat([first, second])]
+            batch.sounds.sum(1) <= torch.from_numpy(windows.length)[torch.cat([first, second])]
         ).all()
         assert batch.sounds[:, -30:].all()
 
 
-def test_nobody_with_two_windows_is_refused(frames: VoiceFrames) -> None:
-    alone = replace(frames, person=np.arange(120))
+def test_people_of_sentences_have_their_share(windows: VoiceWindows) -> None:
+    """A quarter of the people, at five microphones; two of each are drawn at most."""
+    shares = {}
+    for share in (0.0, 0.1, 0.9):
+        pairs = VoicePairs(windows, msgspec.structs.replace(SETTINGS, sentences=share), 1)
+        drawn = [pairs._firsts(np.random.default_rng(n)) for n in range(200)]
+        shares[share] = windows.sentence[np.concatenate(drawn)].mean()
+    assert shares[0.0] == 0 < shares[0.1] < 0.2 < 0.4 < shares[0.9]
+    alone = replace(windows, sentence=np.zeros(120, bool))
+    assert len(VoicePairs(alone, SETTINGS, 1)._firsts(np.random.default_rng(1))) > 2
+
+
+def test_nobody_with_two_windows_is_refused(windows: VoiceWindows) -> None:
+    alone = replace(windows, person=np.arange(120))
     with pytest.raises(ValueError, match=r"raise voices\.windows"):
         VoicePairs(alone, SETTINGS, 1)
 
 
-def test_a_window_is_pulled_to_what_the_teacher_says(frames: VoiceFrames) -> None:
+def test_a_window_is_pulled_to_what_the_teacher_says(windows: VoiceWindows) -> None:
     """Half to that of the window, half to that of all windows of the person, without what all
     people have in common."""
-    targets = frames.targets(0.5)
-    said = frames.teacher.astype(np.float64)
+    targets = windows.targets(0.5)
+    said = windows.teacher.astype(np.float64)
     common = sum(said) / len(said)
     units = [(v - common) / np.linalg.norm(v - common) for v in said]
-    for n, person in enumerate(frames.person):
-        total = sum(u for u, other in zip(units, frames.person, strict=True) if other == person)
+    for n, person in enumerate(windows.person):
+        total = sum(u for u, other in zip(units, windows.person, strict=True) if other == person)
         expected = units[n] / 2 + total / np.linalg.norm(total) / 2
         assert targets[n] == pytest.approx(expected / np.linalg.norm(expected), abs=1e-3)
-    assert frames.targets(1.0) == pytest.approx(np.array(units), abs=1e-3)
-    batch = next(iter(VoicePairs(frames, SETTINGS, 1)))
-    rows = batch.frames[:, 0, 0].long()
-    assert batch.target.numpy() == pytest.approx(targets[rows])
+    assert windows.targets(1.0) == pytest.approx(np.array(units), abs=1e-3)
+    batch = next(iter(VoicePairs(windows, SETTINGS, 1)))
+    rows = batch.bels[:, 0, 0].long()
+    assert batch.target.numpy() == pytest.approx(windows.targets(SETTINGS.own)[rows])
 
 
 def test_silence_before_a_voice_is_not_listened_to() -> None:
@@ -112,7 +126,7 @@ def test_windows_are_read_back(tmp_path: Path) -> None:
     assert kept.made_by == made_by
     with pytest.raises(ConfigError, match=r"000\.npz was made otherwise \(layer\); remove "):
         is_kept(tmp_path / "000.npz", {**made_by, "layer": 2})
-    with pytest.raises(FileNotFoundError, match="--only voices"):
+    with pytest.raises(FileNotFoundError, match="kwsd train voices"):
         Kept.load(tmp_path / "none", "voices")
 
 
@@ -130,3 +144,37 @@ def test_a_unit_that_was_silent_in_training_does_not_drown_the_others() -> None:
         bias[0] = 0.5
         likeness = (head(hidden) * before).sum(1)
     assert likeness.min() > 0.3
+
+
+def test_a_network_of_voices_knows_no_level_and_no_silence_before() -> None:
+    """Mel bels in torch are those of numpy, and twice as loud is the same voice."""
+    torch.manual_seed(2)
+    network = VoiceNetwork(width=16, dim=8).requires_grad_(False)
+    network.lstm.get_parameter("weight_ih_l0").mul_(
+        300
+    )  # as one that is trained, for powers of a hundredth
+    network.hear_by(mel_filters(80))
+    x = np.zeros((1, WINDOW_SAMPLES), np.float32)
+    x[:, WINDOW_SAMPLES // 2 :] = np.random.default_rng(1).normal(0, 0.05, WINDOW_SAMPLES // 2)
+    bels = network.bels(torch.from_numpy(x))
+    frames = np.lib.stride_tricks.sliding_window_view(x[0], 400)[::160]
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
+    power = np.abs(np.fft.rfft(frames * hann)) ** 2 @ mel_filters(80)
+    assert bels[0].numpy() == pytest.approx(np.log10(power.clip(1e-10)), abs=1e-3)
+    voice = network(bels)
+    sounds = torch.arange(bels.shape[1])[None] * 160 + 400 > WINDOW_SAMPLES // 2
+    assert torch.allclose(network(bels, sounds), voice, atol=1e-6)
+    louder = network(network.bels(torch.from_numpy(2 * x)))
+    assert torch.allclose(louder, voice, atol=1e-5)
+    tilted = network(bels + torch.linspace(-2, 2, 80), sounds)
+    assert not torch.allclose(tilted, voice, atol=1e-2)
+
+
+def test_bands_are_merged_to_those_that_resemblyzer_has() -> None:
+    network = VoiceNetwork()
+    network.hear_by(mel_filters(80))
+    merged = mel_filters(80) @ network.merge.weight.detach().numpy().T
+    wanted = mel_filters(40)
+    assert np.linalg.norm(merged - wanted) < 0.07 * np.linalg.norm(wanted)
+    flat = mel_filters(80) @ network.loudness.numpy()
+    assert flat[2:180] == pytest.approx(np.ones(178), abs=0.2)

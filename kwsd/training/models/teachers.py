@@ -283,7 +283,7 @@ class Voice:
         from resemblyzer.audio import normalize_volume
 
         x = normalize_volume(samples.astype(np.float32) / 32768, -30, increase_only=False)
-        embedding = self._network().embed_utterance(x)
+        embedding = self.network().embed_utterance(x)
         return np.asarray(embedding, np.float32)[None]
 
     def windows(self, spoken: Sequence[np.ndarray]) -> np.ndarray:
@@ -298,10 +298,11 @@ class Voice:
             x = normalize_volume(x, -30, increase_only=False) if level else x
             mels.append(wav_to_mel_spectrogram(x)[:VOICE_FRAMES])
         with torch.inference_mode():
-            vectors = self._network()(torch.from_numpy(np.stack(mels)))
+            vectors = self.network()(torch.from_numpy(np.stack(mels)))
         return np.nan_to_num(vectors.numpy())  # silence has no direction
 
-    def _network(self) -> Any:
+    def network(self) -> Any:
+        """Return Resemblyzer's network, `torch.nn.Module`."""
         from resemblyzer import VoiceEncoder
 
         if self._encoder is None:

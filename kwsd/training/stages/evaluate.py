@@ -1,4 +1,4 @@
-"""`kwsd train evaluate` and `cohort`: measure a bundle on the development split, with the detector
+"""`kwsd train evaluate`: measure a bundle on the development split, with the detector
 and the embedder that run on the device.
 
 Words: miss rate at given false accepts per hour, per word, clean, at 10 dB and in rooms. A recorded
@@ -13,13 +13,11 @@ of the operating points; nothing is fitted to it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 import numpy as np
 
-from kwsd.audio.format import SAMPLE_RATE
 from kwsd.metrics import (
     mean_excess,
     operating_threshold,
@@ -53,26 +51,30 @@ DEFAULT_POINT = 0
 """Which of the `RATES` a word's default threshold is for: the strictest."""
 
 
-def evaluate(models: BundleRuntime, data: TrainingData) -> Report:
-    """Return all figures of the model card, and the operating points under `points`; those of the
-    store for validation, if there is one, under `validation`.
+PARTS = ("words", "voices")
+"""What is measured."""
+
+
+def evaluate(models: BundleRuntime, data: TrainingData, parts: Collection[str] = PARTS) -> Report:
+    """Return the figures of the model card that belong to `parts`, with operating points; those of
+    the store for validation, if there is one, under `validation`.
 
     Raises ValueError where the development split holds no recording of a word."""
     development = Development(data)
-    for n, word in enumerate(models.words):
+    for n, word in enumerate(models.words if "words" in parts else []):
         if not development.scenes.words[n][False]:
             raise ValueError(NO_RECORDING.format(word))
-    report = _figures(models, development)
+    report = _figures(models, development, parts)
     validation = data.validation()
     if validation is not None:
         log.info("validation, which nothing is fitted to:")
         thresholds = {
             word: [point["threshold"] for point in figures["points"]]
-            for word, figures in report["words"].items()
+            for word, figures in report.get("words", {}).items()
         }
         scale = report.get("speakers_all", {}).get("scale", {})
         report["validation"] = _figures(
-            models, Development(validation), thresholds, scale.get("normalized")
+            models, Development(validation), parts, thresholds, scale.get("normalized")
         )
     return report
 
@@ -80,11 +82,25 @@ def evaluate(models: BundleRuntime, data: TrainingData) -> Report:
 def _figures(
     models: BundleRuntime,
     development: Development,
+    parts: Collection[str],
     thresholds: Mapping[str, Sequence[float]] | None = None,
     speaker_threshold: float | None = None,
 ) -> Report:
     """Return the figures of a split: operating points of its own and, where they are given, the
     points at `thresholds`, by word, under `kept`; voices at `speaker_threshold`."""
+    report = _words(models, development, thresholds) if "words" in parts else {}
+    if "voices" in parts:
+        development = Development(development.data)  # drawn as where voices alone are measured
+        report |= verification.figures(models, development, speaker_threshold)
+    return report
+
+
+def _words(
+    models: BundleRuntime,
+    development: Development,
+    thresholds: Mapping[str, Sequence[float]] | None,
+) -> Report:
+    """Return those of the words."""
     words = models.words
     checks = models.checks
     found = development.false_accepts(models.scores, len(words))
@@ -116,7 +132,7 @@ def _figures(
                 kind,
                 *(row[key] for key in ("hours", "false_accepts", "per_hour", "low", "high")),
             )
-    return report | verification.figures(models, development, speaker_threshold)
+    return report
 
 
 def _word_figures(
@@ -242,9 +258,9 @@ def _word_means(table: Mapping[str, Report]) -> Report:
 
 
 def word_measures(report: Report) -> dict[str, WordMeasure]:
-    """Return what the bundle keeps of a report; a word's default is its strict point."""
+    """Return what the bundle keeps of a report of words; a word's default is its strict point."""
     measures = {}
-    for word, figures in report["words"].items():
+    for word, figures in report.get("words", {}).items():
         points = [OperatingPoint(**point) for point in figures["points"]]
         measures[word] = WordMeasure(points[DEFAULT_POINT].threshold, points, *figures["scores"])
     return measures
@@ -254,33 +270,3 @@ def fit_backend(models: BundleRuntime, corpora: Corpora) -> Backend:
     """Return the backend of the training split's people, fitted to the bundle's own embeddings, in
     8 bit where the bundle is."""
     return fit_to_people(corpora, lambda x: models.embed(x.astype(np.int16)))
-
-
-def cohort(models: BundleRuntime, data: TrainingData, out: Path, per_person: int = 3) -> None:
-    """Write `out`, one byte per number: `cohort`, the mean of a few takes of each of the training
-    split's people, for normalizing scores; `strangers`, one take of each development person, for
-    calibrating."""
-    development = Development(data)
-    corpora = development.corpora
-    means = []
-    for utterances in corpora.people(development=False).values():
-        order = development.rng.permutation(len(utterances))[:per_person]
-        takes = [corpora.read(utterances[i])[: 2 * SAMPLE_RATE] for i in order]
-        vectors = [v for x in takes if (v := models.embed(x.astype(np.int16))) is not None]
-        if vectors:
-            mean = np.mean(vectors, axis=0)
-            means.append(mean / np.linalg.norm(mean))
-    people = verification.voices(models, development, data.roles.speaker_groups["all"])
-    strangers = [takes[0] for takes in people]
-    if not means or not strangers:
-        raise ValueError(
-            f"the stores hold {len(means)} people of the training split and {len(strangers)} of "
-            f"the development split with {verification.MIN_TAKES} takes; a cohort needs both"
-        )
-    np.savez(
-        out,
-        cohort=np.round(127 * np.stack(means)).astype(np.int8),
-        strangers=np.round(127 * np.stack(strangers)).astype(np.int8),
-    )
-    size = out.stat().st_size / 1e3
-    log.info("a cohort of %d, %d strangers, %.0f kB", len(means), len(strangers), size)

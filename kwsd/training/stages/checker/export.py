@@ -62,8 +62,6 @@ class Heads(NamedTuple):
     tuned: Path
     words: Path
     """That of `words`, which need not exist."""
-    voices: Path
-    """That of `voices`, which need not exist: the voices are those of `tune` then."""
 
 
 def load_head(path: Path, name: str, kind: type[Part], encoder: Transformer) -> Part:
@@ -137,18 +135,6 @@ class _LastSteps(nn.Module):
         return self.checker.spoken.last_steps(self.checker.hidden(given))
 
 
-class _Layer(nn.Module):
-    """The encoder of a checker, down to a layer."""
-
-    def __init__(self, checker: Checker, layer: int) -> None:
-        super().__init__()
-        self.checker = checker
-        self.layer = layer
-
-    def forward(self, given: Tensor) -> Tensor:
-        return self.checker.hidden(given)[self.layer]
-
-
 def write_graph(
     checker: Checker, path: Path, *, quantized: bool = True, voices: bool = True
 ) -> None:
@@ -213,27 +199,21 @@ def _write(
 
 
 class FrameGraph:
-    """The encoder in 8 bit, as the daemon runs it, down to what one of its heads takes."""
+    """The encoder in 8 bit, as the daemon runs it, down to what the head of its words takes, which
+    it has."""
 
-    def __init__(self, checker: Checker, path: Path, layer: int | None = None) -> None:
-        """Write the graph of `checker` to `path`: down to the frames of `layer`, or, by default, to
-        the last steps that the head of its words takes, which it has then."""
+    def __init__(self, checker: Checker, path: Path) -> None:
+        """Write the graph of `checker` to `path`."""
         self._checker = checker
-        whole = _unfolded(checker)
-        part = _LastSteps(whole) if layer is None else _Layer(whole, layer)
-        _write(part, checker, path, ["frames"], quantized=True)
+        _write(_LastSteps(_unfolded(checker)), checker, path, ["frames"], quantized=True)
         options = ort.onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self._session = ort.onnxruntime.InferenceSession(path, options)
 
     def __call__(self, window: np.ndarray) -> np.ndarray:
-        """Return the frames of a window, int16 `[sample]`: float16 `[frame, dim]` of a layer, or
-        `[layer, step, dim]`."""
+        """Return the last steps of a window, int16 `[sample]`: float16 `[layer, step, dim]`."""
         samples = at_peak(torch.from_numpy(window.astype(np.float32))[None])
-        return self.of(self._checker.given(samples))
-
-    def of(self, given: Tensor) -> np.ndarray:
-        """Return the frames for what `Checker.given` returns of one window, `[1, …]`."""
+        given = self._checker.given(samples)
         frames: np.ndarray = self._session.run(
             ["frames"], {self._checker.encoder.kind: given.numpy()}
         )[0][0]
@@ -301,8 +281,6 @@ def export(
         checker.spoken = load_head(heads.words, "spoken", SpokenHead, checker.encoder)
     else:
         log.info("%s: no such checkpoint; the first stage alone hears added words", heads.words)
-    if heads.voices.exists():
-        checker.voice = load_head(heads.voices, "voice", VoiceHead, checker.encoder)
     found = Candidates.load(development)
     with BundleWriter(models) as writer:
         path = writer.file(CHECKER)

@@ -25,12 +25,12 @@ class Kept:
     """By what, and how."""
 
     @classmethod
-    def load(cls, folder: Path, step: str) -> Kept:
+    def load(cls, folder: Path, stage: str) -> Kept:
         """Return all that is in `folder`. Raises FileNotFoundError where there is nothing, and
-        names the `step` of `kwsd train checker` that makes it."""
+        names the `stage` of `kwsd train` that makes it."""
         paths = sorted(folder.glob("*.npz"))
         if not paths:
-            raise FileNotFoundError(f"{folder}: is empty; run `kwsd train checker --only {step}`")
+            raise FileNotFoundError(f"{folder}: is empty; run `kwsd train {stage}`")
         parts = [dict(np.load(path)) for path in paths]
         made_by = json.loads(str(parts[0].pop("made_by")))
         return cls(

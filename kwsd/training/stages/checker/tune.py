@@ -257,7 +257,7 @@ def train(
         frames = encoder.stem(encoder.inputs(torch.zeros(1, WINDOW_SAMPLES))).shape[1]
         pairs = spoken = kinds = None
         if settings.spoken:
-            windows_of_words = Kept.load(known.spoken, "spoken")
+            windows_of_words = Kept.load(known.spoken, "checker --only spoken")
             pairs = WordPairs(windows_of_words, settings.spoken_words, settings.seed)
             spoken = SpokenHead(encoder.dim, settings.layers)
             kinds = MarginSoftmax(SpokenHead.dim, len(pairs.kinds), settings.spoken_scale)

@@ -1,15 +1,16 @@
-"""Voices by the checker's encoder: a head on a low layer of it, frozen, beside the speaker heads.
+"""`kwsd train voices`: voices by a network of the checker's own, beside its tuned head.
 
 First `gather` hears many people at a few hundred microphones, each of them in a room with its
-noise, and keeps the layer's frames, and what Resemblyzer says of each window before anything
-happens to it; then `train` needs no encoder. Each speed at which a person is
-played makes another person (Yamamoto et al. 2019). The first windows of a batch's pairs come from a
-few of the microphones, and the second ones from others: who is to be told apart shares a room, and
-the same person does not.
+noise, and keeps mel bels, and what Resemblyzer says of each window before anything happens to it.
+Then `train` begins with Resemblyzer's weights and teaches them to say the same of short words in
+noise and rooms. Each speed at which a person is played makes another person (Yamamoto et al. 2019).
+The first windows of a batch's pairs come from a few of the microphones, and the second ones from
+others: who is to be told apart shares a room, and the same person does not.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -30,13 +31,11 @@ from kwsd.training.data.augment import Rooms
 from kwsd.training.data.loading import load, worker_seed
 from kwsd.training.data.training_data import TrainingData
 from kwsd.training.data.voice_rooms import Device, VoiceSettings, as_recorded, window
-from kwsd.training.data.windows import at_peak
+from kwsd.training.data.windows import WINDOW_SAMPLES, at_peak
 from kwsd.training.loop import Group, Loop, LoopSettings, devices
-from kwsd.training.losses import MarginSoftmax, rising_margin
-from kwsd.training.models.checker import VoiceHead
 from kwsd.training.models.teachers import Voice
+from kwsd.training.models.voice_network import BANDS, HOP, VoiceNetwork, mel_filters
 from kwsd.training.settings import Settings
-from kwsd.training.stages.checker.export import FrameGraph, encoder_id, load_checker
 from kwsd.training.stages.checker.kept import Kept, is_kept, keep
 
 log = logging.getLogger(__name__)
@@ -44,71 +43,84 @@ SHARD = 2000
 """Windows of a file."""
 BATCH = 50
 """Windows that are heard at once."""
-SHORTEST_FRAMES = 55
-"""Least length of the part of a window that a batch shows."""
+SHOWN = (60, 150)
+"""Least and greatest length of the part of a window that a batch shows, in frames of 10 ms; every
+fifth batch shows it whole."""
 
 
 class VoicesSettings(Settings, frozen=True):
     """The settings `voices` of `checker.yaml`."""
 
     steps: int
-    layer: int
-    """The layer of the encoder; 0 is the input of its first block."""
     windows: int
     """Windows that are heard."""
-    heard: VoiceSettings = field(default_factory=lambda: VoiceSettings(devices=250, shared=0.8))
+    share: float
+    """Weight of the network, above 0 and below 1, beside the head that was tuned."""
+    weight: float
+    """Weight of both, above 0 and below 1, beside the speaker heads."""
+    heard: VoiceSettings = field(default_factory=lambda: VoiceSettings(devices=400, shared=0.8))
     """Where they are heard; its `people` are ignored."""
     speeds: list[float] = field(default_factory=lambda: [1.0, 0.89, 1.12])
-    pairs: int = 48
+    pairs: int = 32
     """Pairs of windows of a batch, each of one person at two microphones."""
     groups: int = 4
     """Microphones of the first windows of the pairs of a batch."""
-    teacher: float = 6.0
-    """Weight of 1 - cosine to what Resemblyzer says of a window; 0: it is not asked."""
-    own: float = 0.5
-    """See `VoiceFrames.targets`."""
-    margin: float = 0.2
+    teacher: float = 10.0
+    """Weight of 1 - cosine to what Resemblyzer says of a window; 0: it is not asked, and the
+    network begins with nothing."""
+    own: float = 1.0
+    """See `VoiceWindows.targets`."""
     scale: float = 24.0
-    contrast: float = 0.5
+    contrast: float = 0.1
     """Weight of the contrastive loss: each first window to its second, among all others."""
-    width: int = 192
-    rate: float = 2e-3
-    ramp: float = 0.15
-    weight_decay: float = 5e-3
+    sentences: float = 0.55
+    """Share of the windows by people who say sentences: of these a teacher knows more."""
+    width: int = 256
+    """Units of a layer; Resemblyzer's, where it is asked."""
+    rate: float = 2e-4
+    ramp: float = 0.05
+    weight_decay: float = 1e-3
     seed: int = 41
     checkpoint_every: int = 200
     log_every: int = 50
 
 
 @dataclass(frozen=True)
-class VoiceFrames:
+class VoiceWindows:
     """What `gather` keeps."""
 
     kept: Kept
-    """Its windows are float16 `[window, frame, dim]`."""
+    """Its windows are mel bels, float16 `[window, frame, band]`."""
     length: np.ndarray
     """int64 `[window]`: how many of the frames, the last ones, hold sound."""
     person: np.ndarray
     """int64 `[window]`: person + speed * people."""
     device: np.ndarray
     """int64 `[window]`: the microphone, -1 for as recorded."""
+    sentence: np.ndarray
+    """bool `[window]`: by a person who says sentences."""
     teacher: np.ndarray
     """float16 `[window, dim]`: what the teacher says of it; empty without a teacher."""
 
     @classmethod
-    def load(cls, folder: Path) -> VoiceFrames:
+    def load(cls, folder: Path) -> VoiceWindows:
         """Return all that is in `folder`. Raises FileNotFoundError where there is nothing."""
         kept = Kept.load(folder, "voices")
-        return cls(kept, *(kept.known[name] for name in ("length", "person", "device", "teacher")))
+        names = ("length", "person", "device", "sentence", "teacher")
+        return cls(kept, *(kept.known[name] for name in names))
+
+    def common(self) -> np.ndarray:
+        """Return what the teacher says of everybody, float32 `[dim]`."""
+        return np.asarray(self.teacher.astype(np.float32).mean(0))
 
     def targets(self, own: float) -> np.ndarray:
-        """Return what a window's vector is pulled to, float32 `[window, dim]` of unit length:
-        `own` of what the teacher says of it, the rest what it says of all that the person says.
+        """Return what a window's vector, less `common`, is pulled to, float32 `[window, dim]` of
+        unit length: `own` of what the teacher says of it, the rest what it says of all that the
+        person says.
 
         Of one word a teacher knows little; of a person who is heard in training it knows all, but
         there are few of them."""
-        said = self.teacher.astype(np.float32)
-        said -= said.mean(0)
+        said = self.teacher.astype(np.float32) - self.common()
         said /= np.linalg.norm(said, axis=1, keepdims=True).clip(1e-6)
         persons, of = np.unique(self.person, return_inverse=True)
         mean = np.zeros((len(persons), said.shape[1]), np.float32)
@@ -118,26 +130,38 @@ class VoiceFrames:
         return np.asarray(target / np.linalg.norm(target, axis=1, keepdims=True).clip(1e-6))
 
 
-def gather(data: TrainingData, tuned: Path, out: Path, settings: VoicesSettings) -> None:
-    """Write frames of windows of the training split's people into the folder `out`, by the encoder
-    of the checkpoint `tuned` in 8 bit, as devices have it, and what the teacher says of each; two
-    files for each `SHARD`. What is there is not made again.
+def voices(
+    data: TrainingData, filters: np.ndarray | None, out: Path, settings: VoicesSettings
+) -> VoiceNetwork:
+    """Train a network through the checkpoint `out`, on windows in the folder of its name, and
+    return it. `filters [201, band]` are those of the mel that it takes; None for a waveform.
+
+    Raises ConfigError where either was made otherwise."""
+    filters = mel_filters(BANDS) if filters is None else filters
+    gather(data, filters, out.with_suffix(""), settings)
+    return train(filters, out, settings)
+
+
+def gather(data: TrainingData, filters: np.ndarray, out: Path, settings: VoicesSettings) -> None:
+    """Write mel bels by `filters [201, band]` of windows of the training split's people into the
+    folder `out`, and what the teacher says of each; two files for each `SHARD`. What is there is
+    not made again.
 
     Raises ConfigError where it was made otherwise."""
     out.mkdir(parents=True, exist_ok=True)
-    checker = load_checker(tuned)
     made_by = {
-        "encoder": encoder_id(checker.encoder),
-        "layer": settings.layer,
+        "filters": hashlib.sha256(filters.tobytes()).hexdigest()[:16],
         "teacher": bool(settings.teacher),
     }
-    graph = FrameGraph(checker, out / "encoder.onnx", settings.layer)
+    network = VoiceNetwork(filters.shape[1])
+    network.hear_by(filters)
     teacher = Voice() if settings.teacher else None
     scenes = data.scenes(seed=settings.seed)
     scenes.reseed([settings.seed])
     places = [Device(scenes, settings.heard.telephone) for _ in range(settings.heard.devices)]
     rooms = Rooms(data.rooms)
     people = list(scenes.corpora.people(development=False).values())
+    lengths = np.array([np.median([one.samples for one in takes]) for takes in people])
     order = _order(len(people) * len(settings.speeds), settings)
     for n, at in enumerate(range(0, settings.windows, SHARD)):
         path = out / f"{n:03}.npz"
@@ -147,8 +171,8 @@ def gather(data: TrainingData, tuned: Path, out: Path, settings: VoicesSettings)
         person = order[at : at + SHARD]
         shared = scenes.rng.random(len(person)) < settings.heard.shared
         device = np.where(shared, scenes.rng.integers(len(places), size=len(person)), -1)
-        frames: list[np.ndarray] = []
-        lengths: list[int] = []
+        bels: list[np.ndarray] = []
+        frames: list[int] = []
         vectors: list[np.ndarray] = []
         for begin in range(0, len(person), BATCH):
             clean = []
@@ -166,20 +190,19 @@ def gather(data: TrainingData, tuned: Path, out: Path, settings: VoicesSettings)
                 torch.from_numpy(np.stack(clean)), augment.stack(degradations), rooms
             )
             spoken = [_spoken(samples) for samples in at_peak(heard).numpy()]
-            given = checker.given(at_peak(torch.from_numpy(np.stack(spoken))))
-            frames += [graph.of(given[one : one + 1]) for one in range(len(given))]
-            sounds = checker.encoder.sounds(given)
-            most = len(frames[-1])
-            lengths += [most] * len(spoken) if sounds is None else sounds.sum(1).tolist()
+            at_level = at_peak(torch.from_numpy(np.stack(spoken)))
+            bels.append(network.bels(at_level / 32768).numpy().astype(np.float16))
+            frames += [len(np.trim_zeros(samples, "f")) // HOP for samples in spoken]
             if teacher is not None:
                 vectors += list(teacher.windows([np.trim_zeros(samples) for samples in clean]))
         keep(
             path,
-            np.stack(frames),
+            np.concatenate(bels),
             made_by,
-            length=np.array(lengths, np.int64),
+            length=np.array(frames, np.int64),
             person=person,
             device=device,
+            sentence=lengths[person % len(people)] > WINDOW_SAMPLES,
             teacher=np.array(vectors or np.zeros((len(person), 0)), np.float16),
         )
         log.info("%s: %d of %d windows", path.name, at + len(person), settings.windows)
@@ -203,12 +226,10 @@ def _spoken(samples: np.ndarray) -> np.ndarray:
 class PairBatch(NamedTuple):
     """Windows of people, first all first ones of the pairs, then all second ones."""
 
-    frames: Tensor
-    """float32 `[2 pair, frame, dim]`."""
+    bels: Tensor
+    """float32 `[2 pair, frame, band]`."""
     sounds: Tensor
     """bool `[2 pair, frame]`."""
-    person: Tensor
-    """int64 `[2 pair]`."""
     target: Tensor
     """float32 `[2 pair, dim]`: what the teacher says."""
 
@@ -220,7 +241,7 @@ class PairBatch(NamedTuple):
 class VoicePairs(IterableDataset[PairBatch]):
     """Endless batches of pairs."""
 
-    def __init__(self, found: VoiceFrames, settings: VoicesSettings, seed: int) -> None:
+    def __init__(self, found: VoiceWindows, settings: VoicesSettings, seed: int) -> None:
         """Raises ValueError where nobody has two windows."""
         self.found = found
         self.settings = settings
@@ -245,15 +266,14 @@ class VoicePairs(IterableDataset[PairBatch]):
         while True:
             firsts = self._firsts(rng)
             rows = np.concatenate([firsts, [self._second(rng, row) for row in firsts]])
-            shown = int(rng.integers(min(SHORTEST_FRAMES, most), most + 1))
+            shown = most if rng.random() < 0.2 else min(int(rng.integers(*SHOWN)), most)
             length = found.length[rows]
             if rng.random() < 0.5:  # as much as a short word tells
-                length = np.maximum((length * rng.uniform(0.55, 1, len(rows))).astype(int), 30)
+                length = np.maximum((length * rng.uniform(0.5, 1, len(rows))).astype(int), 30)
             sounds = np.arange(shown) >= shown - np.minimum(length, shown)[:, None]
             yield PairBatch(
                 torch.from_numpy(found.kept.rows(rows)[:, most - shown :].astype(np.float32)),
                 torch.from_numpy(sounds),
-                torch.from_numpy(found.person[rows]),
                 torch.from_numpy(self.targets[rows]),
             )
 
@@ -262,9 +282,21 @@ class VoicePairs(IterableDataset[PairBatch]):
         groups = min(self.settings.groups, len(self.of_device))
         each = self.settings.pairs // groups
         drawn = rng.choice(len(self.of_device), groups, replace=False)
-        rows = np.concatenate([rng.permutation(self.of_device[n])[:each] for n in drawn])
+        rows = np.concatenate([self._at(self.of_device[n], each, rng) for n in drawn])
         _, first = np.unique(self.found.person[rows], return_index=True)
         return np.asarray(rows[np.sort(first)])
+
+    def _at(self, rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Return some of the windows at one microphone."""
+        sentence = self.found.sentence[rows]
+        share = self.settings.sentences
+        if sentence.all() or not sentence.any():
+            weights = np.ones(len(rows))
+        else:
+            weights = np.where(sentence, share / sentence.mean(), (1 - share) / (~sentence).mean())
+        chance = weights / weights.sum()
+        count = min(count, int((chance > 0).sum()))
+        return np.asarray(rng.choice(rows, count, replace=False, p=chance))
 
     def _second(self, rng: np.random.Generator, row: int) -> int:
         """Return another window of a person, at another microphone where there is one."""
@@ -282,21 +314,17 @@ def _groups(labels: np.ndarray) -> list[np.ndarray]:
     return np.split(np.argsort(of, kind="stable"), np.cumsum(counts)[:-1])
 
 
-def train(data: TrainingData, frames: Path, out: Path, settings: VoicesSettings) -> None:
-    """Train the head on what is in the folder `frames`, through the checkpoint `out`."""
-    found = VoiceFrames.load(frames)
-    people = len(data.corpora().people(development=False))
+def train(filters: np.ndarray, out: Path, settings: VoicesSettings) -> VoiceNetwork:
+    """Train the network on what `gather` left, through the checkpoint `out`; return it."""
+    found = VoiceWindows.load(out.with_suffix(""))
     with devices() as here:
         torch.manual_seed(settings.seed)
-        layer = found.kept.made_by["layer"]
-        head = VoiceHead(found.kept.windows[0].shape[-1], [layer], settings.width)
-        softmax = MarginSoftmax(VoiceHead.dim, people * len(settings.speeds), settings.scale)
-        model = _Learner(head, softmax, found.teacher.shape[1], settings).to(here.device)
-        parts: dict[str, nn.Module] = {
-            "voice": head,
-            "people": softmax,
-            "project": model.project,
-        }
+        network = VoiceNetwork(filters.shape[1], width=settings.width)
+        network.hear_by(filters)
+        if settings.teacher:
+            network.begin_as(Voice().network())
+        model = _Learner(network, found.common(), settings).to(here.device)
+        parts: dict[str, nn.Module] = {"voice": network, "project": model.project}
         loop = Loop(
             out,
             parts,
@@ -310,37 +338,35 @@ def train(data: TrainingData, frames: Path, out: Path, settings: VoicesSettings)
             ),
             here,
             run=settings,
-            notes={"encoder_id": found.kept.made_by["encoder"]},
         )
         pairs = VoicePairs(found, settings, here.seed(settings.seed, loop.first))
         batches = load(pairs, pairs.prepare, here.device)
         shared = here.share(model)
 
-        def step(n: int) -> Iterator[tuple[Tensor, Mapping[str, Tensor]]]:
-            batch = next(batches)
-            yield shared(batch, rising_margin(settings.margin, n, settings.steps))
+        def step(_: int) -> Iterator[tuple[Tensor, Mapping[str, Tensor]]]:
+            yield shared(next(batches))
 
         loop.run(step)
+    return network.cpu().eval()
 
 
 class _Learner(nn.Module):
-    """The head with what it learns by."""
+    """The network with what it learns by."""
 
-    def __init__(
-        self, head: VoiceHead, softmax: MarginSoftmax, teacher_dim: int, settings: VoicesSettings
-    ) -> None:
+    def __init__(self, network: VoiceNetwork, common: np.ndarray, settings: VoicesSettings) -> None:
+        """`common` is what the teacher says of everybody, of no length without one."""
         super().__init__()
-        self.head = head
-        self.softmax = softmax
-        self.project = nn.Linear(VoiceHead.dim, max(teacher_dim, 1))
+        self.network = network
+        self.project = nn.Linear(network.dim, max(len(common), 1))
+        if len(common) == network.dim:  # what Resemblyzer says, without what is common
+            nn.init.eye_(self.project.weight)
+            self.project.bias = nn.Parameter(-torch.from_numpy(common))
         self.settings = settings
 
-    def forward(self, batch: PairBatch, margin: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, and figures."""
         settings = self.settings
-        layers = [batch.frames] * (self.head.mixture.layers[0] + 1)  # it looks at the last of them
-        vectors = self.head(layers, batch.sounds)
-        identity = self.softmax(vectors, batch.person, margin)
+        vectors = self.network(batch.bels, batch.sounds)
         first, second = vectors.chunk(2)
         likeness = settings.scale * first @ second.T
         same = torch.arange(len(first), device=likeness.device)
@@ -349,11 +375,8 @@ class _Learner(nn.Module):
         rivals = settings.scale * first @ first.T - 1e9 * torch.eye(len(first), device=same.device)
         contrast = F.cross_entropy(torch.cat([likeness, rivals], dim=1), same)
         contrast = (contrast + F.cross_entropy(likeness.T, same)) / 2
-        loss = identity + settings.contrast * contrast
-        figures = {
-            "identity": identity.detach(),
-            "same": (likeness.argmax(1) == same).float().mean(),
-        }
+        loss = settings.contrast * contrast
+        figures = {"same": (likeness.argmax(1) == same).float().mean()}
         if settings.teacher:
             cosine = F.cosine_similarity(self.project(vectors), batch.target)
             loss = loss + settings.teacher * (1 - cosine).mean()

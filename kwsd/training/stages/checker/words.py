@@ -63,7 +63,7 @@ def hear(spoken: Path, tuned: Path, out: Path, settings: WordsSettings) -> None:
     Raises FileNotFoundError where there are no windows, and ConfigError where frames are of another
     encoder."""
     out.mkdir(parents=True, exist_ok=True)
-    windows = Kept.load(spoken, "spoken")
+    windows = Kept.load(spoken, "checker --only spoken")
     checker = load_checker(tuned)
     checker.spoken = SpokenHead(checker.encoder.dim, settings.layers, settings.last_steps)
     graph = FrameGraph(checker, out / "encoder.onnx")
@@ -86,7 +86,7 @@ def hear(spoken: Path, tuned: Path, out: Path, settings: WordsSettings) -> None:
 
 def train(frames: Path, out: Path, settings: WordsSettings) -> None:
     """Train the head on what is in the folder `frames`, through the checkpoint `out`."""
-    found = Kept.load(frames, "words")
+    found = Kept.load(frames, "checker --only words")
     layers = found.made_by["layers"]
     left_out = kinds_of(settings.left_out, HeldOut.of(()))
     with devices() as here:
