@@ -272,6 +272,8 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+COHORT_PART = 512
+"""Voices of a cohort that are in floating point at once."""
 Trials = tuple[np.ndarray, np.ndarray]
 """Target scores (one speaker's pairs) and impostor scores (different speakers')."""
 Scorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -301,12 +303,13 @@ def as_norm(
 
     A cosine is expressed in standard deviations above those to the nearest of the cohort, and the
     mean of both sides is returned: a voice like many others', or a noisy take that is like
-    everybody's, scores no higher for it. `cohort [voice, dim]` contains neither side's people.
+    everybody's, scores no higher for it. `cohort [voice, dim]`, of any type and length, contains
+    neither side's people.
     """
     nearest = min(nearest, len(cohort))
 
     def level(voices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        cosines = np.partition(voices @ cohort.T, len(cohort) - nearest, axis=1)
+        cosines = np.partition(_cosines(voices, cohort), len(cohort) - nearest, axis=1)
         near = cosines[:, len(cohort) - nearest :]
         return near.mean(axis=1), near.std(axis=1) + 1e-6
 
@@ -315,6 +318,17 @@ def as_norm(
     plain = takes @ references.T
     by_take = (plain - take_mean[:, None]) / take_spread[:, None]
     return np.asarray((by_take + (plain - mean) / spread) / 2)
+
+
+def _cosines(voices: np.ndarray, cohort: np.ndarray) -> np.ndarray:
+    """Return the cosines `[voice, cohort]` of voices of unit length and a cohort, which may have
+    one byte a number: it is never whole in floating point."""
+    parts = []
+    for begin in range(0, len(cohort), COHORT_PART):
+        part = cohort[begin : begin + COHORT_PART].astype(np.float32)
+        part /= np.linalg.norm(part, axis=1, keepdims=True)
+        parts.append(voices @ part.T)
+    return np.concatenate(parts, axis=1)
 
 
 def logistic_calibration(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -31,11 +31,11 @@ class SpeakerScorer:
 
         Raises BundleError.
         """
-        self._head = _Space(read_cohort(bundle, "cohort"), bundle.speaker_calibration)
+        self._head = _Space(_stored(bundle, "cohort", COHORT), bundle.speaker_calibration)
         self._joined: _Space | None = None
         if checker is not None and checker.voices is not None:
             voices = checker.voices
-            cohort = read_cohort(bundle, "cohort", voices.cohort)
+            cohort = _stored(bundle, "cohort", voices.cohort)
             self._joined = _Space(cohort, voices.calibration)
 
     def __call__(self, takes: np.ndarray, references: np.ndarray) -> np.ndarray:
@@ -57,6 +57,7 @@ class _Space(NamedTuple):
     """Voices of one kind, and how their scores are calibrated."""
 
     cohort: np.ndarray
+    """int8 `[voice, dim]`, as it is stored."""
     calibration: tuple[float, float]
 
 
@@ -81,7 +82,7 @@ def best_match(
     the `band` of a telephone, where most voices score as one.
     """
     people = list(voiceprints.values())
-    scores = np.array([person_scores(embedding[None], one, scorer)[0] for one in people])
+    scores = _nearest_scores(embedding, people, scorer)
     nearest, *others = (
         SpeakerScore(people[n].name, round(float(scores[n]), 4))
         for n in np.argsort(-scores, kind="stable")[:2]
@@ -96,6 +97,20 @@ def best_match(
         margin=round(nearest.score - others[0].score, 4) if others else None,
         reason=TELEPHONE if band == "telephone" else None,
     )
+
+
+def _nearest_scores(
+    embedding: np.ndarray, people: Sequence[Voiceprint], scorer: Scorer
+) -> np.ndarray:
+    """Return the scores `[person]` of one voice as `person_scores` has them, all references of one
+    length at once: each call looks through the whole cohort."""
+    scores = np.full(len(people), -np.inf)
+    means = [(n, one.mean) for n, person in enumerate(people) for one in person.references]
+    for dim in {len(mean) for _, mean in means}:
+        chosen = [(n, mean) for n, mean in means if len(mean) == dim]
+        found = scorer(embedding[None], np.stack([mean for _, mean in chosen]))[0]
+        np.maximum.at(scores, [n for n, _ in chosen], found)
+    return scores
 
 
 def person_scores(takes: np.ndarray, person: Voiceprint, scorer: Scorer) -> np.ndarray:
@@ -113,9 +128,14 @@ def read_cohort(
     `cohort` is what scores are normalized by. `strangers` are people whom neither the speaker head
     nor the cohort has seen. Raises BundleError.
     """
+    voices = _stored(bundle, which, file).astype(np.float32)
+    return np.asarray(voices / np.linalg.norm(voices, axis=1, keepdims=True))
+
+
+def _stored(bundle: Bundle, which: Literal["cohort", "strangers"], file: str) -> np.ndarray:
+    """Return such voices as they are stored, int8 `[person, dim]`, none of them zero."""
     kinds: Kinds = {which: COHORT_ARRAYS[which]}
-    voices = bundle.arrays(file, kinds)[which].astype(np.float32)
-    lengths = np.linalg.norm(voices, axis=1, keepdims=True)
-    if not voices.size or not lengths.all():
+    voices: np.ndarray = bundle.arrays(file, kinds)[which]
+    if not voices.size or not voices.any(axis=1).all():
         raise BundleError(f"{bundle.path / file}: damaged (it holds no voices); {RESTORE}")
-    return np.asarray(voices / lengths)
+    return voices

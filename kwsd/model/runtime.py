@@ -196,24 +196,40 @@ class CheckerGraph:
             shape = [framed // front_end.hop_samples, front_end.bands]
         self._session, outputs = self._open(path, shape, "logits")
         self._expect(path, "logits", outputs["logits"][1:], [len(bundle.words)])
-        self.voice_dim = _length(path, "voice", outputs)
-        """Length of a voice embedding; None where the graph gives none."""
-        self._network = None
-        if model.network is not None:
-            beside = bundle.file(model.network.file)
-            self._network, known = self._open(beside, shape, "voice")
-            if self.voice_dim is None:
-                text = f"{path}: gives no voice, beside which {beside.name} would be"
-                raise BundleError(f"{text}; restore the bundle")
-            self.voice_dim += _length(beside, "voice", known) or 0
+        self._own_dim = _length(path, "voice", outputs)
+        self._bundle = bundle
+        self._shape = shape
+        if model.network is not None and self._own_dim is None:
+            text = f"{path}: gives no voice, beside which {model.network.file} would be"
+            raise BundleError(f"{text}; restore the bundle")
         self.word_dim = _length(path, "words", outputs)
         """Length of an embedding of what was said; None where the graph gives none."""
-        if self.voice_dim is None and model.voices is not None:
+        if self._own_dim is None and model.voices is not None:
             text = f"{path}: gives no voice, and {MANIFEST} has a cohort of such"
             raise BundleError(f"{text}; restore the bundle")
         if self.word_dim is None and model.word_id is not None:
             text = f"{path}: gives no words, and {MANIFEST} has a word_id of such"
             raise BundleError(f"{text}; restore the bundle")
+
+    @property
+    def voice_dim(self) -> int | None:
+        """Length of a voice embedding; None where the graph gives none. Raises BundleError."""
+        if self._own_dim is None or self._network is None:
+            return self._own_dim
+        return self._own_dim + int(self._network.get_outputs()[0].shape[-1])
+
+    def load_voices(self) -> None:
+        """Load the network of voices, if there is one. Raises BundleError."""
+        self._network  # noqa: B018 # a cached property
+
+    @cached_property
+    def _network(self) -> onnxruntime.InferenceSession | None:
+        if self.model.network is None:
+            return None
+        path = self._bundle.file(self.model.network.file)
+        network, outputs = self._open(path, self._shape, "voice")
+        _length(path, "voice", outputs)
+        return network
 
     def _open(
         self, path: Path, shape: list[int], output: str
@@ -315,15 +331,18 @@ class Runtime:
         self._bundle = bundle
         self._checker: CheckerGraph | None = None
 
-    def checker(self, model: CheckerModel | None) -> CheckerGraph | None:
+    def checker(self, model: CheckerModel | None, *, voices: bool = False) -> CheckerGraph | None:
         """Return the graph of a checker, or None for none; the last one that was asked for is kept.
 
-        Raises BundleError where it cannot be loaded.
+        Its network of `voices` is loaded with it, or where a voice is asked for first. Raises
+        BundleError where it cannot be loaded.
         """
         kept = self._checker
         if model is None:
             kept = None
         elif kept is None or kept.model != model:
             kept = CheckerGraph(self._bundle, model)
+        if kept is not None and voices:
+            kept.load_voices()
         self._checker = kept
         return kept

@@ -41,7 +41,7 @@ from kwsd.server.hub import Hub
 from kwsd.server.listener import Listener
 from kwsd.server.pauses import Pauses
 from kwsd.server.peak_recorder import PeakRecorder
-from kwsd.server.process import prepare, set_log_level
+from kwsd.server.process import prepare, return_free_memory, set_log_level
 from kwsd.server.sound_server import MoveWatch
 from kwsd.server.sources import (
     LiveInput,
@@ -194,6 +194,7 @@ class Daemon:
             # What is loaded stays: to look through it for garbage would hold a wake up for 50 ms.
             gc.collect()
             gc.freeze()
+            return_free_memory()
             self._listener.go()
             await self._stop.wait()
             # Events that crossed over with the end are published before the backlogs are checked.
@@ -281,7 +282,7 @@ class Daemon:
         library = self._state.library()
         required = self._options.required_words
         setup = resolve(config, self._bundle, library, required, self._state.enabled)
-        self._runtime.checker(setup.checker)
+        self._runtime.checker(setup.checker, voices=bool(setup.speakers.voiceprints))
         return setup
 
     def _embedder(self) -> Embedder:

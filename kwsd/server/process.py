@@ -40,6 +40,12 @@ def frugal_heap() -> None:
             c.mallopt(option, value)
 
 
+def return_free_memory() -> None:
+    """Return what is free between what is in use as well: loading models leaves some MiB of it."""
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def allow_descriptors(needed: int) -> None:
     """Raise the process's limit on descriptors to `needed`, or log that it cannot be."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
