@@ -153,7 +153,7 @@ def test_sums_in_8_bit_saturate_nowhere() -> None:
     # Where there is no VNNI, two products of uint8 and int8 are added in 16 bits.
     signed = 0
     graphs = sorted(bundles.default_path().glob("*.onnx"))
-    assert len(graphs) == 3
+    assert len(graphs) == 4
     for path in graphs:
         for weight in onnx.load(str(path)).graph.initializer:
             if weight.data_type == onnx.TensorProto.INT8 and len(weight.dims) > 1:
