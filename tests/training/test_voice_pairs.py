@@ -68,7 +68,7 @@ def test_people_of_sentences_have_their_share(windows: VoiceWindows) -> None:
 
 def test_nobody_with_two_windows_is_refused(windows: VoiceWindows) -> None:
     alone = replace(windows, person=np.arange(120))
-    with pytest.raises(ValueError, match=r"raise voices\.windows"):
+    with pytest.raises(ValueError, match=r"raise windows, or heard\.shared, by --set"):
         VoicePairs(alone, SETTINGS, 1)
 
 

@@ -216,7 +216,7 @@ def _order(identities: int, settings: VoicesSettings) -> np.ndarray:
 
 
 def _spoken(samples: np.ndarray) -> np.ndarray:
-    """Return a window as the device gives it to the head: what is voiced, after silence, float32
+    """Return a window as the device gives it to the network: what is voiced, after silence, float32
     `[sample]`."""
     heard = HighPass().step(samples.round().astype(np.int16))
     spoken = spoken_part(heard)
@@ -252,7 +252,7 @@ class VoicePairs(IterableDataset[PairBatch]):
         if not self.of_device or max(map(len, self.of_person.values())) < 2:
             raise ValueError(
                 "voices need people of two windows at least, at shared microphones: raise "
-                "voices.windows, or voices.heard.shared"
+                "windows, or heard.shared, by --set"
             )
 
     def prepare(self, batch: PairBatch) -> PairBatch:
