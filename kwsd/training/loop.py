@@ -48,6 +48,12 @@ class Devices(NamedTuple):
     world: int = 1
     """How many processes share the run."""
 
+    def autocast(self, mixed: bool) -> torch.autocast:
+        """Return what has matrices multiplied in bfloat16, where that is wanted (`mixed`) and this
+        device computes in it."""
+        native = self.device.type == "cuda" or torch.cpu.get_capabilities().get("avx512_bf16")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=mixed and bool(native))
+
     def share(self, model: nn.Module) -> nn.Module:
         """Return `model`, wrapped where several processes share the run."""
         if self.world == 1:

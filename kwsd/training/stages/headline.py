@@ -31,7 +31,7 @@ from kwsd.training.data.voice_rooms import VoiceRooms, VoiceSettings
 from kwsd.training.data.windows import WINDOW_SAMPLES, at_peak
 from kwsd.training.data.word_scenes import SILENCE
 from kwsd.training.development import Development, Report
-from kwsd.training.loop import Group, Loop, LoopSettings, devices
+from kwsd.training.loop import Devices, Group, Loop, LoopSettings, devices
 from kwsd.training.losses import MarginSoftmax, pair_contrast, rising_margin
 from kwsd.training.models import checkpoint
 from kwsd.training.models.checker import STEP_FRAMES, CheckerHead, VoiceHead
@@ -69,6 +69,8 @@ class HeadlineSettings(Settings, frozen=True):
     """Weight of the voices; the words have 1."""
     margin: float = 0.2
     scale: float = 24.0
+    mixed_precision: bool = True
+    """Multiply in bfloat16 where the device computes in it."""
     seed: int = 3
     checkpoint_every: int = 50
     log_every: int = 25
@@ -141,7 +143,12 @@ class TwoTasks(nn.Module):
     """An encoder with a head for words and one for voices."""
 
     def __init__(
-        self, encoder: Transformer, classes: int, people: int, settings: HeadlineSettings
+        self,
+        encoder: Transformer,
+        classes: int,
+        people: int,
+        settings: HeadlineSettings,
+        here: Devices,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -150,6 +157,7 @@ class TwoTasks(nn.Module):
         self.voice = VoiceHead(encoder.dim, settings.voice_layers)
         self.people = MarginSoftmax(VoiceHead.dim, people, settings.scale)
         self.settings = settings
+        self.here = here
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -161,8 +169,9 @@ class TwoTasks(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the loss of `words` or of `voices`, and how many were right."""
         inputs = self.encoder.inputs(heard)
-        with torch.set_grad_enabled(not frozen):
-            hidden = self.encoder(inputs)
+        mixed = self.here.autocast(self.settings.mixed_precision)
+        with torch.set_grad_enabled(not frozen), mixed:
+            hidden = [layer.float() for layer in self.encoder(inputs)]
         if task == "words":
             logits = self.words(hidden)
             return F.cross_entropy(logits, known), (logits.argmax(1) == known).float().mean()
@@ -183,7 +192,7 @@ def train(
     with devices() as here:
         torch.manual_seed(settings.seed)
         people = data.corpora().people(development=False)
-        model = TwoTasks(encoder, len(classes), len(people), settings)
+        model = TwoTasks(encoder, len(classes), len(people), settings, here)
         model.train().requires_grad_(True).to(here.device)
         heads = [part for name, part in model.parts.items() if name != "encoder"]
         total = settings.head_steps + settings.steps

@@ -55,6 +55,8 @@ class DistillCheckerSettings(Settings, frozen=True):
     """Windows on which the thin blocks are chosen and fitted."""
     rate: float = 6e-4
     ramp: float = 0.1
+    mixed_precision: bool = True
+    """Multiply in bfloat16 where the device computes in it."""
     validation_windows: int = 96
     """Windows of the store for validation, where there is one."""
     seed: int = 1
@@ -141,7 +143,6 @@ def train(data: TrainingData, teacher: str, out: Path, settings: DistillCheckerS
         )
         batches = load(windows, windows.prepare, here.device)
         answered: dict[Draw, Tensor] = {}
-        autocast = here.device.type == "cuda"
 
         def step(at: int) -> Iterator[tuple[Tensor, Mapping[str, Tensor]]]:
             for _ in range(settings.accumulate):
@@ -154,7 +155,7 @@ def train(data: TrainingData, teacher: str, out: Path, settings: DistillCheckerS
                 for one, seed in zip(inputs, pair.seeds, strict=True):
                     rng = np.random.default_rng([*seed, 0])
                     augment.mask(one, augment.draw_masks(len(one), one.shape[1], rng))
-            with torch.autocast(here.device.type, torch.bfloat16, enabled=autocast):
+            with here.autocast(settings.mixed_precision):
                 new = [k for k, draw in enumerate(pair.draws) if draw not in answered]
                 with torch.no_grad():
                     fresh = compare.targets(whole(whole.inputs(pair.clean[new])))

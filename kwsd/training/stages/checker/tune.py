@@ -26,7 +26,7 @@ from kwsd.training.data.loading import load, worker_seed
 from kwsd.training.data.training_data import TrainingData
 from kwsd.training.data.voice_rooms import VoiceRooms, VoiceSettings
 from kwsd.training.data.windows import WINDOW_SAMPLES, Windows, at_peak
-from kwsd.training.loop import Group, Loop, LoopSettings, devices
+from kwsd.training.loop import Devices, Group, Loop, LoopSettings, devices
 from kwsd.training.losses import MarginSoftmax, pair_contrast, rising_margin
 from kwsd.training.models import checkpoint
 from kwsd.training.models.checker import STEP_FRAMES, CheckerHead, SpokenHead, VoiceHead
@@ -82,6 +82,8 @@ class TuneSettings(Settings, frozen=True):
     noisy: float = 0.5
     """Share of the candidates to which more noise is added, at 3 to 25 dB."""
     shift_s: float = 0.2
+    mixed_precision: bool = True
+    """Multiply in bfloat16 where the device computes in it."""
     seed: int = 3
     checkpoint_every: int = 100
     log_every: int = 50
@@ -189,6 +191,7 @@ class Tuned(nn.Module):
         spoken: SpokenHead | None,
         kinds: MarginSoftmax | None,
         settings: TuneSettings,
+        here: Devices,
     ) -> None:
         """`spoken` and `kinds` are None where no other words are told apart."""
         super().__init__()
@@ -199,6 +202,7 @@ class Tuned(nn.Module):
         self.spoken = spoken
         self.kinds = kinds
         self.settings = settings
+        self.here = here
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -212,8 +216,9 @@ class Tuned(nn.Module):
 
         `known` are word and spoken word of candidates, which come first in the batch, the people,
         or the kinds of words, two windows each."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            hidden = self.encoder(inputs)
+        learns = torch.is_grad_enabled() and not frozen
+        with torch.set_grad_enabled(learns), self.here.autocast(self.settings.mixed_precision):
+            hidden = [layer.float() for layer in self.encoder(inputs)]
         if task == "words":
             word, spoken = known
             logits = self.words([layer[: len(word)] for layer in hidden])
@@ -269,6 +274,7 @@ def train(
             spoken,
             kinds,
             settings,
+            here,
         ).to(here.device)
         heads = [part for name, part in tuned.parts.items() if name != "encoder"]
         for part in (encoder.stem, *encoder.blocks[: settings.frozen_blocks]):
@@ -318,7 +324,7 @@ def train(
             )
             figures = {"words": loss.detach(), "right": right}
             if pair is not None:
-                with torch.no_grad():
+                with torch.no_grad(), here.autocast(settings.mixed_precision):
                     target = compare.targets(whole(whole.inputs(pair.clean)))
                 own = [layer[len(batch.word) :] for layer in hidden]
                 distance, cosines = compare(own, target)
