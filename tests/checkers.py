@@ -19,7 +19,7 @@ from kwsd.learn.word_vectors import write_checker_negatives
 from kwsd.metrics import joined
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import COHORT, FRONT_END, MANIFEST, NEGATIVES
-from kwsd.model.runtime import CheckerGraph
+from kwsd.model.runtime import CheckerGraph, wanted_by
 
 SAMPLES = 32240
 """200 mel frames of the shipped front end."""
@@ -71,6 +71,13 @@ def graph(
     lengths = {"logits": WORDS, "words": WORD_DIM, "voice": WORDS}
     given: dict[str, list[int | str]] = {name: ["batch", lengths[name]] for name in outputs}
     return model(nodes, {input: ["batch", *axes]}, given, constants)
+
+
+def run(session: Any, given: np.ndarray, *outputs: str) -> list[np.ndarray]:
+    """Return `outputs` of a session, which computes the others only where it must."""
+    first, *flags = [i.name for i in session.get_inputs()]
+    feed = {flag: np.array(flag in map(wanted_by, outputs)) for flag in flags}
+    return list(session.run(outputs, {first: given, **feed}))
 
 
 def _of_words(size: int) -> np.ndarray:

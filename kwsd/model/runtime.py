@@ -174,6 +174,11 @@ class SpeakerEncoder:
         return np.asarray(self._session.run(None, feed)[0][0])
 
 
+def wanted_by(output: str) -> str:
+    """Return the input, a bool, that tells a graph whether an `output` is wanted."""
+    return f"{output}_wanted"
+
+
 class CheckerGraph:
     """The graph of a checker: windows of audio in, the logits of the bundle's words out, or an
     embedding of the voice."""
@@ -195,6 +200,8 @@ class CheckerGraph:
             self._input = "mel"
             shape = [framed // front_end.hop_samples, front_end.bands]
         self._session, outputs = self._open(path, shape, "logits")
+        inputs = {i.name for i in self._session.get_inputs()}
+        self._deferred = [output for output in outputs if wanted_by(output) in inputs]
         self._expect(path, "logits", outputs["logits"][1:], [len(bundle.words)])
         self._own_dim = _length(path, "voice", outputs)
         self._bundle = bundle
@@ -239,7 +246,8 @@ class CheckerGraph:
         opened = session(path)
         inputs = {i.name: i.shape for i in opened.get_inputs()}
         outputs = {o.name: o.shape for o in opened.get_outputs()}
-        if inputs.keys() != {self._input} or output not in outputs:
+        asked = inputs.keys() - set(map(wanted_by, outputs))
+        if asked != {self._input} or output not in outputs:
             text = f"{path}: takes {', '.join(sorted(inputs))}, gives {', '.join(sorted(outputs))}"
             text += f"; it should take {self._input} and give {output}"
             raise BundleError(f"{text}: it is another kind of model")
@@ -259,17 +267,17 @@ class CheckerGraph:
 
     def __call__(self, window: np.ndarray) -> np.ndarray:
         """Return the logits `[word]` of a window `[sample]`, int16 scale, of the model's length."""
-        return self._run(window, "logits")[0]
+        return self._run(self._prepared(window), "logits")[0]
 
     def with_words(self, window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the logits of a window as above and, of the same run, its embedding of words."""
-        logits, vector = self._run(window, "logits", "words")
+        logits, vector = self._run(self._prepared(window), "logits", "words")
         return logits, _unit(vector)
 
     def words(self, window: np.ndarray) -> np.ndarray:
         """Return the embedding of what was said at the end of a window as above, float32 `[dim]`
         of unit length."""
-        return _unit(self._run(window, "words")[0])
+        return _unit(self._run(self._prepared(window), "words")[0])
 
     def with_voice(self, head: np.ndarray, span: np.ndarray) -> np.ndarray:
         """Return a speaker embedding `[dim]`: the head's, joined with that of the voice in a span.
@@ -284,15 +292,18 @@ class CheckerGraph:
     def voice(self, span: np.ndarray) -> np.ndarray:
         """Return the embedding of the voice in a span as above, float32 `[dim]` of unit length."""
         samples = np.asarray(span, np.float32)
-        given = self._prepared(np.pad(samples, (self.model.samples - len(samples), 0)))[None]
-        voice = _unit(self._session.run(["voice"], {self._input: given})[0][0])
+        given = self._prepared(np.pad(samples, (self.model.samples - len(samples), 0)))
+        voice = _unit(self._run(given, "voice")[0])
         if self._network is None or self.model.network is None:
             return voice
-        known = _unit(self._network.run(["voice"], {self._input: given})[0][0])
+        known = _unit(self._network.run(["voice"], {self._input: given[None]})[0][0])
         return joined(voice, known, self.model.network.share)
 
-    def _run(self, window: np.ndarray, *outputs: str) -> list[np.ndarray]:
-        feed = {self._input: self._prepared(window)[None]}
+    def _run(self, given: np.ndarray, *outputs: str) -> list[np.ndarray]:
+        """Return `outputs` of what `_prepared` gives; no others are computed that can be left
+        out."""
+        feed = {self._input: given[None]}
+        feed |= {wanted_by(output): np.array(output in outputs) for output in self._deferred}
         return [found[0] for found in self._session.run(outputs, feed)]
 
     def _prepared(self, window: np.ndarray) -> np.ndarray:

@@ -366,9 +366,7 @@ def test_any_teacher_to_one_checked_candidate(
     found = Candidates.load(tmp_path / "checker" / "candidates")
     window = found.windows[:1, MARGIN_SAMPLES : MARGIN_SAMPLES + WINDOW_SAMPLES]
     given = checker.given(torch.from_numpy(window.astype(np.float32)))
-    logits, voice, words = session.run(
-        ["logits", "voice", "words"], {entry["input"]: given.numpy()}
-    )
+    logits, voice, words = checkers.run(session, given.numpy(), "logits", "voice", "words")
     assert logits.shape == (1, len(bundle.words))
     assert np.isfinite(logits).all()
     assert np.linalg.norm(voice) == pytest.approx(1, abs=1e-4)
@@ -421,7 +419,7 @@ def test_any_teacher_to_one_checked_candidate(
     padded = np.pad(spoken, (WINDOW_SAMPLES - len(spoken), 0))
     at_level = at_peak(torch.from_numpy(padded)[None])
     given = checker.given(at_level)
-    (tuned,) = session.run(["voice"], {entry["input"]: given.numpy()})
+    (tuned,) = checkers.run(session, given.numpy(), "voice")
     expected = network(network.bels(at_level / 32768))[0].numpy()
     both = np.concatenate([np.sqrt(0.7) * tuned[0], np.sqrt(0.3) * expected])
     assert graph.voice(spoken) == pytest.approx(both, abs=0.02)  # by 8 bit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import checkers
 import msgspec
 import numpy as np
 import pytest
@@ -155,7 +156,7 @@ def test_words_are_heard_trained_on_and_exported(
     export.write_graph(checker, tmp_path / "checker.onnx", quantized=False, voices=False)
     session = onnxruntime.InferenceSession(tmp_path / "checker.onnx")
     given = checker.given(torch.randn(2, WINDOW_SAMPLES) * 1000)
-    logits, vectors = session.run(["logits", "words"], {"mel": given.numpy()})
+    logits, vectors = checkers.run(session, given.numpy(), "logits", "words")
     assert logits.shape == (2, 6)
     with torch.no_grad():
         expected = checker(given)[2].numpy()

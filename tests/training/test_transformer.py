@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any, cast
 
+import checkers
 import numpy as np
 import pytest
 import torch
@@ -185,6 +186,6 @@ def test_the_exported_checker_hears_what_the_network_hears(
         path = tmp_path / "checker.onnx"
         write_graph(checker, path, quantized=quantized)
         session = onnxruntime.InferenceSession(path)
-        got = session.run(["logits", "voice"], {network.kind: feed})
+        got = checkers.run(session, feed, "logits", "voice")
         for own, other in zip(got, want, strict=True):
             assert np.abs(own - other.numpy()).max() < close

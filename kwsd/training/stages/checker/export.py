@@ -29,6 +29,7 @@ from kwsd.training.models.checkpoint import Part
 from kwsd.training.models.transformer import MelStem, Transformer
 from kwsd.training.settings import Settings
 from kwsd.training.settings.catalog import CONTINUOUS, CorpusRoles
+from kwsd.training.stages.checker.branches import defer
 from kwsd.training.stages.checker.candidates import DEGRADED, MARGIN_SAMPLES, SCENES, Candidates
 
 log = logging.getLogger(__name__)
@@ -139,9 +140,11 @@ def write_graph(
     checker: Checker, path: Path, *, quantized: bool = True, voices: bool = True
 ) -> None:
     """Write `checker` to `path`; `quantized`: in 8 bit, but for what is no product with weights;
-    `voices`: with the output `voice`. Where it has a head for them, `words` is an output."""
+    `voices`: with the output `voice`. Where it has a head for them, `words` is an output. Both are
+    computed where they are wanted (`defer`)."""
     outputs = ["logits", *(["voice"] if voices else []), *(["words"] if checker.spoken else [])]
     _write(_Outputs(_unfolded(checker), voices), checker, path, outputs, quantized)
+    defer(path, outputs[1:])
 
 
 def _unfolded(checker: Checker) -> Checker:
@@ -312,9 +315,9 @@ def _logits(path: Path, checker: Checker, found: Candidates) -> np.ndarray:
     session = ort.onnxruntime.InferenceSession(path)
     rows = []
     middle = slice(MARGIN_SAMPLES, MARGIN_SAMPLES + WINDOW_SAMPLES)
+    unwanted = {i.name: np.array(False) for i in session.get_inputs()[1:]}
     for window in found.windows[:, middle]:
         samples = at_peak(torch.from_numpy(window.astype(np.float32))[None])
-        rows.append(
-            session.run(["logits"], {checker.encoder.kind: checker.given(samples).numpy()})[0][0]
-        )
+        given = {checker.encoder.kind: checker.given(samples).numpy()}
+        rows.append(session.run(["logits"], given | unwanted)[0][0])
     return np.stack(rows)
