@@ -366,12 +366,12 @@ def test_any_teacher_to_one_checked_candidate(
     found = Candidates.load(tmp_path / "checker" / "candidates")
     window = found.windows[:1, MARGIN_SAMPLES : MARGIN_SAMPLES + WINDOW_SAMPLES]
     given = checker.given(torch.from_numpy(window.astype(np.float32)))
-    logits, voice, words = checkers.run(session, given.numpy(), "logits", "voice", "words")
+    logits, voice, spelled = checkers.run(session, given.numpy(), "logits", "voice", "words")
     assert logits.shape == (1, len(bundle.words))
     assert np.isfinite(logits).all()
     assert np.linalg.norm(voice) == pytest.approx(1, abs=1e-4)
-    assert words.shape == (1, SpokenHead.dim)
-    assert np.linalg.norm(words) == pytest.approx(1, abs=1e-4)
+    assert spelled.shape == (1, SpokenHead.dim)
+    assert np.linalg.norm(spelled) == pytest.approx(1, abs=1e-4)
     assert re.fullmatch("[0-9a-f]{16}", entry["word_id"])
     made = bundles.load(models)
     words = {word: WordConfig() for word in made.words}
@@ -419,9 +419,9 @@ def test_any_teacher_to_one_checked_candidate(
     padded = np.pad(spoken, (WINDOW_SAMPLES - len(spoken), 0))
     at_level = at_peak(torch.from_numpy(padded)[None])
     given = checker.given(at_level)
-    (tuned,) = checkers.run(session, given.numpy(), "voice")
+    (tuned_voice,) = checkers.run(session, given.numpy(), "voice")
     expected = network(network.bels(at_level / 32768))[0].numpy()
-    both = np.concatenate([np.sqrt(0.7) * tuned[0], np.sqrt(0.3) * expected])
+    both = np.concatenate([np.sqrt(0.7) * tuned_voice[0], np.sqrt(0.3) * expected])
     assert graph.voice(spoken) == pytest.approx(both, abs=0.02)  # by 8 bit
     asked = np.load(tmp_path / "voices" / "000.npz")
     assert asked["teacher"].shape == (70, 3)
