@@ -373,6 +373,17 @@ def test_words_of_another_store_are_reported(tmp_path: Path) -> None:
         train("negatives", "--data", tmp_path, "--work", tmp_path)
 
 
+def test_validation_knows_what_was_aligned_beside_it(tmp_path: Path) -> None:
+    for name in ("recorded", "val"):
+        write_store(tmp_path / name, [Recording(np.zeros(16000, np.int16), "libri", "a", "")])
+    (tmp_path / "aligned.tsv").write_text(
+        "store\tstart\tsamples\tcorpus\tspeaker\tlabel\nrecorded\t0\t4000\tlibri\ta\tfig\n"
+    )
+    held_back = TrainingData.of(tmp_path, None).validation()
+    assert held_back is not None
+    assert held_back.transcripts().stores == {"recorded"}
+
+
 def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"manifest.tsv: no such file; docs/training.md"):
         train("unpack", "--data", tmp_path, "--work", tmp_path / "work")

@@ -95,12 +95,14 @@ class TrainingData:
         return Rooms(self.rooms)
 
     def transcripts(self) -> Transcripts:
-        """Return the transcripts. Raises ConfigError where they are of other stores."""
+        """Return the transcripts. Raises ConfigError where a store they are of is gone."""
         transcripts = Transcripts(self.aligned)
-        unknown = transcripts.stores - {store.name for store in self.stores} - {VALIDATION}
+        work = self.aligned.parent
+        named = transcripts.stores - {VALIDATION}
+        unknown = sorted(name for name in named if not (work / name).is_dir())
         if unknown:
             raise ConfigError(
-                f"{self.aligned}: words of {min(unknown)!r}, which {self.aligned.parent} does not "
+                f"{self.aligned}: words of {unknown[0]!r}, which {work} does not "
                 "hold; remove the file and run `kwsd train align` again"
             )
         return transcripts
