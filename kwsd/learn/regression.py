@@ -141,8 +141,8 @@ class Moments:
 
 def least_squares(
     positives: Moments, negatives: Moments, ridge: float = VECTOR_RIDGE
-) -> tuple[np.ndarray, float]:
-    """Return float32 weights `[dim]` and the bias of the ridge regression to 1 and -1.
+) -> np.ndarray:
+    """Return the weights `[dim]` of the ridge regression to 1 and -1.
 
     Both classes weigh one half. `ridge` is a share of the mean variance of the numbers.
     """
@@ -151,5 +151,4 @@ def least_squares(
     covariance = (one.second + other.second) / 2 - np.outer(mean, mean)
     slope = (one.first - other.first) / 2
     damping = ridge * np.trace(covariance) / len(mean) + 1e-9
-    weights = np.linalg.solve(covariance + damping * np.eye(len(mean)), slope)
-    return weights.astype(np.float32), float(-mean @ weights)
+    return np.linalg.solve(covariance + damping * np.eye(len(mean)), slope)
