@@ -17,6 +17,7 @@ from kwsd.training.data.training_data import TrainingData
 from kwsd.training.models.checkpoint import load, save
 from kwsd.training.models.pretrained import load_pretrained
 from kwsd.training.models.transformer import Transformer
+from kwsd.training.settings.catalog import default_roles
 from kwsd.training.stages.headline import SAMPLES, Answers, LabeledWords, difference
 
 SMALL = (
@@ -98,3 +99,12 @@ def test_differences_are_paired() -> None:
     deaf = [person / np.linalg.norm(person, axis=1, keepdims=True) for person in noise]
     apart = difference(Answers(right, speakers, deaf), teacher)["eer"]
     assert 0 < apart["low"] <= apart["value"] <= apart["high"]
+    silent = Answers(np.zeros(0, bool), [], people)
+    assert silent.figures()["accuracy"] is None
+    assert difference(silent, silent)["accuracy"] is None
+
+
+def test_corpora_of_words_are_known_by_the_beginning_of_their_names() -> None:
+    roles = default_roles()
+    assert roles.has_single_words("gsc_v2test")
+    assert not roles.has_single_words("libri")

@@ -81,7 +81,7 @@ class CorpusRoles(Settings, frozen=True):
     other_language: list[str]
     """Beginnings of the names of corpora of other languages than English."""
     word_accuracy: list[str]
-    """Corpora of single words that `compare` classifies."""
+    """Beginnings of the names of corpora of single words, which `compare` classifies."""
     speaker_groups: dict[str, list[str]]
     """Groups of corpora on whose speakers `evaluate` measures verification; `all` is needed."""
     negatives_s: dict[str, float]
@@ -105,6 +105,10 @@ class CorpusRoles(Settings, frozen=True):
     def has_people(self, corpus: str) -> bool:
         """Return whether the speakers of `corpus` are people."""
         return self.is_speech(corpus) and not corpus.startswith(tuple(self.not_people))
+
+    def has_single_words(self, corpus: str) -> bool:
+        """Return whether `compare` classifies the words of `corpus`."""
+        return corpus.startswith(tuple(self.word_accuracy))
 
     def source(self, corpus: str) -> str:
         """Return which kind of negatives `corpus` is."""

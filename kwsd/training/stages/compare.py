@@ -98,7 +98,7 @@ def classified(
     """Return the recordings of one split of single words that are `named`, and (utterance, start,
     end) of the other words in it."""
     utterances = [u for u in corpora.utterances if u.development == development]
-    labeled = [u for u in utterances if u.corpus in corpora.roles.word_accuracy]
+    labeled = [u for u in utterances if corpora.roles.has_single_words(u.corpus)]
     names = {u.text for u in labeled}
     single = [u for u in labeled if u.text in named]
     others = [(u, 0, u.samples) for u in utterances if u.word >= 0 and not u.synthetic]

@@ -247,10 +247,10 @@ class Answers(NamedTuple):
     """The voices `[take, dim]` of each person."""
 
     def figures(self) -> Report:
-        """Return the accuracy, the equal error rate of one take against one, and how much was
-        asked."""
+        """Return the accuracy (None without clips), the equal error rate of one take against one,
+        and how much was asked."""
         return {
-            "accuracy": float(self.right.mean()),
+            "accuracy": float(self.right.mean()) if len(self.right) else None,
             "eer": _equal_errors(self.people),
             "clips": len(self.right),
             "people": len(self.people),
@@ -294,9 +294,12 @@ def answers(model: TwoTasks, data: TrainingData, classes: Sequence[str]) -> Answ
 def difference(student: Answers, teacher: Answers) -> Report:
     """Return how far the student's figures lie above its teacher's, with 95 % intervals of the
     paired differences: over speakers, and over halves of the people, which have the same spread
-    (Politis et al. 1999)."""
-    apart = student.right.astype(float) - teacher.right
-    low, high = bootstrap_interval(apart, student.speakers)
+    (Politis et al. 1999). Without clips there is none of the accuracy."""
+    accuracy = None
+    if len(student.right):
+        apart = student.right.astype(float) - teacher.right
+        low, high = bootstrap_interval(apart, student.speakers)
+        accuracy = {"value": float(apart.mean()), "low": low, "high": high}
     rng = np.random.default_rng(0)
     count = len(student.people)
     drawn = []
@@ -309,7 +312,7 @@ def difference(student: Answers, teacher: Answers) -> Report:
     eer_low, eer_high = np.quantile(drawn, [0.025, 0.975])
     eer = _equal_errors(student.people) - _equal_errors(teacher.people)
     return {
-        "accuracy": {"value": float(apart.mean()), "low": low, "high": high},
+        "accuracy": accuracy,
         "eer": {"value": eer, "low": float(eer_low), "high": float(eer_high)},
     }
 
@@ -329,7 +332,7 @@ def headline(
     named = {
         u.text
         for u in corpora.utterances
-        if u.corpus in data.roles.word_accuracy and not u.development
+        if data.roles.has_single_words(u.corpus) and not u.development
     }
     classes = [*sorted(named), OTHER, SILENCE]
     splits = {"development": data, "val": data.validation()}
