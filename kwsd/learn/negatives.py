@@ -30,7 +30,7 @@ class Negatives:
     starts: np.ndarray
     """int64 `[segment]`: the first frame of each segment."""
     texts: tuple[str, ...]
-    """The words that are known to be said in each segment."""
+    """The words that are known to be said in each segment, and those that sound as one of them."""
     speech: np.ndarray
     """bool `[segment]`: whether it is continuous speech, of which rates are told."""
     vectors: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
@@ -53,10 +53,11 @@ class Negatives:
     def usable(self, word: str) -> np.ndarray:
         """Return which frames are negatives of `word`, bool `[frame]`.
 
-        They have `CONTEXT_FRAMES` before them, and no part of the word is said in their segment.
+        They have `CONTEXT_FRAMES` before them, and the word is not said in their segment: of a
+        phrase, not all parts are.
         """
         parts = set(word.replace("_", " ").lower().split())
-        contains = np.array([bool(parts & set(text.split())) for text in self.texts])
+        contains = np.array([parts <= set(text.split()) for text in self.texts])
         age = np.arange(len(self.embedding)) - self.starts[self.segment]
         return ~contains[self.segment] & (age >= CONTEXT_FRAMES)
 

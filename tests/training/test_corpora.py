@@ -327,13 +327,14 @@ def test_words_of_labels_and_of_sentences(tmp_path: Path) -> None:
     rows = (
         "s\t1100\t300\tlibri\ta\tapple",
         "s\t1500\t400\tlibri\ta\tpear",
+        "s\t2500\t90\tlibri\ta\tto",
         "s\t3100\t300\tlibri\ta\tplum",
         "t\t1200\t300\tlibri\ta\tfig",
     )
     found.write_text("store\tstart\tsamples\tcorpus\tspeaker\tlabel\n" + "\n".join(rows) + "\n")
     transcripts = Transcripts(found)
     sentence = describe("s", 1000, 2000, "libri", "a", "")
-    assert transcripts.words(sentence) == {"apple", "pear"}
+    assert transcripts.words(sentence) == {"apple", "pear", "to"}
     assert transcripts.within(sentence, 0, 2000) == [
         SpokenWord("apple", 100, 400),
         SpokenWord("pear", 500, 900),

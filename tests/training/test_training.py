@@ -271,6 +271,8 @@ def test_the_bank_names_what_is_said_in_it(
         "\t".join(align.FIELDS)
         + "\n"
         + "".join(f"store\t{n * 48000 + 100}\t4000\tlibri\ta{n}\tapple\n" for n in range(20))
+        + "".join(f"store\t{n * 48000 + 9000}\t900\tlibri\ta{n}\tto\n" for n in range(20))
+        + "val\t0\t4000\tlibri\tb\ttwo\n"
     )
     roles = replace(default_roles(), negatives_s={"libri": 20, "gsc": 10})
     data = TrainingData([sentences], tmp_path / "rirs.npz", tmp_path / "aligned.tsv", roles=roles)
@@ -280,7 +282,7 @@ def test_the_bank_names_what_is_said_in_it(
     with np.load(tmp_path / "bank.npz") as bank:
         assert bank["high"].dtype == np.int8
         assert bank["high"].shape[1:] == bank["scale"].shape == (96,)
-        assert bank["texts"].tolist() == ["apple", "apple", "go"]
+        assert bank["texts"].tolist() == ["apple to two", "apple to two", "go"]
         assert len(bank["starts"]) == 3
         assert bank["speech"].tolist() == [1, 1, 0], "single words are no continuous speech"
         assert 20 / 0.08 < len(bank["high"]) < 40 / 0.08

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from kwsd.audio.synthesis import SynthesisError
 
@@ -42,6 +42,17 @@ def phones_of(words: Sequence[str]) -> dict[str, Phones]:
             said = [" ".join(_espeak(word).split()) for word in asked]
         found |= dict(zip(asked, map(_parse, said), strict=True))
     return found | {word: phones for word, phones in UNSTRESSED.items() if word in found}
+
+
+def sounding_alike(words: Iterable[str]) -> dict[str, set[str]]:
+    """Return the words that sound as each of `words` does, itself among them.
+
+    Raises SynthesisError where espeak-ng is not installed."""
+    found: dict[Phones, set[str]] = {}
+    phones = phones_of(sorted(words))
+    for word, sound in phones.items():
+        found.setdefault(sound, set()).add(word)
+    return {word: found[sound] if sound else {word} for word, sound in phones.items()}
 
 
 def _espeak(text: str) -> str:

@@ -98,7 +98,7 @@ class TrainingData:
         """Return the transcripts. Raises ConfigError where a store they are of is gone."""
         transcripts = Transcripts(self.aligned)
         work = self.aligned.parent
-        named = transcripts.stores - {VALIDATION}
+        named = transcripts.stores - {store.name for store in self.stores} - {VALIDATION}
         unknown = sorted(name for name in named if not (work / name).is_dir())
         if unknown:
             raise ConfigError(

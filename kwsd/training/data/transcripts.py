@@ -42,6 +42,11 @@ class Transcripts:
         return self._counts[text]
 
     @property
+    def texts(self) -> set[str]:
+        """All aligned words."""
+        return set(self._counts)
+
+    @property
     def stores(self) -> set[str]:
         """The names of the stores of the aligned words."""
         return {store for store, *_ in self._rows}
@@ -67,7 +72,7 @@ class Transcripts:
         """Return all single words that are known to be in `utterance`."""
         if utterance.label:
             return set() if utterance.other_language else set(utterance.text.split())
-        return {word.text for word in self.within(utterance, 0, utterance.samples)}
+        return {word.text for word in self.within(utterance, 0, utterance.samples, short=True)}
 
     def types(self, utterances: Iterable[Utterance], least: int = 4) -> list[str]:
         """Return the words and phrases that occur at least `least` times, in alphabetical order."""

@@ -1,8 +1,9 @@
 """`kwsd train negatives`: embeddings of audio that holds no word of the user's: speech, similar and
 other words, noise. They ship with the bundle, one byte per number.
 
-A segment names the known words in it, so that an added word is not compared with itself. From the
-same audio comes the probe that tells when somebody speaks.
+A segment names the known words in it, and words that sound the same ("no" where "know" is said), so
+that an added word is not compared with itself. From the same audio comes the probe that tells when
+somebody speaks.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from kwsd.learn.word_vectors import write_checker_negatives
 from kwsd.training.bundle_runtime import BundleRuntime
 from kwsd.training.data import augment
 from kwsd.training.data.corpora import Utterance
+from kwsd.training.data.phones import sounding_alike
 from kwsd.training.data.scenes import Scenes
 from kwsd.training.data.training_data import TrainingData
 from kwsd.training.data.transcripts import Transcripts
@@ -48,12 +50,13 @@ def gather(
     what their checker hears in it to `checked`. Return whether it hears words.
 
     `negatives_s` of `corpora.yaml` says how much of each corpus. Where `align` has found words, a
-    sentence of which none is known is left out: a word that is added may be said in it."""
+    sentence of which none is known is left out: a word that is added may be said in it. Raises
+    SynthesisError where espeak-ng is not installed."""
     scenes = data.scenes(seed=seed)
     transcripts = data.transcripts()
     aligned = transcripts.stores
     embeddings: list[np.ndarray] = []
-    texts: list[str] = []
+    said: list[set[str]] = []
     speech: list[bool] = []
     segments: list[np.ndarray] = []
     for corpus, seconds in data.roles.negatives_s.items():
@@ -79,7 +82,7 @@ def gather(
             if len(embedding):
                 embeddings.append(embedding)
                 segments.append(HighPass().step(x))
-                texts.append(" ".join(sorted(words)))
+                said.append(words)
                 speech.append(
                     data.roles.source(corpus) == CONTINUOUS and corpus != data.roles.synthetic
                 )
@@ -89,6 +92,8 @@ def gather(
             "none of the corpora under negatives_s in corpora.yaml is in the stores; "
             "write a corpora.yaml in the working folder that names yours"
         )
+    alike = sounding_alike(transcripts.texts.union(*said))
+    texts = [" ".join(sorted(set[str]().union(*map(alike.__getitem__, words)))) for words in said]
     _write(out, embeddings, texts, speech)
     graph = models.checker_graph
     if graph is None or graph.model.word_id is None:
