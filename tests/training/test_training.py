@@ -239,6 +239,7 @@ def test_words_of_joined_sentences_find_their_clips(
                 (" maybe", 4.5, 4.9, 0.3),
                 (" across", 6.2, 7.0, 0.9),
                 (" it", 7.2, 7.5, 0.9),
+                (" 42.", 7.6, 8.4, 0.9),
             ]
             words = [
                 SimpleNamespace(word=w, start=a, end=b, probability=p) for w, a, b, p in spoken
@@ -250,17 +251,29 @@ def test_words_of_joined_sentences_find_their_clips(
     align.align(Corpora(sentences), out, align.AlignSettings("tiny"))
     rows = [line.split("\t") for line in out.read_text().splitlines()]
     assert rows[0] == align.FIELDS
-    assert rows[1] == ["store", str(48000 + 8000), "6400", "libri", "a1", "hello"]
-    assert {row[5] for row in rows[1:]} == {"hello", "it"}  # not the unsure, nor across two
+    assert rows[1] == ["store", str(48000 + 8000), "6400", "libri", "a1", "hello", "1"]
+    assert {row[5] for row in rows[1:] if row[6] == "1"} == {"hello", "it"}
+    unsure, across, _, *digits = rows[2:7]
+    assert unsure == ["store", str(48000 + 16000), "6400", "libri", "a1", "maybe", "0"]
+    assert across[5:] == ["across", "0"], "it ends in the next sentence"
+    assert int(across[1]) + int(across[2]) == 2 * 48000
+    assert [row[5:] for row in digits] == [["four", "0"], ["two", "0"]], "a number, by its digits"
+    known = Transcripts(out)
+    second = Corpora(sentences).utterances[1]
+    assert known.words(second) == {"hello", "maybe", "across"}
+    assert [word.text for word in known.within(second, 0, 48000)] == ["hello"]
     assert len(heard) == 3
-    assert len(rows) == 7
+    assert len(rows) == 19
     assert all(seconds <= align.WINDOW_S for seconds in heard)
-    out.write_text("\n".join(out.read_text().splitlines()[:5]) + "\n")
+    out.write_text("\n".join(out.read_text().splitlines()[:13]) + "\n")
     align.align(
         Corpora(sentences), out, align.AlignSettings("tiny")
     )  # goes on behind the last word
     assert len(heard) == 4
     assert len(out.read_text().splitlines()) == len(rows)
+    out.write_text("store\tstart\tsamples\tcorpus\tspeaker\tlabel\n")
+    with pytest.raises(ConfigError, match="has other columns; remove it"):
+        align.align(Corpora(sentences), out, align.AlignSettings("tiny"))
 
 
 def test_the_bank_names_what_is_said_in_it(
@@ -270,9 +283,9 @@ def test_the_bank_names_what_is_said_in_it(
     (tmp_path / "aligned.tsv").write_text(
         "\t".join(align.FIELDS)
         + "\n"
-        + "".join(f"store\t{n * 48000 + 100}\t4000\tlibri\ta{n}\tapple\n" for n in range(20))
-        + "".join(f"store\t{n * 48000 + 9000}\t900\tlibri\ta{n}\tto\n" for n in range(20))
-        + "val\t0\t4000\tlibri\tb\ttwo\n"
+        + "".join(f"store\t{n * 48000 + 100}\t4000\tlibri\ta{n}\tapple\t1\n" for n in range(20))
+        + "".join(f"store\t{n * 48000 + 9000}\t900\tlibri\ta{n}\tto\t0\n" for n in range(20))
+        + "val\t0\t4000\tlibri\tb\ttwo\t1\n"
     )
     roles = replace(default_roles(), negatives_s={"libri": 20, "gsc": 10})
     data = TrainingData([sentences], tmp_path / "rirs.npz", tmp_path / "aligned.tsv", roles=roles)

@@ -28,14 +28,15 @@ class Transcripts:
 
     def __init__(self, aligned: Path) -> None:
         """Read the file that `kwsd train align` wrote; without it, only labels are known."""
-        self._rows: list[tuple[str, int, int, str]] = []
+        self._rows: list[tuple[str, int, int, str, bool]] = []
         if aligned.exists():
             with aligned.open(encoding="utf-8") as lines:
                 table = csv.DictReader(lines, delimiter="\t")
                 self._rows = sorted(
-                    (r["store"], int(r["start"]), int(r["samples"]), r["label"]) for r in table
+                    (r["store"], int(r["start"]), int(r["samples"]), r["label"], _trusted(r))
+                    for r in table
                 )
-        self._counts = Counter(text for *_, text in self._rows)
+        self._counts = Counter(text for *_, text, trusted in self._rows if trusted)
 
     def count(self, text: str) -> int:
         """Return how often the word `text` was aligned."""
@@ -43,8 +44,8 @@ class Transcripts:
 
     @property
     def texts(self) -> set[str]:
-        """All aligned words."""
-        return set(self._counts)
+        """All aligned words, trusted or not."""
+        return {text for *_, text, _ in self._rows}
 
     @property
     def stores(self) -> set[str]:
@@ -54,25 +55,32 @@ class Transcripts:
     def within(
         self, utterance: Utterance, begin: int, end: int, *, short: bool = False
     ) -> list[SpokenWord]:
-        """Return the aligned words that lie wholly in the samples `begin … end` of `utterance`;
+        """Return the trusted words that lie wholly in the samples `begin … end` of `utterance`;
         `short`: with those of fewer than `LEAST_LETTERS` as well.
 
         Their positions count from `begin`."""
         origin = utterance.start + begin
-        first = bisect_left(self._rows, (utterance.store, origin))
-        last = bisect_left(self._rows, (utterance.store, utterance.start + end))
         words = [
             SpokenWord(text, start - origin, start - origin + samples)
-            for _, start, samples, text in self._rows[first:last]
-            if short or len(text) >= LEAST_LETTERS
+            for _, start, samples, text, trusted in self._between(utterance, begin, end)
+            if trusted and (short or len(text) >= LEAST_LETTERS)
         ]
         return [word for word in words if word.end <= end - begin]
 
     def words(self, utterance: Utterance) -> set[str]:
-        """Return all single words that are known to be in `utterance`."""
+        """Return all single words that are known to be in `utterance`, or may be."""
         if utterance.label:
             return set() if utterance.other_language else set(utterance.text.split())
-        return {word.text for word in self.within(utterance, 0, utterance.samples, short=True)}
+        return {text for *_, text, _ in self._between(utterance, 0, utterance.samples)}
+
+    def _between(
+        self, utterance: Utterance, begin: int, end: int
+    ) -> list[tuple[str, int, int, str, bool]]:
+        """Return the rows that begin in the samples `begin … end` of `utterance`."""
+        first, last = (
+            bisect_left(self._rows, (utterance.store, utterance.start + at)) for at in (begin, end)
+        )
+        return self._rows[first:last]
 
     def types(self, utterances: Iterable[Utterance], least: int = 4) -> list[str]:
         """Return the words and phrases that occur at least `least` times, in alphabetical order."""
@@ -83,3 +91,8 @@ class Transcripts:
             else:
                 counts.update(word.text for word in self.within(utterance, 0, utterance.samples))
         return sorted(text for text, count in counts.items() if text and count >= least)
+
+
+def _trusted(row: dict[str, str | None]) -> bool:
+    """Return whether a row's take can be used; in older files, only such rows are."""
+    return row.get("trusted") != "0"

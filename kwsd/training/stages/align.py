@@ -19,6 +19,7 @@ import numpy as np
 
 from kwsd.audio.format import SAMPLE_RATE
 from kwsd.audio.speech_span import speech_span
+from kwsd.config import ConfigError
 from kwsd.training.data.corpora import Corpora, Utterance
 from kwsd.training.data.transcripts import LEAST_LETTERS
 from kwsd.training.settings import Settings
@@ -35,8 +36,10 @@ WORD_S = (0.4, 1.2)
 EARLY_S = 0.19
 """How much too early Whisper ends a lone word: the median over 120 takes in which the word
 stands out, 90 % of them within 0.15 s of it."""
-FIELDS = ["store", "start", "samples", "corpus", "speaker", "label"]
-"""The columns of the file."""
+FIELDS = ["store", "start", "samples", "corpus", "speaker", "label", "trusted"]
+"""The columns of the file. A word that is not `trusted` (0) is said there, or one that sounds like
+it, but its take may be another, or cut."""
+DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
 class AlignSettings(Settings, frozen=True):
@@ -47,7 +50,9 @@ class AlignSettings(Settings, frozen=True):
 
 
 def align(corpora: Corpora, out: Path, settings: AlignSettings) -> None:
-    """Write `out`, one row per word, of all sentences in `corpora`; an interrupted run resumes."""
+    """Write `out`, one row per word, of all sentences in `corpora`; an interrupted run resumes.
+
+    Raises ConfigError where the file has other columns."""
     from faster_whisper import WhisperModel
 
     utterances = [
@@ -55,6 +60,10 @@ def align(corpora: Corpora, out: Path, settings: AlignSettings) -> None:
         for utterance in corpora.utterances
         if utterance.is_sentence or _is_doubtful(corpora, utterance)
     ]
+    if out.exists() and out.read_text(encoding="utf-8").partition("\n")[0].split("\t") != FIELDS:
+        raise ConfigError(
+            f"{out} has other columns; remove it, and all sentences are aligned again"
+        )
     last = _last_positions(out)
     logging.getLogger("faster_whisper").setLevel(logging.WARNING)
     model = WhisperModel(settings.whisper, device="auto", compute_type="int8")
@@ -77,10 +86,15 @@ def align(corpora: Corpora, out: Path, settings: AlignSettings) -> None:
             words = [word for segment in segments for word in segment.words or ()]
             if group[0].word >= 0:
                 span = speech_span(corpora.read(group[0]))
-                rows = [_wake_word_row(word.end, group[0], *span) for word in words[-1:]]
+                found = [_wake_word_row(word.end, group[0], *span) for word in words[-1:]]
+                rows = [row for row in found if row]
             else:
-                rows = [_row(w.word, w.start, w.end, w.probability, group, starts) for w in words]
-            table.writerows(row for row in rows if row)
+                rows = [
+                    row
+                    for w in words
+                    for row in _rows(w.word, w.start, w.end, w.probability, group, starts)
+                ]
+            table.writerows(rows)
             lines.flush()
             if n % 20 == 0:
                 end = group[-1]
@@ -139,27 +153,29 @@ def _join(corpora: Corpora, group: list[Utterance]) -> tuple[np.ndarray, list[fl
     return np.concatenate(parts).astype(np.float32), starts
 
 
-def _row(
+def _rows(
     word: str,
     begin_s: float,
     end_s: float,
     probability: float,
     group: list[Utterance],
     starts: list[float],
-) -> list[object] | None:
-    """Return the row of a word of joined sentences; None where it is not to be trusted."""
+) -> list[list[object]]:
+    """Return the rows of what Whisper writes as one word of joined sentences: of a number, each
+    digit's."""
     text = re.sub(r"[^a-z']", "", word.lower()).strip("'")
+    texts = [text] if text else [DIGITS[int(digit)] for digit in re.findall("[0-9]", word)]
     n = int(np.searchsorted(starts, begin_s, side="right")) - 1
     sentence = group[n]
-    begin = round((begin_s - starts[n]) * SAMPLE_RATE)
+    begin = min(round((begin_s - starts[n]) * SAMPLE_RATE), sentence.samples - 1)
     end = round((end_s - starts[n]) * SAMPLE_RATE)
     least_s = 0.15 if len(text) >= LEAST_LETTERS else 0.02
-    if probability < MIN_PROBABILITY or not text:
-        return None
-    if end > sentence.samples or end - begin < least_s * SAMPLE_RATE:
-        return None
+    sure = probability >= MIN_PROBABILITY and end <= sentence.samples
+    trusted = int(bool(text) and sure and end - begin >= least_s * SAMPLE_RATE)
+    samples = max(min(end, sentence.samples) - begin, 1)
     start = sentence.start + begin
-    return [sentence.store, start, end - begin, sentence.corpus, sentence.speaker, text]
+    of = sentence.corpus, sentence.speaker
+    return [[sentence.store, start, samples, *of, text, trusted] for text in texts]
 
 
 def _wake_word_row(end_s: float, utterance: Utterance, start: int, end: int) -> list[object] | None:
@@ -180,4 +196,5 @@ def _wake_word_row(end_s: float, utterance: Utterance, start: int, end: int) -> 
         utterance.corpus,
         utterance.speaker,
         utterance.text,
+        1,
     ]
