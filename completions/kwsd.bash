@@ -286,8 +286,8 @@ _kwsd_command() {
         single='--work --data --encoder --set --teacher --json'
         ;;
     'kwsd train ablate')
-        options='-h --help -v --verbose --work --data --only --set'
-        single='--work --data --only --set'
+        options='-h --help -v --verbose --work --data --only --set --teacher'
+        single='--work --data --only --set --teacher'
         ;;
     'kwsd train export')
         options='-h --help -v --verbose --work --data --models --encoder --only --float'
@@ -471,6 +471,7 @@ _kwsd_value() {
     'kwsd train compare --encoder') kind=files ;;
     'kwsd train compare --teacher') kind=files ;;
     'kwsd train compare --json') kind=files ;;
+    'kwsd train ablate --teacher') kind=files ;;
     'kwsd train export --encoder') kind=files ;;
     'kwsd train evaluate --checker') kind=choices choices='small large off' ;;
     'kwsd help 0') kind=choices choices='run events status reload pause resume enroll speakers word clips calibrate wyoming mqtt metrics web detect embed devices doctor config install-service uninstall-service bench train help' ;;

@@ -856,7 +856,7 @@ _kwsd_train() {
             'checker:make the second stage from a large pretrained transformer'
             'voices:put a network of voices beside the second stage'
             'compare:measure a checkpoint of finetune, or the checker'\''s student beside its teacher'
-            'ablate:measure what each part is worth: the rows of ablate.yaml'
+            'ablate:measure what each part of the training is worth, row by row of a table'
             'export:write the model bundle'
             'negatives:put audio without the user'\''s words into the bundle'
             'cohort:put voices to normalize speaker scores by into the bundle'
@@ -1019,7 +1019,8 @@ _kwsd_train_ablate() {
         '--work[working folder (default\: work)]:WORK: ' \
         '--data[folder of rirs.npz, room responses]:DATA: ' \
         '--only[only these rows]:A,B: ' \
-        '*--set[change a setting of ablate.yaml; may be repeated]:KEY=VALUE: '
+        '*--set[change a setting of ablate.yaml, or with --teacher of ablate_checker.yaml; may be repeated]:KEY=VALUE: ' \
+        '--teacher[the second stage'\''s rows, in ablate_checker.yaml, with this teacher]:FOLDER:_files'
 }
 
 _kwsd_train_export() {

@@ -28,7 +28,7 @@ STAGES = {
     "checker": "make the second stage from a large pretrained transformer",
     "voices": "put a network of voices beside the second stage",
     "compare": "measure a checkpoint of finetune, or the checker's student beside its teacher",
-    "ablate": "measure what each part is worth: the rows of ablate.yaml",
+    "ablate": "measure what each part of the training is worth, row by row of a table",
     "export": "write the model bundle",
     "negatives": "put audio without the user's words into the bundle",
     "cohort": "put voices to normalize speaker scores by into the bundle",
@@ -64,11 +64,15 @@ SETTINGS = (
     "cohort",
 )
 """Stages with settings."""
-SHIPPED = {"compare": "headline"}
+SHIPPED = {
+    "compare": "headline.yaml",
+    "ablate": "ablate.yaml, or with --teacher of ablate_checker.yaml",
+}
 """Where the file of settings has another name than the stage."""
 TEACHER = {
     "checker": "a HuBERT, wav2vec 2.0, WavLM or Whisper, as transformers saves it",
     "compare": "tune this one and the checker's student of it alike, and measure both",
+    "ablate": "the second stage's rows, in ablate_checker.yaml, with this teacher",
 }
 BUNDLE = ("checker", "voices", "export", "negatives", "cohort", "evaluate")
 """Stages that read or write the bundle."""
@@ -136,7 +140,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 action="append",
                 default=[],
                 metavar="KEY=VALUE",
-                help=f"change a setting of {SHIPPED.get(stage, stage)}.yaml; may be repeated",
+                help=f"change a setting of {SHIPPED.get(stage, f'{stage}.yaml')}; may be repeated",
             )
         if stage in TEACHER:
             sub.add_argument(
@@ -231,7 +235,7 @@ def run(arguments: argparse.Namespace) -> int:
                 return fail(USAGE, "--set changes how --teacher and its student are tuned; add it")
             pipeline.compare(work, rooms, arguments.encoder, arguments.json)
         case "ablate":
-            pipeline.ablate(work, rooms, arguments.only, arguments.set)
+            pipeline.ablate(work, rooms, arguments.teacher, arguments.only, arguments.set)
         case "export":
             pipeline.export(
                 work,

@@ -18,7 +18,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -118,18 +118,22 @@ class LoopSettings:
     """Checkpoints without a lower loss in validation after which a run stops."""
 
 
-def _saved(out: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _saved(out: Path, run: Settings) -> dict[str, Any]:
     """Return the checkpoint `out`, empty where there is none.
 
-    Raises ConfigError where it was trained with other settings: a schedule cannot be changed on its
-    way, and figures would be of neither."""
+    Raises ConfigError where it was trained with other settings than `run`: a schedule cannot be
+    changed on its way, and figures would be of neither. Settings that it does not know yet had
+    their defaults."""
     if not out.exists():
         return {}
     saved: dict[str, Any] = torch.load(out, weights_only=True, map_location="cpu")
-    before = saved.get("settings", settings)
+    now = msgspec.to_builtins(run)
+    before = saved.get("settings", now)
+    with suppress(msgspec.ValidationError):
+        before = msgspec.to_builtins(msgspec.convert(before, type(run)))
     changed = [
         f"{name} was {before.get(name)!r} and is {value!r}"
-        for name, value in settings.items()
+        for name, value in now.items()
         if name not in FREE and before.get(name) != value
     ]
     if changed:
@@ -182,12 +186,11 @@ class Loop:
         are saved beside them. Raises ConfigError where `out` was trained with other settings,
         KeyError or RuntimeError where it holds other parts."""
         self.out = out
-        kept = msgspec.to_builtins(run)
-        saved = _saved(out, kept)
+        saved = _saved(out, run)
         self.parts = dict(parts)
         self.settings = settings
         self.devices = devices
-        self.notes = {"settings": kept, **(notes or {})}
+        self.notes = {"settings": msgspec.to_builtins(run), **(notes or {})}
         parameters = [list(group.parameters) for group in groups]
         rates = [group.rate for group in groups]
         self._parameters = [parameter for group in parameters for parameter in group]
@@ -195,7 +198,7 @@ class Loop:
             [{"params": group, "lr": rate} for group, rate in zip(parameters, rates, strict=True)],
             weight_decay=settings.weight_decay,
         )
-        updates = settings.steps * settings.updates_per_step + 1
+        updates = max(settings.steps, 1) * settings.updates_per_step + 1
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer,
             rates,
@@ -225,13 +228,16 @@ class Loop:
         It yields, in turn, each loss to back-propagate and the figures to log beside it; after
         every `accumulate` of them the parameters are updated. `validate` returns a loss on what is
         not trained on: where it has not fallen for `patience` checkpoints, the run ends, and the
-        parts of the checkpoint at which it was lowest are the result."""
+        parts of the checkpoint at which it was lowest are the result. Without any steps the parts
+        are saved as they are."""
         steps = self.settings.steps
         log_every = self.settings.log_every
         is_first_process = self.devices.rank == 0
         written = Figures(self.out, self.first) if is_first_process else None
         began = time.monotonic()
         seen: dict[str, list[float]] = {}
+        if steps == 0 and is_first_process and not self.out.exists():
+            self._save(0)
         for n in range(self.first, steps):
             for number, (loss, figures) in enumerate(step(n)):
                 self._learn(loss, number)

@@ -41,6 +41,7 @@ from kwsd.training.models.heads import SpeakerHeads, WakeHead
 from kwsd.training.settings import Settings
 from kwsd.training.settings.catalog import read_roles, read_words
 from kwsd.training.stages import ablate as ablations
+from kwsd.training.stages import ablate_checker as checker_rows
 from kwsd.training.stages import align as alignment
 from kwsd.training.stages import cache as caching
 from kwsd.training.stages import cohort as cohorts
@@ -63,6 +64,7 @@ from kwsd.training.stages.checker import spoken as spoken_windows
 from kwsd.training.stages.checker import tune as checker_tuning
 from kwsd.training.stages.checker import voices as checker_voices
 from kwsd.training.stages.checker import words as checker_words
+from kwsd.training.stages.checker.settings import CheckerSettings
 
 CALIBRATION_SCENES = 100
 """Scenes of four seconds that the 8-bit encoder is calibrated on."""
@@ -73,17 +75,6 @@ class HeadsSettings(Settings, frozen=True):
 
     wake: wake.WakeSettings
     speaker: speaker.SpeakerSettings
-
-
-class CheckerSettings(Settings, frozen=True):
-    """The settings of `checker.yaml`."""
-
-    distill: checker_distillation.DistillCheckerSettings
-    candidates: candidates.CandidateSettings
-    tune: checker_tuning.TuneSettings
-    spoken: spoken_windows.SpokenSettings
-    words: checker_words.WordsSettings
-    export: checker_export.ExportSettings
 
 
 def unpack(work: Path, data: Path) -> None:
@@ -206,9 +197,9 @@ def checker(
     folder = work / "checker"
     folder.mkdir(exist_ok=True)
     distilled, tuned = folder / "distilled.pt", folder / "tuned.pt"
-    found = {False: folder / "candidates", True: folder / "candidates-development"}
+    found = {False: folder / candidates.TRAINING, True: folder / candidates.DEVELOPMENT}
     held_back = data.validation()
-    validating = None if held_back is None else folder / "candidates-validation"
+    validating = None if held_back is None else folder / candidates.VALIDATION
     if "distill" in names:
         checker_distillation.train(data, teacher, distilled, chosen.distill)
     if "candidates" in names:
@@ -272,14 +263,22 @@ def headline(
 
 
 def ablate(
-    work: Path, rooms: Path, only: Sequence[str] | None = None, changes: Sequence[str] = ()
+    work: Path,
+    rooms: Path,
+    teacher: str | None = None,
+    only: Sequence[str] | None = None,
+    changes: Sequence[str] = (),
 ) -> None:
-    """Distill, fine-tune and compare the rows of `ablate.yaml` (`only`: these), into
-    WORK/ablations."""
-    table = settings.read("ablate", ablations.AblateSettings, changes)
-    names = _chosen(only or list(table.rows), table.rows, "ablate")
-    data = TrainingData.of(work, rooms)
-    ablations.ablate(work, data, table, names)
+    """Distill, tune and measure the rows of `ablate.yaml` (`only`: these), or, with the transformer
+    `teacher`, a folder or a hub name, those of `ablate_checker.yaml`, into WORK/ablations."""
+    if teacher is None:
+        table = settings.read("ablate", ablations.AblateSettings, changes)
+        names = _chosen(only or table.rows, table.rows, "ablate")
+        ablations.ablate(work, TrainingData.of(work, rooms), table, names)
+    else:
+        rows = settings.read("ablate_checker", checker_rows.AblateCheckerSettings, changes)
+        names = _chosen(only or rows.rows, rows.rows, "ablate --teacher")
+        checker_rows.ablate(work, TrainingData.of(work, rooms), teacher, rows, names)
 
 
 def export(

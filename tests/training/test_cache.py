@@ -14,10 +14,11 @@ from kwsd.config import ConfigError
 from kwsd.model.bundle import Bundle
 from kwsd.training import features, settings
 from kwsd.training.data.corpora import Corpora
-from kwsd.training.data.targets import SCALE, Targets, TeacherError, _codes_that_occur
+from kwsd.training.data.targets import SCALE, Targets, TeacherError, codes_that_occur
 from kwsd.training.models.checkpoint import save
 from kwsd.training.models.encoder import Encoder
-from kwsd.training.models.teachers import NO_GROUPS, SpeechEmbedding
+from kwsd.training.models.pretrained import NO_GROUPS
+from kwsd.training.models.teachers import SpeechEmbedding
 from kwsd.training.stages import cache
 from kwsd.training.stages.basis import Basis, cluster_layers, per_chunk
 from kwsd.training.stages.cache import TeacherSettings
@@ -117,7 +118,7 @@ def test_a_mixture_of_projected_layers_is_the_projection_of_the_mixture() -> Non
 def test_only_the_codes_of_a_quantizer_that_occur_are_kept() -> None:
     groups = np.arange(2 * 4 * 3, dtype=np.float32).reshape(2, 4, 3)
     codes = np.array([-1, 1 + 4 * 2, 3, 1 + 4 * 2])  # entries (1, 2), (3, 0)
-    numbered, vectors = _codes_that_occur(codes, groups)
+    numbered, vectors = codes_that_occur(codes, groups)
     assert numbered.tolist() == [-1, 1, 0, 1]
     assert vectors.tolist() == [[*groups[0, 3], *groups[1, 0]], [*groups[0, 1], *groups[1, 2]]]
 

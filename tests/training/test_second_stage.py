@@ -46,7 +46,7 @@ from kwsd.training.models.checkpoint import load as checkpoint_of
 from kwsd.training.models.transformer import Transformer
 from kwsd.training.models.voice_network import VoiceNetwork
 from kwsd.training.settings.catalog import default_words
-from kwsd.training.stages.checker import candidates, distill, export, tune, voices
+from kwsd.training.stages.checker import candidates, export, objectives, tune, voices
 from kwsd.training.stages.checker.candidates import (
     MARGIN_SAMPLES,
     Candidates,
@@ -283,7 +283,7 @@ def test_the_distance_is_of_standardized_coordinates() -> None:
     scale = torch.tensor([1.0, 1000.0, 1.0])
     teacher = [torch.randn(2, 5, 3, generator=generator) * scale + 7 for _ in range(3)]
     student = [layer + 0.1 * scale * torch.randn(2, 5, 3, generator=generator) for layer in teacher]
-    compare = distill.Standardized([1, 2], 3)
+    compare = objectives.Standardized([1, 2], 3)
     compare.fit(teacher)
     total = 0.0
     for n in (1, 2):

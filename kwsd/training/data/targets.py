@@ -80,7 +80,7 @@ class Targets:
         self._frames = np.concatenate(frames)
         self._codes = np.concatenate(codes).astype(np.int64)
         if len(groups):
-            self._codes, self.codebook = _codes_that_occur(self._codes, groups)
+            self._codes, self.codebook = codes_that_occur(self._codes, groups)
         self.layers: int
         self.dims: int
         self.layers, self.dims = self._frames.shape[1:]
@@ -102,7 +102,7 @@ class Targets:
         return len(self._spans)
 
 
-def _codes_that_occur(codes: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def codes_that_occur(codes: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return `codes` renumbered, -1 as it was, and the vectors of those that occur, float32
     `[code, dim]`.
 

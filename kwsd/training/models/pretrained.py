@@ -6,14 +6,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from kwsd.training.data.targets import TeacherError
-from kwsd.training.models.transformer import Transformer
+from kwsd.training.models.transformer import Transformer, WaveStem
 
 FAMILIES = ("hubert", "wav2vec2", "wavlm", "whisper")
 """Types of transformers that can be teachers."""
+NO_GROUPS = np.zeros((0, 0, 0), np.float32)
+"""The vectors of a quantizer that a teacher does not have."""
 
 
 class Pretrained(NamedTuple):
@@ -23,6 +26,30 @@ class Pretrained(NamedTuple):
     family: str
     quantizer: Any
     """wav2vec 2.0's own, where it was saved for pretraining; else None."""
+
+    def codes(self, inputs: Tensor) -> Tensor:
+        """Return the quantizer's code of each frame of `inputs`, int64 `[batch, frame]`: a number
+        of one digit a group, the first the lowest. Raises TeacherError without a quantizer."""
+        stem = self.network.stem
+        if self.quantizer is None or not isinstance(stem, WaveStem):
+            raise TeacherError(
+                f"a {self.family} has no quantizer of its own; "
+                "fit a codebook to one of its layers with `k_means`"
+            )
+        groups = self.quantizer.num_groups
+        scores = self.quantizer.weight_proj(stem.extracted(inputs))
+        digits: Tensor = scores.unflatten(-1, (groups, -1)).argmax(-1)
+        place = self.quantizer.num_vars ** torch.arange(groups, device=digits.device)
+        return (digits * place).sum(-1)
+
+    def code_groups(self) -> np.ndarray:
+        """Return the quantizer's vectors, float32 `[group, entry, dim]`, empty without one."""
+        if self.quantizer is None:
+            return NO_GROUPS
+        vectors = self.quantizer.codevectors.detach()
+        shape = (self.quantizer.num_groups, self.quantizer.num_vars, -1)
+        groups: np.ndarray = vectors.reshape(shape).cpu().numpy()
+        return groups
 
 
 def load_pretrained(where: str | Path) -> Pretrained:

@@ -26,16 +26,13 @@ from kwsd.training.data.targets import TeacherError
 from kwsd.training.models import speech_embedding
 from kwsd.training.models.checkpoint import load_encoder
 from kwsd.training.models.encoder import Encoder
-from kwsd.training.models.pretrained import load_pretrained
-from kwsd.training.models.transformer import WaveStem
+from kwsd.training.models.pretrained import NO_GROUPS, load_pretrained
 
 WHISPER_SAMPLES = 480_000
 """Whisper's window: 30 s."""
 VOICE_SAMPLES = 25_600
 """The window of Resemblyzer's encoder: 1.6 s."""
 VOICE_FRAMES = 160
-NO_GROUPS = np.zeros((0, 0, 0), np.float32)
-"""The vectors of a quantizer that a teacher does not have."""
 
 
 class Teacher(Protocol):
@@ -139,7 +136,8 @@ class Transformer:
         self.layers = tuple(layers)
         self._window = window_s
         self._codebook = codebook
-        self._network, _, self._quantizer = load_pretrained(where)
+        self._pretrained = load_pretrained(where)
+        self._network = self._pretrained.network
         self.dim = self._network.dim
         self.rate_hz = self._network.rate_hz
         count = len(self._network.blocks)
@@ -165,28 +163,13 @@ class Transformer:
         if self._codebook is not None:
             frames = self._hidden(samples)[self._codebook.layer][0].float().numpy()
             return self._codebook.nearest(frames)
-        stem = self._network.stem
-        quantizer = self._quantizer
-        if quantizer is None or not isinstance(stem, WaveStem):
-            raise TeacherError(
-                f"{self.name} has no quantizer of its own; "
-                "fit a codebook to one of its layers with `k_means`"
-            )
         with torch.inference_mode():
-            extracted = stem.extracted(self._network.inputs(_row(samples)))
-            scores = quantizer.weight_proj(extracted)
-            groups = scores.view(scores.shape[1], quantizer.num_groups, -1).argmax(-1)
-            place = quantizer.num_vars ** torch.arange(groups.shape[1])
-            return np.asarray((groups * place).sum(1).numpy(), np.int64)
+            codes = self._pretrained.codes(self._network.inputs(_row(samples)))[0]
+            return np.asarray(codes.numpy())
 
     def code_groups(self) -> np.ndarray:
         """Return the vectors of wav2vec 2.0's quantizer, float32 `[group, entry, dim]`."""
-        quantizer = self._quantizer
-        if quantizer is None:
-            return NO_GROUPS
-        vectors = quantizer.codevectors.detach()
-        groups: np.ndarray = vectors.reshape(quantizer.num_groups, quantizer.num_vars, -1).numpy()
-        return groups
+        return self._pretrained.code_groups()
 
     def _hidden(self, samples: np.ndarray) -> list[Tensor]:
         """Return `[1, frame, dim]` of each layer."""

@@ -41,7 +41,9 @@ def read(stage: str, kind: type[Kind], changes: Sequence[str] = ()) -> Kind:
                 f"--set {change}: {path.name} has no {missing!r}; write KEY.KEY=VALUE"
             )
         inner[last] = _value(value)
-    return parse(kind, yaml.safe_dump(body), f"{path.name} with {', '.join(changes)}")
+    return parse(
+        kind, yaml.safe_dump(body, sort_keys=False), f"{path.name} with {', '.join(changes)}"
+    )
 
 
 def parse(

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,12 +16,15 @@ from kwsd.config import ConfigError
 from kwsd.training import settings
 from kwsd.training.data.targets import Voices
 from kwsd.training.data.training_data import TrainingData
+from kwsd.training.development import Report
 from kwsd.training.settings import Settings
 from kwsd.training.stages import compare, distill, finetune
 from kwsd.training.stages.distill import DistillSettings
 from kwsd.training.stages.finetune import FinetuneSettings
 
 log = logging.getLogger(__name__)
+FIGURES = "figures.json"
+"""What a run was measured to be, in its folder: it is done."""
 
 
 class Ablation(Settings, frozen=True):
@@ -66,24 +69,37 @@ def ablate(
     voices = Voices(work / "targets" / "voice")
     # All are read first, so that a slip in the last row is reported before the first one runs.
     stages = {name: settings_of(ablations, name) for name in chosen}
-    for seed in range(1, max(row.seeds for row in ablations.rows.values()) + 1):
-        for name in chosen:
-            distilled, tuned = stages[name]
-            folder = work / "ablations" / name / str(seed)
-            if seed > ablations.rows[name].seeds or (folder / "figures.json").exists():
-                continue
-            folder.mkdir(parents=True, exist_ok=True)
-            log.info("%s, seed %d", name, seed)
-            start = None
-            if distilled is not None:
-                start = folder / "distilled.pt"
-                distill.train(
-                    data, work / "targets", start, msgspec.structs.replace(distilled, seed=seed)
-                )
-            out = folder / "finetuned.pt"
-            finetune.train(data, voices, start, out, msgspec.structs.replace(tuned, seed=seed))
-            compare.compare(out, data, folder / "figures.json")
+    for name, seed in runs({name: ablations.rows[name].seeds for name in chosen}):
+        distilled, tuned = stages[name]
+        folder = work / "ablations" / name / str(seed)
+        if (folder / FIGURES).exists():
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        log.info("%s, seed %d", name, seed)
+        start = None
+        if distilled is not None:
+            start = folder / "distilled.pt"
+            distill.train(
+                data, work / "targets", start, msgspec.structs.replace(distilled, seed=seed)
+            )
+        out = folder / "finetuned.pt"
+        finetune.train(data, voices, start, out, msgspec.structs.replace(tuned, seed=seed))
+        compare.compare(out, data, folder / FIGURES)
     log.info("\n%s", table(work, ablations))
+
+
+def runs(seeds: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+    """Yield each row and seed, of all rows the first seed first; `seeds` are how many each has."""
+    for seed in range(1, max(seeds.values()) + 1):
+        for name, count in seeds.items():
+            if seed <= count:
+                yield name, seed
+
+
+def figures_of(work: Path, name: str) -> list[Report]:
+    """Return the figures of the row `name`, for each seed that is done."""
+    paths = sorted((work / "ablations" / name).glob(f"*/{FIGURES}"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
 
 def table(work: Path, ablations: AblateSettings) -> str:
@@ -92,9 +108,8 @@ def table(work: Path, ablations: AblateSettings) -> str:
     Raises ConfigError where none is done."""
     lines = [compare.HEAD]
     for name in ablations.rows:
-        paths = sorted((work / "ablations" / name).glob("*/figures.json"))
-        runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-        lines += [compare.row(name, runs)] if runs else []
+        found = figures_of(work, name)
+        lines += [compare.row(name, found)] if found else []
     if len(lines) == 1:
         raise ConfigError(
             f"{work / 'ablations'}: no row is done; `kwsd train ablate --only ROW` runs one"

@@ -28,6 +28,10 @@ from kwsd.training.data.windows import WINDOW_SAMPLES
 from kwsd.training.settings import Settings
 
 log = logging.getLogger(__name__)
+TRAINING, DEVELOPMENT, VALIDATION = (
+    f"candidates{split}" for split in ("", "-development", "-validation")
+)
+"""The folders of the candidates of each split, in WORK/checker."""
 MARGIN_SAMPLES = SAMPLE_RATE // 4
 """Kept before and after a window, so that training can shift it."""
 AFTER_PEAK_SAMPLES = CHUNK_SAMPLES

@@ -1,10 +1,11 @@
-"""A thin student of a pretrained transformer: thinned, then distilled on all audio at hand.
+"""A student of a pretrained transformer: thinned from it or fresh, then distilled on all audio at
+hand.
 
 The teacher hears the clean window, the student what a microphone in a room hears of it (as in
-RobustDistiller, Guimarães et al. 2023, arXiv 2302.09437). The loss is paper A's, L1 and
-log-sigmoid of the cosine on the output of several blocks (Kerpicci et al. 2022, arXiv 2210.16611),
-on coordinates that are standardized over the teacher's frames: a few of them are a hundred times as
-large as the others, and would be all that counts.
+RobustDistiller, Guimarães et al. 2023, arXiv 2302.09437). What is learned is in
+`kwsd.training.stages.checker.objectives`: by default paper A's loss, L1 and log-sigmoid of the
+cosine on the output of several blocks (Kerpicci et al. 2022, arXiv 2210.16611); paper B's dual view
+and codebook (Yang, Gu et al. 2023, arXiv 2307.02720) may be added, or replace it.
 """
 
 from __future__ import annotations
@@ -12,42 +13,72 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kwsd.training import losses
-from kwsd.training.data import augment
 from kwsd.training.data.loading import load
 from kwsd.training.data.training_data import TrainingData
-from kwsd.training.data.windows import REMEMBERED, Draw, WindowPair, Windows
-from kwsd.training.loop import Group, Loop, LoopSettings, devices
+from kwsd.training.data.windows import REMEMBERED, WINDOW_SAMPLES, Draw, WindowPair, Windows
+from kwsd.training.loop import Devices, Group, Loop, LoopSettings, devices
 from kwsd.training.models import checkpoint
-from kwsd.training.models.pretrained import load_pretrained
+from kwsd.training.models.pretrained import Pretrained, load_pretrained
 from kwsd.training.models.thinning import thin
-from kwsd.training.models.transformer import Transformer
+from kwsd.training.models.transformer import MelStem, Transformer
+from kwsd.training.models.voice_network import mel_filters
 from kwsd.training.settings import Settings
+from kwsd.training.stages.checker.objectives import (
+    BANDS,
+    HOP_SAMPLES,
+    MaskedCodes,
+    PooledView,
+    Standardized,
+    masked_inputs,
+)
 
 log = logging.getLogger(__name__)
+FITTED = 128
+"""Windows to which statistics, axes and codes are fitted."""
 
 
 class DistillCheckerSettings(Settings, frozen=True):
     """The settings `distill` of `checker.yaml`."""
 
     steps: int
+    """0: the start is the result."""
     heads: int
-    """Heads that each block keeps."""
+    """Heads that each block keeps, or has."""
     hidden: int
-    """Hidden units that each block keeps."""
+    """Hidden units that each block keeps, or has."""
     layers: list[int]
-    """The blocks whose output is learned."""
+    """The teacher's blocks whose output is learned."""
     batch: int = 32
     """Windows of two seconds."""
     harsh: float = 0.6
     """How often the student hears a room (0.5 times), noise (0.8) and a microphone (0.4)."""
     accumulate: int = 1
     """Batches whose gradients one update averages."""
+    l1_cosine: float = 1.0
+    """Weight of paper A's distance of layers."""
+    dual_view: float = 0.0
+    """Weight of paper B's dual view of windows."""
+    codebook: float = 0.0
+    """Weight of the teacher's codes of masked frames (paper B)."""
+    pooled_dims: int = 32
+    """Features of the dual view: no more than windows in a batch, or the view of features cannot be
+    met."""
+    codes: int = 320
+    """Codes of a teacher without a quantizer of its own, by k-means."""
+    codes_layer: int = 4
+    """Of `layers`, the one that is divided into them."""
+    projection_rate: float = 2e-3
+    """Of what is trained beside the student, and discarded after."""
+    start: Literal["thin", "fresh"] = "thin"
+    """`thin`: the teacher's blocks with fewer heads and hidden units; `fresh`: a random transformer
+    over log-mel of `blocks` and `dim`."""
+    dim: int = 192
+    blocks: int = 3
     views: int = 3
     """How often the student hears a window, in other rooms and noise, for one answer of the
     teacher's: on a CPU the answer takes as long as the student's whole step."""
@@ -63,62 +94,141 @@ class DistillCheckerSettings(Settings, frozen=True):
     checkpoint_every: int = 200
     log_every: int = 50
 
+    def __post_init__(self) -> None:
+        if self.dual_view and self.pooled_dims > self.batch:
+            raise ValueError(
+                f"pooled_dims: {self.pooled_dims} features of the dual view need as many windows "
+                f"in a batch; batch is {self.batch}"
+            )
+        if self.codebook and self.codes_layer not in self.layers:
+            raise ValueError(
+                f"codes_layer: {self.codes_layer} is not among the layers {self.layers}"
+            )
+        if self.start == "fresh" and self.dim % self.heads:
+            raise ValueError(f"dim: {self.dim} cannot be shared by {self.heads} heads")
+        if self.steps and not (self.l1_cosine or self.dual_view or self.codebook):
+            raise ValueError(
+                "l1_cosine, dual_view and codebook are all 0, so that nothing is learned; "
+                "set steps to 0 as well"
+            )
 
-class Standardized(nn.Module):
-    """Paper A's loss between layers of two transformers of one width, on the teacher's standardized
-    coordinates."""
 
-    def __init__(self, layers: list[int], dim: int) -> None:
-        """`layers` are compared; statistics come by `fit` or with a checkpoint."""
+class Answer(NamedTuple):
+    """What a teacher says of a window."""
+
+    layers: Tensor
+    """float32 `[layer, frame, dim]`: those that are compared, standardized."""
+    codes: Tensor
+    """int64 `[frame]`: the code of each frame; none where they are not learned."""
+
+
+class Distiller(nn.Module):
+    """A student, and what it learns of its teacher."""
+
+    def __init__(
+        self,
+        teacher: Pretrained,
+        encoder: Transformer,
+        compare: Standardized,
+        settings: DistillCheckerSettings,
+        here: Devices,
+    ) -> None:
+        """`compare` compares `encoder` with `teacher`."""
         super().__init__()
-        self.layers = layers
-        self.mean: Tensor
-        self.scale: Tensor
-        self.register_buffer("mean", torch.zeros(len(layers), dim))
-        self.register_buffer("scale", torch.ones(len(layers), dim))
+        self.encoder = encoder
+        self.compare = compare
+        self.settings = settings
+        self.here = here
+        layers = settings.layers
+        self.pooled: PooledView | None = None
+        if settings.dual_view:
+            dim = teacher.network.dim
+            self.pooled = PooledView(len(layers), dim, encoder.dim, settings.pooled_dims)
+        self.masked: MaskedCodes | None = None
+        if settings.codebook:
+            self.masked = MaskedCodes(
+                teacher, layers, settings.codes_layer, settings.codes, encoder.dim
+            )
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """What a checkpoint holds."""
+        return dict(self.named_children())
+
+    @property
+    def projections(self) -> list[nn.Parameter]:
+        """What is trained beside the student, and discarded after."""
+        beside = (part for part in self.parts.values() if part is not self.encoder)
+        return [parameter for part in beside for parameter in part.parameters()]
 
     @torch.no_grad()
-    def fit(self, hidden: list[Tensor]) -> None:
-        """Take the mean and deviation of each coordinate of the teacher's layers."""
-        for n, layer in enumerate(self.layers):
-            frames = hidden[layer].flatten(0, 1)
-            self.mean[n] = frames.mean(0)
-            self.scale[n] = 1 / frames.std(0).clamp(min=1e-6)
-
-    def of(self, hidden: list[Tensor], n: int) -> Tensor:
-        """Return the standardized layer number `n` of those that are compared."""
-        return (hidden[self.layers[n]].float() - self.mean[n]) * self.scale[n]
+    def fit(self, teacher: Pretrained, clean: Tensor) -> None:
+        """Fit axes and codes, where there are any, to the answers of `teacher` to windows."""
+        if self.pooled is None and self.masked is None:
+            return
+        layers = self.compare.targets(teacher.network(teacher.network.inputs(clean)))
+        for part in (self.pooled, self.masked):
+            if part is not None:
+                part.fit(layers)
 
     @torch.no_grad()
-    def targets(self, hidden: list[Tensor]) -> Tensor:
-        """Return the teacher's standardized layers `[batch, layer, frame, dim]`."""
-        return torch.stack([self.of(hidden, n) for n in range(len(self.layers))], 1)
+    def asked(self, teacher: Pretrained, clean: Tensor) -> Iterator[Answer]:
+        """Yield what `teacher` says of each of the windows `clean`."""
+        inputs = teacher.network.inputs(clean)
+        layers = self.compare.targets(teacher.network(inputs))
+        codes = torch.zeros(len(clean), 0, dtype=torch.int64, device=clean.device)
+        if self.masked is not None:
+            codes = self.masked.codes(teacher, inputs, layers)
+        for one in zip(layers, codes, strict=True):
+            yield Answer(*(part.clone() for part in one))  # or it would keep its whole batch
 
-    def forward(self, student: list[Tensor], targets: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return the loss, the mean over layers, and the cosine of each layer."""
-        parts = []
-        cosines = []
-        for n in range(len(self.layers)):
-            own, target = self.of(student, n), targets[:, n]
-            parts.append(losses.l1_cosine(own, target))
-            cosines.append(nn.functional.cosine_similarity(own, target, dim=-1).mean().detach())
-        return torch.stack(parts).mean(), cosines
+    def forward(
+        self, inputs: Tensor, layers: Tensor, codes: Tensor, masked: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of what the student says of `inputs`, whose frames are `masked`, against
+        the teacher's `layers` and `codes`, and the figures to log.
+
+        The dual view itself is always 2 in value, so its raw parts are logged."""
+        with self.here.autocast(self.settings.mixed_precision):
+            hidden = self.encoder(inputs)
+        last = hidden[self.compare.own_layers[-1]].float()
+        total = layers.new_zeros(())
+        figures: dict[str, Tensor] = {}
+        if self.settings.l1_cosine:
+            distance, cosines = self.compare(hidden, layers)
+            total = total + self.settings.l1_cosine * distance
+            names = [f"cosine {layer}" for layer in self.settings.layers]
+            figures |= dict(zip(names, cosines, strict=True))
+        if self.pooled is not None:
+            views = self.pooled(last, layers)
+            total = total + self.settings.dual_view * views.loss
+            figures |= {"feature view": views.feature.detach(), "batch view": views.batch.detach()}
+        if self.masked is not None:
+            contrast = self.masked(last, codes, masked)
+            total = total + self.settings.codebook * contrast
+            figures["codebook"] = contrast.detach()
+        return total, {"loss": total.detach(), **figures}
 
 
 def train(data: TrainingData, teacher: str, out: Path, settings: DistillCheckerSettings) -> None:
-    """Thin the transformer `teacher` into `out` beside `.thin.pt`, and distill it through the
-    checkpoint `out`, which holds the student `encoder`. Raises TeacherError."""
+    """Make a student of the transformer `teacher` into `out` beside `.thin.pt` or `.fresh.pt`, and
+    distill it through the checkpoint `out`, which holds the student `encoder`. Raises
+    TeacherError."""
     with devices() as here:
         torch.manual_seed(settings.seed)
-        whole = load_pretrained(teacher).network
-        thinned = out.with_suffix(".thin.pt")
-        if not thinned.exists():
-            _thin(whole, data, thinned, settings)
-        whole.to(here.device)
-        student = checkpoint.load(thinned, "encoder", Transformer).to(here.device)
+        known = load_pretrained(teacher)
+        whole = known.network
+        start = out.with_suffix(f".{settings.start}.pt")
+        if not start.exists():
+            _begin(whole, data, start, settings)
+        for part in (whole, known.quantizer):
+            if part is not None:
+                part.to(here.device)
+        student = checkpoint.load(start, "encoder", Transformer).to(here.device)
         student.train().requires_grad_(True)
-        compare = Standardized(settings.layers, whole.dim).to(here.device)
-        compare.load_state_dict(torch.load(thinned, weights_only=True)["compare"])
+        compare = Standardized.between(settings.layers, whole, student).to(here.device)
+        compare.load_state_dict(torch.load(start, weights_only=True)["compare"])
+        distiller = Distiller(known, student, compare, settings, here).to(here.device)
         loop_settings = LoopSettings(
             settings.steps,
             settings.ramp,
@@ -127,10 +237,13 @@ def train(data: TrainingData, teacher: str, out: Path, settings: DistillCheckerS
             log_every=settings.log_every,
             checkpoint_every=settings.checkpoint_every,
         )
-        parts = {"encoder": student, "compare": compare}
         groups = [Group(student.parameters(), settings.rate)]
-        loop = Loop(out, parts, groups, loop_settings, here, run=settings)
-        model = here.share(student)
+        if distiller.projections:
+            groups.append(Group(distiller.projections, settings.projection_rate))
+        loop = Loop(out, distiller.parts, groups, loop_settings, here, run=settings)
+        if loop.first == 0 and settings.steps:
+            distiller.fit(known, _clean(data, settings)[:FITTED].to(here.device))
+        model = here.share(distiller)
         windows = Windows(
             data,
             settings.batch,
@@ -142,7 +255,7 @@ def train(data: TrainingData, teacher: str, out: Path, settings: DistillCheckerS
             harsh=settings.harsh,
         )
         batches = load(windows, windows.prepare, here.device)
-        answered: dict[Draw, Tensor] = {}
+        answered: dict[Draw, Answer] = {}
 
         def step(at: int) -> Iterator[tuple[Tensor, Mapping[str, Tensor]]]:
             for _ in range(settings.accumulate):
@@ -150,28 +263,20 @@ def train(data: TrainingData, teacher: str, out: Path, settings: DistillCheckerS
 
         def part(at: int) -> tuple[Tensor, Mapping[str, Tensor]]:
             pair: WindowPair = next(batches)
-            inputs = student.inputs(pair.heard)
-            if student.kind == "mel":
-                for one, seed in zip(inputs, pair.seeds, strict=True):
-                    rng = np.random.default_rng([*seed, 0])
-                    augment.mask(one, augment.draw_masks(len(one), one.shape[1], rng))
+            inputs, masked = masked_inputs(student, pair, bool(settings.codebook))
+            new = [k for k, draw in enumerate(pair.draws) if draw not in answered]
             with here.autocast(settings.mixed_precision):
-                new = [k for k, draw in enumerate(pair.draws) if draw not in answered]
-                with torch.no_grad():
-                    fresh = compare.targets(whole(whole.inputs(pair.clean[new])))
-                answers = model(inputs)
-            for k, target in zip(new, fresh, strict=True):
-                answered[pair.draws[k]] = target.clone()  # or it would keep its whole batch
-            target = torch.stack([answered[draw] for draw in pair.draws])
+                for k, answer in zip(new, distiller.asked(known, pair.clean[new]), strict=True):
+                    answered[pair.draws[k]] = answer
+            answers = zip(*(answered[draw] for draw in pair.draws), strict=True)
+            layers, codes = (torch.stack(known_part) for known_part in answers)
             for draw in [draw for draw in answered if draw[0] < at - REMEMBERED]:
                 del answered[draw]
-            loss, cosines = compare(answers, target)
-            figures = {f"cosine {n}": one for n, one in zip(settings.layers, cosines, strict=True)}
-            return loss, {"loss": loss.detach(), **figures}
+            return model(inputs, layers, codes, masked)
 
         held_back = data.validation()
         validate = None
-        if held_back is not None:
+        if held_back is not None and settings.l1_cosine:
             validate = _validation(held_back, whole, student, compare, settings)
         loop.run(step, validate)
 
@@ -200,18 +305,45 @@ def _validation(
     return validate
 
 
-def _thin(
+def _clean(data: TrainingData, settings: DistillCheckerSettings) -> Tensor:
+    """Return the windows that a student and its statistics are fitted to, `[window, sample]`."""
+    windows = Windows(data, settings.thin_windows, settings.seed)
+    return windows.prepare(next(iter(windows))).clean
+
+
+def _begin(
     whole: Transformer, data: TrainingData, out: Path, settings: DistillCheckerSettings
 ) -> None:
-    """Write the thinned transformer and the statistics of the layers that are compared."""
-    windows = Windows(data, settings.thin_windows, settings.seed)
-    clean = windows.prepare(next(iter(windows))).clean
-    inputs = whole.inputs(clean)
-    student = thin(whole, inputs, settings.heads, settings.hidden)
-    compare = Standardized(settings.layers, whole.dim)
+    """Write the student as it begins, and the statistics of the layers that are compared."""
+    inputs = whole.inputs(_clean(data, settings))
+    if settings.start == "thin":
+        student = thin(whole, inputs, settings.heads, settings.hidden)
+    else:
+        student = _fresh(whole, settings)
+    compare = Standardized.between(settings.layers, whole, student)
     with torch.inference_mode():
-        compare.fit(whole(inputs[:128]))
+        compare.fit(whole(inputs[:FITTED]))
     frames = whole.stem(inputs[:1]).shape[1]
-    share = student.parameters_used(frames) / whole.parameters_used(frames)
-    log.info("the student has %.1f %% of its teacher's parameters", 100 * share)
+    own = student.parameters_used(frames)
+    share = own / whole.parameters_used(frames)
+    log.info("the student has %.2f M parameters, %.1f %% of its teacher's", own / 1e6, 100 * share)
     checkpoint.save(out, encoder=student, compare=compare)
+
+
+def _fresh(whole: Transformer, settings: DistillCheckerSettings) -> Transformer:
+    """Return a random transformer over log-mel: of the bands of `whole`, or, where that takes the
+    waveform, of `BANDS`."""
+    stem = whole.stem
+    filters = stem.filters if isinstance(stem, MelStem) else torch.from_numpy(mel_filters(BANDS))
+    student = Transformer(
+        settings.dim,
+        settings.dim // settings.heads,
+        [list(range(settings.heads))] * settings.blocks,
+        [settings.hidden] * settings.blocks,
+        norm_first=True,
+        mel={"bands": filters.shape[1], "positions": WINDOW_SAMPLES // (2 * HOP_SAMPLES)},
+    )
+    assert isinstance(student.stem, MelStem)
+    student.stem.filters.copy_(filters)
+    nn.init.normal_(student.stem.positions, std=0.02)
+    return student

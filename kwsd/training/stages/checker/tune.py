@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.utils.data import IterableDataset
 
 from kwsd.audio.format import SAMPLE_RATE
+from kwsd.config import ConfigError
 from kwsd.training.data import augment
 from kwsd.training.data.loading import load, worker_seed
 from kwsd.training.data.training_data import TrainingData
@@ -34,14 +35,14 @@ from kwsd.training.models.pretrained import load_pretrained
 from kwsd.training.models.transformer import Transformer
 from kwsd.training.settings import Settings
 from kwsd.training.stages.checker.candidates import MARGIN_SAMPLES, Candidates
-from kwsd.training.stages.checker.distill import Standardized
 from kwsd.training.stages.checker.kept import Kept
+from kwsd.training.stages.checker.objectives import Standardized
 from kwsd.training.stages.checker.spoken import WordPairs
 
 log = logging.getLogger(__name__)
 
 
-VALIDATION_BATCH = 64
+HELD_BACK_BATCH = 64
 
 
 class TuneSettings(Settings, frozen=True):
@@ -65,6 +66,8 @@ class TuneSettings(Settings, frozen=True):
     other_words: float = 0.3
     """Weight of the other words' logits; the candidate's own word has 1."""
     distillation: float = 0.3
+    """Weight of the distance to the teacher's layers, on windows of anything; 0: no teacher is
+    heard."""
     harsh: float = 0.6
     """How often the student hears a room, noise and a microphone in these windows."""
     voice: float = 0.2
@@ -156,6 +159,16 @@ class CandidateWindows(IterableDataset[CandidateBatch]):
     def _window(self, rng: np.random.Generator, wide: np.ndarray) -> np.ndarray:
         shift = int(rng.uniform(-1, 1) * self.settings.shift_s * SAMPLE_RATE)
         return wide[MARGIN_SAMPLES + shift : MARGIN_SAMPLES + shift + WINDOW_SAMPLES]
+
+
+def in_batches(found: Candidates) -> Iterator[CandidateBatch]:
+    """Yield all candidates as the checker hears them."""
+    middle = slice(MARGIN_SAMPLES, MARGIN_SAMPLES + WINDOW_SAMPLES)
+    for at in range(0, len(found.word), HELD_BACK_BATCH):
+        rows = slice(at, at + HELD_BACK_BATCH)
+        heard = at_peak(torch.from_numpy(found.windows[rows, middle].astype(np.float32)))
+        word, spoken = (torch.from_numpy(known[rows]) for known in (found.word, found.spoken))
+        yield CandidateBatch(heard, word, spoken)
 
 
 def word_loss(logits: Tensor, word: Tensor, spoken: Tensor, other_words: float) -> Tensor:
@@ -251,13 +264,12 @@ def train(
     `out`."""
     with devices() as here:
         torch.manual_seed(settings.seed)
-        whole = load_pretrained(teacher).network.to(here.device)
+        whole = None
+        if settings.distillation:
+            whole = load_pretrained(teacher).network.to(here.device)
         encoder = checkpoint.load(distilled, "encoder", Transformer).to(here.device)
         encoder.train().requires_grad_(True)
-        saved = torch.load(distilled, weights_only=True)
-        shape = saved["compare"]["mean"].shape
-        compare = Standardized(list(saved["settings"]["layers"]), shape[1]).to(here.device)
-        compare.load_state_dict(saved["compare"])
+        compare = None if whole is None else _compared(distilled, whole, encoder).to(here.device)
         people = data.corpora().people(development=False)
         frames = encoder.stem(encoder.inputs(torch.zeros(1, WINDOW_SAMPLES))).shape[1]
         pairs = spoken = kinds = None
@@ -316,14 +328,14 @@ def train(
             frozen = n < settings.head_steps
             batch = next(word_batches)
             heard = batch.heard
-            pair = None if frozen else next(windows)
+            pair = None if frozen or compare is None else next(windows)
             if pair is not None:
                 heard = torch.cat([heard, pair.heard])
             loss, hidden, right = model(
                 "words", encoder.inputs(heard), batch.word, batch.spoken, frozen=frozen
             )
             figures = {"words": loss.detach(), "right": right}
-            if pair is not None:
+            if pair is not None and whole is not None and compare is not None:
                 with torch.no_grad(), here.autocast(settings.mixed_precision):
                     target = compare.targets(whole(whole.inputs(pair.clean)))
                 own = [layer[len(batch.word) :] for layer in hidden]
@@ -352,20 +364,32 @@ def train(
         loop.run(step, validate)
 
 
+def _compared(distilled: Path, whole: Transformer, encoder: Transformer) -> Standardized:
+    """Return the distance of `encoder` to its teacher `whole`, as `distilled` has it.
+
+    Raises ConfigError where that was to learn how the student is projected, and did not."""
+    saved = torch.load(distilled, weights_only=True)
+    settings = saved["settings"]
+    compare = Standardized.between(list(settings["layers"]), whole, encoder)
+    if compare.projections is not None and not (settings["steps"] and settings["l1_cosine"]):
+        raise ConfigError(
+            f"{distilled} was not distilled by l1_cosine, so that nothing says how its layers of "
+            f"width {encoder.dim} are compared with the teacher's; set tune.distillation to 0"
+        )
+    compare.load_state_dict(saved["compare"])
+    return compare.requires_grad_(False)
+
+
 def _validation(found: Candidates, tuned: Tuned, device: torch.device) -> Callable[[], float]:
     """Return what measures the word loss on candidates for validation."""
-    middle = slice(MARGIN_SAMPLES, MARGIN_SAMPLES + WINDOW_SAMPLES)
 
     @torch.no_grad()
     def validate() -> float:
         tuned.eval()
         total = 0.0
-        for at in range(0, len(found.word), VALIDATION_BATCH):
-            rows = slice(at, at + VALIDATION_BATCH)
-            heard = at_peak(torch.from_numpy(found.windows[rows, middle].astype(np.float32)))
-            word, spoken = (torch.from_numpy(known[rows]) for known in (found.word, found.spoken))
-            inputs = tuned.encoder.inputs(heard.to(device))
-            loss, _, _ = tuned("words", inputs, word.to(device), spoken.to(device))
+        for batch in in_batches(found):
+            heard, word, spoken = vars(batch.to(device)).values()
+            loss, _, _ = tuned("words", tuned.encoder.inputs(heard), word, spoken)
             total += float(loss) * len(word)
         tuned.train()
         return total / max(len(found.word), 1)
