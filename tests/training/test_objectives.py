@@ -40,6 +40,7 @@ from kwsd.training.stages.checker.objectives import (
     Standardized,
     masked_inputs,
 )
+from kwsd.training.stages.checker.settings import CheckerSettings
 
 TINY = DistillCheckerSettings(
     steps=4,
@@ -103,7 +104,7 @@ def test_the_dual_view_of_windows_by_hand() -> None:
                 cosine = row @ other / np.linalg.norm(row) / np.linalg.norm(other)
                 want += (cosine - 1) ** 2 if i == j else 5e-3 * cosine**2
         assert got.item() == pytest.approx(want, rel=1e-4)
-    found.loss.backward()  # type: ignore[no-untyped-call]
+    found.loss.backward()
     for part in (view.mixture, view.project.weight):
         assert part.grad is not None
         assert part.grad.abs().min() > 0
@@ -197,7 +198,7 @@ def test_codes_are_those_of_the_clean_window(
             int(code): np.concatenate(
                 [group[code // len(group) ** n % len(group)] for n, group in enumerate(groups)]
             )
-            for code in codes.unique()
+            for code in torch.unique(codes)
         }
         total = []
         for code, own in zip(codes[masked], predicted[masked].double().numpy(), strict=True):
@@ -266,7 +267,7 @@ def test_settings_that_came_later_had_their_defaults(data: TrainingData, tmp_pat
 
 def test_what_cannot_be_learned_is_refused(data: TrainingData, tmp_path: Path) -> None:
     def read(*changes: str) -> None:
-        settings.read("checker", ablate_checker.CheckerSettings, [f"distill.{c}" for c in changes])
+        settings.read("checker", CheckerSettings, [f"distill.{c}" for c in changes])
 
     with pytest.raises(ConfigError, match=r"pooled_dims: 32 features .* batch is 31"):
         read("dual_view=1", "batch=31")
@@ -370,11 +371,12 @@ def test_rows_are_distilled_tuned_and_measured(
             "tune": ["steps=1"],
             "seeds": 2,
         },
+        "near": {},
         "later": {},
     }
     tuned = [*TINY_TUNE, "head_steps=1", "steps=2", "mixed_precision=false"]
     arguments: list[str | Path] = ["ablate", "--work", tmp_path, "--data", commands]
-    arguments += ["--teacher", tmp_path / "teacher", "--only", "start,all"]
+    arguments += ["--teacher", tmp_path / "teacher", "--only", "start,all,near"]
     changes = {"distill": shared, "tune": tuned, "false_accepts": 1, "rows": rows}
     for name, value in changes.items():
         arguments += ["--set", f"{name}={json.dumps(value)}"]
@@ -386,12 +388,16 @@ def test_rows_are_distilled_tuned_and_measured(
     caplog.set_level(logging.INFO)
     assert train(*arguments) == 0
     (table,) = (record.getMessage() for record in caplog.records if "|---|" in record.getMessage())
-    head, _, first, second = table.strip().splitlines()
+    head, _, first, second, _ = table.strip().splitlines()
     assert "missed at 1 false accepts" in head
     assert first.startswith("| start | 0.0")
     assert second.startswith("| all | 0.0")
     assert second.count("±") >= 4
     folder = tmp_path / "ablations"
+    beginnings = [
+        folder / f"checker-{row}" / "1" / "distilled.thin.pt" for row in ("start", "near")
+    ]
+    assert beginnings[0].samefile(beginnings[1]), "it is not thinned again"
     begun, after = (
         load(folder / "checker-start" / "1" / name, "encoder", Transformer).state_dict()
         for name in ("distilled.thin.pt", "distilled.pt")

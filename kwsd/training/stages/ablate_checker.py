@@ -100,14 +100,19 @@ def ablate(
     heard = tune.Heard(folder / candidates.TRAINING, None, folder / "spoken")
     # All are read first, so that a slip in the last row is reported before the first one runs.
     stages = {name: settings_of(ablations, name) for name in chosen}
+    begun: dict[tuple[object, ...], Path] = {}
     for name, seed in runs({name: ablations.rows[name].seeds for name in chosen}):
+        distilled = msgspec.structs.replace(stages[name].distill, seed=seed)
+        tuned = msgspec.structs.replace(stages[name].tune, seed=seed)
         out = work / "ablations" / f"checker-{name}" / str(seed)
+        beginning = out / f"distilled.{distilled.start}.pt"
+        like = begun.setdefault(distilled.beginning, beginning)
         if (out / FIGURES).exists():
             continue
         out.mkdir(parents=True, exist_ok=True)
         log.info("%s, seed %d", name, seed)
-        distilled = msgspec.structs.replace(stages[name].distill, seed=seed)
-        tuned = msgspec.structs.replace(stages[name].tune, seed=seed)
+        if like.exists() and not beginning.exists():
+            beginning.hardlink_to(like)  # thinning takes as long as much of the training
         start = out / "distilled.pt"
         distill.train(data, teacher, start, distilled)
         tune.train(data, teacher, start, heard, out / "tuned.pt", tuned)

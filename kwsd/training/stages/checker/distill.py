@@ -112,6 +112,12 @@ class DistillCheckerSettings(Settings, frozen=True):
                 "set steps to 0 as well"
             )
 
+    @property
+    def beginning(self) -> tuple[object, ...]:
+        """What decides the student as it begins, with the teacher and the data."""
+        shape = (self.start, self.heads, self.hidden, self.dim, self.blocks)
+        return (*shape, tuple(self.layers), self.thin_windows, self.seed)
+
 
 class Answer(NamedTuple):
     """What a teacher says of a window."""
@@ -163,9 +169,7 @@ class Distiller(nn.Module):
 
     @torch.no_grad()
     def fit(self, teacher: Pretrained, clean: Tensor) -> None:
-        """Fit axes and codes, where there are any, to the answers of `teacher` to windows."""
-        if self.pooled is None and self.masked is None:
-            return
+        """Fit axes and codes to the answers of `teacher` to the windows `clean`."""
         layers = self.compare.targets(teacher.network(teacher.network.inputs(clean)))
         for part in (self.pooled, self.masked):
             if part is not None:
@@ -191,7 +195,6 @@ class Distiller(nn.Module):
         The dual view itself is always 2 in value, so its raw parts are logged."""
         with self.here.autocast(self.settings.mixed_precision):
             hidden = self.encoder(inputs)
-        last = hidden[self.compare.own_layers[-1]].float()
         total = layers.new_zeros(())
         figures: dict[str, Tensor] = {}
         if self.settings.l1_cosine:
@@ -199,6 +202,7 @@ class Distiller(nn.Module):
             total = total + self.settings.l1_cosine * distance
             names = [f"cosine {layer}" for layer in self.settings.layers]
             figures |= dict(zip(names, cosines, strict=True))
+        last = self.compare.own(hidden)[-1]
         if self.pooled is not None:
             views = self.pooled(last, layers)
             total = total + self.settings.dual_view * views.loss
@@ -241,7 +245,7 @@ def train(data: TrainingData, teacher: str, out: Path, settings: DistillCheckerS
         if distiller.projections:
             groups.append(Group(distiller.projections, settings.projection_rate))
         loop = Loop(out, distiller.parts, groups, loop_settings, here, run=settings)
-        if loop.first == 0 and settings.steps:
+        if loop.first == 0 and settings.steps and (settings.dual_view or settings.codebook):
             distiller.fit(known, _clean(data, settings)[:FITTED].to(here.device))
         model = here.share(distiller)
         windows = Windows(

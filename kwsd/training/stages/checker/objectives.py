@@ -70,17 +70,25 @@ class Standardized(nn.Module):
     @torch.no_grad()
     def targets(self, hidden: list[Tensor]) -> Tensor:
         """Return the teacher's standardized layers `[batch, layer, frame, dim]`."""
-        return torch.stack([self._of(hidden[layer], n) for n, layer in enumerate(self.layers)], 1)
+        layers = [self._scaled(hidden[layer], n) for n, layer in enumerate(self.layers)]
+        return torch.stack(layers, 1)
 
-    def answers(self, hidden: list[Tensor]) -> list[Tensor]:
-        """Return the student's layers on the same coordinates, `[batch, frame, dim]` each."""
+    def own(self, hidden: list[Tensor]) -> list[Tensor]:
+        """Return the student's layers, `[batch, frame, own_dim]` each; standardized where they are
+        as wide as the teacher's, whose coordinates they then have."""
         own = [hidden[layer] for layer in self.own_layers]
         if self.projections is None:
-            return [self._of(layer, n) for n, layer in enumerate(own)]
-        pairs = zip(self.projections, own, strict=True)
-        return [project(layer.float()) for project, layer in pairs]
+            return [self._scaled(layer, n) for n, layer in enumerate(own)]
+        return [layer.float() for layer in own]
 
-    def _of(self, layer: Tensor, n: int) -> Tensor:
+    def answers(self, hidden: list[Tensor]) -> list[Tensor]:
+        """Return the student's layers on the teacher's coordinates, `[batch, frame, dim]` each."""
+        own = self.own(hidden)
+        if self.projections is None:
+            return own
+        return [project(layer) for project, layer in zip(self.projections, own, strict=True)]
+
+    def _scaled(self, layer: Tensor, n: int) -> Tensor:
         return (layer.float() - self.mean[n]) * self.scale[n]
 
     def forward(self, student: list[Tensor], targets: Tensor) -> tuple[Tensor, list[Tensor]]:
