@@ -129,7 +129,7 @@ def test_a_wake_word_in_noise_lies_where_whisper_heard_it(
     out = tmp_path / "aligned.tsv"
     align.align(Corpora(folder), out, align.AlignSettings())
     assert next(ends, None) is None
-    assert out.read_text().splitlines()[1:] == [f"store\t{24000 - 19200}\t19200\tpico\tc\talexa"]
+    assert out.read_text().splitlines()[1:] == [f"store\t{24000 - 19200}\t19200\tpico\tc\talexa\t1"]
     np.savez(tmp_path / "rirs.npz", rirs=np.eye(10, 2000, dtype=np.float16))
     scenes = Scenes(Corpora(folder), tmp_path / "rirs.npz", seed=3, transcripts=Transcripts(out))
     take = scenes.words[0][False][0]
