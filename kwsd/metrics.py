@@ -286,6 +286,11 @@ def cosine(takes: np.ndarray, references: np.ndarray) -> np.ndarray:
     return np.asarray(takes @ references.T)
 
 
+def unit(vector: np.ndarray) -> np.ndarray:
+    """Return a vector `[dim]` at unit length; one without any length stays so."""
+    return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-9))
+
+
 def joined(one: np.ndarray, other: np.ndarray, weight: float) -> np.ndarray:
     """Return vectors `[…, dim + other dim]` whose cosine is the weighted mean of their parts'.
 

@@ -18,7 +18,7 @@ import numpy as np
 from kwsd.detect.checker import NEVER, SETTLED_CHUNKS, Candidate, unchecked
 from kwsd.learn.judged import Judged
 from kwsd.learn.regression import Moments, least_squares, logistic_regression
-from kwsd.metrics import false_accept_peaks
+from kwsd.metrics import false_accept_peaks, unit
 from kwsd.model.manifest import CHECKED_FLOOR, STREAM_CLIP, Fusion
 from kwsd.state.second_stage import MIN_CANDIDATE, SecondStage, quantized
 
@@ -264,7 +264,7 @@ def _fitted(
             negatives += Moments.of(vectors, weight)
     positives = Moments.of(takes.reshape(-1, dim))
     one, other = positives.means.first, negatives.means.first
-    weights = _unit(least_squares(positives, negatives)) + _unit(one - other)
+    weights = unit(least_squares(positives, negatives)) + unit(one - other)
     weights *= 2 / max(float(weights @ (one - other)), 1e-9)
     return weights.astype(np.float32), float(-weights @ (one + other) / 2)
 
@@ -299,10 +299,6 @@ def _checks(bank: Sequence[np.ndarray], begins_at: float) -> float:
         settled = np.maximum(lengths - (SETTLED_CHUNKS - 1), 0)
         total += float((1 + (lengths >= 3) + settled / 2).sum())
     return total
-
-
-def _unit(direction: np.ndarray) -> np.ndarray:
-    return np.asarray(direction / max(float(np.linalg.norm(direction)), 1e-9))
 
 
 def _scale(values: np.ndarray) -> tuple[float, float]:

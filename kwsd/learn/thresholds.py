@@ -28,6 +28,7 @@ from kwsd.metrics import (
     tail_rate,
     tail_threshold,
     threshold_at,
+    unit,
 )
 from kwsd.protocol.data import (
     LabeledTime,
@@ -229,7 +230,7 @@ def _own_scores(person: Voiceprint, one: Voiceprint, scorer: Scorer) -> list[flo
     rest = one.takes.sum(axis=0)
     scores = []
     for take in one.takes:
-        own = [_unit(rest - take)] if len(one.takes) > 1 else []
+        own = [unit(rest - take)] if len(one.takes) > 1 else []
         seen = [float(scorer(take[None], mean[None])[0, 0]) for mean in (*own, *means)]
         if seen:
             scores.append(max(seen))
@@ -256,7 +257,3 @@ def choose_speaker(
         takes=len(target),
         bounds=binomial_interval(missed, len(target)),
     )
-
-
-def _unit(vector: np.ndarray) -> np.ndarray:
-    return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-9))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kwsd.metrics import joined
+from kwsd.metrics import joined, unit
 from kwsd.model.bundle import (
     ENCODER,
     MANIFEST,
@@ -272,12 +272,12 @@ class CheckerGraph:
     def with_words(self, window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the logits of a window as above and, of the same run, its embedding of words."""
         logits, vector = self._run(self._prepared(window), "logits", "words")
-        return logits, _unit(vector)
+        return logits, unit(vector)
 
     def words(self, window: np.ndarray) -> np.ndarray:
         """Return the embedding of what was said at the end of a window as above, float32 `[dim]`
         of unit length."""
-        return _unit(self._run(self._prepared(window), "words")[0])
+        return unit(self._run(self._prepared(window), "words")[0])
 
     def with_voice(self, head: np.ndarray, span: np.ndarray) -> np.ndarray:
         """Return a speaker embedding `[dim]`: the head's, joined with that of the voice in a span.
@@ -293,10 +293,10 @@ class CheckerGraph:
         """Return the embedding of the voice in a span as above, float32 `[dim]` of unit length."""
         samples = np.asarray(span, np.float32)
         given = self._prepared(np.pad(samples, (self.model.samples - len(samples), 0)))
-        voice = _unit(self._run(given, "voice")[0])
+        voice = unit(self._run(given, "voice")[0])
         if self._network is None or self.model.network is None:
             return voice
-        known = _unit(self._network.run(["voice"], {self._input: given[None]})[0][0])
+        known = unit(self._network.run(["voice"], {self._input: given[None]})[0][0])
         return joined(voice, known, self.model.network.share)
 
     def _run(self, given: np.ndarray, *outputs: str) -> list[np.ndarray]:
@@ -314,11 +314,6 @@ class CheckerGraph:
         if self._front_end is None:
             return scaled
         return self._front_end(scaled * np.float32(FULL_SCALE))
-
-
-def _unit(vector: np.ndarray) -> np.ndarray:
-    """Return a vector at unit length."""
-    return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-9))
 
 
 def _length(path: Path, name: str, outputs: Mapping[str, list[int | str]]) -> int | None:

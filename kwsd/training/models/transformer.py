@@ -319,6 +319,12 @@ class Transformer(nn.Module):
         loudest = inputs.amax(2)[:, ::2]
         return loudest > inputs.amin((1, 2))[:, None]
 
+    @torch.no_grad()
+    def frames(self, samples: int) -> int:
+        """Return how many frames of 20 ms a window of `samples` has."""
+        silence = torch.zeros(1, samples, device=next(self.parameters()).device)
+        return int(self.stem(self.inputs(silence)).shape[1])
+
     def parameters_used(self, frames: int) -> int:
         """Return how many parameters `frames` frames of 20 ms use: of learned positions only the
         first."""

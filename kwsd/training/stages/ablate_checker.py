@@ -133,8 +133,7 @@ def measure(tuned: Path, held_back: Mapping[str, Candidates], other_words: float
     it was said, `others` where it was not."""
     encoder = checkpoint.load(tuned, "encoder", Transformer)
     head = checkpoint.load(tuned, "words", CheckerHead)
-    frames = encoder.stem(encoder.inputs(torch.zeros(1, WINDOW_SAMPLES))).shape[1]
-    report: Report = {"parameters": encoder.parameters_used(frames)}
+    report: Report = {"parameters": encoder.parameters_used(encoder.frames(WINDOW_SAMPLES))}
     for split, found in held_back.items():
         logits = torch.cat(
             [head(encoder(encoder.inputs(batch.heard))) for batch in tune.in_batches(found)]

@@ -82,6 +82,11 @@ class Candidates:
     hours: dict[str, float]
     """Hours that were heard, by source."""
 
+    @property
+    def heard(self) -> np.ndarray:
+        """int16 `[n, sample]`: the window of each that the checker hears."""
+        return self.windows[:, MARGIN_SAMPLES : MARGIN_SAMPLES + WINDOW_SAMPLES]
+
     @classmethod
     def load(cls, folder: Path) -> Candidates:
         """Return all candidates in `folder`. Raises FileNotFoundError where it holds none."""

@@ -327,7 +327,7 @@ def _begin(
     compare = Standardized.between(settings.layers, whole, student)
     with torch.inference_mode():
         compare.fit(whole(inputs[:FITTED]))
-    frames = whole.stem(inputs[:1]).shape[1]
+    frames = whole.frames(WINDOW_SAMPLES)
     own = student.parameters_used(frames)
     share = own / whole.parameters_used(frames)
     log.info("the student has %.2f M parameters, %.1f %% of its teacher's", own / 1e6, 100 * share)

@@ -30,7 +30,7 @@ from kwsd.training.models.transformer import MelStem, Transformer
 from kwsd.training.settings import Settings
 from kwsd.training.settings.catalog import CONTINUOUS, CorpusRoles
 from kwsd.training.stages.checker.branches import defer
-from kwsd.training.stages.checker.candidates import DEGRADED, MARGIN_SAMPLES, SCENES, Candidates
+from kwsd.training.stages.checker.candidates import DEGRADED, SCENES, Candidates
 
 log = logging.getLogger(__name__)
 OPSET = 17
@@ -314,9 +314,8 @@ def _logits(path: Path, checker: Checker, found: Candidates) -> np.ndarray:
     """Return the exported graph's logits `[candidate, word]`."""
     session = ort.onnxruntime.InferenceSession(path)
     rows = []
-    middle = slice(MARGIN_SAMPLES, MARGIN_SAMPLES + WINDOW_SAMPLES)
     unwanted = {i.name: np.array(False) for i in session.get_inputs()[1:]}
-    for window in found.windows[:, middle]:
+    for window in found.heard:
         samples = at_peak(torch.from_numpy(window.astype(np.float32))[None])
         given = {checker.encoder.kind: checker.given(samples).numpy()}
         rows.append(session.run(["logits"], given | unwanted)[0][0])

@@ -163,10 +163,9 @@ class CandidateWindows(IterableDataset[CandidateBatch]):
 
 def in_batches(found: Candidates) -> Iterator[CandidateBatch]:
     """Yield all candidates as the checker hears them."""
-    middle = slice(MARGIN_SAMPLES, MARGIN_SAMPLES + WINDOW_SAMPLES)
     for at in range(0, len(found.word), HELD_BACK_BATCH):
         rows = slice(at, at + HELD_BACK_BATCH)
-        heard = at_peak(torch.from_numpy(found.windows[rows, middle].astype(np.float32)))
+        heard = at_peak(torch.from_numpy(found.heard[rows].astype(np.float32)))
         word, spoken = (torch.from_numpy(known[rows]) for known in (found.word, found.spoken))
         yield CandidateBatch(heard, word, spoken)
 
@@ -271,7 +270,7 @@ def train(
         encoder.train().requires_grad_(True)
         compare = None if whole is None else _compared(distilled, whole, encoder).to(here.device)
         people = data.corpora().people(development=False)
-        frames = encoder.stem(encoder.inputs(torch.zeros(1, WINDOW_SAMPLES))).shape[1]
+        frames = encoder.frames(WINDOW_SAMPLES)
         pairs = spoken = kinds = None
         if settings.spoken:
             windows_of_words = Kept.load(known.spoken, "checker --only spoken")
