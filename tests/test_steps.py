@@ -71,9 +71,12 @@ def test_a_word_is_made_take_by_take_and_changed_later(
     first = draft.state().takes[0]
     assert 0.2 < first.start_s < 0.5 < first.end_s < first.length_s
     assert -35 < first.level_dbfs < -10
-    found = draft.step(GetAudio(number=1))
+    found = draft.step(GetAudio(take=first.id))
     assert isinstance(found, dict)
     assert found["audio"] == take(VOICES[0]).astype("<i2").tobytes()
+
+    with pytest.raises(RequestError, match="no take with the id 'none'"):
+        draft.step(GetAudio(take="none"))
 
     before = draft.state()
     for bad, reason in (

@@ -23,6 +23,7 @@ from kwsd.client.enroll import refusal
 from kwsd.client.takes import MAX_ORIGIN, Recording, fetch
 from kwsd.learn.few_shot import WordTrainer
 from kwsd.learn.takes import TakeRejected
+from kwsd.protocol.errors import RequestError
 from kwsd.protocol.messages import Requester
 from kwsd.state.takes import take_id
 from kwsd.state.words import MAX_STORED, WordError
@@ -65,7 +66,8 @@ class DropTake(Step, frozen=True, tag="drop"):
 class GetAudio(Step, frozen=True, tag="audio"):
     """Ask for the sound of a take."""
 
-    number: Number
+    take: str
+    """Its id: its number may change meanwhile."""
 
 
 class MakeWord(Step, frozen=True, tag="make"):
@@ -167,13 +169,20 @@ class Draft:
             case DropTake():
                 self._change(rebuild.dropped(self._name, self._takes, step.number))
             case GetAudio():
-                one = rebuild.readable(self._name, self._takes, step.number)
+                one = rebuild.readable(self._name, self._takes, self._number(step.take))
                 return {"sample_rate": SAMPLE_RATE, "audio": pcm.to_bytes(one.samples)}
             case MakeWord():
                 self._made = self._make(None if step.rate is None else parse_rate(step.rate))
             case KeepWord():
                 self._keep()
         return self.state()
+
+    def _number(self, take: str) -> int:
+        """Return the number of the take with this id, from 1. Raises RequestError."""
+        ids = [_id(one) for one in self._takes]
+        if take not in ids:
+            raise RequestError("no_take", f"{self._name!r} has no take with the id {take[:64]!r}")
+        return ids.index(take) + 1
 
     def _change(self, takes: list[Recording]) -> None:
         self._takes = takes
@@ -244,7 +253,7 @@ def _told(one: Recording) -> DraftTake:
     info = one.info
     word = one.samples[info.start : info.end]
     return DraftTake(
-        id=info.id or take_id(one.samples),
+        id=_id(one),
         name=info.origin,
         start_s=round(info.start / SAMPLE_RATE, 2),
         end_s=round(info.end / SAMPLE_RATE, 2),
@@ -253,6 +262,10 @@ def _told(one: Recording) -> DraftTake:
         level_dbfs=round(pcm.level_dbfs(word), 1),
         problem=one.fault or (one.take.warning if one.take else None),
     )
+
+
+def _id(one: Recording) -> str:
+    return one.info.id or take_id(one.samples)
 
 
 def _ignore(text: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 from typing import Annotated
 
 import msgspec
@@ -15,7 +14,6 @@ from starlette.routing import Route
 from kwsd.bridges.daemon_link import DaemonLink
 from kwsd.protocol import commands
 from kwsd.protocol.data import MAX_TAKES, all_together
-from kwsd.protocol.errors import RequestError
 from kwsd.web.answers import Text, answer, json_body
 from kwsd.web.guided import Guided
 from kwsd.web.sound import ranged, wav
@@ -68,7 +66,7 @@ class Words:
             Route("/api/draft/drop", self._drop, methods=["POST"]),
             Route("/api/draft/make", self._make, methods=["POST"]),
             Route("/api/draft/keep", self._keep, methods=["POST"]),
-            Route("/api/draft/takes/{number}/audio.wav", self._draft_audio),
+            Route("/api/draft/takes/{take}/audio.wav", self._draft_audio),
         ]
 
     async def _list(self, _: Request) -> Response:
@@ -134,9 +132,6 @@ class Words:
 
     async def _draft_audio(self, request: Request) -> Response:
         """Return the sound of a take of the word that is being made."""
-        number = request.path_params["number"]
-        if not re.fullmatch("[1-9][0-9]?", number):
-            raise RequestError("no_take", f"there is no take {number[:20]}")
-        step = {"do": "audio", "number": int(number)}
+        step = {"do": "audio", "take": request.path_params["take"]}
         found = await self._guided.step(request, KIND, "playing", step)
         return ranged(request, wav(base64.b64decode(found["audio"]), found["sample_rate"]))

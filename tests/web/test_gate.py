@@ -251,23 +251,21 @@ def test_bodies_are_bounded(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "said", "status"),
+    ("path", "said"),
     [
-        ("/api/draft", {"word": "a\0b", "is_new": True}, 400),
-        ("/api/draft", {"word": "a" * 10_000, "is_new": True}, 400),
-        ("/api/enrollment", {"name": "ann", "reference": "\0"}, 400),
-        ("/api/enrollment", {"name": "ann", "word": "\0"}, 400),
-        ("/api/draft/drop", {"number": 10**30}, 400),
-        ("/api/draft/trim", {"number": 1, "span": [0]}, 400),
-        (f"/api/draft/takes/{'9' * 5000}/audio.wav", None, 404),
+        ("/api/draft", {"word": "a\0b", "is_new": True}),
+        ("/api/draft", {"word": "a" * 10_000, "is_new": True}),
+        ("/api/enrollment", {"name": "ann", "reference": "\0"}),
+        ("/api/enrollment", {"name": "ann", "word": "\0"}),
+        ("/api/draft/drop", {"number": 10**30}),
+        ("/api/draft/trim", {"number": 1, "span": [0]}),
     ],
 )
-def test_what_cannot_be_is_refused(serve: Serve, path: str, said: object, status: int) -> None:
+def test_what_cannot_be_is_refused(serve: Serve, path: str, said: object) -> None:
     page = serve()
-    body = None if said is None else json.dumps(said).encode()
-    method = "GET" if said is None else "POST"
-    answer = page.ask(method, path, body, cookie=entered(page), origin=page.origin)
-    assert (answer.status, answer.json()["code"] in ("bad_request", "no_take")) == (status, True)
+    body = json.dumps(said).encode()
+    answer = page.ask("POST", path, body, cookie=entered(page), origin=page.origin)
+    assert (answer.status, answer.json()["code"]) == (400, "bad_request")
 
 
 def test_a_request_has_one_length(serve: Serve) -> None:

@@ -27,6 +27,7 @@ export function openDraft(view, first, ended) {
   const meter = new Meter();
   const sounds = new Map();
   const waves = new Map();
+  let showing = new AbortController();
   const name = spoken(first.word);
 
   const title = el("h1", { id: "draft-title", tabindex: "-1" }, first.is_new ? `New word: ${name}` : `Takes of ${name}`);
@@ -174,10 +175,10 @@ export function openDraft(view, first, ended) {
     const canvas = el("canvas", { class: "wave small-wave", role: "img" });
     const wave = new Waveform(canvas);
     waves.set(number, wave);
-    const path = `/api/draft/takes/${number}/audio.wav`;
+    const path = `/api/draft/takes/${encodeURIComponent(take.id)}/audio.wav`;
     const draw = (file) => wave.showTake(take.start_s, take.end_s, file);
     draw(null);
-    const known = sounds.get(take.id) ?? bytes(path);
+    const known = sounds.get(take.id) ?? bytes(path, showing.signal);
     sounds.set(take.id, known);
     known.then(draw, () => sounds.delete(take.id));
     const play = button("Play", "play", number, () =>
@@ -316,9 +317,12 @@ export function openDraft(view, first, ended) {
   async function leave() {
     const lost = state.is_new ? `${count()} ${count() === 1 ? "take" : "takes"} would be lost.` : "What you have changed would be lost; the word stays as it was.";
     if (count() && !(await ask(view, `Discard ${name}? ${lost}`, "Discard", "Go on"))) return;
+    showing.abort(); // what it asks for is refused once it has ended
     try {
       await post("/api/guided/leave", {});
     } catch (error) {
+      showing = new AbortController();
+      show(state);
       return failed(error);
     }
     ended(state.is_new ? `${name} is discarded.` : `${name} is as it was.`);
@@ -331,6 +335,7 @@ export function openDraft(view, first, ended) {
     heard: (kind, data) => meter.heard(kind, data),
     close() {
       isClosed = true;
+      showing.abort();
       player.stop();
       for (const wave of waves.values()) wave.close();
     },

@@ -17,6 +17,7 @@ export function open(view) {
   let isFailing = false;
   let chosen = null;
   let waves = [];
+  let showing = new AbortController();
   const player = new Player();
   const message = el("p", { class: "told", role: "status" });
   const list = el("ul", { class: "entries", "aria-label": "Words" });
@@ -54,6 +55,7 @@ export function open(view) {
     try {
       await work();
     } catch (error) {
+      if (error.code === "aborted") return;
       message.dataset.state = "bad";
       say(message, error.message);
     }
@@ -114,6 +116,8 @@ export function open(view) {
       });
     if (chosen !== (word?.name ?? null) || isClosed) return;
     player.stop();
+    showing.abort();
+    showing = new AbortController();
     for (const wave of waves) wave.close();
     waves = [];
     if (!word) {
@@ -149,7 +153,8 @@ export function open(view) {
     const [start, end, all] = [take.start, take.end, take.samples].map((at) => at / 16000);
     const source = `${path}/${encodeURIComponent(take.id)}/audio.wav`;
     wave.showTake(start, end, null);
-    tried(async () => wave.showTake(start, end, await bytes(source)));
+    const { signal } = showing;
+    tried(async () => wave.showTake(start, end, await bytes(source, signal)));
     const follow = (seconds) => {
       say(play, seconds === null ? "Play" : "Stop");
       wave.play(seconds);
@@ -214,6 +219,7 @@ export function open(view) {
     const name = spoken(word.name);
     const yes = await ask(view, `Remove ${name}? Its takes are deleted too. This cannot be undone.`, "Remove", "Keep it");
     if (!yes) return;
+    showing.abort();
     await tried(async () => {
       await post(`/api/words/${encodeURIComponent(word.name)}/remove`, {});
       message.dataset.state = "good";
@@ -242,6 +248,7 @@ export function open(view) {
     close() {
       isClosed = true;
       draft?.close();
+      showing.abort();
       player.stop();
       for (const wave of waves) wave.close();
     },
