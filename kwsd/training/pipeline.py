@@ -119,7 +119,7 @@ def align(work: Path, changes: Sequence[str] = ()) -> None:
     """Find the words of unlabeled sentences by Whisper, into WORK/aligned.tsv."""
     chosen = settings.read("align", alignment.AlignSettings, changes)
     data = TrainingData.of(work, None)
-    alignment.align(data.corpora(), data.aligned, chosen)
+    alignment.align(data.corpora(saying=True), data.aligned, chosen)
 
 
 def cache(work: Path, only: Sequence[str] | None = None, changes: Sequence[str] = ()) -> None:

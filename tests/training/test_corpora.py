@@ -34,6 +34,25 @@ def pitch(samples: np.ndarray) -> float:
     return float(np.argmax(np.abs(np.fft.rfft(samples, 16000))))
 
 
+def test_sentences_that_say_a_wake_word_are_left_out(tmp_path: Path) -> None:
+    """They would be taken for sentences without it."""
+    takes = [("", "a"), ("", "b"), ("", "c"), ("computer", "d"), ("", "e"), ("", "f")]
+    recordings = [
+        Recording(np.full(1000, n, np.int16), "audiobooks", speaker, label)
+        for n, (label, speaker) in enumerate(takes)
+    ]
+    write_store(tmp_path / "mine", iter(recordings))
+    rows = [(0, "the"), (100, "computer's"), (1100, "smart"), (1300, "mirror"), (2100, "compute")]
+    rows += [(3000, "computer"), (4000, "smart"), (5000, "mirror"), (5100, "alexander")]
+    lines = [f"mine\t{start}\t80\taudiobooks\t\t{text}\t0\n" for start, text in rows]
+    head = "store\tstart\tsamples\tcorpus\tspeaker\tlabel\ttrusted\n"
+    (tmp_path / "aligned.tsv").write_text(head + "".join(lines))
+    np.savez(tmp_path / "rirs.npz")
+    data = TrainingData.of(tmp_path, tmp_path / "rirs.npz")
+    assert [one.speaker for one in data.corpora().utterances] == ["c", "d", "e", "f"]
+    assert len(data.corpora(saying=True).utterances) == 6, "they are aligned as all others"
+
+
 def test_a_store_is_written_take_by_take(tmp_path: Path) -> None:
     takes = [
         Recording(np.full(n, n % 7, np.int16), "one", f"s{n}", 'a "quoted" word')

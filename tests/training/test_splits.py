@@ -111,10 +111,10 @@ def test_duplicates_are_looked_for_once(tmp_path: Path, monkeypatch: pytest.Monk
     find = duplicates.find
     monkeypatch.setattr(duplicates, "find", lambda *a: looked.append(a) or find(*a))  # type: ignore[func-returns-value]
     again = TrainingData.of(tmp_path, tmp_path / "rirs.npz")
-    assert again.left_out == data.left_out
+    assert again.duplicates == data.duplicates
     assert not looked
     write_store(tmp_path / "more", [Recording(take, "noise_c", "", "")])
-    assert len(TrainingData.of(tmp_path, tmp_path / "rirs.npz").left_out) == 2
+    assert len(TrainingData.of(tmp_path, tmp_path / "rirs.npz").duplicates) == 2
     assert looked
 
 

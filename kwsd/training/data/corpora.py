@@ -141,6 +141,13 @@ def describe(
     )
 
 
+class Place(NamedTuple):
+    """Where an utterance lies."""
+
+    store: str
+    start: int
+
+
 class Corpora:
     """All utterances of several stores."""
 
@@ -149,11 +156,11 @@ class Corpora:
         *folders: Path,
         words: WordList | None = None,
         roles: CorpusRoles | None = None,
-        left_out: Collection[tuple[str, int]] = (),
+        left_out: Collection[Place] = (),
     ) -> None:
         """Open the stores `folders`; `words` and `roles` default to kwsd's own.
 
-        `left_out` names utterances by store and start. Raises ValueError where the store for
+        What lies at `left_out` is not opened. Raises ValueError where the store for
         validation is opened together with others."""
         names = [folder.name for folder in folders]
         if VALIDATION in names and len(names) > 1:
@@ -183,7 +190,7 @@ class Corpora:
             for folder in folders
             for clip in read_clips(folder)
             if (clip.corpus, clip.speaker, clip.label, clip.samples) not in excluded
-            and (folder.name, clip.start) not in left_out
+            and Place(folder.name, clip.start) not in left_out
         ]
         folds = _balanced_folds(utterances)
         self.utterances: list[Utterance] = [

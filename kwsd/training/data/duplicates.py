@@ -14,14 +14,13 @@ import logging
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from kwsd.audio.format import SAMPLE_RATE
 from kwsd.state.store import write_atomically
 from kwsd.training.data.augment import transform_length
-from kwsd.training.data.corpora import VALIDATION, Clip, read_clips
+from kwsd.training.data.corpora import VALIDATION, Clip, Place, read_clips
 
 log = logging.getLogger(__name__)
 SAME = 0.9
@@ -35,13 +34,6 @@ LONGEST_SAMPLES = 8 * SAMPLE_RATE
 ROWS = 512
 """Fingerprints that are compared with all others at once."""
 FIELDS = ("store", "start", "kept_store", "kept_start")
-
-
-class Place(NamedTuple):
-    """Where a clip lies."""
-
-    store: str
-    start: int
 
 
 Duplicates = dict[Place, Place]

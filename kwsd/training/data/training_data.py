@@ -9,8 +9,8 @@ from pathlib import Path
 
 from kwsd.config import ConfigError
 from kwsd.training.data.augment import Rooms
-from kwsd.training.data.corpora import VALIDATION, Corpora
-from kwsd.training.data.duplicates import Place, find_once
+from kwsd.training.data.corpora import VALIDATION, Corpora, Place
+from kwsd.training.data.duplicates import find_once
 from kwsd.training.data.scenes import Scenes
 from kwsd.training.data.transcripts import Transcripts
 from kwsd.training.settings.catalog import (
@@ -38,8 +38,11 @@ class TrainingData:
     """What `kwsd train align` wrote; it may be missing."""
     words: WordList = field(default_factory=default_words)
     roles: CorpusRoles = field(default_factory=default_roles)
-    left_out: frozenset[Place] = frozenset()
-    """Duplicates, which are neither trained on nor measured."""
+    duplicates: frozenset[Place] = frozenset()
+    """Neither trained on nor measured."""
+    saying: frozenset[Place] = frozenset()
+    """Sentences that say a word of the list, neither trained on nor measured: they would count as
+    without it."""
     held_back: Path | None = None
     """The store for validation, where there is one."""
 
@@ -67,14 +70,18 @@ class TrainingData:
                 "and `kwsd train import --layout collected` brings some"
             )
         roles = read_roles(work)
+        words = read_words(work)
+        aligned = work / "aligned.tsv"
         duplicates = find_once(work / "duplicates.tsv", folders, roles.synthetic)
+        saying = Transcripts(aligned).saying(words.texts.values(), folders)
         return cls(
             stores,
             found,
-            work / "aligned.tsv",
-            read_words(work),
+            aligned,
+            words,
             roles,
             frozenset(duplicates),
+            frozenset(saying),
             held_back,
         )
 
@@ -86,9 +93,11 @@ class TrainingData:
             return None
         return replace(self, stores=[self.held_back], held_back=None)
 
-    def corpora(self) -> Corpora:
-        """Return the opened stores, without duplicates."""
-        return Corpora(*self.stores, words=self.words, roles=self.roles, left_out=self.left_out)
+    def corpora(self, *, saying: bool = False) -> Corpora:
+        """Return the opened stores, without what is left out; `saying`: with the sentences that say
+        a word of the list."""
+        left_out = self.duplicates if saying else self.duplicates | self.saying
+        return Corpora(*self.stores, words=self.words, roles=self.roles, left_out=left_out)
 
     def responses(self) -> Rooms:
         """Return the room responses of the training split."""

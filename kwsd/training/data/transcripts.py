@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from kwsd.training.data.corpora import Utterance
+from kwsd.training.data.corpora import Place, Utterance, read_clips
 
 LEAST_LETTERS = 3
 """Shorter words are no words to learn; they only make phrases."""
@@ -62,7 +63,9 @@ class Transcripts:
         origin = utterance.start + begin
         words = [
             SpokenWord(text, start - origin, start - origin + samples)
-            for _, start, samples, text, trusted in self._between(utterance, begin, end)
+            for _, start, samples, text, trusted in self._between(
+                utterance.store, origin, utterance.start + end
+            )
             if trusted and (short or len(text) >= LEAST_LETTERS)
         ]
         return [word for word in words if word.end <= end - begin]
@@ -71,15 +74,25 @@ class Transcripts:
         """Return all single words that are known to be in `utterance`, or may be."""
         if utterance.label:
             return set() if utterance.other_language else set(utterance.text.split())
-        return {text for *_, text, _ in self._between(utterance, 0, utterance.samples)}
+        end = utterance.start + utterance.samples
+        return {text for *_, text, _ in self._between(utterance.store, utterance.start, end)}
 
-    def _between(
-        self, utterance: Utterance, begin: int, end: int
-    ) -> list[tuple[str, int, int, str, bool]]:
-        """Return the rows that begin in the samples `begin … end` of `utterance`."""
-        first, last = (
-            bisect_left(self._rows, (utterance.store, utterance.start + at)) for at in (begin, end)
-        )
+    def saying(self, phrases: Iterable[str], stores: Iterable[Path]) -> set[Place]:
+        """Return the unlabeled utterances of `stores` in which one of `phrases` is said, or may be;
+        its plural and its possessive contain it."""
+        said = re.compile(rf"\b(?:{'|'.join(map(re.escape, phrases))})(?:'?s)?\b")
+        aligned = self.stores
+        found = set()
+        for store in stores:
+            for clip in read_clips(store) if store.name in aligned else ():
+                rows = self._between(store.name, clip.start, clip.start + clip.samples)
+                if not clip.label and said.search(" ".join(text for *_, text, _ in rows)):
+                    found.add(Place(store.name, clip.start))
+        return found
+
+    def _between(self, store: str, begin: int, end: int) -> list[tuple[str, int, int, str, bool]]:
+        """Return the rows that begin in the samples `begin … end` of a store."""
+        first, last = (bisect_left(self._rows, (store, at)) for at in (begin, end))
         return self._rows[first:last]
 
     def types(self, utterances: Iterable[Utterance], least: int = 4) -> list[str]:

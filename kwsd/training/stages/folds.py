@@ -36,7 +36,7 @@ def folds(data: TrainingData, out: Path) -> None:
     ]
     lines = ["\t".join(row) for row in (HEAD, *rows)]
     write_atomically(out, ("\n".join(lines) + "\n").encode())
-    log.info("clips / speakers / hours by fold, %d duplicates left out:", len(data.left_out))
+    log.info("clips / speakers / hours by fold, %d duplicates left out:", len(data.duplicates))
     widths = [max(map(len, column)) for column in zip(HEAD, *rows, strict=True)]
     for line in (HEAD, *rows):
         log.info("%s", "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
