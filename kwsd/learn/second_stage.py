@@ -112,7 +112,7 @@ def learn_second_stage(
     slope, offset = _calibration(alone)
     fused_slope, fused_offset = _calibration(both)
     bank = halves[0] + halves[1]
-    weights, bias = _fitted(vectors.takes, vectors.wrong, vectors.rivals, bank)
+    weights, bias = parting(vectors.takes, vectors.wrong, vectors.rivals, bank)
     fusion = Fusion(
         checker=fused_slope / slope,
         stream=fused_slope * scale,
@@ -225,7 +225,7 @@ def _left_out(vectors: Vectors, folds: int, halves: Sequence[Moments]) -> _Outpu
     bank = np.zeros(len(vectors.bank))
     for half in (0, 1):
         other = halves[1 - half]
-        weights, bias = _fitted(vectors.takes, vectors.wrong, vectors.rivals, other)
+        weights, bias = parting(vectors.takes, vectors.wrong, vectors.rivals, other)
         chosen = vectors.half == half
         bank[chosen] = vectors.bank[chosen] @ weights + bias
     takes = np.zeros((len(vectors.takes), 2, vectors.takes.shape[2]))
@@ -234,7 +234,7 @@ def _left_out(vectors: Vectors, folds: int, halves: Sequence[Moments]) -> _Outpu
     whole = halves[0] + halves[1]
     of_take, of_wrong, of_rival = (np.arange(len(each)) % folds for each in (takes, wrong, rivals))
     for fold in range(folds):
-        weights, bias = _fitted(
+        weights, bias = parting(
             vectors.takes[of_take != fold],
             vectors.wrong[of_wrong != fold],
             vectors.rivals[of_rival != fold],
@@ -246,10 +246,11 @@ def _left_out(vectors: Vectors, folds: int, halves: Sequence[Moments]) -> _Outpu
     return _Outputs(takes, wrong, rivals, bank)
 
 
-def _fitted(
+def parting(
     takes: np.ndarray, wrong: np.ndarray, rivals: np.ndarray, bank: Moments
 ) -> tuple[np.ndarray, float]:
-    """Return the weights and the bias that part `takes` from `wrong` clips, rivals and the bank.
+    """Return the weights, float32 `[dim]`, and the bias that part `takes` from `wrong` clips,
+    rivals and the bank; arrays as in `Vectors`.
 
     The weights are the sum of two directions: the regression's, which knows how numbers of the bank
     go together, and the one from the mean of all negatives to that of the takes, a prototype (Snell

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import checkers
@@ -23,9 +24,9 @@ from kwsd.training.models import checkpoint
 from kwsd.training.models.checker import CheckerHead, SpokenHead, VoiceHead
 from kwsd.training.models.transformer import Transformer
 from kwsd.training.stages.align import FIELDS
-from kwsd.training.stages.checker import export, words
+from kwsd.training.stages.checker import export, few_shot, words
 from kwsd.training.stages.checker import spoken as spoken_windows
-from kwsd.training.stages.checker.kept import Kept
+from kwsd.training.stages.checker.kept import Kept, keep
 from kwsd.training.stages.checker.spoken import SpokenSettings, WordPairs
 from kwsd.training.stages.checker.words import WordsSettings
 
@@ -205,6 +206,36 @@ def test_pairs_are_of_one_word_by_two_people() -> None:
     assert WordPairs(found, 3, seed=0, left_out=["s i"]).kinds == ["a", "b"]
     with pytest.raises(ValueError, match="two words"):
         WordPairs(kept(list("aab"), list("xyz")), 3, seed=0)
+
+
+def test_words_that_are_left_out_are_tried_as_added_words(tmp_path: Path) -> None:
+    """Two that are told apart, and two that nobody could tell apart."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    head = SpokenHead(dim=8, layers=[1], steps=2, width=8)
+    checkpoint.save(tmp_path / "words.pt", spoken=head)
+    left_out = ["go", "bird", "down", "cat"]
+    phones = spoken.kinds_of(left_out, HeldOut.of(()))
+    sounds = dict(zip(phones.values(), rng.normal(0, 1, (2, 1, 2, 8))[[0, 1, 1, 1]], strict=True))
+    sounds["other"] = np.zeros((1, 2, 8))
+    kinds = [kind for kind in sounds for _ in range(60)]
+    windows = [sounds[kind] + rng.normal(0, 0.3, (1, 2, 8)) for kind in kinds]
+    who = [f"gsc/{n % 20}" for n in range(len(kinds))]
+    frames = tmp_path / "words"
+    frames.mkdir()
+    known = {"kind": np.array(kinds), "who": np.array(who)}
+    keep(frames / "000.npz", np.array(windows, np.float16), {}, **known)
+    hits = few_shot.measure(frames, tmp_path / "words.pt", left_out)
+    assert json.loads((tmp_path / "words.json").read_text()) == hits
+    for by_word in hits.values():
+        known_word, *alike = (by_word[text] for text in phones)
+        assert known_word > 0.95
+        assert max(alike) < 0.2
+
+    synthetic = {**known, "who": np.array(["espeak-ng/en" for _ in kinds])}
+    keep(frames / "000.npz", np.array(windows, np.float16), {}, **synthetic)
+    with pytest.raises(ValueError, match=r"of bird, cat, down, go there are none"):
+        few_shot.measure(frames, tmp_path / "words.pt", left_out)
 
 
 def test_the_contrast_is_between_pairs() -> None:
