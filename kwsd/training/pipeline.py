@@ -57,7 +57,7 @@ from kwsd.training.stages import negatives as bank
 from kwsd.training.stages import speaker, wake
 from kwsd.training.stages import synthesize as synthesis
 from kwsd.training.stages import unpack as unpacking
-from kwsd.training.stages.checker import candidates, few_shot, voice_graph
+from kwsd.training.stages.checker import candidates, voice_graph
 from kwsd.training.stages.checker import distill as checker_distillation
 from kwsd.training.stages.checker import export as checker_export
 from kwsd.training.stages.checker import spoken as spoken_windows
@@ -216,8 +216,6 @@ def checker(
     if "words" in names:
         checker_words.hear(spoken, tuned, words.with_suffix(""), chosen.words)
         checker_words.train(words.with_suffix(""), words, chosen.words)
-        if left_out := chosen.words.left_out:
-            few_shot.measure(words.with_suffix(""), words, left_out)
     if "export" in names:
         heads = checker_export.Heads(tuned, words)
         checker_export.export(heads, found[True], models, data.roles, chosen.export)

@@ -23,6 +23,7 @@ from kwsd.training.loop import Group, Loop, LoopSettings, devices
 from kwsd.training.losses import MarginSoftmax, pair_contrast, rising_margin
 from kwsd.training.models.checker import SpokenHead
 from kwsd.training.settings import Settings
+from kwsd.training.stages.checker import few_shot
 from kwsd.training.stages.checker.export import FrameGraph, encoder_id, load_checker
 from kwsd.training.stages.checker.kept import Kept, is_kept, keep
 from kwsd.training.stages.checker.spoken import WordPairs
@@ -50,7 +51,7 @@ class WordsSettings(Settings, frozen=True):
     ramp: float = 0.1
     weight_decay: float = 2e-2
     left_out: list[str] = field(default_factory=list)
-    """Words that are heard but not trained on, to choose settings by."""
+    """Words that are heard but not trained on, and then tried as added words."""
     seed: int = 3
     checkpoint_every: int = 200
     log_every: int = 50
@@ -85,7 +86,8 @@ def hear(spoken: Path, tuned: Path, out: Path, settings: WordsSettings) -> None:
 
 
 def train(frames: Path, out: Path, settings: WordsSettings) -> None:
-    """Train the head on what is in the folder `frames`, through the checkpoint `out`."""
+    """Train the head on what is in the folder `frames`, through the checkpoint `out`; try the words
+    that it did not learn."""
     found = Kept.load(frames, "checker --only words")
     layers = found.made_by["layers"]
     left_out = kinds_of(settings.left_out, HeldOut.of(()))
@@ -128,3 +130,5 @@ def train(frames: Path, out: Path, settings: WordsSettings) -> None:
             yield identity + settings.contrast * contrast, figures
 
         loop.run(step)
+        if settings.left_out and here.rank == 0:
+            few_shot.measure(frames, out, settings.left_out)
