@@ -12,7 +12,6 @@ async function send(path, options) {
   try {
     response = await fetch(path, { cache: "no-store", ...options });
   } catch {
-    if (options?.signal?.aborted) throw new Refused("Nobody waits for it.", "aborted");
     throw new Refused("The page's server is away. It is tried again every second.");
   }
   if (response.ok) return response;
@@ -27,7 +26,7 @@ async function send(path, options) {
 }
 
 export const get = async (path) => (await send(path)).json();
-/** Get what is no JSON, unless the signal aborts it: nobody waits for it then. */
+/** Get what is no JSON, unless `signal` aborts it. */
 export const bytes = async (path, signal) => (await send(path, { signal })).arrayBuffer();
 export const post = async (path, body) =>
   (

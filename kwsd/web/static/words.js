@@ -51,11 +51,12 @@ export function open(view) {
     if (!isClosed && !draft) view.replaceChildren(frame);
   }
 
-  async function tried(work) {
+  /** Do something, and tell what it fails with, unless `signal` has aborted it. */
+  async function tried(work, signal) {
     try {
       await work();
     } catch (error) {
-      if (error.code === "aborted") return;
+      if (signal?.aborted) return;
       message.dataset.state = "bad";
       say(message, error.message);
     }
@@ -154,7 +155,7 @@ export function open(view) {
     const source = `${path}/${encodeURIComponent(take.id)}/audio.wav`;
     wave.showTake(start, end, null);
     const { signal } = showing;
-    tried(async () => wave.showTake(start, end, await bytes(source, signal)));
+    tried(async () => wave.showTake(start, end, await bytes(source, signal)), signal);
     const follow = (seconds) => {
       say(play, seconds === null ? "Play" : "Stop");
       wave.play(seconds);
