@@ -18,7 +18,7 @@ class Kept:
     """Windows, or what an encoder made of them."""
 
     windows: list[np.ndarray]
-    """`[window, …]` of each file, on disk; all but the last are equally long."""
+    """`[window, …]` of each file, on disk."""
     known: dict[str, np.ndarray]
     """`[window, …]` each: what is known of them."""
     made_by: dict[str, Any]
@@ -41,8 +41,11 @@ class Kept:
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
         """Return some of the windows, `[row, …]`."""
-        each = len(self.windows[0])
-        return np.stack([self.windows[row // each][row % each] for row in rows])
+        ends = np.cumsum([len(windows) for windows in self.windows])
+        files = np.searchsorted(ends, rows, side="right")
+        return np.stack(
+            [self.windows[n][row - ends[n]] for n, row in zip(files, rows, strict=True)]
+        )
 
 
 def keep(path: Path, windows: np.ndarray, made_by: dict[str, Any], **known: np.ndarray) -> None:
