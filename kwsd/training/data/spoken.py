@@ -28,6 +28,8 @@ from kwsd.training.data.windows import WINDOW_SAMPLES
 
 MOST_SAMPLES = 2 * SAMPLE_RATE
 """Longer takes are no single words; nor are longer stretches of a clip."""
+LEAST_SAMPLES = 3 * SAMPLE_RATE // 25
+"""Shorter takes are swallowed: short words in passing."""
 AFTER_S = (0.1, 0.3)
 """From the end of a word to the end of its window."""
 SILENCED = 0.5
@@ -109,7 +111,7 @@ def takes(
         for utterance in corpora.utterances
         if not utterance.development and not utterance.noise and not utterance.homophone
         for text, start, end in _words_of(utterance, transcripts)
-        if end - start <= MOST_SAMPLES
+        if not end or LEAST_SAMPLES <= end - start <= MOST_SAMPLES
     ]
     kinds = kinds_of({text for text, *_ in found}, held_out)
     by_kind: dict[str, list[SpokenTake]] = {}
@@ -134,7 +136,7 @@ def kinds_of(texts: Iterable[str], held_out: HeldOut) -> dict[str, str]:
 
 def _words_of(utterance: Utterance, transcripts: Transcripts) -> list[SpokenWord]:
     """Return the known words of `utterance`, and where they are."""
-    aligned = transcripts.within(utterance, 0, utterance.samples)
+    aligned = transcripts.within(utterance, 0, utterance.samples, short=True)
     if not utterance.label:
         return aligned
     if not utterance.text or utterance.samples > 2 * MOST_SAMPLES:

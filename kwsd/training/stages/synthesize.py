@@ -10,7 +10,6 @@ voices apart.
 from __future__ import annotations
 
 import logging
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,14 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from kwsd.audio.format import SAMPLE_RATE
-from kwsd.audio.synthesis import ACCENTS, LEARNERS, Kokoro, espeak, espeak_variants, read_wav
+from kwsd.audio.synthesis import ACCENTS, LEARNERS, Kokoro, espeak, espeak_variants
 from kwsd.training.data.corpora import Recording, write_store
+from kwsd.training.data.synthesizers import FLITE, flite
 from kwsd.training.settings import Settings
 from kwsd.training.settings.catalog import WordList
 
 log = logging.getLogger(__name__)
-FLITE = ("kal", "kal16", "awb", "rms", "slt")
-"""flite's voices."""
 Synthetic = tuple[str, str, np.ndarray]
 """(voice, label, int16 `[sample]`)"""
 Plan = tuple[str, str, Callable[[], np.ndarray]]
@@ -71,15 +69,6 @@ def synthesize(
 def paused(text: str) -> str:
     """Return `text` as a synthesizer says it with a pause between its words."""
     return text.replace(" ", ", ")
-
-
-def flite(text: str, voice: str, stretch: float = 1.0) -> np.ndarray:
-    """Return int16 `[sample]` at 16 kHz of `text` by flite.
-
-    Raises FileNotFoundError or subprocess.CalledProcessError."""
-    command = ["flite", "-voice", voice, "--setf", f"duration_stretch={stretch}", "-t", text]
-    done = subprocess.run([*command, "-o", "/dev/stdout"], capture_output=True, check=True)
-    return read_wav(done.stdout)
 
 
 def _speak(

@@ -22,7 +22,7 @@ from kwsd.training.data.spoken import HeldOut, kinds_of
 from kwsd.training.models import checkpoint
 from kwsd.training.models.checker import SpokenHead
 from kwsd.training.stages.checker.kept import Kept
-from kwsd.training.stages.checker.spoken import SPOKEN
+from kwsd.training.stages.checker.said import SYNTHETIC
 
 log = logging.getLogger(__name__)
 SHOTS = (10, 3)
@@ -51,7 +51,7 @@ def measure(frames: Path, trained: Path, left_out: Collection[str]) -> Hits:
     vectors = torch.cat(parts).numpy()
     kinds = kinds_of(left_out, HeldOut.of(()))
     kind, who = found.known["kind"], found.known["who"]
-    is_recorded = ~np.char.startswith(who, f"{SPOKEN}/")
+    is_recorded = ~np.char.startswith(who, f"{SYNTHETIC}/")
     rows = {text: np.flatnonzero((kind == of) & is_recorded) for text, of in kinds.items()}
     rows = {text: at for text, at in rows.items() if len(set(who[at])) > max(SHOTS)}
     if len(rows) < 2:

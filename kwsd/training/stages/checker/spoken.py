@@ -1,8 +1,8 @@
 """Windows of single words, each as it is heard in a room and noise: what the head of added words
 learns from, and what the encoder is tuned with.
 
-Words of sentences and of single-word corpora are heard, and those that espeak-ng speaks: the rarer
-ones of the sentences, and all of WORK/vocabulary.tsv, where it exists.
+Words of sentences and of single-word corpora are heard, and those that synthesizers say: the rarer
+ones of the sentences, all of WORK/vocabulary.tsv, where it exists, and syllables.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from kwsd.audio.high_pass import HighPass
-from kwsd.audio.synthesis import SynthesisError, espeak, espeak_variants
+from kwsd.audio.synthesis import SynthesisError
 from kwsd.training.data import spoken
 from kwsd.training.data.loading import worker_seed
 from kwsd.training.data.scenes import Scenes
@@ -27,13 +27,11 @@ from kwsd.training.data.spoken import ENGLISH, HeldOut, SpokenTake, Vocabulary
 from kwsd.training.data.training_data import TrainingData
 from kwsd.training.settings import Settings
 from kwsd.training.stages.checker.kept import Kept, is_kept, keep
+from kwsd.training.stages.checker.said import Said, Synthesizers, plan
 
 log = logging.getLogger(__name__)
 SHARD = 500
 """Windows of a file."""
-SPOKEN = "espeak-ng"
-"""Who speaks what is synthetic, before the name of the voice."""
-ACCENTS = ("en", "en-us", "en-gb-scotland", "en-gb-x-rp", "en-029")
 
 
 class SpokenSettings(Settings, frozen=True):
@@ -42,7 +40,7 @@ class SpokenSettings(Settings, frozen=True):
     held_out: list[str]
     """Words that are in no class, so that they can be measured as added words."""
     vocabulary: int
-    """Words of the sentences that espeak-ng speaks, those with the fewest takes first."""
+    """Words of the sentences that synthesizers say, those with the fewest takes first."""
     takes: int = 150
     """Takes of a word at most."""
     least: int = 4
@@ -50,22 +48,10 @@ class SpokenSettings(Settings, frozen=True):
     heard: int = 4
     """Windows of a word at least: rare takes are heard in several rooms."""
     synthetic: int = 4
-    """Voices of a word that is spoken."""
+    """Synthetic takes of a word."""
+    syllables: bool = True
+    """Whether synthesizers say syllables as well."""
     seed: int = 3
-
-
-class _Said(NamedTuple):
-    """A take that a synthesizer speaks when its turn comes."""
-
-    kind: str
-    text: str
-    voice: str
-    speed: int
-    pitch: int
-
-    @property
-    def who(self) -> str:
-        return f"{SPOKEN}/{self.voice}"
 
 
 def gather(data: TrainingData, out: Path, settings: SpokenSettings) -> None:
@@ -77,13 +63,14 @@ def gather(data: TrainingData, out: Path, settings: SpokenSettings) -> None:
     out.mkdir(parents=True, exist_ok=True)
     scenes = data.scenes(seed=settings.seed)
     planned = _plan(data, scenes, settings)
+    synthesizers = Synthesizers()
     made_by = {"words": len(planned), "seed": settings.seed}
     for n, at in enumerate(range(0, len(planned), SHARD)):
         path = out / f"{n:03}.npz"
         if is_kept(path, made_by):
             continue
         scenes.reseed([settings.seed, n])
-        found = list(_hear(scenes, planned[at : at + SHARD]))
+        found = list(_hear(scenes, planned[at : at + SHARD], synthesizers))
         keep(
             path,
             np.stack([window for window, _ in found]),
@@ -94,12 +81,12 @@ def gather(data: TrainingData, out: Path, settings: SpokenSettings) -> None:
         log.info("%s: %d of %d windows", path.name, at + len(found), len(planned))
 
 
-def _plan(data: TrainingData, scenes: Scenes, settings: SpokenSettings) -> list[SpokenTake | _Said]:
+def _plan(data: TrainingData, scenes: Scenes, settings: SpokenSettings) -> list[SpokenTake | Said]:
     """Return every window that is to be heard, in an order by chance."""
     held_out = HeldOut.of(settings.held_out)
     transcripts = data.transcripts()
     corpora = scenes.corpora
-    found: dict[str, list[SpokenTake | _Said]] = {
+    found: dict[str, list[SpokenTake | Said]] = {
         kind: list(takes)
         for kind, takes in spoken.takes(corpora, transcripts, held_out, settings.takes).items()
     }
@@ -111,7 +98,7 @@ def _plan(data: TrainingData, scenes: Scenes, settings: SpokenSettings) -> list[
     listed = data.aligned.with_name("vocabulary.tsv")
     if listed.exists():
         words += spoken.read_vocabulary(listed)
-    for take in _spoken(words, held_out, settings, scenes.rng):
+    for take in plan(words, settings.syllables, held_out, settings.synthetic):
         found.setdefault(take.kind, []).append(take)
     found = {kind: takes for kind, takes in found.items() if len(takes) >= settings.least}
     log.info("%d words; %d takes are recorded, rare ones counted", len(found), recorded)
@@ -124,36 +111,13 @@ def _plan(data: TrainingData, scenes: Scenes, settings: SpokenSettings) -> list[
     return [planned[n] for n in order]
 
 
-def _spoken(
-    words: Sequence[Vocabulary],
-    held_out: HeldOut,
-    settings: SpokenSettings,
-    rng: np.random.Generator,
-) -> Iterator[_Said]:
-    """Yield what espeak-ng says: each word in several voices."""
-    if not words:
-        return
-    variants = espeak_variants()
-    english = spoken.kinds_of({word.text for word in words if word.language == ENGLISH}, held_out)
-    for language, text in dict.fromkeys(words):
-        if language == ENGLISH:
-            kind = english.get(text)
-        else:
-            kind = None if held_out.holds(text) else f"{language}/{text}"
-        if kind is None:
-            continue
-        for variant in rng.choice(variants, settings.synthetic, replace=False):
-            accent = rng.choice(ACCENTS) if language == ENGLISH else language
-            speed, pitch = int(rng.integers(110, 210)), int(rng.integers(20, 85))
-            yield _Said(kind, text, f"{accent}+{variant}", speed, pitch)
-
-
 def _hear(
-    scenes: Scenes, planned: Sequence[SpokenTake | _Said]
-) -> Iterator[tuple[np.ndarray, SpokenTake | _Said]]:
+    scenes: Scenes, planned: Sequence[SpokenTake | Said], synthesizers: Synthesizers
+) -> Iterator[tuple[np.ndarray, SpokenTake | Said]]:
     """Yield each window, int16 `[sample]`, and what it is; what cannot be spoken is left out."""
     with ThreadPoolExecutor(2) as pool:
-        for take, samples in zip(planned, pool.map(_say, planned), strict=True):
+        said = pool.map(lambda take: _said(take, synthesizers), planned)
+        for take, samples in zip(planned, said, strict=True):
             if isinstance(take, SpokenTake):
                 samples = scenes.corpora.read(take.utterance)
                 place = take.start, take.end
@@ -166,14 +130,14 @@ def _hear(
             yield HighPass().step(heard), take
 
 
-def _say(take: SpokenTake | _Said) -> np.ndarray | None:
-    """Return what espeak-ng says, float32 `[sample]`; None of what is recorded, or not spoken."""
+def _said(take: SpokenTake | Said, synthesizers: Synthesizers) -> np.ndarray | None:
+    """Return what a synthesizer says, float32 `[sample]`; None of what is recorded, or not said."""
     if isinstance(take, SpokenTake):
         return None
     try:
-        return espeak(take.text, take.voice, take.speed, take.pitch).astype(np.float32)
+        return synthesizers(take)
     except (SynthesisError, EOFError):
-        log.warning("%s cannot say %r", take.voice, take.text)
+        log.warning("%s cannot say %r", take.engine, take.text)
         return None
 
 
