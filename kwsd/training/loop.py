@@ -106,8 +106,8 @@ class LoopSettings:
     ramp: float
     """Share of the steps in which the learning rates rise (one cycle, Smith and Topin 2017)."""
     weight_decay: float
-    updates_per_step: int = 1
-    """Updates in each step."""
+    updates_per_step: float = 1
+    """Updates in a step, on average."""
     accumulate: int = 1
     """Losses whose gradients an update averages; each step yields so many for each update."""
     clip: float | None = 5.0
@@ -198,7 +198,7 @@ class Loop:
             [{"params": group, "lr": rate} for group, rate in zip(parameters, rates, strict=True)],
             weight_decay=settings.weight_decay,
         )
-        updates = max(settings.steps, 1) * settings.updates_per_step + 1
+        updates = round(max(settings.steps, 1) * settings.updates_per_step) + 1
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer,
             rates,

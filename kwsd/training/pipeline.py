@@ -207,15 +207,16 @@ def checker(
             candidates.gather(data, models, out, chosen.candidates, development=development)
         if held_back and validating:
             candidates.gather(held_back, models, validating, chosen.candidates, development=True)
-    spoken, words = folder / "spoken", folder / "words.pt"
+    spoken, start, words = folder / "spoken", folder / "distilled-words.pt", folder / "words.pt"
     if "spoken" in names:
         spoken_windows.gather(data, spoken, chosen.spoken)
     if "tune" in names:
-        heard = checker_tuning.Heard(found[False], validating, spoken)
+        if chosen.tune.spoken:
+            checker_words.make(spoken, distilled, start, chosen.words)
+        heard = checker_tuning.Heard(found[False], validating, spoken, start)
         checker_tuning.train(data, teacher, distilled, heard, tuned, chosen.tune)
     if "words" in names:
-        checker_words.hear(spoken, tuned, words.with_suffix(""), chosen.words)
-        checker_words.train(words.with_suffix(""), words, chosen.words)
+        checker_words.make(spoken, tuned, words, chosen.words)
     if "export" in names:
         heads = checker_export.Heads(tuned, words)
         checker_export.export(heads, found[True], models, data.roles, chosen.export)

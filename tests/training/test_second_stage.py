@@ -365,7 +365,7 @@ def test_any_teacher_to_one_checked_candidate(
     checker = export.load_checker(tmp_path / "checker" / "tuned.pt")
     found = Candidates.load(tmp_path / "checker" / "candidates")
     window = found.heard[:1]
-    given = checker.given(torch.from_numpy(window.astype(np.float32)))
+    given = checker.encoder.given(torch.from_numpy(window.astype(np.float32)))
     logits, voice, spelled = checkers.run(session, given.numpy(), "logits", "voice", "words")
     assert logits.shape == (1, len(bundle.words))
     assert np.isfinite(logits).all()
@@ -418,7 +418,7 @@ def test_any_teacher_to_one_checked_candidate(
     spoken = say("computer").astype(np.float32)[:WINDOW_SAMPLES]
     padded = np.pad(spoken, (WINDOW_SAMPLES - len(spoken), 0))
     at_level = at_peak(torch.from_numpy(padded)[None])
-    given = checker.given(at_level)
+    given = checker.encoder.given(at_level)
     (tuned_voice,) = checkers.run(session, given.numpy(), "voice")
     expected = network(network.bels(at_level / 32768))[0].numpy()
     both = np.concatenate([np.sqrt(0.7) * tuned_voice[0], np.sqrt(0.3) * expected])

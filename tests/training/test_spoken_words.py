@@ -169,7 +169,7 @@ def test_words_are_heard_trained_on_and_exported(
     checker.spoken = export.load_head(head, "spoken", SpokenHead, checker.encoder)
     export.write_graph(checker, tmp_path / "checker.onnx", quantized=False, voices=False)
     session = onnxruntime.InferenceSession(tmp_path / "checker.onnx")
-    given = checker.given(torch.randn(2, WINDOW_SAMPLES) * 1000)
+    given = checker.encoder.given(torch.randn(2, WINDOW_SAMPLES) * 1000)
     logits, vectors = checkers.run(session, given.numpy(), "logits", "words")
     assert logits.shape == (2, 6)
     with torch.no_grad():

@@ -172,7 +172,7 @@ def test_the_exported_checker_hears_what_the_network_hears(
         CheckerHead(6, network.dim, [1, 3], frames // STEP_FRAMES),
         VoiceHead(network.dim, [0, 1]),
     ).eval()
-    given = checker.given(windows)
+    given = checker.encoder.given(windows)
     with torch.inference_mode():
         want = checker(given)
         hidden = network(inputs)

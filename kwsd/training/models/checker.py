@@ -202,20 +202,10 @@ class Checker(nn.Module):
         self.voice = voice
         self.spoken = spoken
 
-    def given(self, samples: Tensor) -> Tensor:
-        """Return what the daemon gives the graph for int16-scale windows `[batch, sample]`: mel
-        bels `[batch, frame, band]`, or the waveform in ±1."""
-        return self.encoder.inputs(samples) if self.encoder.kind == "mel" else samples / 32768
-
-    def hidden(self, given: Tensor) -> list[Tensor]:
-        """Return the encoder's layers of windows, `[batch, frame, dim]` each."""
-        is_mel = self.encoder.kind == "mel"
-        return self.encoder(given if is_mel else self.encoder.stem.inputs(given))
-
     def forward(self, given: Tensor) -> tuple[Tensor, ...]:
         """Return the logits `[batch, word]`, the voices `[batch, 160]` and, where there is a head
-        for them, the words `[batch, 128]` of windows."""
-        hidden = self.hidden(given)
+        for them, the words `[batch, 128]` of windows, as `Transformer.given` has them."""
+        hidden = self.encoder.of_given(given)
         known = (self.words(hidden), self.voice(hidden, self.encoder.sounds(given)))
         return (
             known if self.spoken is None else (*known, self.spoken(self.spoken.last_steps(hidden)))

@@ -303,6 +303,15 @@ class Transformer(nn.Module):
         missing = max(self.stem.shortest - samples.shape[1], 0)
         return self.stem.inputs(F.pad(samples, (0, missing)) / 32768, centered)
 
+    def given(self, samples: Tensor) -> Tensor:
+        """Return what the daemon gives the graph of a checker for int16-scale windows `[batch,
+        sample]`: mel bels `[batch, frame, band]`, or the waveform in ±1."""
+        return self.inputs(samples) if self.kind == "mel" else samples / 32768
+
+    def of_given(self, given: Tensor) -> list[Tensor]:
+        """Return all layers for what `given` returns."""
+        return self(given if self.kind == "mel" else self.stem.inputs(given))
+
     def forward(self, inputs: Tensor) -> list[Tensor]:
         """Return all layers, `[batch, frame, dim]` each."""
         layers = [self.stem(inputs)]

@@ -97,7 +97,8 @@ def ablate(
         if split == "development" or (folder / name).exists()
     }
     # The rows are compared on the candidates for validation, so these do not stop them as well.
-    heard = tune.Heard(folder / candidates.TRAINING, None, folder / "spoken")
+    spoken, head = folder / "spoken", folder / "distilled-words.pt"
+    heard = tune.Heard(folder / candidates.TRAINING, None, spoken, head)
     # All are read first, so that a slip in the last row is reported before the first one runs.
     stages = {name: settings_of(ablations, name) for name in chosen}
     begun: dict[tuple[object, ...], Path] = {}

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -73,7 +73,7 @@ def load_head(path: Path, name: str, kind: type[Part], encoder: Transformer) -> 
     if torch.load(path, weights_only=True)["encoder_id"] != encoder_id(encoder):
         raise ConfigError(
             f"{path} was trained on another encoder: remove it, and the folder "
-            f"{path.with_suffix('')}, and run `kwsd train checker --only {path.stem}`"
+            f"{path.with_suffix('')}, and run `kwsd train checker` as before"
         )
     return head
 
@@ -125,15 +125,18 @@ class _Outputs(nn.Module):
 
 
 class _LastSteps(nn.Module):
-    """The encoder of a checker, down to what the head of its words takes."""
+    """An encoder down to what a head of words takes."""
 
-    def __init__(self, checker: Checker) -> None:
+    def __init__(self, encoder: Transformer, spoken: SpokenHead) -> None:
         super().__init__()
-        self.checker = checker
+        self.encoder = encoder
+        self.spoken = spoken
 
     def forward(self, given: Tensor) -> Tensor:
-        assert self.checker.spoken is not None
-        return self.checker.spoken.last_steps(self.checker.hidden(given))
+        return self.spoken.last_steps(self.encoder.of_given(given))
+
+
+Whole = TypeVar("Whole", Checker, _LastSteps)
 
 
 def write_graph(
@@ -143,34 +146,34 @@ def write_graph(
     `voices`: with the output `voice`. Where it has a head for them, `words` is an output. Both are
     computed where they are wanted (`defer`)."""
     outputs = ["logits", *(["voice"] if voices else []), *(["words"] if checker.spoken else [])]
-    _write(_Outputs(_unfolded(checker), voices), checker, path, outputs, quantized)
+    _write(_Outputs(_unfolded(checker), voices), checker.encoder, path, outputs, quantized)
     defer(path, outputs[1:])
 
 
-def _unfolded(checker: Checker) -> Checker:
-    """Return a copy of `checker` whose large convolutions are matrix products."""
-    checker = copy.deepcopy(checker)
-    stem = checker.encoder.stem
+def _unfolded(whole: Whole) -> Whole:
+    """Return a copy of `whole` whose large convolutions are matrix products."""
+    whole = copy.deepcopy(whole)
+    stem = whole.encoder.stem
     if isinstance(stem, MelStem):  # the positions of a window, of Whisper's 30 s
-        frames = stem(checker.given(torch.zeros(1, WINDOW_SAMPLES))).shape[1]
+        frames = stem(whole.encoder.given(torch.zeros(1, WINDOW_SAMPLES))).shape[1]
         stem.positions = nn.Parameter(stem.positions[:frames].detach())
         stem.first = _Unfolded(stem.first)
         stem.second = _Unfolded(stem.second)
-    if checker.spoken is not None:
-        for n, block in enumerate(checker.spoken.blocks):
-            checker.spoken.blocks[n] = _Unfolded(block)
-    return checker
+    if whole.spoken is not None:
+        for n, block in enumerate(whole.spoken.blocks):
+            whole.spoken.blocks[n] = _Unfolded(block)
+    return whole
 
 
 def _write(
-    module: nn.Module, checker: Checker, path: Path, outputs: list[str], quantized: bool
+    module: nn.Module, encoder: Transformer, path: Path, outputs: list[str], quantized: bool
 ) -> None:
-    """Write `module`, which takes what `checker` takes, to `path`.
+    """Write `module`, which takes what is given to `encoder`, to `path`.
 
     The weights take 7 bits of the 8, so that sums of two products fit in 16: an x86-64 processor
     without VNNI adds them there, and saturates."""
-    inputs = checker.given(torch.zeros(1, WINDOW_SAMPLES))
-    kind = checker.encoder.kind
+    inputs = encoder.given(torch.zeros(1, WINDOW_SAMPLES))
+    kind = encoder.kind
     whole = path.with_suffix(".float.onnx")
     with warnings.catch_warnings():
         # A group normalization asks whether its batch is large enough.
@@ -202,13 +205,12 @@ def _write(
 
 
 class FrameGraph:
-    """The encoder in 8 bit, as the daemon runs it, down to what the head of its words takes, which
-    it has."""
+    """An encoder in 8 bit, as the daemon runs it, down to what a head of words takes."""
 
-    def __init__(self, checker: Checker, path: Path) -> None:
-        """Write the graph of `checker` to `path`."""
-        self._checker = checker
-        _write(_LastSteps(_unfolded(checker)), checker, path, ["frames"], quantized=True)
+    def __init__(self, encoder: Transformer, spoken: SpokenHead, path: Path) -> None:
+        """Write the graph of `encoder` to `path`."""
+        self._encoder = encoder
+        _write(_unfolded(_LastSteps(encoder, spoken)), encoder, path, ["frames"], quantized=True)
         options = ort.onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self._session = ort.onnxruntime.InferenceSession(path, options)
@@ -216,10 +218,8 @@ class FrameGraph:
     def __call__(self, window: np.ndarray) -> np.ndarray:
         """Return the last steps of a window, int16 `[sample]`: float16 `[layer, step, dim]`."""
         samples = at_peak(torch.from_numpy(window.astype(np.float32))[None])
-        given = self._checker.given(samples)
-        frames: np.ndarray = self._session.run(
-            ["frames"], {self._checker.encoder.kind: given.numpy()}
-        )[0][0]
+        given = {self._encoder.kind: self._encoder.given(samples).numpy()}
+        frames: np.ndarray = self._session.run(["frames"], given)[0][0]
         return frames.astype(np.float16)
 
 
@@ -317,6 +317,6 @@ def _logits(path: Path, checker: Checker, found: Candidates) -> np.ndarray:
     unwanted = {i.name: np.array(False) for i in session.get_inputs()[1:]}
     for window in found.heard:
         samples = at_peak(torch.from_numpy(window.astype(np.float32))[None])
-        given = {checker.encoder.kind: checker.given(samples).numpy()}
+        given = {checker.encoder.kind: checker.encoder.given(samples).numpy()}
         rows.append(session.run(["logits"], given | unwanted)[0][0])
     return np.stack(rows)

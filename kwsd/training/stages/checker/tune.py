@@ -3,7 +3,7 @@ arXiv 2210.16611).
 
 Every joint step takes a batch of candidates, one of voices and one of any words, and updates the
 encoder after each. A distillation term, on windows of anything, keeps it near its teacher. `frozen`
-leaves the encoder as it is.
+leaves the encoder as it is. The head of any words comes trained: so few steps would not teach it.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from kwsd.training.stages.checker.candidates import MARGIN_SAMPLES, Candidates
 from kwsd.training.stages.checker.kept import Kept
 from kwsd.training.stages.checker.objectives import Standardized
 from kwsd.training.stages.checker.spoken import WordPairs
+from kwsd.training.stages.checker.words import trained_head
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +74,9 @@ class TuneSettings(Settings, frozen=True):
     voice: float = 0.2
     """Weight of the voices; 0: no batch of voices is drawn."""
     spoken: float = 0.0
-    """Weight of any words, told apart as `words` does; 0: no batch of them is drawn."""
-    spoken_words: int = 32
+    """Weight of any words, told apart as `words` does, in the joint steps; 0: no batch of them is
+    drawn."""
+    spoken_words: int = 48
     """Words of a batch, two windows of each."""
     spoken_margin: float = 0.15
     spoken_scale: float = 22.0
@@ -189,6 +191,8 @@ class Heard(NamedTuple):
     """Candidates that stop the run."""
     spoken: Path
     """Windows of words; needed where `TuneSettings.spoken` is not 0."""
+    spoken_head: Path
+    """The checkpoint of `words` on the encoder that is tuned; needed there as well."""
 
 
 class Tuned(nn.Module):
@@ -275,8 +279,8 @@ def train(
         if settings.spoken:
             windows_of_words = Kept.load(known.spoken, "checker --only spoken")
             pairs = WordPairs(windows_of_words, settings.spoken_words, settings.seed)
-            spoken = SpokenHead(encoder.dim, settings.layers)
-            kinds = MarginSoftmax(SpokenHead.dim, len(pairs.kinds), settings.spoken_scale)
+            scale = settings.spoken_scale
+            spoken, kinds = trained_head(known.spoken_head, encoder, pairs.kinds, scale)
         tuned = Tuned(
             encoder,
             CheckerHead(len(data.words), encoder.dim, settings.layers, frames // STEP_FRAMES),
@@ -291,11 +295,12 @@ def train(
         for part in (encoder.stem, *encoder.blocks[: settings.frozen_blocks]):
             part.requires_grad_(settings.frozen_blocks == 0)
         total = settings.head_steps + settings.steps
+        updates = total * (1 + bool(settings.voice)) + settings.steps * bool(settings.spoken)
         loop_settings = LoopSettings(
             total,
             settings.ramp,
             weight_decay=2e-2,
-            updates_per_step=1 + bool(settings.voice) + bool(settings.spoken),
+            updates_per_step=updates / max(total, 1),
             log_every=settings.log_every,
             checkpoint_every=settings.checkpoint_every,
         )
@@ -349,12 +354,10 @@ def train(
                     "voices", encoder.inputs(heard), person, margin=margin, frozen=frozen
                 )
                 yield settings.voice * loss, {"voices": loss.detach(), "same": right}
-            if settings.spoken:
+            if settings.spoken and not frozen:
                 heard, kind = next(spoken_batches)
-                margin = rising_margin(settings.spoken_margin, n, total)
-                loss, _, right = model(
-                    "spoken", encoder.inputs(at_peak(heard)), kind, margin=margin, frozen=frozen
-                )
+                inputs = encoder.inputs(at_peak(heard))
+                loss, _, right = model("spoken", inputs, kind, margin=settings.spoken_margin)
                 yield settings.spoken * loss, {"spoken": loss.detach(), "pairs": right}
 
         validate = None

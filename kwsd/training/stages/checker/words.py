@@ -1,5 +1,5 @@
-"""What was said, as a vector of unit length: a head on the tuned checker's frozen encoder, trained
-to tell many words apart, so that words which it never heard lie apart as well.
+"""What was said, as a vector of unit length: a head on a checker's frozen encoder, trained to tell
+many words apart, so that words which it never heard lie apart as well.
 
 First `hear` hears the windows of words through the 8-bit encoder, as devices have it, and keeps the
 last steps of a few layers; then `train` needs no encoder.
@@ -17,14 +17,17 @@ import torch
 from msgspec import field
 from torch import Tensor
 
+from kwsd.config import ConfigError
 from kwsd.training.data.loading import load
 from kwsd.training.data.spoken import HeldOut, kinds_of
 from kwsd.training.loop import Group, Loop, LoopSettings, devices
 from kwsd.training.losses import MarginSoftmax, pair_contrast, rising_margin
+from kwsd.training.models import checkpoint
 from kwsd.training.models.checker import SpokenHead
+from kwsd.training.models.transformer import Transformer
 from kwsd.training.settings import Settings
 from kwsd.training.stages.checker import few_shot
-from kwsd.training.stages.checker.export import FrameGraph, encoder_id, load_checker
+from kwsd.training.stages.checker.export import FrameGraph, encoder_id, load_head
 from kwsd.training.stages.checker.kept import Kept, is_kept, keep
 from kwsd.training.stages.checker.spoken import WordPairs
 
@@ -57,19 +60,19 @@ class WordsSettings(Settings, frozen=True):
     log_every: int = 50
 
 
-def hear(spoken: Path, tuned: Path, out: Path, settings: WordsSettings) -> None:
+def hear(spoken: Path, trained: Path, out: Path, settings: WordsSettings) -> None:
     """Write the frames of the windows in the folder `spoken` into the folder `out`, through the
-    encoder of the checkpoint `tuned`; what is there is not heard again.
+    encoder of the checkpoint `trained`; what is there is not heard again.
 
     Raises FileNotFoundError where there are no windows, and ConfigError where frames are of another
     encoder."""
     out.mkdir(parents=True, exist_ok=True)
     windows = Kept.load(spoken, "checker --only spoken")
-    checker = load_checker(tuned)
-    checker.spoken = SpokenHead(checker.encoder.dim, settings.layers, settings.last_steps)
-    graph = FrameGraph(checker, out / "encoder.onnx")
+    encoder = checkpoint.load(trained, "encoder", Transformer)
+    head = SpokenHead(encoder.dim, settings.layers, settings.last_steps)
+    graph = FrameGraph(encoder, head, out / "encoder.onnx")
     made_by = {
-        "encoder": encoder_id(checker.encoder),
+        "encoder": encoder_id(encoder),
         "layers": settings.layers,
         "last_steps": settings.last_steps,
         **windows.made_by,
@@ -83,6 +86,32 @@ def hear(spoken: Path, tuned: Path, out: Path, settings: WordsSettings) -> None:
             frames = [graph(np.asarray(window)) for window in shard]
             keep(path, np.stack(frames), made_by, **known)
             log.info("%s: %d of %d windows", path.name, at, len(windows.known["kind"]))
+
+
+def make(spoken: Path, trained: Path, out: Path, settings: WordsSettings) -> None:
+    """Hear the windows in the folder `spoken` through the encoder of the checkpoint `trained`, and
+    train the head through the checkpoint `out`, beside which the frames are kept."""
+    frames = out.with_suffix("")
+    hear(spoken, trained, frames, settings)
+    train(frames, out, settings)
+
+
+def trained_head(
+    path: Path, encoder: Transformer, kinds: list[str], scale: float
+) -> tuple[SpokenHead, MarginSoftmax]:
+    """Return the head and its classes from the checkpoint `path`, to be trained further.
+
+    Raises ConfigError where it was trained on another encoder, or on other words than `kinds`."""
+    head = load_head(path, "spoken", SpokenHead, encoder).train().requires_grad_(True)
+    saved = torch.load(path, weights_only=True)
+    if saved["kinds"] != kinds:
+        raise ConfigError(
+            f"{path} was trained on other words than there are now: remove it, and the folder "
+            f"{path.with_suffix('')}, and run `kwsd train checker` as before"
+        )
+    classes = MarginSoftmax(SpokenHead.dim, len(kinds), scale)
+    classes.load_state_dict(saved["softmax"])
+    return head, classes
 
 
 def train(frames: Path, out: Path, settings: WordsSettings) -> None:
