@@ -289,6 +289,22 @@ def exchange(port: int, data: bytes) -> bytes:
     return got
 
 
+def test_who_still_sends_reads_the_answer(daemon: Daemon, serve: Serve) -> None:
+    metrics = serve()
+    metrics.until(kwsd_up=1)
+    got = b""
+    with socket.create_connection(("127.0.0.1", metrics.port), timeout=30) as sock:
+        sock.sendall(b"POST /metrics HTTP/1.1\r\n\r\n")
+        time.sleep(0.3)
+        for _ in range(16):
+            sock.sendall(bytes(1 << 12))
+            time.sleep(0.01)
+        sock.shutdown(socket.SHUT_WR)
+        while part := sock.recv(1 << 16):
+            got += part
+    assert b" 405 " in got
+
+
 def test_hostile_bytes_cost_nobody_else(daemon: Daemon, serve: Serve) -> None:
     """100,000 lines, heads without end, bytes of no protocol, and clients that say nothing."""
     metrics = serve()

@@ -18,6 +18,10 @@ MAX_CLIENTS = 16
 """Connections at the same time; more are turned away."""
 ANSWER_S = 10.0
 """Longest time for a request to be there, and for its answer to be read."""
+LINGER_S = 1.0
+"""Longest time for which what comes after a request is taken in."""
+MOST_LEFT = 1 << 22
+"""Bytes of it at most."""
 
 
 class Request(NamedTuple):
@@ -69,6 +73,8 @@ class Server:
         try:
             async with asyncio.timeout(ANSWER_S):
                 await self._serve(reader, writer)
+                if self._clients <= MAX_CLIENTS:
+                    await _linger(reader, writer)
                 writer.close()
                 await writer.wait_closed()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
@@ -113,6 +119,17 @@ async def _read(reader: asyncio.StreamReader) -> Request:
     headers = [line.partition(":") for line in lines]
     accepts = [value.strip() for name, _, value in headers if name.strip().lower() == "accept"]
     return Request(words[0], words[1].partition("?")[0], ",".join(accepts))
+
+
+async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Take in what still comes, within bounds: to close before would reset the connection, and the
+    answer might be lost (RFC 9112, section 9.6)."""
+    writer.write_eof()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            left = MOST_LEFT
+            while left > 0 and (part := await reader.read(MAX_HEAD)):
+                left -= len(part)
 
 
 def _response(
