@@ -294,6 +294,7 @@ def test_it_is_for_everybody(
 
 def test_the_keyboard_is_enough(serve: Serve, visit: Visitor) -> None:
     page = visit(serve()).page
+    expect(page.get_by_role("button", name="Hold the picture")).to_be_visible()
     focused = "document.activeElement.textContent.trim() || document.activeElement.className"
     stops = []
     for _ in range(12):
