@@ -269,8 +269,6 @@ class Kokoro:
         `weights [voice]` mixes the voices; `accent` is one of `ACCENTS` or `LEARNERS`.
 
         Raises SynthesisError."""
-        import soxr
-
         ipa = ipa_of(text, "en-us" if accent in LEARNERS else accent)
         for old, new in (*KOKORO_IPA, *LEARNERS.get(accent, ())):
             ipa = ipa.replace(old, new)
@@ -285,10 +283,7 @@ class Kokoro:
             "style": style,
             "speed": np.array([speed], np.float32),
         }
-        audio = np.asarray(self._session.run(None, feed)[0]).reshape(-1)
-        return np.clip(soxr.resample(audio, 24000, SAMPLE_RATE) * 32767, -32768, 32767).astype(
-            np.int16
-        )
+        return pcm_of(np.asarray(self._session.run(None, feed)[0]).reshape(-1), 24000)
 
 
 def kokoro_takes(text: str, count: int, seed: int = 0) -> list[Spoken]:
@@ -329,6 +324,15 @@ def package_folder(name: str, remedy: str = "") -> Path:
         remedy = remedy or extras.command("voices")
         raise SynthesisError(f"neural voices need the package {name.replace('_', '-')}: {remedy}")
     return Path(spec.submodule_search_locations[0])
+
+
+def pcm_of(audio: np.ndarray, rate: int) -> np.ndarray:
+    """Return what a network says, float32 `[sample]` in ±1 at `rate`, as int16 `[sample]` at 16
+    kHz."""
+    import soxr
+
+    samples = soxr.resample(audio, rate, SAMPLE_RATE) * 32767
+    return np.clip(samples, -32768, 32767).astype(np.int16)
 
 
 def read_wav(data: bytes) -> np.ndarray:

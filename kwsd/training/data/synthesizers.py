@@ -9,10 +9,8 @@ import subprocess
 import unicodedata
 
 import numpy as np
-import soxr
 
-from kwsd.audio.format import SAMPLE_RATE
-from kwsd.audio.synthesis import SynthesisError, ipa_of, package_folder, read_wav
+from kwsd.audio.synthesis import SynthesisError, ipa_of, package_folder, pcm_of, read_wav
 from kwsd.ort import onnxruntime
 
 FLITE = ("kal", "kal16", "awb", "rms", "slt")
@@ -76,6 +74,4 @@ class Piper:
             "input_lengths": np.array([len(ids)], np.int64),
             "scales": np.array([noise, stretch, rhythm], np.float32),
         }
-        audio = np.asarray(self._session.run(None, feed)[0]).reshape(-1)
-        samples = soxr.resample(audio, self._rate, SAMPLE_RATE) * 32767
-        return np.asarray(samples).clip(-32768, 32767).astype(np.int16)
+        return pcm_of(np.asarray(self._session.run(None, feed)[0]).reshape(-1), self._rate)

@@ -48,7 +48,7 @@ def synthesize(
     """Write the store `dest`; its utterances belong to `corpus`. `homophones` are spoken beside the
     words' own near ones.
 
-    Raises SynthesisError where espeak-ng, or Kokoro if wanted, is not installed."""
+    Raises SynthesisError where espeak-ng, flite, or Kokoro if wanted, is not installed."""
     seconds = 0.0
     near = tuple(dict.fromkeys((*words.near, *homophones)))
 
