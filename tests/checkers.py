@@ -126,12 +126,13 @@ def write(
     voices: bool = False,
     network: bool = False,
     bank: Sequence[np.ndarray] = (),
+    words: Sequence[np.ndarray] = (),
 ) -> Path:
     """Write a copy of the shipped bundle with checkers of these sizes; return the folder.
 
     `voices` are scored with the checkers' embeddings as well, and those of a `network` beside each.
     Where there are segments of a `bank` of negatives, int16 `[sample]`, the checkers know words,
-    and this is all of the bundle's bank.
+    and this is all of the bundle's bank, beside windows `[sample]` that end with single `words`.
     """
     shutil.copytree(bundles.default_path(), folder, dirs_exist_ok=True)
     shutil.copy(folder / FRONT_END, folder / "checker_front_end.npz")
@@ -152,12 +153,17 @@ def write(
         data["checkers"][size] = made
     save(folder, data)
     if bank:
-        _write_bank(folder, data, bank)
+        _write_bank(folder, data, bank, words)
     return folder
 
 
-def _write_bank(folder: Path, data: dict[str, Any], segments: Sequence[np.ndarray]) -> None:
-    """Write frames and vectors of segments, as training does."""
+def _write_bank(
+    folder: Path,
+    data: dict[str, Any],
+    segments: Sequence[np.ndarray],
+    words: Sequence[np.ndarray],
+) -> None:
+    """Write frames and vectors of segments, and of single words, as training does."""
     bundle = bundles.load(folder)
     encoder = TakeEncoder(bundle)
     whole = [one[: len(one) // CHUNK_SAMPLES * CHUNK_SAMPLES] for one in segments]
@@ -175,7 +181,7 @@ def _write_bank(folder: Path, data: dict[str, Any], segments: Sequence[np.ndarra
     for size, made in data["checkers"].items():
         made["negatives"] = f"{size}_negatives.npz"
         graph = CheckerGraph(bundle, bundle.checkers[size])
-        write_checker_negatives(folder / made["negatives"], graph, whole, SKIPPED)
+        write_checker_negatives(folder / made["negatives"], graph, whole, SKIPPED, words)
     save(folder, data)
 
 

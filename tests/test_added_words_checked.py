@@ -42,10 +42,12 @@ from kwsd.server.state_handlers import StateHandlers
 from kwsd.state import words as stored_words
 from kwsd.state.clips import ClipStore
 from kwsd.state.library import Library
-from kwsd.state.second_stage import SecondStage
+from kwsd.state.second_stage import SecondStage, restored
 from kwsd.state.words import AddedWord, WordError, WordStore, from_bytes, to_bytes
 
 OTHER = "good morning dear people"
+OTHERS = ("hey panda", "a bandana", "hay and straw")
+"""Short, and near `PHRASE`."""
 WORD = "hey_banana"
 ALONE = {WORD: WordConfig()}
 CHUNK = 1280
@@ -315,6 +317,32 @@ def test_it_learns_what_was_said(bench: Bench, made: AddedWord) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_fits")
+def test_single_words_of_the_bank_are_negatives(
+    bench: Bench, made: AddedWord, tmp_path: Path
+) -> None:
+    """Takes are parted from the bank's single words as well, which lie apart from the word then."""
+    others = [between(text, voice=voice) for text in OTHERS for voice in VOICES]
+    end = len(hiss(2.2)) - CHUNK
+    windows = [samples[:-end][-checkers.SAMPLES :] for samples in others]
+    path = checkers.write(tmp_path, "small", bank=checkers.chatter(), words=windows)
+    knowing = Bench(path)
+    assert knowing.trainer.negatives.words.shape == (len(others), checkers.WORD_DIM)
+    assert np.linalg.norm(knowing.trainer.negatives.words, axis=1) == pytest.approx(1, abs=0.02)
+    without = with_(knowing.trainer.negatives, words=np.zeros((0, checkers.WORD_DIM)))
+    trainer = WordTrainer(knowing.bundle, knowing.runtime, without, knowing.checker)
+
+    def gap(trainer: WordTrainer) -> float:
+        """Return how far apart the takes lie from single words, along the weights."""
+        second = trainer.make(PHRASE, stored_takes(made))[0].second
+        assert second is not None
+        takes = restored(second.takes[:, 0, -1])
+        weights = second.weights / np.linalg.norm(second.weights)
+        others = knowing.trainer.negatives.words
+        return float((takes @ weights).mean() - (others @ weights).mean())
+
+    assert gap(knowing.trainer) > 1.5 * gap(trainer)
+
+
 def test_wrong_clips_count_in_both_stages(bench: Bench, made: AddedWord) -> None:
     clips = [
         bench.trainer.encoder.wrong_clip(say(OTHER, voice), len(say(OTHER, voice)))
@@ -450,6 +478,8 @@ def test_stored_and_read_again(eager: AddedWord) -> None:
         {"at": np.array([0, 1 << 20], np.int32)},
         {"at": np.array([0, 1, 2], np.int32)},
         {"vectors": np.zeros((2, 0), np.int8)},
+        {"vectors": np.zeros((2, 0), np.int8), "words": np.zeros((1, 0), np.int8)},
+        {"words": np.zeros((1, 3), np.int8)},
     ],
 )
 def test_a_damaged_bank_is_refused(
@@ -460,7 +490,11 @@ def test_a_damaged_bank_is_refused(
 
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
-    arrays = {"vectors": np.ones((2, 4), np.int8), "at": np.array([0, 2], np.int32)} | change
+    arrays = {
+        "vectors": np.ones((2, 4), np.int8),
+        "at": np.array([0, 2], np.int32),
+        "words": np.ones((1, 4), np.int8),
+    } | change
     np.savez(copy / "small_negatives.npz", **arrays)  # type: ignore[arg-type]
     checkers.save(copy, json.loads((copy / bundles.MANIFEST).read_text()))
     models = bundles.load(copy)

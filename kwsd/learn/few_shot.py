@@ -45,7 +45,7 @@ from kwsd.model.bundle import Bundle, CheckerModel
 from kwsd.model.runtime import Runtime
 from kwsd.names import folded
 from kwsd.protocol.data import MadeFrom
-from kwsd.state.second_stage import SecondStage
+from kwsd.state.second_stage import SecondStage, restored
 from kwsd.state.words import CONTEXT_FRAMES, MAX_STORED, AddedWord, WordError, check_word_name
 
 MIN_TAKES = 2
@@ -309,6 +309,7 @@ class WordTrainer:
             takes=np.stack(of_takes),
             wrong=np.stack(of_clips) if of_clips else none,
             rivals=of_rivals,
+            words=bank.words,
             bank=bank.vectors[chosen],
             at=bank.at[chosen],
             half=self._stream.half[bank.at[chosen]],
@@ -358,7 +359,7 @@ def stored_takes(word: AddedWord) -> list[WordTake]:
     frames = word.takes.astype(np.float32)
     if word.second is None:
         return [WordTake(one, word.length_s) for one in frames]
-    vectors = word.second.takes.astype(np.float32) / 127
+    vectors = restored(word.second.takes)
     return [
         WordTake(one, word.length_s, vectors=heard)
         for one, heard in zip(frames, vectors, strict=True)
@@ -376,7 +377,7 @@ def stored_clips(word: AddedWord) -> list[WrongClip]:
     frames = word.wrong.astype(np.float32)
     if word.second is None:
         return [WrongClip(one, None) for one in frames]
-    vectors = word.second.wrong.astype(np.float32) / 127
+    vectors = restored(word.second.wrong)
     return [WrongClip(one, heard) for one, heard in zip(frames, vectors, strict=True)]
 
 

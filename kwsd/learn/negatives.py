@@ -18,6 +18,7 @@ from kwsd.model.bundle import (
     BundleError,
     CheckerModel,
 )
+from kwsd.state.second_stage import restored
 from kwsd.state.words import CONTEXT_FRAMES
 
 
@@ -38,6 +39,8 @@ class Negatives:
     the frames; none without a checker that knows words."""
     at: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     """int64 `[vector]`: the frame that ends with each window, rising."""
+    words: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    """float32 `[window, dim]`: what a checker heard at the ends of single words, each another."""
 
     @cached_property
     def segment(self) -> np.ndarray:
@@ -74,6 +77,7 @@ class Negatives:
             np.append(self.speech, True),
             self.vectors,
             self.at,
+            self.words,
         )
         if vectors is None or not len(self.at):
             return bank
@@ -99,9 +103,10 @@ def read_negatives(bundle: Bundle, checker: CheckerModel | None = None) -> Negat
     if checker is None or checker.negatives is None:
         return bank
     heard = bundle.arrays(checker.negatives, CHECKER_NEGATIVES_ARRAYS)
-    vectors, at = heard["vectors"], heard["at"].astype(np.int64)
+    vectors, at, words = heard["vectors"], heard["at"].astype(np.int64), heard["words"]
     rising = len(at) > 0 and at[0] >= 0 and at[-1] < len(frames) and (np.diff(at) > 0).all()
-    if len(vectors) != len(at) or not rising or not vectors.shape[1]:
+    fits = len(vectors) == len(at) and vectors.shape[1] == words.shape[1] > 0
+    if not fits or not rising:
         text = f"{bundle.path / checker.negatives}: damaged (its vectors do not fit the bank's"
         raise BundleError(f"{text} frames); {RESTORE}")
-    return replace(bank, vectors=vectors.astype(np.float32) / 127, at=at)
+    return replace(bank, vectors=restored(vectors), at=at, words=restored(words))

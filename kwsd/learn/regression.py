@@ -17,7 +17,7 @@ WHITENED_EVERY = 3
 SHRINKAGE = 0.3
 """Share of the mean variance that is added to each before whitening."""
 
-VECTOR_RIDGE = 1.0
+VECTOR_RIDGE = 0.1
 """Ridge of the least squares, as a share of the mean variance."""
 
 

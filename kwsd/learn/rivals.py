@@ -10,6 +10,7 @@ import numpy as np
 
 from kwsd.learn.word_takes import FIRING_CHUNKS, VERSIONS
 from kwsd.names import folded
+from kwsd.state.second_stage import restored
 from kwsd.state.words import CONTEXT_FRAMES, AddedWord
 
 WEIGHT = 8
@@ -98,4 +99,4 @@ def _vectors(word: AddedWord, word_id: str | None) -> np.ndarray | None:
         return None
     if second.takes.shape[:3] != (len(word.takes), len(VERSIONS), FIRING_CHUNKS):
         return None
-    return second.takes.astype(np.float32) / 127
+    return restored(second.takes)

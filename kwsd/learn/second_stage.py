@@ -1,10 +1,10 @@
 """How a checker learns to hear an added word, from the vectors of its takes.
 
-The vectors of the takes are parted from those of the bank by a ridge regression in closed form and
-by their mean. That output and the streaming logit, each scaled by the bank's mean and deviation,
-are summed, and calibrated to one probability on takes that were left out, against the bank's
-hardest. Everything is judged by what was made without it, in the folds and halves of the streaming
-stage.
+The vectors of the takes are parted from those of the bank, single words and continuous audio, by a
+ridge regression in closed form and by their mean. That output and the streaming logit, each scaled
+by the bank's mean and deviation, are summed, and calibrated to one probability on takes that were
+left out, against the bank's hardest. Everything is judged by what was made without it, in the folds
+and halves of the streaming stage.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ CANDIDATES = np.geomspace(MIN_CANDIDATE, 0.9, 100)
 """Candidate thresholds that are tried."""
 WRONG_SHARE = 0.01
 """Weight of a wrong clip, or of a rival's take, as a share of the bank's."""
+WORDS_SHARE = 2.0
+"""Weight of the bank's single words, as a share of that of its continuous audio."""
 HARDEST = 200
 """Vectors of the bank that the calibration is fitted to: those with the highest sums."""
 LEAST_SLOPE = 0.05
@@ -61,6 +63,8 @@ class Vectors:
     """`[clip, window, dim]`: of the parts of the takes, and of wrong clips after them."""
     rivals: np.ndarray
     """`[take, version, chunk, dim]`: of the takes of other words."""
+    words: np.ndarray
+    """`[window, dim]`: of the bank's single words."""
     bank: np.ndarray
     """`[vector, dim]`."""
     at: np.ndarray
@@ -102,7 +106,7 @@ def learn_second_stage(
     of_bank = stream.bank.max(axis=0)[vectors.at]
     heard = stream.takes, stream.wrong, stream.rivals, of_bank
     streaming = _Outputs(*(_logit(one) for one in heard))
-    halves = [Moments.of(vectors.bank[vectors.half == half]) for half in (0, 1)]
+    halves = [_negatives(vectors, half) for half in (0, 1)]
     outputs = _left_out(vectors, folds, halves)
     mean, spread = _scale(outputs.bank)
     stream_mean, stream_spread = _scale(streaming.bank)
@@ -218,6 +222,14 @@ def _judged(
         series[at] = _scores(totals.bank[chosen], scores[at], begins_at)
         found += false_accept_peaks(np.where(stream.speech, series, 0))
     return Judged(takes, wrong[:parts], wrong[parts:], np.sort(found)[::-1], hours, rivals)
+
+
+def _negatives(vectors: Vectors, half: int) -> Moments:
+    """Return a half of the bank, and its single words."""
+    bank = Moments.of(vectors.bank[vectors.half == half])
+    if not len(vectors.words):
+        return bank
+    return bank + Moments.of(vectors.words, WORDS_SHARE * bank.weight / len(vectors.words))
 
 
 def _left_out(vectors: Vectors, folds: int, halves: Sequence[Moments]) -> _Outputs:

@@ -28,12 +28,17 @@ def word_vectors(graph: CheckerGraph, samples: np.ndarray, ends: Iterable[int]) 
 
 
 def write_checker_negatives(
-    path: Path, graph: CheckerGraph, segments: Iterable[np.ndarray], skipped: int
+    path: Path,
+    graph: CheckerGraph,
+    segments: Iterable[np.ndarray],
+    skipped: int,
+    words: Iterable[np.ndarray],
 ) -> None:
     """Write the vectors of a bank of negatives to the file `path`, whose name the manifest has.
 
     `segments` are those of the bank in its order, `[sample]` in whole chunks, as the encoder heard
     them: behind the high-pass. `skipped` chunks at the beginning of each have no frame in the bank.
+    `words` are windows that end with single words, `[sample]`, behind the high-pass as well.
     """
     vectors = []
     at = []
@@ -43,4 +48,10 @@ def write_checker_negatives(
         vectors.append(quantized(word_vectors(graph, samples, (chunks + 1) * CHUNK_SAMPLES)))
         at.append(row + chunks - skipped)
         row += max(len(samples) // CHUNK_SAMPLES - skipped, 0)
-    np.savez(path, vectors=np.concatenate(vectors), at=np.concatenate(at).astype(np.int32))
+    single = [graph.words(window) for window in words]
+    np.savez(
+        path,
+        vectors=np.concatenate(vectors),
+        at=np.concatenate(at).astype(np.int32),
+        words=quantized(np.reshape(single, (-1, graph.word_dim or 0))),
+    )

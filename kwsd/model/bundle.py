@@ -65,6 +65,7 @@ NEGATIVES_TEXTS = Text(4096, (1 << 20,))
 CHECKER_NEGATIVES_ARRAYS: Kinds = {
     "vectors": Numbers("|i1", (1 << 22, 1024)),
     "at": Numbers("<i4", (1 << 22,)),
+    "words": Numbers("|i1", (1 << 20, 1024)),
 }
 RESTORE = "restore the bundle, or reinstall kwsd"
 

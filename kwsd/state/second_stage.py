@@ -87,6 +87,11 @@ def quantized(vectors: np.ndarray) -> np.ndarray:
     return np.clip(np.round(127 * vectors), -127, 127).astype(np.int8)
 
 
+def restored(stored: np.ndarray) -> np.ndarray:
+    """Return vectors of unit length from what is stored of them, float32."""
+    return stored.astype(np.float32) / 127
+
+
 class Head(Struct, frozen=True):
     """What a word's file says of its second stage, beside the arrays."""
 

@@ -325,7 +325,7 @@ def negatives(work: Path, rooms: Path, models: Path) -> None:
     with BundleWriter(models) as writer:
         runtime = BundleRuntime(models, checker="small")
         files = writer.file(NEGATIVES), writer.file(CHECKER_NEGATIVES)
-        if bank.gather(data, runtime, *files) and runtime.checker is not None:
+        if bank.gather(data, runtime, *files, work / "checker/spoken") and runtime.checker:
             writer.set_checker_negatives(runtime.checker.size)
         bank.fit_probe(data, runtime, writer.file(SPEECH))
 

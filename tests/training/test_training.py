@@ -30,6 +30,7 @@ from kwsd.training.models import backend as backends
 from kwsd.training.pipeline import HeadsSettings
 from kwsd.training.settings.catalog import default_roles, default_words
 from kwsd.training.stages import align, negatives, verification
+from kwsd.training.stages.checker.kept import NO_WORD, keep
 from kwsd.training.stages.synthesize import SynthesizeSettings
 
 
@@ -277,7 +278,10 @@ def test_words_of_joined_sentences_find_their_clips(
 
 
 def test_the_bank_names_what_is_said_in_it(
-    sentences: Path, tmp_path: Path, bundle: bundles.Bundle
+    sentences: Path,
+    tmp_path: Path,
+    bundle: bundles.Bundle,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     np.savez(tmp_path / "rirs.npz", rirs=np.eye(10, 2000, dtype=np.float16))
     (tmp_path / "aligned.tsv").write_text(
@@ -289,10 +293,11 @@ def test_the_bank_names_what_is_said_in_it(
     )
     roles = replace(default_roles(), negatives_s={"libri": 20, "gsc": 10})
     data = TrainingData([sentences], tmp_path / "rirs.npz", tmp_path / "aligned.tsv", roles=roles)
-    checked = tmp_path / "checked.npz"
-    assert not negatives.gather(data, BundleRuntime(bundle.path), tmp_path / "bank.npz", checked)
+    checked, spoken = tmp_path / "checked.npz", tmp_path / "spoken"
+    bank_path = tmp_path / "bank.npz"
+    assert not negatives.gather(data, BundleRuntime(bundle.path), bank_path, checked, spoken)
     assert not checked.exists()
-    with np.load(tmp_path / "bank.npz") as bank:
+    with np.load(bank_path) as bank:
         assert bank["high"].dtype == np.int8
         assert bank["high"].shape[1:] == bank["scale"].shape == (96,)
         assert bank["texts"].tolist() == ["apple to two", "apple to two", "go"]
@@ -303,17 +308,34 @@ def test_the_bank_names_what_is_said_in_it(
         frames = len(bank["high"])
     models = checkers.write(tmp_path / "checked", "small", bank=checkers.chatter())
     runtime = BundleRuntime(models, checker="small")
-    assert negatives.gather(data, runtime, tmp_path / "bank.npz", checked)
+    assert negatives.gather(data, runtime, bank_path, checked, spoken)
+    assert "--only spoken" in caplog.text
     with np.load(checked) as vectors:  # every second frame of the same bank
+        assert vectors["words"].shape == (0, checkers.WORD_DIM)
         assert vectors["vectors"].shape == (len(vectors["at"]), checkers.WORD_DIM)
         assert frames / 2 <= len(vectors["at"]) <= frames / 2 + 3
         assert vectors["at"].max() < frames
     known = (tmp_path / "aligned.tsv").read_text().splitlines()[:4]
     (tmp_path / "few.tsv").write_text("\n".join(known) + "\n")
     few = TrainingData([sentences], tmp_path / "rirs.npz", tmp_path / "few.tsv", roles=roles)
-    negatives.gather(few, BundleRuntime(bundle.path), tmp_path / "bank.npz", checked)
-    with np.load(tmp_path / "bank.npz") as bank:
+    negatives.gather(few, BundleRuntime(bundle.path), bank_path, checked, spoken)
+    with np.load(bank_path) as bank:
         assert bank["texts"].tolist() == ["apple", "go"], "nobody knows what the others say"
+
+
+def test_the_bank_has_a_window_of_each_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows = np.arange(9, dtype=np.int16)[:, None] * np.ones(40, np.int16)
+    kind = np.array(["a", "b", "a", "c", "b", "a", "d", "d", NO_WORD])
+    who = np.array([*["synthetic/flite-1"] * 3, "gsc/p1", "gsc/p2", *["synthetic/piper-2"] * 3, ""])
+    keep(tmp_path / "000.npz", windows[:5], {}, kind=kind[:5], who=who[:5])
+    keep(tmp_path / "001.npz", windows[5:], {}, kind=kind[5:], who=who[5:])
+    chosen = [int(window[0]) for window in negatives.single_words(tmp_path)]
+    assert sorted(kind[chosen]) == ["a", "b", "c", "d"]
+    assert set(chosen[:2]) == {3, 4}, "recorded ones come first"
+    monkeypatch.setattr(negatives, "MOST_WORDS", 2)
+    assert {int(window[0]) for window in negatives.single_words(tmp_path)} == {3, 4}
 
 
 def test_a_bundle_is_evaluated_by_its_words_and_speakers(tmp_path: Path) -> None:

@@ -20,16 +20,16 @@ from kwsd.learn.speech import LATER_FRAMES
 from kwsd.learn.word_vectors import write_checker_negatives
 from kwsd.training.bundle_runtime import BundleRuntime
 from kwsd.training.data import augment
+from kwsd.training.data.bank import BANK_SEED, MOST_SAMPLES, segments, take
 from kwsd.training.data.corpora import Utterance
 from kwsd.training.data.phones import sounding_alike
 from kwsd.training.data.scenes import Scenes
 from kwsd.training.data.training_data import TrainingData
-from kwsd.training.data.transcripts import Transcripts
 from kwsd.training.settings.catalog import CONTINUOUS
+from kwsd.training.stages.checker.kept import NO_WORD, Kept
+from kwsd.training.stages.checker.said import SYNTHETIC
 
 log = logging.getLogger(__name__)
-SEGMENT_SAMPLES = 10 * SAMPLE_RATE
-"""Length of a segment: 10 s, to the end of the utterance that fills it."""
 SKIPPED_CHUNKS = 16
 """Embeddings at the beginning of a segment that are left out: the encoder warms up."""
 SILENT, SPOKEN, UNCLEAR = 0, 1, 2
@@ -39,54 +39,41 @@ SPOKEN_DB = 22.0
 SILENT_DB = 32.0
 """How far below them one of silence lies at least."""
 LATER = range(1 + LATER_FRAMES)
-DEGRADED = 0.5
-"""Share of the segments that are heard through a room, noise and a microphone."""
+MOST_WORDS = 4000
+"""Single words in the bank; twice as many are not better."""
 
 
 def gather(
-    data: TrainingData, models: BundleRuntime, out: Path, checked: Path, seed: int = 6
+    data: TrainingData,
+    models: BundleRuntime,
+    out: Path,
+    checked: Path,
+    spoken: Path,
+    seed: int = 6,
 ) -> bool:
     """Write the bank `out` from the training split, through the exported encoder of `models`, and
-    what their checker hears in it to `checked`. Return whether it hears words.
+    what their checker hears in it, and in windows of the folder `spoken`, to `checked`. Return
+    whether it hears words.
 
     `negatives_s` of `corpora.yaml` says how much of each corpus. Where `align` has found words, a
     sentence of which none is known is left out: a word that is added may be said in it. Raises
     SynthesisError where espeak-ng is not installed."""
     scenes = data.scenes(seed=seed)
     transcripts = data.transcripts()
-    aligned = transcripts.stores
     embeddings: list[np.ndarray] = []
     said: list[set[str]] = []
     speech: list[bool] = []
-    segments: list[np.ndarray] = []
-    for corpus, seconds in data.roles.negatives_s.items():
-        utterances = [
-            utterance
-            for utterance in scenes.corpora.utterances
-            if utterance.corpus == corpus
-            and not utterance.development
-            and utterance.word < 0
-            and (
-                not utterance.is_sentence
-                or utterance.store not in aligned
-                or transcripts.words(utterance)
-            )
-        ]
-        order = list(scenes.rng.permutation(len(utterances)))
-        collected = 0.0
-        while collected < seconds and order:
-            segment = _take_segment(order, utterances)
-            x, words = _hear(segment, scenes, transcripts)
-            x = x[: len(x) // CHUNK_SAMPLES * CHUNK_SAMPLES]
-            embedding = models.embeddings(x)[SKIPPED_CHUNKS:]
-            if len(embedding):
-                embeddings.append(embedding)
-                segments.append(HighPass().step(x))
-                said.append(words)
-                speech.append(
-                    data.roles.source(corpus) == CONTINUOUS and corpus != data.roles.synthetic
-                )
-                collected += len(x) / SAMPLE_RATE
+    heard: list[np.ndarray] = []
+    for segment in segments(scenes.corpora, transcripts, data.roles.negatives_s, BANK_SEED):
+        x = segment.hear(scenes)
+        x = x[: len(x) // CHUNK_SAMPLES * CHUNK_SAMPLES]
+        embedding = models.embeddings(x)[SKIPPED_CHUNKS:]
+        if len(embedding):
+            embeddings.append(embedding)
+            heard.append(HighPass().step(x))
+            said.append(set[str]().union(*map(transcripts.words, segment.utterances)))
+            is_english = data.roles.source(segment.corpus) == CONTINUOUS
+            speech.append(is_english and segment.corpus != data.roles.synthetic)
     if not embeddings:
         raise ValueError(
             "none of the corpora under negatives_s in corpora.yaml is in the stores; "
@@ -98,8 +85,31 @@ def gather(
     graph = models.checker_graph
     if graph is None or graph.model.word_id is None:
         return False
-    write_checker_negatives(checked, graph, segments, SKIPPED_CHUNKS)
+    write_checker_negatives(checked, graph, heard, SKIPPED_CHUNKS, single_words(spoken))
     return True
+
+
+def single_words(spoken: Path, seed: int = 6) -> list[np.ndarray]:
+    """Return windows that end with single words, int16 `[sample]` behind the high-pass, from the
+    folder `spoken`: `MOST_WORDS` words or fewer, one window of each, a recorded one where there is
+    one. None where the folder is empty.
+
+    One window of a word is little beside all others: what a user adds may be among them.
+    """
+    if not any(spoken.glob("*.npz")):
+        log.warning(
+            "%s: is empty, so the bank has no single words, and added words will be told apart "
+            "worse; `kwsd train checker --only spoken` makes them",
+            spoken,
+        )
+        return []
+    found = Kept.load(spoken, "checker --only spoken")
+    kind, who = found.known["kind"], found.known["who"]
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(kind != NO_WORD))
+    is_said = np.char.startswith(who[order], f"{SYNTHETIC}/")
+    order = order[np.argsort(is_said, kind="stable")]
+    _, first = np.unique(kind[order], return_index=True)
+    return list(found.rows(order[np.sort(first)][:MOST_WORDS]))
 
 
 def fit_probe(data: TrainingData, models: BundleRuntime, out: Path, seed: int = 7) -> None:
@@ -116,10 +126,10 @@ def fit_probe(data: TrainingData, models: BundleRuntime, out: Path, seed: int = 
             for utterance in scenes.corpora.utterances
             if utterance.corpus == corpus and not utterance.development
         ]
-        order = list(scenes.rng.permutation(len(utterances)))
+        order = [utterances[n] for n in scenes.rng.permutation(len(utterances))]
         collected = 0.0
         while collected < seconds and order:
-            clean, spoken = _with_pauses(_take_segment(order, utterances), scenes)
+            clean, spoken = _with_pauses(take(order), scenes)
             heard = models.embeddings(scenes.degrade(clean))
             followed = np.stack([heard[n : len(heard) - LATER_FRAMES + n] for n in LATER], axis=1)
             frames.append(followed[SKIPPED_CHUNKS:])
@@ -146,7 +156,7 @@ def _with_pauses(segment: list[Utterance], scenes: Scenes) -> tuple[np.ndarray, 
     parts: list[np.ndarray] = []
     spoken: list[np.ndarray] = []
     for utterance in segment:
-        samples = scenes.corpora.read(utterance)[: 2 * SEGMENT_SAMPLES]
+        samples = scenes.corpora.read(utterance)[:MOST_SAMPLES]
         chunks = len(samples) // CHUNK_SAMPLES
         x = augment.gain_to(samples[: chunks * CHUNK_SAMPLES], float(scenes.rng.normal(-26, 4)))
         power = np.mean(x.reshape(chunks, CHUNK_SAMPLES).astype(np.float64) ** 2, axis=1)
@@ -159,32 +169,6 @@ def _with_pauses(segment: list[Utterance], scenes: Scenes) -> tuple[np.ndarray, 
         parts += [x, np.zeros(pause * CHUNK_SAMPLES, x.dtype)]
         spoken += [np.full(chunks, SILENT) if utterance.noise else kinds, np.full(pause, SILENT)]
     return np.concatenate(parts), np.concatenate(spoken)
-
-
-def _take_segment(order: list[int], utterances: list[Utterance]) -> list[Utterance]:
-    """Remove utterances from `order` until they fill a segment, and return them."""
-    segment: list[Utterance] = []
-    length = 0
-    while order and length < SEGMENT_SAMPLES:
-        utterance = utterances[order.pop(0)]
-        segment.append(utterance)
-        length += min(utterance.samples, 2 * SEGMENT_SAMPLES)
-    return segment
-
-
-def _hear(
-    segment: list[Utterance], scenes: Scenes, transcripts: Transcripts
-) -> tuple[np.ndarray, set[str]]:
-    """Return the segment's audio `[sample]`, half of the time degraded, and its known words."""
-    parts = []
-    words: set[str] = set()
-    for utterance in segment:
-        samples = scenes.corpora.read(utterance)[: 2 * SEGMENT_SAMPLES]
-        parts.append(augment.gain_to(samples, float(scenes.rng.normal(-26, 4))))
-        words |= transcripts.words(utterance)
-    x = np.concatenate(parts)
-    degraded = scenes.rng.random() < DEGRADED
-    return scenes.degrade(x) if degraded else augment.quantize_int16(x), words
 
 
 def _write(out: Path, embeddings: list[np.ndarray], texts: list[str], speech: list[bool]) -> None:
