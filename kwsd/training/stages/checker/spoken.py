@@ -61,7 +61,7 @@ class SpokenSettings(Settings, frozen=True):
     """Synthetic takes of a word."""
     syllables: bool = True
     """Whether synthesizers say syllables as well."""
-    others: int = 14000
+    others: int = 0
     """Windows that end anywhere in continuous audio, beside those of words."""
     seed: int = 3
 
