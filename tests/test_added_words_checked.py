@@ -343,6 +343,8 @@ def test_single_words_of_the_bank_are_negatives(
     assert gap(knowing.trainer) > 1.5 * gap(trainer)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_fits")
 def test_wrong_clips_count_in_both_stages(bench: Bench, made: AddedWord) -> None:
     clips = [
         bench.trainer.encoder.wrong_clip(say(OTHER, voice), len(say(OTHER, voice)))
