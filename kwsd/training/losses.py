@@ -169,19 +169,6 @@ def pair_contrast(vectors: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     return contrast / 2, (likeness.argmax(1) == same).float().mean()
 
 
-def pair_apart(vectors: Tensor, others: Tensor, scale: float) -> Tensor:
-    """Return InfoNCE of pairs against what is in none: of `vectors [2 pair, dim]`, of unit length,
-    each is to be nearer to the one beside it than to any of `others [other, dim]`."""
-    first, second = vectors[::2], vectors[1::2]
-    beside = (first * second).sum(dim=1, keepdim=True)
-    target = torch.zeros(len(first), dtype=torch.long, device=vectors.device)
-    contrasts = [
-        F.cross_entropy(scale * torch.cat([beside, one @ others.T], dim=1), target)
-        for one in (first, second)
-    ]
-    return sum(contrasts, torch.zeros((), device=vectors.device)) / 2
-
-
 def rising_margin(margin: float, step: int, steps: int) -> float:
     """Return the margin at `step`: 0 for the first quarter of `steps`, `margin` from three
     quarters."""

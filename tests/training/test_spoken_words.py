@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -19,18 +18,18 @@ from kwsd.audio.format import SAMPLE_RATE
 from kwsd.audio.synthesis import SynthesisError
 from kwsd.config import ConfigError
 from kwsd.ort import onnxruntime
-from kwsd.training.data import bank, spoken, synthesizers
+from kwsd.training.data import spoken, synthesizers
 from kwsd.training.data.spoken import HeldOut, Vocabulary
 from kwsd.training.data.training_data import TrainingData
 from kwsd.training.data.windows import WINDOW_SAMPLES
-from kwsd.training.losses import pair_apart, pair_contrast
+from kwsd.training.losses import pair_contrast
 from kwsd.training.models import checkpoint
 from kwsd.training.models.checker import CheckerHead, SpokenHead, VoiceHead
 from kwsd.training.models.transformer import Transformer
 from kwsd.training.stages.align import FIELDS
 from kwsd.training.stages.checker import export, few_shot, said, words
 from kwsd.training.stages.checker import spoken as spoken_windows
-from kwsd.training.stages.checker.kept import NO_WORD, Kept, keep
+from kwsd.training.stages.checker.kept import Kept, keep
 from kwsd.training.stages.checker.said import Synthesizers
 from kwsd.training.stages.checker.spoken import SpokenSettings, WordPairs
 from kwsd.training.stages.checker.words import WordsSettings
@@ -44,7 +43,6 @@ HEARD = SpokenSettings(
     heard=7,
     synthetic=2,
     syllables=False,
-    others=9,
 )
 SETTINGS = WordsSettings(steps=2, layers=[1, 2], width=8, words=3)
 LABELS = ("sea", "see", "no", "know", "arabic right", "bird", "cat")
@@ -73,9 +71,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
     rows.append(f"recorded\t{start + 6000}\t9000\tlibri\ts0\txylophone")
     (work / "aligned.tsv").write_text("\n".join(rows) + "\n")
     noise = [(hiss(3.0, 300, seed=n), "noise_esc10", str(n), "") for n in range(8)]
-    data = training_data(work, [*takes, *sentences, *noise])
-    small = msgspec.structs.replace(data.roles, negatives_s={"libri": 9, "noise_esc10": 3})
-    return dataclasses.replace(data, roles=small)
+    return training_data(work, [*takes, *sentences, *noise])
 
 
 @pytest.fixture(scope="module")
@@ -104,20 +100,6 @@ def test_words_that_sound_alike_are_one_and_what_is_held_out_is_none(data: Train
     aligned = [take for take in bird if not take.utterance.label]
     assert aligned
     assert all((take.start, take.end) == (20000, 28000) for take in aligned)
-
-
-def test_nothing_of_the_bank_is_trained_against(data: TrainingData) -> None:
-    corpora, transcripts = data.corpora(), data.transcripts()
-    held = bank.segments(corpora, transcripts, data.roles.negatives_s, bank.BANK_SEED)
-    assert [(one.corpus, one.seconds) for one in held] == [("libri", 12.0), ("noise_esc10", 12.0)]
-    others = bank.beside(corpora, transcripts, data.roles, 9, seed=1)
-    assert sum(one.seconds for one in others) >= 9
-    used = [one for segment in held for one in segment.utterances]
-    left = [one for segment in others for one in segment.utterances]
-    assert len({one.start for one in left}) == len(left)
-    assert not {one.start for one in used} & {one.start for one in left}
-    assert {one.corpus for one in left} == {"libri"}, "noise is no speech"
-    assert not any(one.development for one in (*used, *left))
 
 
 def test_takes_are_of_as_many_people_as_there_are(data: TrainingData) -> None:
@@ -173,8 +155,8 @@ def test_words_are_heard_trained_on_and_exported(
     )
     kind = found.known["kind"]
     kinds = set(kind)
-    assert len(kinds) == 6, "bird, cat, it, sea, xylophone; haus has too few, no is held out"
-    assert {one: (kind == one).sum() for one in kinds} == dict.fromkeys(kinds, 7) | {NO_WORD: 9}
+    assert len(kinds) == 5, "bird, cat, it, sea, xylophone; haus has too few, no is held out"
+    assert {one: (kind == one).sum() for one in kinds} == dict.fromkeys(kinds, 7)
     assert any(who.startswith("synthetic/") for who in found.known["who"])
     assert heard.windows[0].shape == (35, WINDOW_SAMPLES)
     assert heard.windows[0].dtype == np.int16
@@ -297,8 +279,7 @@ def test_piper_says_phones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_pairs_are_of_one_word_by_two_people() -> None:
     found = kept(list("aaabbbc"), list("xxyxyyx"))
-    pairs = WordPairs(found, 3, 2, seed=0)
-    assert pairs.other_count == 0, "all windows are of words"
+    pairs = WordPairs(found, 3, seed=0)
     assert pairs.kinds == ["a", "b"], "c has one window"
     batches = iter(pairs)
     for _ in range(20):
@@ -310,25 +291,9 @@ def test_pairs_are_of_one_word_by_two_people() -> None:
             assert said[first] == said[second] == pairs.kinds[word]
             assert who[first] != who[second]
     found = kept([kind for kind in ("s i", "a", "b") for _ in range(2)], list("xyxyxy"))
-    assert WordPairs(found, 3, 0, seed=0, left_out=["s i"]).kinds == ["a", "b"]
+    assert WordPairs(found, 3, seed=0, left_out=["s i"]).kinds == ["a", "b"]
     with pytest.raises(ValueError, match="two words"):
-        WordPairs(kept(list("aab"), list("xyz")), 3, 0, seed=0)
-
-
-def test_windows_of_no_word_follow_the_pairs() -> None:
-    found = kept(["a", "a", NO_WORD, "b", "b", NO_WORD, NO_WORD], list("xy-xy--"))
-    pairs = WordPairs(found, 2, 2, seed=0)
-    assert pairs.kinds == ["a", "b"]
-    drawn = set()
-    batches = iter(pairs)
-    for _ in range(20):
-        frames, kind = next(batches)
-        assert len(kind) == 4
-        rows = frames[:, 0, 0, 0].long().tolist()
-        assert len(rows) == 6
-        assert len(set(rows[4:])) == 2
-        drawn.update(rows[4:])
-    assert drawn == {2, 5, 6}
+        WordPairs(kept(list("aab"), list("xyz")), 3, seed=0)
 
 
 def test_words_that_are_left_out_are_tried_as_added_words(tmp_path: Path) -> None:
@@ -374,24 +339,6 @@ def test_the_contrast_is_between_pairs() -> None:
     loss, right = pair_contrast(vectors, 7.0)
     assert loss.item() == pytest.approx(total / 8, rel=1e-5)
     assert right.item() == np.mean(likeness.argmax(1) == np.arange(4))
-
-
-def test_pairs_are_held_apart_from_what_is_no_word() -> None:
-    """Against its definition, in a loop."""
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.nn.functional.normalize(torch.randn(9, 5, generator=generator), dim=1)
-    vectors, others = drawn[:6].requires_grad_(True), drawn[6:]
-    total = 0.0
-    for n in range(6):
-        one, other = drawn[n].double().numpy(), drawn[n ^ 1].double().numpy()
-        far = np.exp(7.0 * others.double().numpy() @ one).sum()
-        near = np.exp(7.0 * one @ other)
-        total -= np.log(near / (near + far))
-    loss = pair_apart(vectors, others, 7.0)
-    assert loss.item() == pytest.approx(total / 6, rel=1e-5)
-    (slope,) = torch.autograd.grad(loss, vectors)
-    nearer = torch.nn.functional.normalize((vectors - 0.01 * slope).detach(), dim=1)
-    assert pair_apart(nearer, others, 7.0) < loss
 
 
 def test_the_head_sees_the_last_steps_alone() -> None:

@@ -1,9 +1,4 @@
-"""Which audio of the training split the bank of negatives is made of, and which is left to train
-against.
-
-The rates of added words are told by the bank, so nothing is trained on what is in it as continuous
-audio.
-"""
+"""Which audio of the training split the bank of negatives is made of."""
 
 from __future__ import annotations
 
@@ -17,14 +12,11 @@ from kwsd.training.data import augment
 from kwsd.training.data.corpora import Corpora, Utterance
 from kwsd.training.data.scenes import Scenes
 from kwsd.training.data.transcripts import Transcripts
-from kwsd.training.settings.catalog import CONTINUOUS, CorpusRoles
 
 SEGMENT_SAMPLES = 10 * SAMPLE_RATE
 """Length of a segment: 10 s, to the end of the utterance that fills it."""
 MOST_SAMPLES = 2 * SEGMENT_SAMPLES
 """Used of an utterance."""
-BANK_SEED = 6
-"""Of the bank's order."""
 DEGRADED = 0.5
 """Share of the segments that are heard through a room, noise and a microphone."""
 
@@ -83,24 +75,6 @@ def segments(
     return found
 
 
-def beside(
-    corpora: Corpora, transcripts: Transcripts, roles: CorpusRoles, seconds: float, seed: int
-) -> list[Segment]:
-    """Return up to so many `seconds` of each corpus of continuous speech, of any language, that the
-    bank is made of, but nothing that is in the bank."""
-    bank = segments(corpora, transcripts, roles.negatives_s, BANK_SEED)
-    used = {utterance for segment in bank for utterance in segment.utterances}
-    asked = [name for name in roles.negatives_s if _is_continuous(roles, name)]
-    found: list[Segment] = []
-    left = dict.fromkeys(asked, seconds)
-    for segment in segments(corpora, transcripts, dict.fromkeys(asked, np.inf), seed):
-        others = tuple(one for one in segment.utterances if one not in used)
-        if others and left[segment.corpus] > 0:
-            found.append(Segment(segment.corpus, others))
-            left[segment.corpus] -= found[-1].seconds
-    return found
-
-
 def take(order: list[Utterance]) -> list[Utterance]:
     """Remove utterances from `order` until they fill a segment, and return them."""
     segment: list[Utterance] = []
@@ -109,7 +83,3 @@ def take(order: list[Utterance]) -> list[Utterance]:
         segment.append(order.pop(0))
         length += min(segment[-1].samples, MOST_SAMPLES)
     return segment
-
-
-def _is_continuous(roles: CorpusRoles, corpus: str) -> bool:
-    return roles.source(corpus) == CONTINUOUS or roles.is_other_language(corpus)

@@ -20,13 +20,13 @@ from kwsd.learn.speech import LATER_FRAMES
 from kwsd.learn.word_vectors import write_checker_negatives
 from kwsd.training.bundle_runtime import BundleRuntime
 from kwsd.training.data import augment
-from kwsd.training.data.bank import BANK_SEED, MOST_SAMPLES, segments, take
+from kwsd.training.data.bank import MOST_SAMPLES, segments, take
 from kwsd.training.data.corpora import Utterance
 from kwsd.training.data.phones import sounding_alike
 from kwsd.training.data.scenes import Scenes
 from kwsd.training.data.training_data import TrainingData
 from kwsd.training.settings.catalog import CONTINUOUS
-from kwsd.training.stages.checker.kept import NO_WORD, Kept
+from kwsd.training.stages.checker.kept import Kept
 from kwsd.training.stages.checker.said import SYNTHETIC
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def gather(
     said: list[set[str]] = []
     speech: list[bool] = []
     heard: list[np.ndarray] = []
-    for segment in segments(scenes.corpora, transcripts, data.roles.negatives_s, BANK_SEED):
+    for segment in segments(scenes.corpora, transcripts, data.roles.negatives_s, seed):
         x = segment.hear(scenes)
         x = x[: len(x) // CHUNK_SAMPLES * CHUNK_SAMPLES]
         embedding = models.embeddings(x)[SKIPPED_CHUNKS:]
@@ -105,7 +105,7 @@ def single_words(spoken: Path, seed: int = 6) -> list[np.ndarray]:
         return []
     found = Kept.load(spoken, "checker --only spoken")
     kind, who = found.known["kind"], found.known["who"]
-    order = np.random.default_rng(seed).permutation(np.flatnonzero(kind != NO_WORD))
+    order = np.random.default_rng(seed).permutation(len(kind))
     is_said = np.char.startswith(who[order], f"{SYNTHETIC}/")
     order = order[np.argsort(is_said, kind="stable")]
     _, first = np.unique(kind[order], return_index=True)

@@ -21,7 +21,7 @@ from kwsd.state.store import write_atomically
 from kwsd.training.data.spoken import HeldOut, kinds_of
 from kwsd.training.models import checkpoint
 from kwsd.training.models.checker import SpokenHead
-from kwsd.training.stages.checker.kept import NO_WORD, Kept
+from kwsd.training.stages.checker.kept import Kept
 from kwsd.training.stages.checker.said import SYNTHETIC
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def measure(frames: Path, trained: Path, left_out: Collection[str]) -> Hits:
             f"words.left_out needs two words with recorded takes of {max(SHOTS) + 1} people each: "
             f"of {', '.join(sorted(left_out))} there are {', '.join(rows) or 'none'}"
         )
-    bank = np.flatnonzero(~np.isin(kind, [*kinds.values(), NO_WORD]))
+    bank = np.flatnonzero(~np.isin(kind, list(kinds.values())))
     drawn = np.random.default_rng(0).permutation(bank)[:BANK]
     hits = _hits(vectors, who, rows, Moments.of(vectors[drawn]))
     for shots, by_word in hits.items():

@@ -12,9 +12,6 @@ import numpy as np
 
 from kwsd.config import ConfigError
 
-NO_WORD = ""
-"""The kind of a window that ends anywhere, among those that end with words."""
-
 
 @dataclass(frozen=True)
 class Kept:

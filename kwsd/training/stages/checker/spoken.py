@@ -2,8 +2,7 @@
 learns from, and what the encoder is tuned with.
 
 Words of sentences and of single-word corpora are heard, and those that synthesizers say: the rarer
-ones of the sentences, all of WORK/vocabulary.tsv, where it exists, and syllables. Other windows end
-anywhere in continuous audio, as most of what a device hears does.
+ones of the sentences, all of WORK/vocabulary.tsv, where it exists, and syllables.
 """
 
 from __future__ import annotations
@@ -12,36 +11,27 @@ import logging
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from kwsd.audio.format import SAMPLE_RATE
 from kwsd.audio.high_pass import HighPass
 from kwsd.audio.synthesis import SynthesisError
 from kwsd.training.data import spoken
-from kwsd.training.data.bank import Segment, beside
 from kwsd.training.data.loading import worker_seed
 from kwsd.training.data.scenes import Scenes
 from kwsd.training.data.spoken import ENGLISH, HeldOut, SpokenTake, Vocabulary
 from kwsd.training.data.training_data import TrainingData
-from kwsd.training.data.windows import WINDOW_SAMPLES
 from kwsd.training.settings import Settings
-from kwsd.training.stages.checker.kept import NO_WORD, Kept, is_kept, keep
+from kwsd.training.stages.checker.kept import Kept, is_kept, keep
 from kwsd.training.stages.checker.said import Said, Synthesizers, plan
 
 log = logging.getLogger(__name__)
 SHARD = 500
 """Windows of a file."""
-EACH_S = 3000.0
-"""Taken of a corpus, for windows of no word."""
-ENDS = 8
-"""Windows of a segment."""
-SETTLED_SAMPLES = SAMPLE_RATE
-"""From the beginning of a segment to the first end of a window."""
 
 
 class SpokenSettings(Settings, frozen=True):
@@ -61,15 +51,13 @@ class SpokenSettings(Settings, frozen=True):
     """Synthetic takes of a word."""
     syllables: bool = True
     """Whether synthesizers say syllables as well."""
-    others: int = 0
-    """Windows that end anywhere in continuous audio, beside those of words."""
     seed: int = 3
 
 
 def gather(data: TrainingData, out: Path, settings: SpokenSettings) -> None:
     """Write windows of the training split's words into the folder `out`, int16 `[window, sample]`
-    behind the high-pass, a file for each `SHARD`, with the `kind` of word and `who` says it; after
-    them windows of `NO_WORD`, which end anywhere. What is there is not made again.
+    behind the high-pass, a file for each `SHARD`, with the `kind` of word and `who` says it; what
+    is there is not made again.
 
     Raises SynthesisError where espeak-ng is missing."""
     out.mkdir(parents=True, exist_ok=True)
@@ -91,45 +79,6 @@ def gather(data: TrainingData, out: Path, settings: SpokenSettings) -> None:
             who=np.array([take.who for _, take in found]),
         )
         log.info("%s: %d of %d windows", path.name, at + len(found), len(planned))
-    _gather_others(data, scenes, out, settings, made_by)
-
-
-def _gather_others(
-    data: TrainingData,
-    scenes: Scenes,
-    out: Path,
-    settings: SpokenSettings,
-    made_by: dict[str, Any],
-) -> None:
-    """Write windows that end anywhere in audio that is not in the bank, after those in `out`."""
-    made_by = {**made_by, "others": settings.others}
-    first = -(-made_by["words"] // SHARD)
-    left: list[Segment] = []
-    for n, at in enumerate(range(0, settings.others, SHARD), first):
-        path = out / f"{n:03}.npz"
-        if is_kept(path, made_by):
-            continue
-        left = left or beside(scenes.corpora, data.transcripts(), data.roles, EACH_S, settings.seed)
-        if not left:
-            log.warning("there is no continuous speech beside the bank's: no windows of no word")
-            return
-        scenes.reseed([settings.seed, n])
-        count = min(SHARD, settings.others - at)
-        windows = np.concatenate(
-            [_ends(left[scenes.rng.integers(len(left))], scenes) for _ in range(-(-count // ENDS))]
-        )[:count]
-        nobody = np.full(count, NO_WORD)
-        keep(path, windows, made_by, kind=nobody, who=nobody)
-        log.info("%s: %d of %d windows of no word", path.name, at + count, settings.others)
-
-
-def _ends(segment: Segment, scenes: Scenes) -> np.ndarray:
-    """Return windows that end anywhere in a segment, int16 `[ENDS, sample]`."""
-    heard = HighPass().step(segment.hear(scenes))
-    padded = np.pad(heard, (WINDOW_SAMPLES, 0))
-    first = min(SETTLED_SAMPLES, len(heard))
-    ends = scenes.rng.integers(first, len(heard), ENDS, endpoint=True)
-    return np.stack([padded[end : end + WINDOW_SAMPLES] for end in ends]).astype(np.int16)
 
 
 def _plan(data: TrainingData, scenes: Scenes, settings: SpokenSettings) -> list[SpokenTake | Said]:
@@ -193,10 +142,10 @@ def _said(take: SpokenTake | Said, synthesizers: Synthesizers) -> np.ndarray | N
 
 
 class PairBatch(NamedTuple):
-    """Two windows of each of some words, side by side, and windows of no word after them."""
+    """Two windows of each of some words, side by side."""
 
     windows: Tensor
-    """float32 `[2 word + other, …]`."""
+    """float32 `[2 word, …]`."""
     kind: Tensor
     """int64 `[2 word]`."""
 
@@ -209,24 +158,13 @@ class WordPairs(IterableDataset[PairBatch]):
     """Endless batches of pairs: words by the root of their windows, by two people where there are
     two."""
 
-    def __init__(
-        self,
-        found: Kept,
-        words: int,
-        others: int,
-        seed: int,
-        left_out: Collection[str] = (),
-    ) -> None:
-        """A batch has this many `words`, and windows of `others`, where there are some of no word.
-
-        Raises ValueError where there are not two words with two windows each, besides those that
+    def __init__(self, found: Kept, words: int, seed: int, left_out: Collection[str] = ()) -> None:
+        """Raises ValueError where there are not two words with two windows each, besides those that
         are `left_out`."""
         self.found = found
         self.seed = seed
-        self.others = np.flatnonzero(found.known["kind"] == NO_WORD)
-        self.other_count = min(others, len(self.others))
         kinds, of, counts = np.unique(found.known["kind"], return_inverse=True, return_counts=True)
-        enough = (counts >= 2) & ~np.isin(kinds, [*left_out, NO_WORD])
+        enough = (counts >= 2) & ~np.isin(kinds, list(left_out))
         self.kinds = kinds[enough].tolist()
         if len(self.kinds) < 2:
             raise ValueError(
@@ -255,6 +193,5 @@ class WordPairs(IterableDataset[PairBatch]):
                 others = self.rows[kind][self.rows[kind] != first]
                 different = others[who[others] != who[first]]
                 rows += [first, rng.choice(different if len(different) else others)]
-            rows += rng.choice(self.others, self.other_count, replace=False).tolist()
             windows = torch.from_numpy(self.found.rows(np.array(rows)))
             yield PairBatch(windows, torch.from_numpy(np.repeat(drawn, 2)))

@@ -278,7 +278,7 @@ def train(
         pairs = spoken = kinds = None
         if settings.spoken:
             windows_of_words = Kept.load(known.spoken, "checker --only spoken")
-            pairs = WordPairs(windows_of_words, settings.spoken_words, 0, settings.seed)
+            pairs = WordPairs(windows_of_words, settings.spoken_words, settings.seed)
             scale = settings.spoken_scale
             spoken, kinds = trained_head(known.spoken_head, encoder, pairs.kinds, scale)
         tuned = Tuned(

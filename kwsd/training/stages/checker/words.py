@@ -21,7 +21,7 @@ from kwsd.config import ConfigError
 from kwsd.training.data.loading import load
 from kwsd.training.data.spoken import HeldOut, kinds_of
 from kwsd.training.loop import Group, Loop, LoopSettings, devices
-from kwsd.training.losses import MarginSoftmax, pair_apart, pair_contrast, rising_margin
+from kwsd.training.losses import MarginSoftmax, pair_contrast, rising_margin
 from kwsd.training.models import checkpoint
 from kwsd.training.models.checker import SpokenHead
 from kwsd.training.models.transformer import Transformer
@@ -50,10 +50,6 @@ class WordsSettings(Settings, frozen=True):
     scale: float = 22.0
     contrast: float = 0.5
     """Weight of the contrastive loss over the pairs."""
-    apart: float = 0.2
-    """Weight of the one that has pairs apart from windows of no word."""
-    others: int = 96
-    """Windows of no word in a batch."""
     rate: float = 1.5e-3
     ramp: float = 0.1
     weight_decay: float = 2e-2
@@ -127,17 +123,12 @@ def train(frames: Path, out: Path, settings: WordsSettings) -> None:
     with devices() as here:
         torch.manual_seed(settings.seed)
         _, _, steps, dim = found.windows[0].shape
-        pairs = WordPairs(found, settings.words, settings.others, settings.seed, left_out.values())
+        pairs = WordPairs(found, settings.words, settings.seed, left_out.values())
         head = SpokenHead(dim, layers, steps, settings.width, dropout=settings.dropout).to(
             here.device
         )
         softmax = MarginSoftmax(head.dim, len(pairs.kinds), settings.scale).to(here.device)
-        log.info(
-            "%d words, %d windows, %d of no word",
-            len(pairs.kinds),
-            len(found.known["kind"]),
-            len(pairs.others),
-        )
+        log.info("%d words, %d windows", len(pairs.kinds), len(found.known["kind"]))
         loop = Loop(
             out,
             {"spoken": head, "softmax": softmax},
@@ -159,18 +150,13 @@ def train(frames: Path, out: Path, settings: WordsSettings) -> None:
 
         def step(n: int) -> Iterator[tuple[Tensor, Mapping[str, Tensor]]]:
             batch = next(batches)
-            vectors, others = torch.tensor_split(model(batch.windows), [len(batch.kind)])
+            vectors = model(batch.windows)
             margin = rising_margin(settings.margin, n, settings.steps)
             identity = softmax(vectors, batch.kind, margin)
             contrast, right = pair_contrast(vectors, settings.scale)
             figures: dict[str, Any] = {"words": identity.detach(), "pairs": right}
             figures["right"] = softmax.accuracy(vectors, batch.kind)
-            loss = identity + settings.contrast * contrast
-            if len(others):
-                apart = pair_apart(vectors, others, settings.scale)
-                figures["apart"] = apart.detach()
-                loss = loss + settings.apart * apart
-            yield loss, figures
+            yield identity + settings.contrast * contrast, figures
 
         loop.run(step)
         if settings.left_out and here.rank == 0:
