@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -16,7 +17,7 @@ from kwsd.config import ConfigError
 from kwsd.training.data.windows import WINDOW_SAMPLES
 from kwsd.training.models.checker import VoiceHead
 from kwsd.training.models.transformer import Transformer
-from kwsd.training.models.voice_network import VoiceNetwork, mel_filters
+from kwsd.training.models.voice_network import FRAMES, VoiceNetwork, mel_filters, repeated
 from kwsd.training.stages.checker.kept import Kept, is_kept, keep
 from kwsd.training.stages.checker.voices import VoicePairs, VoicesSettings, VoiceWindows
 
@@ -168,6 +169,29 @@ def test_a_network_of_voices_knows_no_level_and_no_silence_before() -> None:
     assert torch.allclose(louder, voice, atol=1e-5)
     tilted = network(bels + torch.linspace(-2, 2, 80), sounds)
     assert not torch.allclose(tilted, voice, atol=1e-2)
+
+
+def test_a_short_word_is_said_again_and_again() -> None:
+    """From its first frame on, as Resemblyzer is asked about one; silence before it is not."""
+    frames = torch.arange(2 * 200 * 3, dtype=torch.float32).reshape(2, 200, 3)
+    sounds = torch.arange(200) >= torch.tensor([[130], [0]])
+    heard = repeated(frames, sounds)
+    for n, first in enumerate((130, 0)):
+        word = frames[n, first:].numpy()
+        assert (heard[n].numpy() == np.resize(word, (FRAMES, 3))).all()
+
+
+def test_a_voice_lacks_what_is_common_to_all() -> None:
+    torch.manual_seed(3)
+    network = VoiceNetwork(width=256).requires_grad_(False)
+    network.hear_by(mel_filters(80))
+    bels = torch.rand(4, 200, 80) * 4 - 5
+    common = np.full(256, 0.03, np.float32)
+    whole = network(bels)
+    network.begin_as(SimpleNamespace(lstm=network.lstm, linear=network.out), common)
+    less = whole.numpy() - common
+    less /= np.linalg.norm(less, axis=1, keepdims=True)
+    assert network(bels).numpy() == pytest.approx(less, abs=1e-5)
 
 
 def test_bands_are_merged_to_those_that_resemblyzer_has() -> None:

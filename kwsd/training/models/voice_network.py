@@ -20,6 +20,8 @@ FLOOR_BELS = -10.0
 """Mel bels of digital silence."""
 LEVEL_DB = -30.0
 """Level in dB of full scale to which what sounds in a window is brought, as Resemblyzer does."""
+FRAMES = 160
+"""Frames that the layers hear, Resemblyzer's 1.6 s: what is shorter is repeated."""
 BANDS = 80
 """Bands of `mel_filters` for a waveform."""
 
@@ -38,8 +40,9 @@ def mel_filters(bands: int) -> np.ndarray:
 class VoiceNetwork(nn.Module):
     """A voice's vector of unit length for a window: `[batch, dim]`.
 
-    Its bands are merged to Resemblyzer's, what sounds is brought to one level, and the last state
-    of the top layer is projected."""
+    Its bands are merged to Resemblyzer's, what sounds is brought to one level and repeated for
+    `FRAMES`, the last state of the top layer is projected, and what is common to everybody is taken
+    away."""
 
     def __init__(
         self,
@@ -66,6 +69,8 @@ class VoiceNetwork(nn.Module):
         self.merge = nn.Linear(bands, merged, bias=False)
         self.lstm = nn.LSTM(merged, width, layers, batch_first=True)
         self.out = nn.Linear(width, dim)
+        self.common: Tensor
+        self.register_buffer("common", torch.zeros(dim))
 
     def hear_by(self, filters: np.ndarray) -> None:
         """Take bands of `filters [201, band]`, and merge them to what comes nearest to
@@ -76,10 +81,12 @@ class VoiceNetwork(nn.Module):
         with torch.no_grad():
             self.merge.weight.copy_(torch.tensor(merging.T))
 
-    def begin_as(self, teacher: Any) -> None:
-        """Take over the weights of Resemblyzer's network."""
+    def begin_as(self, teacher: Any, common: np.ndarray) -> None:
+        """Take over the weights of Resemblyzer's network, which says `common [dim]` of everybody:
+        it says nearly the same then of clean speech, less `common`."""
         self.lstm.load_state_dict(teacher.lstm.state_dict())
         self.out.load_state_dict(teacher.linear.state_dict())
+        self.common.copy_(torch.from_numpy(common))
 
     def bels(self, samples: Tensor) -> Tensor:
         """Return mel bels `[batch, frame, band]` of windows `[batch, sample]` in ±1."""
@@ -102,8 +109,18 @@ class VoiceNetwork(nn.Module):
         # The power of a frame is half of its window's energy times the square of the level.
         energy = float(torch.hann_window(WINDOW).square().sum()) * WINDOW / 2
         gain = energy * 10 ** (LEVEL_DB / 10) / heard.clamp(min=1e-9)
-        states, _ = self.lstm(self.merge(power * gain[:, None, None]))
-        return F.normalize(F.relu(self.out(states[:, -1])), dim=1)
+        merged = repeated(self.merge(power * gain[:, None, None]), sounds)
+        states, _ = self.lstm(merged)
+        voice = F.normalize(F.relu(self.out(states[:, -1])), dim=1)
+        return F.normalize(voice - self.common, dim=1)
+
+
+def repeated(frames: Tensor, sounds: Tensor) -> Tensor:
+    """Return `FRAMES` of `frames [batch, frame, band]`, from the first one on that `sounds [batch,
+    frame]`, again and again."""
+    first = sounds.to(torch.int64).argmax(1, keepdim=True)
+    at = first + torch.arange(FRAMES, device=frames.device) % (frames.shape[1] - first)
+    return frames.gather(1, at[:, :, None].expand(-1, -1, frames.shape[2]))
 
 
 def _mixed(filters: np.ndarray, wanted: np.ndarray, rounds: int = 1000) -> np.ndarray:

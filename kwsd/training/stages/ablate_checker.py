@@ -1,8 +1,9 @@
 """`kwsd train ablate --teacher`: measures what each part of the second stage's training is worth.
 
 Each row of `ablate_checker.yaml` is distilled and tuned alike, seed by seed, and asked about the
-candidates that nothing was trained on. As in paper B (Yang, Gu et al. 2023, arXiv 2307.02720), rows
-are compared by their false accepts where they miss as much as the first one.
+candidates that nothing was trained on, as they are and while the device itself plays. As in paper B
+(Yang, Gu et al. 2023, arXiv 2307.02720), rows are compared by their false accepts where they miss
+as much as the first one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import csv
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,9 +24,10 @@ from msgspec import field
 from kwsd.config import ConfigError
 from kwsd.state.store import write_atomically
 from kwsd.training import settings
+from kwsd.training.data import augment
 from kwsd.training.data.training_data import TrainingData
 from kwsd.training.data.windows import WINDOW_SAMPLES
-from kwsd.training.development import Report
+from kwsd.training.development import Development, Report
 from kwsd.training.models import checkpoint
 from kwsd.training.models.checker import CheckerHead
 from kwsd.training.models.transformer import Transformer
@@ -37,6 +40,10 @@ from kwsd.training.stages.checker.settings import CheckerSettings
 log = logging.getLogger(__name__)
 SPLITS = {"development": candidates.DEVELOPMENT, "val": candidates.VALIDATION}
 """The folder of each split's candidates; those of the recordings for validation may be missing."""
+PLAYBACK = " in playback"
+"""What follows the name of a split whose windows are heard while the device plays speech or music,
+as loud as they are."""
+MEASURED = [split + ending for split in SPLITS for ending in ("", PLAYBACK)]
 
 
 class CheckerAblation(Settings, frozen=True):
@@ -91,11 +98,13 @@ def ablate(
     Interrupted rows resume. Raises ConfigError, TeacherError, and FileNotFoundError without
     candidates."""
     folder = work / "checker"
-    held_back = {
-        split: Candidates.load(folder / name)
-        for split, name in SPLITS.items()
-        if split == "development" or (folder / name).exists()
-    }
+    held_back = {"development": Candidates.load(folder / candidates.DEVELOPMENT)}
+    played = {"development": in_playback(held_back["development"], Development(data))}
+    validation = data.validation()
+    if validation is not None and (folder / candidates.VALIDATION).exists():
+        held_back["val"] = Candidates.load(folder / candidates.VALIDATION)
+        played["val"] = in_playback(held_back["val"], Development(validation))
+    held_back |= {split + PLAYBACK: found for split, found in played.items()}
     # The rows are compared on the candidates for validation, so these do not stop them as well.
     spoken, head = folder / "spoken", folder / "distilled-words.pt"
     heard = tune.Heard(folder / candidates.TRAINING, None, spoken, head)
@@ -125,6 +134,15 @@ def ablate(
         writer.writerow(Figure._fields)
         writer.writerows(found)
     log.info("\n%s", table(found, ablations.false_accepts))
+
+
+def in_playback(found: Candidates, development: Development) -> Candidates:
+    """Return the candidates `found` while the device plays what `development` has for that."""
+    windows = [
+        augment.quantize_int16(development.playing(window.astype(np.float32), 0.0))
+        for window in found.windows
+    ]
+    return replace(found, windows=np.array(windows, np.int16).reshape(found.windows.shape))
 
 
 @torch.no_grad()
@@ -182,7 +200,7 @@ def figures(work: Path, ablations: AblateCheckerSettings) -> Iterator[Figure]:
             yield Figure(name, seed, "", "parameters", report["parameters"])
     allowed = ablations.false_accepts
     first = next(iter(done.values()))
-    for split in SPLITS:
+    for split in MEASURED:
         base = [report[split] for report in first if split in report]
         if not base:
             continue
@@ -202,7 +220,7 @@ def figures(work: Path, ablations: AblateCheckerSettings) -> Iterator[Figure]:
 def table(found: Sequence[Figure], false_accepts: int) -> str:
     """Return Markdown: a line for each row of `found`, the means over its seeds; ± gives the
     distance of the farthest seed from the mean."""
-    splits = [split for split in SPLITS if any(figure.split == split for figure in found)]
+    splits = [split for split in MEASURED if any(figure.split == split for figure in found)]
     head = ["", "parameters"]
     for split in splits:
         head += [

@@ -194,7 +194,8 @@ def gather(data: TrainingData, filters: np.ndarray, out: Path, settings: VoicesS
             bels.append(network.bels(at_level / 32768).numpy().astype(np.float16))
             frames += [len(np.trim_zeros(samples, "f")) // HOP for samples in spoken]
             if teacher is not None:
-                vectors += list(teacher.windows([np.trim_zeros(samples) for samples in clean]))
+                alone = [_spoken(x) for x in at_peak(torch.from_numpy(np.stack(clean))).numpy()]
+                vectors += list(teacher.windows([np.trim_zeros(x, "f") for x in alone]))
         keep(
             path,
             np.concatenate(bels),
@@ -322,9 +323,9 @@ def train(filters: np.ndarray, out: Path, settings: VoicesSettings) -> VoiceNetw
         network = VoiceNetwork(filters.shape[1], width=settings.width)
         network.hear_by(filters)
         if settings.teacher:
-            network.begin_as(Voice().network())
-        model = _Learner(network, found.common(), settings).to(here.device)
-        parts: dict[str, nn.Module] = {"voice": network, "project": model.project}
+            network.begin_as(Voice().network(), found.common())
+        model = _Learner(network, settings).to(here.device)
+        parts: dict[str, nn.Module] = {"voice": network}
         loop = Loop(
             out,
             parts,
@@ -353,14 +354,9 @@ def train(filters: np.ndarray, out: Path, settings: VoicesSettings) -> VoiceNetw
 class _Learner(nn.Module):
     """The network with what it learns by."""
 
-    def __init__(self, network: VoiceNetwork, common: np.ndarray, settings: VoicesSettings) -> None:
-        """`common` is what the teacher says of everybody, of no length without one."""
+    def __init__(self, network: VoiceNetwork, settings: VoicesSettings) -> None:
         super().__init__()
         self.network = network
-        self.project = nn.Linear(network.dim, max(len(common), 1))
-        if len(common) == network.dim:  # what Resemblyzer says, without what is common
-            nn.init.eye_(self.project.weight)
-            self.project.bias = nn.Parameter(-torch.from_numpy(common))
         self.settings = settings
 
     def forward(self, batch: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -378,7 +374,7 @@ class _Learner(nn.Module):
         loss = settings.contrast * contrast
         figures = {"same": (likeness.argmax(1) == same).float().mean()}
         if settings.teacher:
-            cosine = F.cosine_similarity(self.project(vectors), batch.target)
+            cosine = F.cosine_similarity(vectors, batch.target)
             loss = loss + settings.teacher * (1 - cosine).mean()
             figures["teacher"] = cosine.detach().mean()
         return loss, figures
