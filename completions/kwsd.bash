@@ -221,8 +221,9 @@ _kwsd_command() {
         many='--negatives'
         ;;
     'kwsd bench words')
-        options='-h --help -v --verbose --json --markdown --shots --seeds --words --most --together'
+        options='-h --help -v --verbose --json --markdown --shots --seeds --words --most --together --negatives'
         single='--json --markdown --shots --seeds --words --most'
+        many='--negatives'
         ;;
     'kwsd bench soak')
         options='-h --help -v --verbose --json --markdown --hours'
@@ -461,6 +462,7 @@ _kwsd_value() {
     'kwsd bench accuracy 0') kind=folders ;;
     'kwsd bench words --json') kind=files ;;
     'kwsd bench words --markdown') kind=files ;;
+    'kwsd bench words --negatives') kind=folders ;;
     'kwsd bench words 0') kind=folders ;;
     'kwsd bench soak --json') kind=files ;;
     'kwsd bench soak --markdown') kind=files ;;

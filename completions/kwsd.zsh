@@ -820,6 +820,7 @@ _kwsd_bench_words() {
         '--words[add only these; they are tried against the others all the same]:A,B: ' \
         '--most[recordings of each word that are used (default 200)]:N: ' \
         '--together[also add all of them to one device, and say which of them wakes]' \
+        '--negatives[recordings of other speech, in which false accepts are counted; a word that NAME.txt beside NAME.flac contains is not tried there]:*-*:DIR:_files -/' \
         '1:DIR:_files -/'
 }
 

@@ -242,6 +242,14 @@ def test_added_words_are_measured_on_a_folder(tmp_path: Path) -> None:
     out = tmp_path / "words.json"
     folder = str(tmp_path / "words")
     options = ["--words", "hey_banana", "--shots", "0,3", "--seeds", "1"]
+    talk = say("hey banana. I said, hey banana! hey banana", "en-us")
+    for name in ("spoken/a", "unknown/b", "unknown/c"):
+        _write(tmp_path / f"{name}.wav", talk)
+    (tmp_path / "spoken" / "a.txt").write_text("Hey, Banana: he said it.", encoding="utf-8")
+    (tmp_path / "unknown" / "x.trans.txt").write_text("a HEY BANANA\nc I SAID HEY BANANA\n")
+    markdown = tmp_path / "words.md"
+    options += ["--markdown", str(markdown), "--negatives"]
+    options += [str(tmp_path / "spoken"), str(tmp_path / "unknown")]
     assert bench("words", folder, *options, "--json", str(out)) == 0
     found = json.loads(out.read_text(encoding="utf-8"))
     assert [(r["word"], r["shots"], r["tried"], r["others"]) for r in found["runs"]] == [
@@ -254,6 +262,12 @@ def test_added_words_are_measured_on_a_folder(tmp_path: Path) -> None:
         for k in ("hits", "hits_at_threshold", "false_accepts_at_threshold", "left_out_misses")
     )
     assert found["runs"][1]["hits"] >= 0.5
+    hours = len(talk) / RATE / 3600  # of the one of which nobody says that it says the word
+    assert [r["negatives_hours"] for r in found["runs"]] == pytest.approx([hours, hours])
+    assert 1 <= found["runs"][1]["false_accepts"] <= 3
+    assert all(r["promised_per_hour"] > 0 for r in found["runs"])
+    assert "an hour (95 % of counting)" in markdown.read_text(encoding="utf-8")
+    options = options[: options.index("--markdown")]
     with pytest.raises(AudioFileError, match="usable takes of 5 speakers; 6 shots"):
         bench("words", folder, "--words", "hey_banana", "--shots", "6", "--seeds", "1")
     with pytest.raises(AudioFileError, match="no recording of 'apple'"):

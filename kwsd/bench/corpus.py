@@ -8,7 +8,8 @@ Two layouts are read as they are published:
 
 Any other folder of folders is read like the first: the folder's name is the word, what precedes
 `_nohash_` the speaker. Folders of audio without labels (LibriSpeech, a recording of the room) are
-negatives: `--negatives DIR`.
+negatives: `--negatives DIR`. What is said in them is known from `NAME.txt` beside `NAME.flac`, or,
+as LibriSpeech has it, from the lines `NAME TEXT` of a `*.trans.txt`.
 """
 
 from __future__ import annotations
@@ -44,6 +45,19 @@ def audio_under(folder: Path) -> list[Path]:
     if not found:
         raise AudioFileError(f"{folder}: holds no recording ({', '.join(SUFFIXES)})")
     return found
+
+
+def transcript(path: Path) -> str:
+    """Return what is said in a recording; empty where no file beside it says that."""
+    beside = path.with_suffix(".txt")
+    if beside.is_file():
+        return beside.read_text(encoding="utf-8")
+    for listing in path.parent.glob("*.trans.txt"):
+        for line in listing.read_text(encoding="utf-8").splitlines():
+            name, _, text = line.partition(" ")
+            if name == path.stem:
+                return text
+    return ""
 
 
 def labeled(folder: Path) -> list[LabeledRecording]:

@@ -11,6 +11,7 @@ from kwsd.bench.scenes import SCENES
 from kwsd.bench.soak import SoakReport
 from kwsd.bench.speaker_encoders import UTTERANCE_S
 from kwsd.bench.words import TogetherRun, WordRun, WordsReport
+from kwsd.metrics import poisson_interval
 
 REFERENCE = "pymicro-wakeword"
 """The engine that the others are compared with, where it was measured; else the first one."""
@@ -193,6 +194,7 @@ def words_markdown(report: WordsReport) -> str:
     )
     header = ["word", *(f"{count} shots" for count in report["shots"])]
     parts = [text, table(header, rows), *_stages(runs, report["shots"])]
+    parts += _negatives(runs, report["shots"])
     parts += _together(report.get("together", []), report["shots"])
     return _join("## Added words", report["circumstances"], parts)
 
@@ -213,6 +215,27 @@ def _stages(runs: Sequence[WordRun], shots: Sequence[int]) -> list[str]:
             rows.append([str(count), *cells, f"{checks:.0f}"])
     header = ["shots", "candidates %", "of these hits %", "others checked %", "checks an hour"]
     return [table(header, rows)] if rows else []
+
+
+def _negatives(runs: Sequence[WordRun], shots: Sequence[int]) -> list[str]:
+    """Return a table of the false accepts in other speech; nothing where none was heard."""
+    rows = []
+    for count in shots:
+        same = [run for run in runs if run["shots"] == count and "negatives_hours" in run]
+        if same:
+            hours = sum(run["negatives_hours"] for run in same)
+            woken = sum(run["false_accepts"] for run in same)
+            low, high = poisson_interval(woken, hours)
+            promised = sum(run["promised_per_hour"] for run in same) / len(same)
+            found = f"{woken / hours:.2f} ({low:.2f} to {high:.2f})"
+            rows.append(
+                [str(count), f"{hours / len(same):.2f}", str(woken), found, f"{promised:.2f}"]
+            )
+    if not rows:
+        return []
+    text = "False accepts of a word at its own threshold, in recordings that do not say it."
+    header = ["shots", "hours", "woken, all runs", "an hour (95 % of counting)", "promised"]
+    return [text, table(header, rows)]
 
 
 def _together(runs: Sequence[TogetherRun], shots: Sequence[int]) -> list[str]:

@@ -6,12 +6,15 @@ the recordings of the speakers that are left, and on all recordings of the other
 those over the score that 1 % of the others reach; 0 shots are synthetic voices alone. The errors
 at the word's own threshold are reported as well. Where the checker knows words, it hears them too,
 and the recall of the candidates and that of the decision about them are told apart. Together, all
-words are added to one device, and of those that a recording wakes the best counts.
+words are added to one device, and of those that a recording wakes the best counts. Negatives are
+recordings of whatever else is said; there, false accepts are counted beside those that `kwsd word
+add` promises.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NotRequired, TypedDict
@@ -19,15 +22,17 @@ from typing import NotRequired, TypedDict
 import numpy as np
 
 from kwsd.audio.files import AudioFileError, read_all
+from kwsd.audio.format import SAMPLE_RATE
 from kwsd.audio.high_pass import HighPass
 from kwsd.bench.circumstances import Circumstances
-from kwsd.bench.corpus import LabeledRecording, check_words, labeled
+from kwsd.bench.corpus import LabeledRecording, audio_under, check_words, labeled, transcript
 from kwsd.bench.scenes import between_silence
 from kwsd.client.words import from_text
 from kwsd.detect.contest import Level
 from kwsd.learn.few_shot import WordTrainer
 from kwsd.learn.takes import TakeRejected
 from kwsd.learn.word_takes import HeardStream, WordTake
+from kwsd.metrics import false_accept_peaks
 from kwsd.model import bundle as bundles
 from kwsd.model.manifest import CHECKED_FLOOR
 from kwsd.state.words import AddedWord
@@ -53,6 +58,12 @@ class WordRun(TypedDict):
     """The word's own threshold."""
     hits_at_threshold: float
     false_accepts_at_threshold: float
+    promised_per_hour: float
+    """The false accepts of continuous speech that were expected of it when it was made."""
+    negatives_hours: NotRequired[float]
+    """Hours of the negatives in which it is not said."""
+    false_accepts: NotRequired[int]
+    """How often it woke in these."""
     left_out_misses: float
     """Share of its takes that a detector made from the others misses."""
     candidates: NotRequired[float]
@@ -148,6 +159,25 @@ class _EncodedRecordings:
         return self._takes[n]
 
 
+class _Negative:
+    """A recording of other speech, encoded once."""
+
+    def __init__(self, path: Path, trainer: WordTrainer) -> None:
+        samples = read_all(path)
+        self.heard = HeardStream(trainer.encoder, HighPass().step(samples))
+        self.hours = len(samples) / SAMPLE_RATE / 3600
+        self._text = f" {_plain(transcript(path))} "
+
+    def says(self, word: str) -> bool:
+        """Return whether its transcript has `word`."""
+        return f" {_plain(word)} " in self._text
+
+
+def _plain(text: str) -> str:
+    """Return the words of a text, apart by one space each."""
+    return " ".join(re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.casefold()))
+
+
 def words(
     folder: Path,
     shots: Sequence[int],
@@ -156,12 +186,13 @@ def words(
     most: int,
     *,
     together: bool = False,
+    negatives: Sequence[Path] = (),
 ) -> WordsReport:
     """Return the report on the labeled recordings in `folder`.
 
     `shots` are numbers of takes, `seeds` the draws of takes for each; `only` these words are added,
     and `most` recordings of each word are used. With `together`, all of them are also added to one
-    device. Raises AudioFileError.
+    device. `negatives` are folders of recordings of other speech. Raises AudioFileError.
     """
     found: dict[str, list[LabeledRecording]] = {}
     for recording in labeled(folder):
@@ -175,11 +206,12 @@ def words(
     bundle = bundles.load()
     trainer = WordTrainer(bundle, checker=bundle.checkers.get("small"))
     recordings = _EncodedRecordings(folder, chosen, trainer)
+    others = [_Negative(path, trainer) for below in negatives for path in audio_under(below)]
     runs: list[WordRun] = []
     for word in wanted:
         for count in shots:
             draws = range(seeds if count else 1)  # synthetic voices are always the same
-            same = [_run(trainer, recordings, word, count, seed) for seed in draws]
+            same = [_run(trainer, recordings, word, count, seed, others) for seed in draws]
             hits = 100 * np.mean([run["hits"] for run in same])
             log.info("%s, %d shots: %.1f %% hits at 1 %% false accepts", word, count, hits)
             runs += same
@@ -206,8 +238,10 @@ def _run(
     word: str,
     count: int,
     seed: int,
+    negatives: Sequence[_Negative],
 ) -> WordRun:
-    """Make `word` from `count` takes, and try it on the recordings. Raises AudioFileError."""
+    """Make `word` from `count` takes, and try it on the recordings and on the `negatives`. Raises
+    AudioFileError."""
     shots, speakers = recordings.shots(word, count, seed)
     made, quality = trainer.make(word, shots)
     made = made.heard_with(trainer.word_id)
@@ -226,8 +260,14 @@ def _run(
         "threshold": made.threshold,
         "hits_at_threshold": float((tried >= made.threshold).mean()),
         "false_accepts_at_threshold": float((others >= made.threshold).mean()),
+        "promised_per_hour": quality.false_accepts_per_hour,
         "left_out_misses": quality.missed / quality.takes,
     }
+    without = [negative for negative in negatives if not negative.says(word)]
+    if without:
+        peaks = [false_accept_peaks(trainer.stream_scores(made, one.heard)) for one in without]
+        run["negatives_hours"] = sum(negative.hours for negative in without)
+        run["false_accepts"] = sum(peak >= made.threshold for found in peaks for peak in found)
     if quality.candidates:
         is_candidate = tried >= CHECKED_FLOOR
         run["candidates"] = float(is_candidate.mean())

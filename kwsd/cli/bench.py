@@ -137,6 +137,7 @@ def _measure(arguments: argparse.Namespace, engines: list[str]) -> tuple[Report,
                 arguments.words,
                 arguments.most,
                 together=arguments.together,
+                negatives=arguments.negatives,
             )
             added["circumstances"] = circumstances()
             return added, report.words_markdown(added)
@@ -232,6 +233,15 @@ def _add_words(parser: argparse.ArgumentParser) -> None:
         "--together",
         action="store_true",
         help="also add all of them to one device, and say which of them wakes",
+    )
+    parser.add_argument(
+        "--negatives",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="recordings of other speech, in which false accepts are counted; a word that NAME.txt "
+        "beside NAME.flac contains is not tried there",
     )
 
 
