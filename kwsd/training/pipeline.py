@@ -201,7 +201,7 @@ def checker(
     held_back = data.validation()
     validating = None if held_back is None else folder / candidates.VALIDATION
     if "distill" in names:
-        checker_distillation.train(data, teacher, distilled, chosen.distill)
+        checker_distillation.train(data, teacher, distilled, chosen.distill, models)
     if "candidates" in names:
         for development, out in found.items():
             candidates.gather(data, models, out, chosen.candidates, development=development)

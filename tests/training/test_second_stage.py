@@ -43,7 +43,7 @@ from kwsd.training.data.windows import (
 )
 from kwsd.training.models.checker import SpokenHead
 from kwsd.training.models.checkpoint import load as checkpoint_of
-from kwsd.training.models.transformer import Transformer
+from kwsd.training.models.transformer import MelStem, Transformer
 from kwsd.training.models.voice_network import VoiceNetwork
 from kwsd.training.settings.catalog import default_words
 from kwsd.training.stages.checker import candidates, export, objectives, tune, voices
@@ -330,7 +330,34 @@ class Loudness:
     def windows(self, spoken: Sequence[np.ndarray]) -> np.ndarray:
         assert all(samples[0] and samples[-1] for samples in spoken), "no silence is asked about"
         levels = [[part.std() for part in np.array_split(samples, 3)] for samples in spoken]
-        return np.array(levels) / np.linalg.norm(levels, axis=1, keepdims=True)
+        said = np.resize(levels, (VoiceNetwork().dim // 3 + 1, *np.shape(levels)))
+        vectors = np.concatenate(list(said), axis=1)[:, : VoiceNetwork().dim]
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def begin_with_bundle(family: str, work: Path, arguments: list[str | Path]) -> None:
+    """The encoder that a bundle has is distilled on, elsewhere, from what it was."""
+    other = work / "other"
+    other.mkdir()
+    for store in work.glob("*/audio.npy"):
+        (other / store.parent.name).symlink_to(store.parent)
+    again = [*arguments, "--only", "distill", "--work", other, "--set", "distill.start=bundle"]
+    if family != "whisper":
+        with pytest.raises(ConfigError, match="holds no thin copy of this teacher's encoder"):
+            train(*again)
+        return
+    assert train(*again, "--set", "distill.rate=0") == 0
+    begun, tuned = (
+        checkpoint_of(path / "checker" / name, "encoder", Transformer)
+        for path, name in ((other, "distilled.pt"), (work, "tuned.pt"))
+    )
+    assert isinstance(begun.stem, MelStem)
+    assert isinstance(tuned.stem, MelStem)
+    frames = begun.stem.positions.shape[0]
+    held = tuned.state_dict() | {"stem.positions": tuned.stem.positions[:frames]}
+    for name, weight in begun.state_dict().items():
+        step = (held[name].amax() - held[name].amin()) / 127
+        assert (weight - held[name]).abs().amax() <= 0.51 * step + 1e-6, name
 
 
 @pytest.mark.parametrize("family", ["hubert", "wav2vec2", "wavlm", "whisper"])
@@ -397,6 +424,7 @@ def test_any_teacher_to_one_checked_candidate(
     before = [path.read_bytes() for path in trained]
     assert train(*arguments, "--only", "distill,tune,words") == 0
     assert [path.read_bytes() for path in trained] == before, "a finished run is left alone"
+    begin_with_bundle(family, tmp_path, arguments)
 
     # A network of voices is put beside the head that was tuned, and all else stays.
     parameters = manifest["parameters"]
@@ -424,7 +452,7 @@ def test_any_teacher_to_one_checked_candidate(
     both = np.concatenate([np.sqrt(0.7) * tuned_voice[0], np.sqrt(0.3) * expected])
     assert graph.voice(spoken) == pytest.approx(both, abs=0.02)  # by 8 bit
     asked = np.load(tmp_path / "voices" / "000.npz")
-    assert asked["teacher"].shape == (70, 3)
+    assert asked["teacher"].shape == (70, VoiceNetwork().dim)
     assert len(np.unique(asked["teacher"], axis=0)) > 50
     without = [*arguments, "--set", "teacher=0"]
     with pytest.raises(ConfigError, match=r"made otherwise \(teacher\)"):

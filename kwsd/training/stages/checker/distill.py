@@ -1,5 +1,5 @@
-"""A student of a pretrained transformer: thinned from it or fresh, then distilled on all audio at
-hand.
+"""A student of a pretrained transformer: thinned from it, fresh, or the one that ships, then
+distilled on all audio at hand.
 
 The teacher hears the clean window, the student what a microphone in a room hears of it (as in
 RobustDistiller, Guimarães et al. 2023, arXiv 2302.09437). What is learned is in
@@ -18,12 +18,15 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from kwsd.config import ConfigError
+from kwsd.model import bundle as bundles
 from kwsd.training.data.loading import load
 from kwsd.training.data.training_data import TrainingData
 from kwsd.training.data.windows import REMEMBERED, WINDOW_SAMPLES, Draw, WindowPair, Windows
 from kwsd.training.loop import Devices, Group, Loop, LoopSettings, devices
 from kwsd.training.models import checkpoint
 from kwsd.training.models.pretrained import Pretrained, load_pretrained
+from kwsd.training.models.restored import restored
 from kwsd.training.models.thinning import thin
 from kwsd.training.models.transformer import MelStem, Transformer
 from kwsd.training.models.voice_network import mel_filters
@@ -74,9 +77,9 @@ class DistillCheckerSettings(Settings, frozen=True):
     """Of `layers`, the one that is divided into them."""
     projection_rate: float = 2e-3
     """Of what is trained beside the student, and discarded after."""
-    start: Literal["thin", "fresh"] = "thin"
+    start: Literal["thin", "fresh", "bundle"] = "thin"
     """`thin`: the teacher's blocks with fewer heads and hidden units; `fresh`: a random transformer
-    over log-mel of `blocks` and `dim`."""
+    over log-mel of `blocks` and `dim`; `bundle`: the encoder of the bundle's checker."""
     dim: int = 192
     blocks: int = 3
     views: int = 3
@@ -214,17 +217,24 @@ class Distiller(nn.Module):
         return total, {"loss": total.detach(), **figures}
 
 
-def train(data: TrainingData, teacher: str, out: Path, settings: DistillCheckerSettings) -> None:
-    """Make a student of the transformer `teacher` into `out` beside `.thin.pt` or `.fresh.pt`, and
-    distill it through the checkpoint `out`, which holds the student `encoder`. Raises
-    TeacherError."""
+def train(
+    data: TrainingData,
+    teacher: str,
+    out: Path,
+    settings: DistillCheckerSettings,
+    bundle: Path | None = None,
+) -> None:
+    """Make a student of the transformer `teacher` into `out` beside `.thin.pt` (`.fresh.pt`, or
+    that of the `bundle` into `.bundle.pt`), and distill it through the checkpoint `out`, which
+    holds the student `encoder`. Raises TeacherError, BundleError, and ConfigError where there is no
+    such student in the bundle."""
     with devices() as here:
         torch.manual_seed(settings.seed)
         known = load_pretrained(teacher)
         whole = known.network
         start = out.with_suffix(f".{settings.start}.pt")
         if not start.exists():
-            _begin(whole, data, start, settings)
+            _begin(whole, data, start, settings, bundle)
         for part in (whole, known.quantizer):
             if part is not None:
                 part.to(here.device)
@@ -316,12 +326,18 @@ def _clean(data: TrainingData, settings: DistillCheckerSettings) -> Tensor:
 
 
 def _begin(
-    whole: Transformer, data: TrainingData, out: Path, settings: DistillCheckerSettings
+    whole: Transformer,
+    data: TrainingData,
+    out: Path,
+    settings: DistillCheckerSettings,
+    bundle: Path | None,
 ) -> None:
     """Write the student as it begins, and the statistics of the layers that are compared."""
     inputs = whole.inputs(_clean(data, settings))
     if settings.start == "thin":
         student = thin(whole, inputs, settings.heads, settings.hidden)
+    elif settings.start == "bundle":
+        student = _shipped(bundle, whole)
     else:
         student = _fresh(whole, settings)
     compare = Standardized.between(settings.layers, whole, student)
@@ -332,6 +348,17 @@ def _begin(
     share = own / whole.parameters_used(frames)
     log.info("the student has %.2f M parameters, %.1f %% of its teacher's", own / 1e6, 100 * share)
     checkpoint.save(out, encoder=student, compare=compare)
+
+
+def _shipped(bundle: Path | None, whole: Transformer) -> Transformer:
+    """Return the encoder of the small checker in the folder `bundle`, a student of `whole`."""
+    shipped = bundles.load(bundle) if bundle else None
+    checker = shipped.checkers.get("small") if shipped else None
+    if shipped is None or checker is None:
+        raise ConfigError(
+            f"distill.start=bundle: {bundle or 'this stage'} has no checker to begin with"
+        )
+    return restored(shipped.file(checker.file), whole)
 
 
 def _fresh(whole: Transformer, settings: DistillCheckerSettings) -> Transformer:

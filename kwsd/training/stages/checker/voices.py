@@ -195,7 +195,7 @@ def gather(data: TrainingData, filters: np.ndarray, out: Path, settings: VoicesS
             frames += [len(np.trim_zeros(samples, "f")) // HOP for samples in spoken]
             if teacher is not None:
                 alone = [_spoken(x) for x in at_peak(torch.from_numpy(np.stack(clean))).numpy()]
-                vectors += list(teacher.windows([np.trim_zeros(x, "f") for x in alone]))
+                vectors += list(teacher.windows([np.trim_zeros(x) for x in alone]))
         keep(
             path,
             np.concatenate(bels),
