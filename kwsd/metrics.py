@@ -31,6 +31,12 @@ MIN_PEAK = 0.01
 """Scores below it are no peaks."""
 MOST_AN_HOUR = 3600.0
 """No more false accepts fit into an hour."""
+SPEECH_S = (0.24, 2.0)
+"""Bounds of the seconds of speech in a voice."""
+WORD_SPEECH_S = 0.6
+"""What a wake word has of them: scores of a voice of unknown length are those of such a one."""
+NEAREST = 50
+"""Voices of a cohort that are near enough to normalize a score by, where one is measured anew."""
 
 
 def false_accept_peaks(scores: np.ndarray, merge_chunks: int = MERGE_CHUNKS) -> list[float]:
@@ -325,6 +331,15 @@ def as_norm(
     return np.asarray((by_take + (plain - mean) / spread) / 2)
 
 
+def length_evidence(seconds: np.ndarray | float) -> np.ndarray:
+    """Return the natural logarithm of the `seconds` of speech in a voice, over those of a word.
+
+    Whoever speaks for longer is nearer to everybody in a normalized score; a calibration that knows
+    the length takes that away (quality measures, Mandasari et al. 2013). Beyond `SPEECH_S` nothing
+    more is known."""
+    return np.log(np.clip(seconds, *SPEECH_S) / WORD_SPEECH_S)
+
+
 def _cosines(voices: np.ndarray, cohort: np.ndarray) -> np.ndarray:
     """Return the cosines `[voice, cohort]` of voices of unit length and a cohort, which may have
     one byte a number: it is never whole in floating point."""
@@ -344,26 +359,45 @@ def logistic_calibration(
     The probability is `1 / (1 + exp(-(slope score + offset)))` at even prior odds (Brümmer and du
     Preez 2006): logistic regression by Newton's method, either kind of trial weighing one half.
     """
-    score = np.concatenate([target, impostor])
-    is_target = np.concatenate([np.ones(len(target)), np.zeros(len(impostor))])
-    weight = np.where(is_target == 1, 0.5 / len(target), 0.5 / len(impostor))
-    design = np.stack([score, np.ones(len(score))], axis=1)
-    found = np.zeros(2)
+    slope, offset = _logistic([(target[:, None], impostor[:, None])], rounds)
+    return float(slope), float(offset)
+
+
+def length_slope(trials: Sequence[tuple[np.ndarray, np.ndarray]], rounds: int = 100) -> float:
+    """Return by how much a score rises with `length_evidence` where the odds stay the same.
+
+    `trials` are those of each corpus, targets and impostors `[trial, 2]`: score and evidence. It is
+    the ratio of the weights of a logistic regression in which all corpora weigh alike, and in each
+    of them either kind of trial; of corpora of words alone, sentences would be unknown."""
+    score, evidence, _ = _logistic(trials, rounds)
+    return float(-evidence / score)
+
+
+def _logistic(trials: Sequence[tuple[np.ndarray, np.ndarray]], rounds: int) -> np.ndarray:
+    """Return the weights `[feature + 1]` of features of targets and impostors, `[trial, feature]`
+    each, and the offset; by Newton's method, either kind weighing one half of each pair."""
+    kinds = [(kind, 1.0 - n) for pair in trials for n, kind in enumerate(pair)]
+    design = np.concatenate([kind for kind, _ in kinds])
+    design = np.concatenate([design, np.ones((len(design), 1))], axis=1)
+    is_target = np.concatenate([np.full(len(kind), label) for kind, label in kinds])
+    weight = np.concatenate([np.full(len(kind), 1 / len(kind)) for kind, _ in kinds]) / len(kinds)
+    found = np.zeros(design.shape[1])
     for _ in range(rounds):
         probability = 1 / (1 + np.exp(-(design @ found)))
         spread = (weight * probability * (1 - probability))[:, None]
-        curvature = design.T @ (design * spread) + 1e-9 * np.eye(2)
+        curvature = design.T @ (design * spread) + 1e-9 * np.eye(len(found))
         step = np.linalg.solve(curvature, design.T @ (weight * (is_target - probability)))
         found += step * min(1.0, 5 / max(np.abs(step).max(), 1e-9))
         if np.abs(step).max() < 1e-8:
             break
-    return float(found[0]), float(found[1])
+    return found
 
 
 def verification_trials(people: list[np.ndarray], scorer: Scorer = cosine) -> tuple[Trials, Trials]:
     """Return the trials of one take against one, and of the mean of five against one.
 
-    `people`: embeddings `[take, dim]` of unit length, at least six takes each.
+    `people`: embeddings `[take, dim]` of unit length, at least six takes each. Those of five are in
+    the order of the people, and of each person's takes from the sixth on.
     """
     fives = [person[:5].mean(axis=0) for person in people]
     means = np.stack([five / np.linalg.norm(five) for five in fives])

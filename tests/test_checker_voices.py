@@ -28,7 +28,7 @@ from kwsd.detect.speaker_id import SpeakerScorer, best_match, read_cohort
 from kwsd.events import Wake
 from kwsd.learn.enrollment import Enrollment
 from kwsd.learn.thresholds import speaker_trials
-from kwsd.metrics import joined
+from kwsd.metrics import as_norm, joined
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import MANIFEST, Bundle, BundleError
 from kwsd.model.runtime import CheckerGraph, Runtime
@@ -219,8 +219,6 @@ def test_voices_are_compared_by_the_parts_that_both_have(
 
 
 def test_joined_scores_are_those_of_their_own_cohort(checked: Bundle, ann: Voiceprint) -> None:
-    from kwsd.metrics import as_norm
-
     joins = checked.checkers["small"]
     assert joins.voices is not None
     person = ann.joined(joins.voice_id, 0.5)
@@ -230,6 +228,32 @@ def test_joined_scores_are_those_of_their_own_cohort(checked: Bundle, ann: Voice
     expected = 1 / (1 + np.exp(-logits))
     found = SpeakerScorer(checked, joins)(strangers, person.mean[None])
     assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_long_take_has_to_resemble_more(checked: Bundle, ann: Voiceprint) -> None:
+    """What a score gains by length alone, in the joined space alone, is taken from its logit."""
+    joins = checked.checkers["small"]
+    assert joins.voices is not None
+    known = joins.voices.calibration._replace(length=1.5, nearest=100)
+    longer = with_(joins, voices=with_(joins.voices, calibration=known))
+    scorer = SpeakerScorer(checked, longer)
+    person = ann.joined(joins.voice_id, 0.5)
+    strangers = read_cohort(checked, "strangers", joins.voices.cohort)
+    cohort = read_cohort(checked, "cohort", joins.voices.cohort)
+
+    def logits(speech_s: float) -> np.ndarray:
+        scores = scorer.of(speech_s)(strangers, person.mean[None])
+        return np.asarray(np.log(scores / (1 - scores)))
+
+    normalized = as_norm(strangers, person.mean[None], cohort, 100)
+    near = np.abs(normalized[:, 0]) < 5  # a score of 1 - 1e-9 is not told from 1
+    assert near.any()
+    strangers, normalized = strangers[near], normalized[near]
+    word = known.slope * normalized + known.offset
+    assert logits(0.6) == pytest.approx(word, abs=1e-3)
+    assert logits(1.2) == pytest.approx(word - known.slope * 1.5 * np.log(2), abs=1e-3)
+    match = best_match(strangers[0], {"ann": person}, 0.5, scorer.of(1.2))
+    assert match.score == pytest.approx(1 / (1 + np.exp(-logits(1.2)[0, 0])), abs=1e-4)
 
 
 def test_the_threshold_is_that_of_what_is_compared(

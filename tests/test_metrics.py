@@ -149,6 +149,24 @@ def test_calibrated_scores_are_probabilities() -> None:
     assert apart > 0
 
 
+def test_a_score_rises_with_the_length_of_a_take_by_what_was_put_in() -> None:
+    """In each corpus both kinds rise alike; the one of words is larger by far, and counts alike."""
+    rng = np.random.default_rng(1)
+    corpora = []
+    for length, trials in ((0.0, 4000), (0.9, 400)):
+        evidence = rng.normal(length, 0.3, trials)
+        noise = rng.normal(0, 1, (2, trials))
+        target, impostor = 4 + 1.3 * evidence + noise[0], 1.3 * evidence + noise[1]
+        corpora.append((np.stack([target, evidence], 1), np.stack([impostor, evidence], 1)))
+    assert metrics.length_slope(corpora) == pytest.approx(1.3, abs=0.15)
+
+
+def test_the_evidence_of_a_length_is_bounded() -> None:
+    assert metrics.length_evidence(metrics.WORD_SPEECH_S) == 0
+    found = metrics.length_evidence(np.array([0.0, 0.24, 1.2, 2.0, 60.0]))
+    assert found == pytest.approx(np.log([0.4, 0.4, 2.0, 10 / 3, 10 / 3]))
+
+
 def test_verification_by_another_scorer() -> None:
     people = [np.eye(4)[[n] * 6] for n in range(3)]
 

@@ -77,7 +77,9 @@ def test_a_detector_gives_the_voice_that_it_would_identify(
     assert same.speaker is None
     voice = elsewhere.voice(same.start, same.end)
     assert voice is not None
-    reply = identify(asked(bundle, voice[0], band=voice[1]), bundle, setup.speakers)
+    given = asked(bundle, voice.embedding, band=voice.band, speech_s=voice.speech_s)
+    assert 0.3 < voice.speech_s < 1
+    reply = identify(given, bundle, setup.speakers)
     assert reply.name == wake.speaker.name
 
 

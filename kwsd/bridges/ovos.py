@@ -206,9 +206,10 @@ class _Parts:
         """Return whether the voice in int16 `[sample]` is one that may wake it."""
         checker = self.runtime.checker(self.setup.checker)
         heard = np.concatenate([*high_passed([samples])]) if len(samples) else samples
-        embedding = Embedder(self.bundle, self.runtime, checker).embed([heard])
+        embedder = Embedder(self.bundle, self.runtime, checker)
+        voice = embedder.voice([heard])
         speakers = self.setup.speakers
-        match = None if embedding is None else speakers.match(embedding, band(heard))
+        match = voice and speakers.match(embedder.joined(voice), band(heard), voice.speech_s)
         return speakers.admits(match)
 
 

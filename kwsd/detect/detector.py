@@ -20,6 +20,7 @@ from kwsd.audio.ring import Ring
 from kwsd.audio.vad import VoiceGate
 from kwsd.detect.checker import REMEMBERED_CHUNKS, Checker
 from kwsd.detect.contest import Contest, Entry, Level, Outcome
+from kwsd.detect.embedder import HeardVoice, speech_s
 from kwsd.detect.loudness import Loudness
 from kwsd.detect.setup import DetectorSetup
 from kwsd.detect.trace import Step, Trace
@@ -29,7 +30,6 @@ from kwsd.events import Detection, Rejected, SpeakerMatch, Wake
 from kwsd.metrics import SCORE_DIGITS
 from kwsd.model.bundle import Bundle
 from kwsd.model.runtime import Frames, Runtime, State
-from kwsd.protocol.data import Band
 from kwsd.state.words import CONTEXT_FRAMES, AddedWord
 
 MIN_SPAN_CHUNKS = 10
@@ -361,10 +361,13 @@ class Detector:
         voice = self.voice(start, end)
         return voice and speakers.match(*voice)
 
-    def voice(self, start: int, end: int) -> tuple[np.ndarray, Band] | None:
-        """Return `embedding`, and the band of the audio."""
+    def voice(self, start: int, end: int) -> HeardVoice | None:
+        """Return the voice in samples `[start, end)`, of at least 0.8 s; None where it is gone."""
         span = self._voice_span(start, end)
-        return span and (self._embedding_of(*span), band(self._samples(*span, 0)))
+        if span is None:
+            return None
+        samples = self._samples(*span, 0)
+        return HeardVoice(self._embedding_of(*span), band(samples), speech_s(samples))
 
     def embedding(self, start: int, end: int) -> np.ndarray | None:
         """Return the speaker embedding `[dim]` of at least 0.8 s; None where it is gone."""

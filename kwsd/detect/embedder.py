@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kwsd.audio.format import CHUNK_SAMPLES, SAMPLE_RATE
 from kwsd.audio.log_mel import LogMel
 from kwsd.metrics import joined
 from kwsd.model.bundle import Bundle
 from kwsd.model.runtime import CheckerGraph, Runtime
+from kwsd.protocol.data import Band
 
 SEGMENT_CHUNKS = 50
 """Voiced chunks that the speaker head gets at once: 4 s."""
@@ -25,6 +27,19 @@ class Voice(NamedTuple):
     """The speaker head's."""
     checker: np.ndarray | None
     """The checker's; None without one."""
+    speech_s: float
+    """Seconds of the voiced chunks."""
+
+
+class HeardVoice(NamedTuple):
+    """A voice in a stream."""
+
+    embedding: np.ndarray
+    """float32 `[dim]` of unit length."""
+    band: Band
+    """Of the audio that it was heard in."""
+    speech_s: float
+    """Seconds of speech in that audio."""
 
 
 class Embedder:
@@ -54,8 +69,12 @@ class Embedder:
         of 4 s (windows of 2 s for the checker), whose embeddings are averaged by length.
         """
         voice = self.voice(blocks)
-        if voice is None or voice.checker is None or self._checker is None:
-            return voice and voice.head
+        return None if voice is None else self.joined(voice)
+
+    def joined(self, voice: Voice) -> np.ndarray:
+        """Return the parts of a voice as one embedding, float32 `[dim]` of unit length."""
+        if voice.checker is None or self._checker is None:
+            return voice.head
         return joined(voice.head, voice.checker, self._checker.model.voice_weight)
 
     def voice(self, blocks: Iterable[np.ndarray]) -> Voice | None:
@@ -68,12 +87,15 @@ class Embedder:
         if self._checker is not None:
             most = self._checker.model.samples // self.bundle.chunk_samples
             windows = _Segments(self._spoken, most, self._speaker.min_chunks)
+        spoken = 0
         for samples in _whole_chunks(blocks, self.bundle.chunk_samples, history):
             mel = front_end(samples[history - front_end.history_samples :])
             frames, state = self._encoder.step(mel, state)
             bands = self._speaker.fine(samples[history - self._speaker.history_samples :])
             chunks = samples[history:].astype(np.int16).reshape(-1, self.bundle.chunk_samples)
-            for k in np.flatnonzero(voiced(chunks)):
+            speech = np.flatnonzero(voiced(chunks))
+            spoken += len(speech)
+            for k in speech:
                 segments.add((frames.intermediate[k], frames.embedding[k], bands[k]))
                 if windows is not None:
                     windows.add((chunks[k],))
@@ -81,7 +103,7 @@ class Embedder:
         checker = windows.mean() if windows is not None else None
         if head is None or (windows is not None and checker is None):
             return None
-        return Voice(head, checker)
+        return Voice(head, checker, spoken * CHUNK_SAMPLES / SAMPLE_RATE)
 
     def _head(self, parts: tuple[np.ndarray, ...]) -> np.ndarray:
         return self._speaker(*parts)
@@ -125,6 +147,12 @@ class _Segments:
         self._total = self._total + len(self._chunks) * vector
         self._weight += len(self._chunks)
         self._chunks.clear()
+
+
+def speech_s(samples: np.ndarray) -> float:
+    """Return the seconds of the voiced chunks of int16 `[sample]`, in whole chunks."""
+    chunks = samples.reshape(-1, CHUNK_SAMPLES)
+    return np.count_nonzero(voiced(chunks)) * CHUNK_SAMPLES / SAMPLE_RATE
 
 
 def voiced(chunks: np.ndarray) -> np.ndarray:

@@ -79,10 +79,12 @@ class Recordings:
         if speakers.scorer is None:
             raise ValueError("nobody is enrolled")
         beginning = _Beginning(high_passed(self._blocks(path, progress)))
-        embedding = self.embedder().embed(beginning)
-        if embedding is None:
+        embedder = self.embedder()
+        voice = embedder.voice(beginning)
+        if voice is None:
             return None
-        return speakers.match(embedding, band(np.concatenate(beginning.kept)))
+        heard_in = band(np.concatenate(beginning.kept))
+        return speakers.match(embedder.joined(voice), heard_in, voice.speech_s)
 
     def embedder(self) -> Embedder:
         """Return what embeds voices as the setup asks for. Raises BundleError."""

@@ -88,14 +88,14 @@ class SpeakerSetup:
         joined = any(one.is_joined for one in every)
         return self.joins.voice_id if self.joins and joined else ""
 
-    def match(self, embedding: np.ndarray, band: Band) -> SpeakerMatch | None:
-        """Return whose voice `embedding [dim]` is, heard in this band.
+    def match(self, embedding: np.ndarray, band: Band, speech_s: float) -> SpeakerMatch | None:
+        """Return whose voice `embedding [dim]` is, of so much speech in this band.
 
-        None where nobody is enrolled, or the embedding is not finite.
-        """
+        None where nobody is enrolled, or it is not finite."""
         if self.scorer is None or not np.isfinite(embedding).all():
             return None
-        return best_match(embedding, self.voiceprints, self.threshold, self.scorer, band)
+        scorer = self.scorer.of(speech_s)
+        return best_match(embedding, self.voiceprints, self.threshold, scorer, band)
 
     def admits(self, speaker: SpeakerMatch | None) -> bool:
         """Return whether `speaker` may wake the detector."""

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from kwsd.bounded.npz import Kinds
 from kwsd.events import SpeakerMatch, SpeakerScore
-from kwsd.metrics import Scorer, as_norm
-from kwsd.model.bundle import COHORT, COHORT_ARRAYS, RESTORE, Bundle, BundleError, CheckerModel
+from kwsd.metrics import WORD_SPEECH_S, Scorer, as_norm, length_evidence
+from kwsd.model.bundle import (
+    COHORT,
+    COHORT_ARRAYS,
+    RESTORE,
+    Bundle,
+    BundleError,
+    CheckerModel,
+    VoiceCalibration,
+)
 from kwsd.protocol.data import Band
 from kwsd.state.voiceprints import Voiceprint
 
@@ -22,8 +31,9 @@ class SpeakerScorer:
     """The probability, 0 to 1, that two voices are one person's, at even prior odds.
 
     Cosines are normalized by a cohort (AS-norm, Matějka et al. 2017) and calibrated by logistic
-    regression, so that a threshold means the same for every voice. Voices are those of the speaker
-    head, or joined of its and a checker's. Two are compared by the parts that both have.
+    regression, so that a threshold means the same for every voice and every length of a take.
+    Voices are those of the speaker head, or joined of its and a checker's. Two are compared by the
+    parts that both have.
     """
 
     def __init__(self, bundle: Bundle, checker: CheckerModel | None = None) -> None:
@@ -38,19 +48,28 @@ class SpeakerScorer:
             cohort = _stored(bundle, "cohort", voices.cohort)
             self._joined = _Space(cohort, voices.calibration)
 
-    def __call__(self, takes: np.ndarray, references: np.ndarray) -> np.ndarray:
+    def of(self, speech_s: float) -> Scorer:
+        """Return the scores of takes of so many seconds of speech."""
+        return partial(self, speech_s=speech_s)
+
+    def __call__(
+        self, takes: np.ndarray, references: np.ndarray, speech_s: float = WORD_SPEECH_S
+    ) -> np.ndarray:
         """Return the scores `[take, reference]`.
 
-        `takes [take, dim]` and `references [reference, dim]` are of unit length.
+        `takes [take, dim]` and `references [reference, dim]` are of unit length; `speech_s` are the
+        seconds of speech in each take.
         """
         dim = min(takes.shape[1], references.shape[1])
         space = self._head
         if self._joined is not None and dim == self._joined.cohort.shape[1]:
             space = self._joined
-        slope, offset = space.calibration
+        known = space.calibration
         dim = space.cohort.shape[1]
-        normalized = as_norm(first_part(takes, dim), first_part(references, dim), space.cohort)
-        return np.asarray(1 / (1 + np.exp(-(slope * normalized + offset))))
+        takes, references = first_part(takes, dim), first_part(references, dim)
+        normalized = as_norm(takes, references, space.cohort, known.nearest)
+        normalized = normalized - known.length * length_evidence(speech_s)
+        return np.asarray(1 / (1 + np.exp(-(known.slope * normalized + known.offset))))
 
 
 class _Space(NamedTuple):
@@ -58,7 +77,7 @@ class _Space(NamedTuple):
 
     cohort: np.ndarray
     """int8 `[voice, dim]`, as it is stored."""
-    calibration: tuple[float, float]
+    calibration: VoiceCalibration
 
 
 def first_part(voices: np.ndarray, dim: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -98,6 +98,21 @@ class WordModel:
         return clean, noisy
 
 
+class VoiceCalibration(NamedTuple):
+    """How a score that is normalized by a cohort becomes a probability."""
+
+    slope: float
+    offset: float
+    nearest: int
+    """Voices of the cohort that it is normalized by."""
+    length: float
+    """What is taken from it for each `length_evidence` of the take."""
+
+    @classmethod
+    def of(cls, found: manifest.Speaker) -> VoiceCalibration:
+        return cls(found.slope, found.offset, found.nearest, found.length)
+
+
 @dataclass(frozen=True)
 class JoinedVoices:
     """What voices are scored by where the checker's embedding is joined to the speaker head's."""
@@ -105,8 +120,7 @@ class JoinedVoices:
     cohort: str
     """The file of the voices that they are scored against; arrays as in `COHORT`."""
     threshold: float
-    calibration: tuple[float, float]
-    """Slope and offset, as `Bundle.speaker_calibration`."""
+    calibration: VoiceCalibration
 
 
 @dataclass(frozen=True)
@@ -159,7 +173,7 @@ class Bundle:
     smoothing_chunks: int
     """Posteriors whose mean is a score."""
     speaker_threshold: float
-    speaker_calibration: tuple[float, float]
+    speaker_calibration: VoiceCalibration
     """Slope and offset that turn a normalized score into a probability."""
     front_end: LogMel = field(repr=False)
     """The encoder's front end."""
@@ -232,7 +246,7 @@ def load(path: Path | None = None) -> Bundle:
         receptive_chunks=found.receptive_chunks,
         smoothing_chunks=smoothing,
         speaker_threshold=found.speaker.threshold,
-        speaker_calibration=(found.speaker.slope, found.speaker.offset),
+        speaker_calibration=VoiceCalibration.of(found.speaker),
         front_end=read_front_end(path / FRONT_END),
         voice_front_end=read_front_end(path / VOICE_FRONT_END),
         hashes=hashes,
@@ -305,7 +319,7 @@ def _joined_voices(entry: manifest.Checker) -> JoinedVoices | None:
     if entry.cohort is None or entry.speaker is None:
         return None
     one = entry.speaker
-    return JoinedVoices(entry.cohort, one.threshold, (one.slope, one.offset))
+    return JoinedVoices(entry.cohort, one.threshold, VoiceCalibration.of(one))
 
 
 def _id(text: str) -> str:

@@ -52,6 +52,10 @@ class Speaker(Struct, frozen=True):
     threshold: float
     slope: float
     offset: float
+    nearest: Annotated[int, Meta(ge=1)] = 200
+    """Voices of the cohort that a score is normalized by."""
+    length: float = 0.0
+    """How much a normalized score rises with the logarithm of the seconds of speech."""
 
 
 class Fusion(Struct, frozen=True):

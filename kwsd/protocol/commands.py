@@ -184,6 +184,8 @@ class SpeakersIdentify(
     """Little-endian float32, of unit length."""
     band: Band = "unknown"
     """Of the audio that it was heard in."""
+    speech_s: Annotated[float, Meta(ge=0, le=3600)] = 0.6
+    """Seconds of speech in that audio: about a wake word's where they are not known."""
 
 
 class SpeakersHear(Request[replies.SpeakersHearReply], frozen=True, tag="speakers.hear"):

@@ -29,8 +29,8 @@ def hear(samples: np.ndarray, embedder: Embedder, speakers: SpeakerSetup) -> Spe
     """Return whose voice is in an utterance, int16 `[sample]`. Raises RequestError."""
     try:
         speech_dbfs, speech_s = check_take(samples, MIN_SPEECH_S)
-        voice = embedder.embed([samples])
-        match = None if voice is None else speakers.match(voice, band(samples))
+        voice = embedder.voice([samples])
+        match = voice and speakers.match(embedder.joined(voice), band(samples), voice.speech_s)
         if match is None:
             raise TakeRejected("too_short", "the take contains too little speech")
     except TakeRejected as error:
@@ -59,5 +59,5 @@ def identify(
         raise RequestError("bad_request", text)
     if not np.isfinite(voice).all() or abs(float(np.linalg.norm(voice)) - 1) > 0.01:
         raise RequestError("bad_request", "embedding: it is not of unit length")
-    match = speakers.match(voice, command.band)
+    match = speakers.match(voice, command.band, command.speech_s)
     return SpeakersIdentifyReply(name=match.name if match else None)

@@ -17,7 +17,7 @@ from kwsd.detect.detector import Detector
 from kwsd.detect.embedder import Embedder, voiced
 from kwsd.detect.setup import resolve
 from kwsd.detect.speaker_id import read_cohort
-from kwsd.metrics import Scorer, as_norm
+from kwsd.metrics import NEAREST, Scorer, as_norm
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import COHORT, read_front_end
 from kwsd.model.runtime import Runtime
@@ -71,7 +71,13 @@ class BundleRuntime:
 
     def embed(self, samples: np.ndarray) -> np.ndarray | None:
         """Return the speaker embedding `[dim]` of int16 `samples`; None where nobody speaks."""
-        return self._embedder.embed([HighPass().step(samples)])
+        heard = self.voice(samples)
+        return None if heard is None else heard[0]
+
+    def voice(self, samples: np.ndarray) -> tuple[np.ndarray, float] | None:
+        """Return the same, and the seconds of speech."""
+        voice = self._embedder.voice([HighPass().step(samples)])
+        return None if voice is None else (self._embedder.joined(voice), voice.speech_s)
 
     def checker_filters(self) -> np.ndarray | None:
         """Return the filters of the mel that the checker takes, float32 `[bin, band]`; None for a
@@ -99,11 +105,12 @@ class BundleRuntime:
         return frames.embedding
 
     def speaker_scorer(self) -> Scorer:
-        """Return how the device scores takes against references: cosines normalized by the bundle's
-        cohort (AS-norm). Raises BundleError where the bundle has no cohort."""
+        """Return how the device scores takes of a word's length against references: cosines
+        normalized by the `NEAREST` of the bundle's cohort (AS-norm). Raises BundleError where the
+        bundle has no cohort."""
         voices = self.checker and self.checker.voices
         cohort = read_cohort(self.bundle, "cohort", voices.cohort if voices else COHORT)
-        return lambda takes, references: as_norm(takes, references, cohort)
+        return lambda takes, references: as_norm(takes, references, cohort, NEAREST)
 
 
 def spoken_part(samples: np.ndarray) -> np.ndarray:

@@ -241,7 +241,7 @@ class BundleWriter:
         """Put measured thresholds and operating points into the manifest: those with a `checker`,
         or those without.
 
-        `speaker` holds threshold, slope and offset; None leaves what is there."""
+        `speaker` is a `manifest.Speaker`; None leaves what is there."""
         entry = self._manifest["checkers"][checker] if checker else self._manifest
         for word, measure in words.items():
             points = [

@@ -369,7 +369,7 @@ def evaluate(
     (work / f"{name}.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     if write:
         scale = report.get("speakers_all", {}).get("scale")
-        speakers = scale and {name: scale[name] for name in ("threshold", "slope", "offset")}
+        speakers = scale and {name: scale[name] for name in evaluation.SPEAKER_SCALE}
         if size is not None and not runtime.joins_voices:
             speakers = None  # they are what they are without a checker
         with BundleWriter(models) as writer:

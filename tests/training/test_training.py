@@ -89,8 +89,9 @@ def test_the_backend_finds_what_tells_people_apart() -> None:
 def test_trials_over_people() -> None:
     rng = np.random.default_rng(0)
     centers = np.eye(8)
-    people = [c + 0.05 * rng.normal(size=(8, 8)) for c in centers]
-    people = [p / np.linalg.norm(p, axis=1, keepdims=True) for p in people]
+    takes = [c + 0.05 * rng.normal(size=(8, 8)) for c in centers]
+    vectors = [p / np.linalg.norm(p, axis=1, keepdims=True) for p in takes]
+    people = [verification.Person(p, np.full(len(p), 0.6)) for p in vectors]
     result, target, impostor = verification.trials(people)
     assert (result.one, result.five, result.people) == (0.0, 0.0, 8)
     assert target.min() > impostor.max()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import say, training_data
 
+from kwsd.metrics import NEAREST, cosine
 from kwsd.model.bundle import Bundle
 from kwsd.training.bundle_runtime import BundleRuntime
 from kwsd.training.data.corpora import Recording, fold_of
@@ -57,6 +58,8 @@ def test_voices_are_tried_in_each_condition(development: Development, bundle: Bu
     scale = report["speakers_all"]["scale"]
     logit = scale["slope"] * scale["normalized"] + scale["offset"]
     assert scale["threshold"] == pytest.approx(1 / (1 + np.exp(-logit)))
+    assert scale["nearest"] == NEAREST
+    assert scale["length"] == 0, "three people tell nothing of it"
     assert found["as recorded"]["owners_missed"] <= 0.1  # the same takes, in another order
     strict = verification.figures(BundleRuntime(bundle.path), development, threshold=1e6)
     for condition in strict["speakers_gsc"]["conditions"].values():
@@ -65,6 +68,26 @@ def test_voices_are_tried_in_each_condition(development: Development, bundle: Bu
         assert condition["people"] == 3
         for share in ("eer_one", "eer_five", "strangers_pass", "owners_missed"):
             assert 0 <= condition[share] <= 1
+
+
+def test_trials_of_long_takes_lose_what_length_gives() -> None:
+    """Three people, of seven and eight takes; only the one that is tried counts."""
+    rng = np.random.default_rng(3)
+    people = []
+    for count in (7, 8, 7):
+        vectors = rng.normal(size=(count, 5))
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        people.append(verification.Person(vectors, rng.uniform(0.3, 2, count)))
+    _, target, impostor = verification.trials(people, cosine, 1.0)
+    expected: dict[bool, list[float]] = {True: [], False: []}
+    for person in people:
+        for vector, seconds in zip(person.voices[5:], person.speech_s[5:], strict=True):
+            for other in people:
+                mean = other.voices[:5].mean(axis=0)
+                score = vector @ mean / np.linalg.norm(mean) - np.log(seconds / 0.6)
+                expected[other is person].append(score)
+    assert target == pytest.approx(expected[True])
+    assert impostor == pytest.approx(expected[False])
 
 
 def test_a_telephone_takes_the_high_bands_of_every_take(development: Development) -> None:

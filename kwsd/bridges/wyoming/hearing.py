@@ -13,12 +13,12 @@ from kwsd.audio.high_pass import HighPass
 from kwsd.audio.raw_pcm import RawConverter, RawFormat, SampleFormat
 from kwsd.bridges.wyoming.frames import AudioFormat
 from kwsd.detect.detector import MAX_CHUNKS_PER_CALL, Detector
+from kwsd.detect.embedder import HeardVoice
 from kwsd.detect.offline import TAIL_SAMPLES
 from kwsd.detect.setup import DetectorSetup
 from kwsd.events import Wake
 from kwsd.model.bundle import Bundle
 from kwsd.model.runtime import Runtime
-from kwsd.protocol.data import Band
 
 FORMATS: dict[int, SampleFormat] = {1: "s8", 2: "s16", 3: "s24", 4: "s32"}
 """The format of samples of so many bytes."""
@@ -32,7 +32,7 @@ class Heard(NamedTuple):
     wake: Wake
     timestamp: int
     """End of the word, in milliseconds of the sender's time."""
-    voice: tuple[np.ndarray, Band] | None
+    voice: HeardVoice | None
     """The embedding `[dim]`, and the band it was heard in; None where nobody asks for it."""
 
 

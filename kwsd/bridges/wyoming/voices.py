@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 
 from kwsd.bridges.daemon_link import DaemonLink
+from kwsd.detect.embedder import HeardVoice
 from kwsd.names import look_up
 from kwsd.protocol.commands import SpeakersIdentify
-from kwsd.protocol.data import Band
 from kwsd.protocol.errors import DaemonError
 from kwsd.seldom import Seldom
 
@@ -37,13 +37,13 @@ class Voices:
         """Name nobody until the daemon is back."""
         self.known = False
 
-    async def name(self, voice: tuple[np.ndarray, Band]) -> str | None:
+    async def name(self, voice: HeardVoice) -> str | None:
         """Return who has a voice, only if it is verified; None where the daemon cannot say."""
-        embedding, band = voice
         question = SpeakersIdentify(
             encoder_id=self._encoder_id,
-            embedding=np.asarray(embedding, "<f4").tobytes(),
-            band=band,
+            embedding=np.asarray(voice.embedding, "<f4").tobytes(),
+            band=voice.band,
+            speech_s=voice.speech_s,
         )
         try:
             return (await self._link.request(question, IDENTIFY_S)).name

@@ -51,7 +51,7 @@ def cohort(
     development = Development(data)
     means = list(_as_recorded(models, development, settings))
     people = verification.voices(models, development, data.roles.speaker_groups["all"])
-    strangers = [takes[0] for takes in people]
+    strangers = [person.voices[0] for person in people]
     if not means or not strangers:
         raise ValueError(
             f"the stores hold {len(means)} people of the training split and {len(strangers)} of "

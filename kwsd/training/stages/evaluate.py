@@ -25,7 +25,7 @@ from kwsd.metrics import (
     tail_rate,
     threshold_at,
 )
-from kwsd.model.manifest import CHECKED_FLOOR
+from kwsd.model.manifest import CHECKED_FLOOR, Speaker
 from kwsd.protocol.data import OperatingPoint
 from kwsd.training.bundle_runtime import BundleRuntime
 from kwsd.training.bundle_writer import WordMeasure
@@ -53,6 +53,8 @@ DEFAULT_POINT = 0
 
 PARTS = ("words", "voices")
 """What is measured."""
+SPEAKER_SCALE = Speaker.__struct_fields__
+"""What of the scale of voices goes into a bundle."""
 
 
 def evaluate(models: BundleRuntime, data: TrainingData, parts: Collection[str] = PARTS) -> Report:

@@ -7,13 +7,17 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from kwsd.metrics import (
+    NEAREST,
     Scorer,
     cosine,
     equal_error_rate,
+    length_evidence,
+    length_slope,
     logistic_calibration,
     verification_trials,
 )
@@ -23,6 +27,9 @@ from kwsd.training.development import Development, Report
 log = logging.getLogger(__name__)
 MIN_TAKES = 6
 """Takes that a person needs: five enroll, one is tried."""
+MANY_PEOPLE = 20
+"""People of a corpus that tell how much length gives; of a few who are told apart by anything,
+anything does."""
 RECORDED = "as recorded"
 TELEPHONE = "telephone"
 ROOMS = ("one room", "another room", "a third room")
@@ -46,23 +53,36 @@ def figures(
     report: Report = {}
     scorer = models.speaker_scorer()
     groups = development.roles.speaker_groups
+    length = None
     for group in sorted(groups, key=lambda name: name != "all"):
-        people = voices(models, development, groups[group])
+        corpora = [voices(models, development, [name]) for name in _apart(groups[group])]
+        people = [person for found in corpora for person in found]
         if len(people) < 2:
             log.info("speakers %s: fewer than two people with %d takes", group, MIN_TAKES)
             continue
-        found = _group_figures(f"{group}, {RECORDED}", people, scorer)
+        if length is None:
+            length = _length([found for found in corpora if len(found) >= MANY_PEOPLE], scorer)
+        found = _group_figures(f"{group}, {RECORDED}", people, scorer, length)
         report[f"speakers_{group}"] = found
         if threshold is None:
             threshold = found["scale"]["normalized"]
         if group != "all":
             found["conditions"] = {
-                name: _at_scale(f"{group}, {name}", heard, scorer, threshold)
+                name: _at_scale(f"{group}, {name}", heard, scorer, length, threshold)
                 for name, degrade in _conditions(development).items()
                 if len(heard := voices(models, development, groups[group], degrade, MOST_PEOPLE))
                 > 1
             }
     return report
+
+
+def _apart(names: Sequence[str]) -> list[str]:
+    """Return those of `names` that do not begin with another one: nobody counts twice."""
+    return [
+        name
+        for name in names
+        if not any(name.startswith(other) and name != other for other in names)
+    ]
 
 
 def _conditions(development: Development) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
@@ -76,10 +96,10 @@ def _conditions(development: Development) -> dict[str, Callable[[np.ndarray], np
     return conditions
 
 
-def _group_figures(name: str, people: list[np.ndarray], scorer: Scorer) -> Report:
+def _group_figures(name: str, people: list[Person], scorer: Scorer, length: float) -> Report:
     """Return the equal error rates of `people`, plain and normalized, and the calibration."""
     plain, _, _ = trials(people)
-    normalized, target, impostor = trials(people, scorer)
+    normalized, target, impostor = trials(people, scorer, length)
     log.info(
         "speakers %s: %d people, EER one vs. one %.2f %%, five vs. one %.2f %%; "
         "normalized %.2f, %.2f %%",
@@ -106,16 +126,20 @@ def _group_figures(name: str, people: list[np.ndarray], scorer: Scorer) -> Repor
             "threshold": threshold,
             "slope": slope,
             "offset": offset,
+            "nearest": NEAREST,
+            "length": length,
             "normalized": normalized_threshold,
         },
     }
 
 
-def _at_scale(name: str, people: list[np.ndarray], scorer: Scorer, threshold: float) -> Report:
+def _at_scale(
+    name: str, people: list[Person], scorer: Scorer, length: float, threshold: float
+) -> Report:
     """Return the equal error rates of `people` in one condition, and who passes at the normalized
     `threshold`."""
     plain, _, _ = trials(people)
-    normalized, target, impostor = trials(people, scorer)
+    normalized, target, impostor = trials(people, scorer, length)
     one_percent = float(np.quantile(impostor, 0.99))
     strangers = float((impostor >= threshold).mean())
     owners = float((target < threshold).mean())
@@ -153,18 +177,52 @@ class Verification:
     people: int
 
 
+class Person(NamedTuple):
+    """The takes of one person."""
+
+    voices: np.ndarray
+    """Embeddings `[take, dim]`."""
+    speech_s: np.ndarray
+    """Seconds of speech, `[take]`."""
+
+
 def trials(
-    people: list[np.ndarray], scorer: Scorer = cosine
+    people: Sequence[Person], scorer: Scorer = cosine, length: float = 0.0
 ) -> tuple[Verification, np.ndarray, np.ndarray]:
-    """Return the equal error rates over `people`, each embeddings `[take, dim]` with at least six
-    takes, and the target and impostor scores of five against one.
+    """Return the equal error rates over `people` with at least six takes each, and the target and
+    impostor scores of five against one, less `length` for the evidence of the one's length.
 
     One take against one, and five enrolled against one: all pairs of a person's takes, and all
     pairs with others'."""
-    (target_one, impostor_one), (target, impostor) = verification_trials(people, scorer)
+    voices = [person.voices for person in people]
+    (target_one, impostor_one), (target, impostor) = verification_trials(voices, scorer)
+    evidence = _evidence(people)
+    target = target - length * evidence
+    impostor = impostor - length * np.repeat(evidence, len(people) - 1)
     one = equal_error_rate(target_one, impostor_one)[0]
     five = equal_error_rate(target, impostor)[0]
     return Verification(one, five, len(people)), target, impostor
+
+
+def _evidence(people: Sequence[Person]) -> np.ndarray:
+    """Return that of the length of each take that is tried against five, `[trial]`."""
+    return length_evidence(np.concatenate([person.speech_s[5:] for person in people]))
+
+
+def _length(corpora: Sequence[Sequence[Person]], scorer: Scorer) -> float:
+    """Return how much scores rise with the length of a take, over the people of each corpus; 0
+    without any."""
+    if not corpora:
+        return 0.0
+    found = []
+    for people in corpora:
+        _, target, impostor = trials(people, scorer)
+        evidence = _evidence(people)
+        each = np.repeat(evidence, len(people) - 1)
+        found.append((np.stack([target, evidence], 1), np.stack([impostor, each], 1)))
+    slope = length_slope(found)
+    log.info("a score rises by %.2f with the logarithm of the seconds of speech", slope)
+    return slope
 
 
 def voices(
@@ -173,17 +231,16 @@ def voices(
     corpora: Sequence[str],
     degrade: Callable[[np.ndarray], np.ndarray] | None = None,
     most: int | None = None,
-) -> list[np.ndarray]:
-    """Return embeddings `[take, dim]` of each development person of `corpora` (of `most` of them)
-    with at least six takes; `degrade` is what happens to each take `[sample]`."""
-    people: list[np.ndarray] = []
+) -> list[Person]:
+    """Return each development person of `corpora` (`most` of them) with at least six takes;
+    `degrade` is what happens to each take `[sample]`."""
+    people: list[Person] = []
     for takes in development.takes(corpora):
         heard = takes if degrade is None else [degrade(take) for take in takes]
-        vectors = [
-            vector for take in heard if (vector := models.embed(take.astype(np.int16))) is not None
-        ]
-        if len(vectors) >= MIN_TAKES:
-            people.append(np.stack(vectors))
+        found = [voice for take in heard if (voice := models.voice(take.astype(np.int16)))]
+        if len(found) >= MIN_TAKES:
+            vectors, speech_s = zip(*found, strict=True)
+            people.append(Person(np.stack(vectors), np.array(speech_s)))
         if most is not None and len(people) == most:
             break
     return people

@@ -2,7 +2,7 @@
 
 First `gather` hears many people at a few hundred microphones, each of them in a room with its
 noise, and keeps mel bels, and what Resemblyzer says of each window before anything happens to it.
-Then `train` begins with Resemblyzer's weights and teaches them to say the same of short words in
+Then `train` begins with Resemblyzer's weights, and may teach them to say the same of short words in
 noise and rooms. Each speed at which a person is played makes another person (Yamamoto et al. 2019).
 The first windows of a batch's pairs come from a few of the microphones, and the second ones from
 others: who is to be told apart shares a room, and the same person does not.
@@ -52,6 +52,7 @@ class VoicesSettings(Settings, frozen=True):
     """The settings `voices` of `checker.yaml`."""
 
     steps: int
+    """0: the network stays what it begins with, and `windows` tell what is common to everybody."""
     windows: int
     """Windows that are heard."""
     share: float
@@ -83,6 +84,10 @@ class VoicesSettings(Settings, frozen=True):
     seed: int = 41
     checkpoint_every: int = 200
     log_every: int = 50
+
+    def __post_init__(self) -> None:
+        if not (self.steps or self.teacher):
+            raise ValueError("teacher=0 begins with nothing; set steps as well")
 
 
 @dataclass(frozen=True)
@@ -316,7 +321,8 @@ def _groups(labels: np.ndarray) -> list[np.ndarray]:
 
 
 def train(filters: np.ndarray, out: Path, settings: VoicesSettings) -> VoiceNetwork:
-    """Train the network on what `gather` left, through the checkpoint `out`; return it."""
+    """Begin as the teacher, train on what `gather` left through the checkpoint `out` where there
+    are steps, and return the network."""
     found = VoiceWindows.load(out.with_suffix(""))
     with devices() as here:
         torch.manual_seed(settings.seed)
@@ -324,6 +330,8 @@ def train(filters: np.ndarray, out: Path, settings: VoicesSettings) -> VoiceNetw
         network.hear_by(filters)
         if settings.teacher:
             network.begin_as(Voice().network(), found.common())
+        if not settings.steps:
+            return network.eval()
         model = _Learner(network, settings).to(here.device)
         parts: dict[str, nn.Module] = {"voice": network}
         loop = Loop(
