@@ -359,38 +359,32 @@ def logistic_calibration(
     The probability is `1 / (1 + exp(-(slope score + offset)))` at even prior odds (Brümmer and du
     Preez 2006): logistic regression by Newton's method, either kind of trial weighing one half.
     """
-    slope, offset = _logistic([(target[:, None], impostor[:, None])], rounds)
-    return float(slope), float(offset)
-
-
-def length_slope(trials: Sequence[tuple[np.ndarray, np.ndarray]], rounds: int = 100) -> float:
-    """Return by how much a score rises with `length_evidence` where the odds stay the same.
-
-    `trials` are those of each corpus, targets and impostors `[trial, 2]`: score and evidence. It is
-    the ratio of the weights of a logistic regression in which all corpora weigh alike, and in each
-    of them either kind of trial; of corpora of words alone, sentences would be unknown."""
-    score, evidence, _ = _logistic(trials, rounds)
-    return float(-evidence / score)
-
-
-def _logistic(trials: Sequence[tuple[np.ndarray, np.ndarray]], rounds: int) -> np.ndarray:
-    """Return the weights `[feature + 1]` of features of targets and impostors, `[trial, feature]`
-    each, and the offset; by Newton's method, either kind weighing one half of each pair."""
-    kinds = [(kind, 1.0 - n) for pair in trials for n, kind in enumerate(pair)]
-    design = np.concatenate([kind for kind, _ in kinds])
-    design = np.concatenate([design, np.ones((len(design), 1))], axis=1)
-    is_target = np.concatenate([np.full(len(kind), label) for kind, label in kinds])
-    weight = np.concatenate([np.full(len(kind), 1 / len(kind)) for kind, _ in kinds]) / len(kinds)
-    found = np.zeros(design.shape[1])
+    score = np.concatenate([target, impostor])
+    is_target = np.concatenate([np.ones(len(target)), np.zeros(len(impostor))])
+    weight = np.where(is_target == 1, 0.5 / len(target), 0.5 / len(impostor))
+    design = np.stack([score, np.ones(len(score))], axis=1)
+    found = np.zeros(2)
     for _ in range(rounds):
         probability = 1 / (1 + np.exp(-(design @ found)))
         spread = (weight * probability * (1 - probability))[:, None]
-        curvature = design.T @ (design * spread) + 1e-9 * np.eye(len(found))
+        curvature = design.T @ (design * spread) + 1e-9 * np.eye(2)
         step = np.linalg.solve(curvature, design.T @ (weight * (is_target - probability)))
         found += step * min(1.0, 5 / max(np.abs(step).max(), 1e-9))
         if np.abs(step).max() < 1e-8:
             break
-    return found
+    return float(found[0]), float(found[1])
+
+
+def length_slope(targets: np.ndarray, evidence: np.ndarray, missed: float) -> float:
+    """Return by how much the scores of owners rise with the `length_evidence` of a take, 0 to 3.
+
+    `targets` and `evidence` are `[trial]`. It is the slope of the line under which the share
+    `missed` of them lies, whatever their length (quantile regression, Koenker and Bassett 1978)."""
+    slopes = np.linspace(0, 3, 301)
+    left = targets - slopes[:, None] * evidence
+    over = left - np.quantile(left, missed, axis=1, keepdims=True)
+    losses = np.where(over > 0, missed * over, (missed - 1) * over).mean(axis=1)
+    return float(slopes[losses.argmin()])
 
 
 def verification_trials(people: list[np.ndarray], scorer: Scorer = cosine) -> tuple[Trials, Trials]:

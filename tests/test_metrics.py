@@ -150,15 +150,14 @@ def test_calibrated_scores_are_probabilities() -> None:
 
 
 def test_a_score_rises_with_the_length_of_a_take_by_what_was_put_in() -> None:
-    """In each corpus both kinds rise alike; the one of words is larger by far, and counts alike."""
+    """The spread falls with the length, so that the mean rises by less than what 5 % lie under."""
     rng = np.random.default_rng(1)
-    corpora = []
-    for length, trials in ((0.0, 4000), (0.9, 400)):
-        evidence = rng.normal(length, 0.3, trials)
-        noise = rng.normal(0, 1, (2, trials))
-        target, impostor = 4 + 1.3 * evidence + noise[0], 1.3 * evidence + noise[1]
-        corpora.append((np.stack([target, evidence], 1), np.stack([impostor, evidence], 1)))
-    assert metrics.length_slope(corpora) == pytest.approx(1.3, abs=0.15)
+    evidence = rng.uniform(-0.9, 1.2, 20_000)
+    spread = 1.5 - 0.5 * evidence
+    target = 4 + 0.6 * evidence + spread * rng.normal(0, 1, 20_000)
+    expected = 0.6 + 0.5 * 1.645  # the 5 % quantile of a normal variable is 1.645 spreads below
+    assert metrics.length_slope(target, evidence, 0.05) == pytest.approx(expected, abs=0.1)
+    assert metrics.length_slope(target - 3 * evidence, evidence, 0.05) == 0
 
 
 def test_the_evidence_of_a_length_is_bounded() -> None:

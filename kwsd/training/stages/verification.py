@@ -28,8 +28,7 @@ log = logging.getLogger(__name__)
 MIN_TAKES = 6
 """Takes that a person needs: five enroll, one is tried."""
 MANY_PEOPLE = 20
-"""People of a corpus that tell how much length gives; of a few who are told apart by anything,
-anything does."""
+"""People who can tell how much the length of a take gives."""
 RECORDED = "as recorded"
 TELEPHONE = "telephone"
 ROOMS = ("one room", "another room", "a third room")
@@ -55,13 +54,12 @@ def figures(
     groups = development.roles.speaker_groups
     length = None
     for group in sorted(groups, key=lambda name: name != "all"):
-        corpora = [voices(models, development, [name]) for name in _apart(groups[group])]
-        people = [person for found in corpora for person in found]
+        people = voices(models, development, groups[group])
         if len(people) < 2:
             log.info("speakers %s: fewer than two people with %d takes", group, MIN_TAKES)
             continue
         if length is None:
-            length = _length([found for found in corpora if len(found) >= MANY_PEOPLE], scorer)
+            length = _length(people, scorer)
         found = _group_figures(f"{group}, {RECORDED}", people, scorer, length)
         report[f"speakers_{group}"] = found
         if threshold is None:
@@ -74,15 +72,6 @@ def figures(
                 > 1
             }
     return report
-
-
-def _apart(names: Sequence[str]) -> list[str]:
-    """Return those of `names` that do not begin with another one: nobody counts twice."""
-    return [
-        name
-        for name in names
-        if not any(name.startswith(other) and name != other for other in names)
-    ]
 
 
 def _conditions(development: Development) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
@@ -209,18 +198,12 @@ def _evidence(people: Sequence[Person]) -> np.ndarray:
     return length_evidence(np.concatenate([person.speech_s[5:] for person in people]))
 
 
-def _length(corpora: Sequence[Sequence[Person]], scorer: Scorer) -> float:
-    """Return how much scores rise with the length of a take, over the people of each corpus; 0
-    without any."""
-    if not corpora:
+def _length(people: Sequence[Person], scorer: Scorer) -> float:
+    """Return how much owners' scores rise with the length of a take; 0 of fewer than `MANY_PEOPLE`."""
+    if len(people) < MANY_PEOPLE:
         return 0.0
-    found = []
-    for people in corpora:
-        _, target, impostor = trials(people, scorer)
-        evidence = _evidence(people)
-        each = np.repeat(evidence, len(people) - 1)
-        found.append((np.stack([target, evidence], 1), np.stack([impostor, each], 1)))
-    slope = length_slope(found)
+    _, target, _ = trials(people, scorer)
+    slope = length_slope(target, _evidence(people), OWNERS_MISSED)
     log.info("a score rises by %.2f with the logarithm of the seconds of speech", slope)
     return slope
 
