@@ -61,7 +61,9 @@ def test_voices_are_tried_in_each_condition(development: Development, bundle: Bu
     assert scale["nearest"] == NEAREST
     assert scale["length"] == 0, "three people tell nothing of it"
     assert found["as recorded"]["owners_missed"] <= 0.1  # the same takes, in another order
-    strict = verification.figures(BundleRuntime(bundle.path), development, threshold=1e6)
+    scale = {"normalized": 1e6, "length": 0.5}
+    strict = verification.figures(BundleRuntime(bundle.path), development, scale)
+    assert strict["speakers_all"]["scale"]["length"] == 0.5, "that of another split"
     for condition in strict["speakers_gsc"]["conditions"].values():
         assert (condition["strangers_pass"], condition["owners_missed"]) == (0, 1)
     for condition in found.values():

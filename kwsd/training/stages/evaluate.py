@@ -74,10 +74,8 @@ def evaluate(models: BundleRuntime, data: TrainingData, parts: Collection[str] =
             word: [point["threshold"] for point in figures["points"]]
             for word, figures in report.get("words", {}).items()
         }
-        scale = report.get("speakers_all", {}).get("scale", {})
-        report["validation"] = _figures(
-            models, Development(validation), parts, thresholds, scale.get("normalized")
-        )
+        scale = report.get("speakers_all", {}).get("scale")
+        report["validation"] = _figures(models, Development(validation), parts, thresholds, scale)
     return report
 
 
@@ -86,14 +84,14 @@ def _figures(
     development: Development,
     parts: Collection[str],
     thresholds: Mapping[str, Sequence[float]] | None = None,
-    speaker_threshold: float | None = None,
+    scale: Mapping[str, float] | None = None,
 ) -> Report:
     """Return the figures of a split: operating points of its own and, where they are given, the
-    points at `thresholds`, by word, under `kept`; voices at `speaker_threshold`."""
+    points at `thresholds`, by word, under `kept`; voices by `scale`."""
     report = _words(models, development, thresholds) if "words" in parts else {}
     if "voices" in parts:
         development = Development(development.data)  # drawn as where voices alone are measured
-        report |= verification.figures(models, development, speaker_threshold)
+        report |= verification.figures(models, development, scale)
     return report
 
 

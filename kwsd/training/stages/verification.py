@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,38 +35,38 @@ ROOMS = ("one room", "another room", "a third room")
 """Conditions in which all people share a room, a noise and a microphone, enrolled and tried."""
 OWNERS_MISSED = 0.05
 """Share of the owners that the default threshold misses as recorded."""
+NEAR_THRESHOLD = 0.1
+"""Share of the owners whose scores tell how much length gives: those near the threshold; of fewer
+of them, the draw of the takes would decide."""
 MOST_PEOPLE = 80
 """People who are heard in each of these conditions."""
 
 
 def figures(
-    models: BundleRuntime, development: Development, threshold: float | None = None
+    models: BundleRuntime, development: Development, scale: Mapping[str, float] | None = None
 ) -> Report:
     """Return the figures of each group of corpora whose people are in the split, by the name
     `speakers_GROUP`.
 
-    What passes in each condition is counted at `threshold`, a normalized score; by default the one
-    that all but `OWNERS_MISSED` of the owners of the group `all` reach as recorded: as strict as
-    they can bear, since on a device all share a room and a microphone, and there more strangers
-    pass than as recorded."""
+    What passes in each condition is counted at the threshold `normalized` of `scale`, and scores
+    lose its `length`: by default those of the group `all`, at whose threshold all but
+    `OWNERS_MISSED` of its owners pass as recorded: as strict as they can bear, since on a device
+    all share a room and a microphone, and there more strangers pass than as recorded."""
     report: Report = {}
     scorer = models.speaker_scorer()
     groups = development.roles.speaker_groups
-    length = None
     for group in sorted(groups, key=lambda name: name != "all"):
         people = voices(models, development, groups[group])
         if len(people) < 2:
             log.info("speakers %s: fewer than two people with %d takes", group, MIN_TAKES)
             continue
-        if length is None:
-            length = _length(people, scorer)
+        length = _length(people, scorer) if scale is None else scale["length"]
         found = _group_figures(f"{group}, {RECORDED}", people, scorer, length)
         report[f"speakers_{group}"] = found
-        if threshold is None:
-            threshold = found["scale"]["normalized"]
+        scale = found["scale"] if scale is None else scale
         if group != "all":
             found["conditions"] = {
-                name: _at_scale(f"{group}, {name}", heard, scorer, length, threshold)
+                name: _at_scale(f"{group}, {name}", heard, scorer, length, scale["normalized"])
                 for name, degrade in _conditions(development).items()
                 if len(heard := voices(models, development, groups[group], degrade, MOST_PEOPLE))
                 > 1
@@ -199,11 +199,11 @@ def _evidence(people: Sequence[Person]) -> np.ndarray:
 
 
 def _length(people: Sequence[Person], scorer: Scorer) -> float:
-    """Return how much owners' scores rise with the length of a take; 0 of fewer than `MANY_PEOPLE`."""
+    """Return how much owners' scores rise with the length of a take; 0 of few people."""
     if len(people) < MANY_PEOPLE:
         return 0.0
     _, target, _ = trials(people, scorer)
-    slope = length_slope(target, _evidence(people), OWNERS_MISSED)
+    slope = length_slope(target, _evidence(people), NEAR_THRESHOLD)
     log.info("a score rises by %.2f with the logarithm of the seconds of speech", slope)
     return slope
 
