@@ -375,18 +375,6 @@ def logistic_calibration(
     return float(found[0]), float(found[1])
 
 
-def length_slope(targets: np.ndarray, evidence: np.ndarray, missed: float) -> float:
-    """Return by how much the scores of owners rise with the `length_evidence` of a take, 0 to 3.
-
-    `targets` and `evidence` are `[trial]`. It is the slope of the line under which the share
-    `missed` of them lies, whatever their length (quantile regression, Koenker and Bassett 1978)."""
-    slopes = np.linspace(0, 3, 301)
-    left = targets - slopes[:, None] * evidence
-    over = left - np.quantile(left, missed, axis=1, keepdims=True)
-    losses = np.where(over > 0, missed * over, (missed - 1) * over).mean(axis=1)
-    return float(slopes[losses.argmin()])
-
-
 def verification_trials(people: list[np.ndarray], scorer: Scorer = cosine) -> tuple[Trials, Trials]:
     """Return the trials of one take against one, and of the mean of five against one.
 

@@ -234,7 +234,7 @@ def test_a_long_take_has_to_resemble_more(checked: Bundle, ann: Voiceprint) -> N
     """What a score gains by length alone, in the joined space alone, is taken from its logit."""
     joins = checked.checkers["small"]
     assert joins.voices is not None
-    known = joins.voices.calibration._replace(length=1.5, nearest=100)
+    known = replace(joins.voices.calibration, length=1.5, nearest=100)
     longer = with_(joins, voices=with_(joins.voices, calibration=known))
     scorer = SpeakerScorer(checked, longer)
     person = ann.joined(joins.voice_id, 0.5)

@@ -149,17 +149,6 @@ def test_calibrated_scores_are_probabilities() -> None:
     assert apart > 0
 
 
-def test_a_score_rises_with_the_length_of_a_take_by_what_was_put_in() -> None:
-    """The spread falls with the length, so that the mean rises by less than what 5 % lie under."""
-    rng = np.random.default_rng(1)
-    evidence = rng.uniform(-0.9, 1.2, 20_000)
-    spread = 1.5 - 0.5 * evidence
-    target = 4 + 0.6 * evidence + spread * rng.normal(0, 1, 20_000)
-    expected = 0.6 + 0.5 * 1.645  # the 5 % quantile of a normal variable is 1.645 spreads below
-    assert metrics.length_slope(target, evidence, 0.05) == pytest.approx(expected, abs=0.1)
-    assert metrics.length_slope(target - 3 * evidence, evidence, 0.05) == 0
-
-
 def test_the_evidence_of_a_length_is_bounded() -> None:
     assert metrics.length_evidence(metrics.WORD_SPEECH_S) == 0
     found = metrics.length_evidence(np.array([0.0, 0.24, 1.2, 2.0, 60.0]))

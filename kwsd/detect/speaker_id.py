@@ -18,8 +18,8 @@ from kwsd.model.bundle import (
     Bundle,
     BundleError,
     CheckerModel,
-    VoiceCalibration,
 )
+from kwsd.model.manifest import Speaker
 from kwsd.protocol.data import Band
 from kwsd.state.voiceprints import Voiceprint
 
@@ -77,7 +77,7 @@ class _Space(NamedTuple):
 
     cohort: np.ndarray
     """int8 `[voice, dim]`, as it is stored."""
-    calibration: VoiceCalibration
+    calibration: Speaker
 
 
 def first_part(voices: np.ndarray, dim: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -22,7 +22,7 @@ from kwsd.bounded import npz
 from kwsd.bounded.file import Damaged, FileError
 from kwsd.bounded.npz import Kinds, Numbers, Text
 from kwsd.model import manifest
-from kwsd.model.manifest import CHECKED_FLOOR, Fusion, Manifest, VoiceNetwork
+from kwsd.model.manifest import CHECKED_FLOOR, Fusion, Manifest, Speaker, VoiceNetwork
 from kwsd.protocol.data import CheckerSize, OperatingPoint
 
 FORMAT = 2
@@ -98,21 +98,6 @@ class WordModel:
         return clean, noisy
 
 
-class VoiceCalibration(NamedTuple):
-    """How a score that is normalized by a cohort becomes a probability."""
-
-    slope: float
-    offset: float
-    nearest: int
-    """Voices of the cohort that it is normalized by."""
-    length: float
-    """What is taken from it for each `length_evidence` of the take."""
-
-    @classmethod
-    def of(cls, found: manifest.Speaker) -> VoiceCalibration:
-        return cls(found.slope, found.offset, found.nearest, found.length)
-
-
 @dataclass(frozen=True)
 class JoinedVoices:
     """What voices are scored by where the checker's embedding is joined to the speaker head's."""
@@ -120,7 +105,7 @@ class JoinedVoices:
     cohort: str
     """The file of the voices that they are scored against; arrays as in `COHORT`."""
     threshold: float
-    calibration: VoiceCalibration
+    calibration: Speaker
 
 
 @dataclass(frozen=True)
@@ -173,7 +158,7 @@ class Bundle:
     smoothing_chunks: int
     """Posteriors whose mean is a score."""
     speaker_threshold: float
-    speaker_calibration: VoiceCalibration
+    speaker_calibration: Speaker
     """Slope and offset that turn a normalized score into a probability."""
     front_end: LogMel = field(repr=False)
     """The encoder's front end."""
@@ -246,7 +231,7 @@ def load(path: Path | None = None) -> Bundle:
         receptive_chunks=found.receptive_chunks,
         smoothing_chunks=smoothing,
         speaker_threshold=found.speaker.threshold,
-        speaker_calibration=VoiceCalibration.of(found.speaker),
+        speaker_calibration=found.speaker,
         front_end=read_front_end(path / FRONT_END),
         voice_front_end=read_front_end(path / VOICE_FRONT_END),
         hashes=hashes,
@@ -319,7 +304,7 @@ def _joined_voices(entry: manifest.Checker) -> JoinedVoices | None:
     if entry.cohort is None or entry.speaker is None:
         return None
     one = entry.speaker
-    return JoinedVoices(entry.cohort, one.threshold, VoiceCalibration.of(one))
+    return JoinedVoices(entry.cohort, one.threshold, one)
 
 
 def _id(text: str) -> str:

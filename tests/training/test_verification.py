@@ -72,6 +72,17 @@ def test_voices_are_tried_in_each_condition(development: Development, bundle: Bu
             assert 0 <= condition[share] <= 1
 
 
+def test_a_score_rises_with_the_length_of_a_take_by_what_was_put_in() -> None:
+    """The spread falls with the length, so that the mean rises by less than what 5 % lie under."""
+    rng = np.random.default_rng(1)
+    evidence = rng.uniform(-0.9, 1.2, 20_000)
+    spread = 1.5 - 0.5 * evidence
+    target = 4 + 0.6 * evidence + spread * rng.normal(0, 1, 20_000)
+    expected = 0.6 + 0.5 * 1.645  # the 5 % quantile of a normal variable is 1.645 spreads below
+    assert verification.length_slope(target, evidence, 0.05) == pytest.approx(expected, abs=0.1)
+    assert verification.length_slope(target - 3 * evidence, evidence, 0.05) == 0
+
+
 def test_trials_of_long_takes_lose_what_length_gives() -> None:
     """Three people, of seven and eight takes; only the one that is tried counts."""
     rng = np.random.default_rng(3)
