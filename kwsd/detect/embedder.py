@@ -152,7 +152,7 @@ class _Segments:
 def speech_s(samples: np.ndarray) -> float:
     """Return the seconds of the voiced chunks of int16 `[sample]`, in whole chunks."""
     chunks = samples.reshape(-1, CHUNK_SAMPLES)
-    return np.count_nonzero(voiced(chunks)) * CHUNK_SAMPLES / SAMPLE_RATE
+    return int(np.count_nonzero(voiced(chunks))) * CHUNK_SAMPLES / SAMPLE_RATE
 
 
 def voiced(chunks: np.ndarray) -> np.ndarray:

@@ -98,12 +98,17 @@ def ablate(
     Interrupted rows resume. Raises ConfigError, TeacherError, and FileNotFoundError without
     candidates."""
     folder = work / "checker"
-    held_back = {"development": Candidates.load(folder / candidates.DEVELOPMENT)}
-    played = {"development": in_playback(held_back["development"], Development(data))}
-    validation = data.validation()
-    if validation is not None and (folder / candidates.VALIDATION).exists():
-        held_back["val"] = Candidates.load(folder / candidates.VALIDATION)
-        played["val"] = in_playback(held_back["val"], Development(validation))
+    held_back = {
+        split: Candidates.load(folder / name)
+        for split, name in SPLITS.items()
+        if split == "development" or (folder / name).exists()
+    }
+    splits = {"development": data, "val": data.validation()}
+    played = {
+        split: in_playback(found, Development(of))
+        for split, found in held_back.items()
+        if (of := splits[split]) is not None
+    }
     held_back |= {split + PLAYBACK: found for split, found in played.items()}
     # The rows are compared on the candidates for validation, so these do not stop them as well.
     spoken, head = folder / "spoken", folder / "distilled-words.pt"
