@@ -35,6 +35,7 @@ from kwsd.learn.word_takes import HeardStream, WordTake
 from kwsd.metrics import false_accept_peaks
 from kwsd.model import bundle as bundles
 from kwsd.model.manifest import CHECKED_FLOOR
+from kwsd.names import folded
 from kwsd.state.words import AddedWord
 
 log = logging.getLogger(__name__)
@@ -175,7 +176,7 @@ class _Negative:
 
 def _plain(text: str) -> str:
     """Return the words of a text, apart by one space each."""
-    return " ".join(re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.casefold()))
+    return " ".join(re.findall(r"[^\W_]+(?:'[^\W_]+)*", folded(text)))
 
 
 def words(

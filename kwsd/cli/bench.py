@@ -171,14 +171,7 @@ def _add_cost(parser: argparse.ArgumentParser) -> None:
 def _add_accuracy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="DIR", help="labeled recordings")
     _add_engines(parser)
-    parser.add_argument(
-        "--negatives",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="DIR",
-        help="recordings in which none of the words is said",
-    )
+    _add_negatives(parser, "recordings in which none of the words is said")
     parser.add_argument(
         "--noise",
         type=Path,
@@ -234,15 +227,15 @@ def _add_words(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also add all of them to one device, and say which of them wakes",
     )
-    parser.add_argument(
-        "--negatives",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="DIR",
-        help="recordings of other speech, in which false accepts are counted; a word that NAME.txt "
+    _add_negatives(
+        parser,
+        "recordings of other speech, in which false accepts are counted; a word that NAME.txt "
         "beside NAME.flac contains is not tried there",
     )
+
+
+def _add_negatives(parser: argparse.ArgumentParser, help: str) -> None:
+    parser.add_argument("--negatives", type=Path, nargs="+", default=[], metavar="DIR", help=help)
 
 
 def _add_soak(parser: argparse.ArgumentParser) -> None:
