@@ -587,7 +587,7 @@ complete -c kwsd -n '__kwsd_in \'kwsd train checker\'' -s v -l verbose -d 'log m
 complete -c kwsd -n '__kwsd_in \'kwsd train checker\'' -l work -r -f -d 'working folder (default: work)'
 complete -c kwsd -n '__kwsd_in \'kwsd train checker\'' -l data -r -f -d 'folder of rirs.npz, room responses'
 complete -c kwsd -n '__kwsd_in \'kwsd train checker\'' -l models -r -f -d 'the bundle (default: models)'
-complete -c kwsd -n '__kwsd_in \'kwsd train checker\'' -l only -r -f -d 'only distill, candidates, spoken, tune, words or export'
+complete -c kwsd -n '__kwsd_in \'kwsd train checker\'' -l only -r -f -d 'only spoken, distill, candidates, tune, words or export'
 complete -c kwsd -n '__kwsd_in \'kwsd train checker\'' -l set -r -f -d 'change a setting of checker.yaml; may be repeated'
 complete -c kwsd -n '__kwsd_in \'kwsd train checker\'' -l teacher -r -F -d 'a HuBERT, wav2vec 2.0, WavLM or Whisper, as transformers saves it'
 complete -c kwsd -n '__kwsd_in \'kwsd train voices\'' -s h -l help -d 'show this help message and exit'

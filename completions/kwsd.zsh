@@ -986,7 +986,7 @@ _kwsd_train_checker() {
         '--work[working folder (default\: work)]:WORK: ' \
         '--data[folder of rirs.npz, room responses]:DATA: ' \
         '--models[the bundle (default\: models)]:MODELS: ' \
-        '--only[only distill, candidates, spoken, tune, words or export]:A,B: ' \
+        '--only[only spoken, distill, candidates, tune, words or export]:A,B: ' \
         '*--set[change a setting of checker.yaml; may be repeated]:KEY=VALUE: ' \
         '--teacher[a HuBERT, wav2vec 2.0, WavLM or Whisper, as transformers saves it]:FOLDER:_files'
 }

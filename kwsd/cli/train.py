@@ -87,7 +87,7 @@ ENCODER = {
 ONLY = {
     "cache": "only these teachers (default: those of distill.yaml)",
     "heads": "only wake or speaker",
-    "checker": "only distill, candidates, spoken, tune, words or export",
+    "checker": "only spoken, distill, candidates, tune, words or export",
     "ablate": "only these rows",
     "export": "only student or speaker, and the other part of the bundle stays; or the wake head "
     "alone, behind the encoder that the bundle has",

@@ -191,7 +191,7 @@ def checker(
     """Make the second stage of the bundle `models` from the transformer `teacher`, a folder or a
     hub name, step by step in WORK/checker (`only`: some of the steps)."""
     chosen = settings.read("checker", CheckerSettings, changes)
-    steps = ("distill", "candidates", "spoken", "tune", "words", "export")
+    steps = ("spoken", "distill", "candidates", "tune", "words", "export")
     names = _chosen(only or steps, steps, "checker")
     data = TrainingData.of(work, rooms)
     folder = work / "checker"
@@ -200,16 +200,16 @@ def checker(
     found = {False: folder / candidates.TRAINING, True: folder / candidates.DEVELOPMENT}
     held_back = data.validation()
     validating = None if held_back is None else folder / candidates.VALIDATION
+    spoken, start, words = folder / "spoken", folder / "distilled-words.pt", folder / "words.pt"
+    if "spoken" in names:
+        spoken_windows.gather(data, spoken, chosen.spoken)
     if "distill" in names:
-        checker_distillation.train(data, teacher, distilled, chosen.distill, models)
+        checker_distillation.train(data, teacher, distilled, chosen.distill, models, spoken)
     if "candidates" in names:
         for development, out in found.items():
             candidates.gather(data, models, out, chosen.candidates, development=development)
         if held_back and validating:
             candidates.gather(held_back, models, validating, chosen.candidates, development=True)
-    spoken, start, words = folder / "spoken", folder / "distilled-words.pt", folder / "words.pt"
-    if "spoken" in names:
-        spoken_windows.gather(data, spoken, chosen.spoken)
     if "tune" in names:
         if chosen.tune.spoken:
             checker_words.make(spoken, distilled, start, chosen.words)

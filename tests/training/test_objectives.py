@@ -31,9 +31,9 @@ from kwsd.training.models.teachers import Transformer as Teacher
 from kwsd.training.models.transformer import Transformer
 from kwsd.training.settings.catalog import default_words
 from kwsd.training.stages import ablate_checker
-from kwsd.training.stages.checker import candidates, distill, tune
+from kwsd.training.stages.checker import candidates, distill, kept, tune
 from kwsd.training.stages.checker.candidates import MARGIN_SAMPLES
-from kwsd.training.stages.checker.distill import DistillCheckerSettings
+from kwsd.training.stages.checker.distiller import DistillCheckerSettings
 from kwsd.training.stages.checker.objectives import (
     MaskedCodes,
     PooledView,
@@ -210,6 +210,45 @@ def test_codes_are_those_of_the_clean_window(
             total.append(-np.log(likely))
         assert loss == pytest.approx(np.mean(total), rel=1e-3)
     assert len(seen) == 2
+
+
+def test_a_student_learns_to_tell_words_apart(data: TrainingData, tmp_path: Path) -> None:
+    """Beside the distillation, or alone; the blocks that are frozen stay as they are."""
+    checkpoint("whisper", tmp_path / "teacher")
+    teacher, spoken = str(tmp_path / "teacher"), tmp_path / "spoken"
+    run = {"dual_view": 0.0, "codebook": 0.0, "spoken": 1.0, "spoken_words": 3}
+    run |= {"rate": 1e-2, "projection_rate": 5e-3, "batch": 1, "log_every": 10}
+    chosen = changed(steps=2, **run)
+    with pytest.raises(ConfigError, match="no windows of words"):
+        distill.train(data, teacher, tmp_path / "none.pt", chosen)
+    with pytest.raises(FileNotFoundError, match="checker --only spoken"):
+        distill.train(data, teacher, tmp_path / "none.pt", chosen, spoken=spoken)
+    spoken.mkdir()
+    time = np.arange(WINDOW_SAMPLES) / SAMPLE_RATE
+    pitches = np.repeat([300, 900, 2700], 4)
+    tones = [5000 * np.sin(2 * np.pi * (pitch + n) * time) for n, pitch in enumerate(pitches)]
+    kept.keep(
+        spoken / "000.npz",
+        np.stack(tones).astype(np.int16),
+        {},
+        kind=pitches.astype(str),
+        who=np.tile(["a", "b"], 6),
+    )
+    for l1_cosine, steps, frozen in ((1.0, 2, 1), (0.0, 40, 0)):
+        out = tmp_path / f"{steps}.pt"
+        chosen = changed(
+            steps=steps, l1_cosine=l1_cosine, frozen_blocks=frozen, checkpoint_every=20, **run
+        )
+        distill.train(data, teacher, out, chosen, spoken=spoken)
+        begun, trained = (
+            torch.load(path, weights_only=True)["encoder"]
+            for path in (out.with_suffix(".thin.pt"), out)
+        )
+        moved = {name for name, value in trained.items() if not torch.equal(value, begun[name])}
+        assert any(name.startswith("blocks.1.") for name in moved)
+        assert any(name.startswith(("stem.", "blocks.0.")) for name in moved) == (not frozen)
+    rows = [row for row in figures.read(out.with_suffix(".csv")) if row["figure"] == "pairs"]
+    assert float(rows[0]["value"]) < 0.9 < float(rows[-1]["value"])
 
 
 @pytest.mark.parametrize(("family", "start"), [("whisper", "thin"), ("wavlm", "fresh")])

@@ -303,6 +303,11 @@ class Transformer(nn.Module):
         missing = max(self.stem.shortest - samples.shape[1], 0)
         return self.stem.inputs(F.pad(samples, (0, missing)) / 32768, centered)
 
+    def freeze(self, blocks: int) -> None:
+        """Leave the first `blocks` as they are, with all before them; 0: nothing."""
+        for part in (self.stem, *self.blocks[:blocks]) if blocks else ():
+            part.requires_grad_(False)
+
     def given(self, samples: Tensor) -> Tensor:
         """Return what the daemon gives the graph of a checker for int16-scale windows `[batch,
         sample]`: mel bels `[batch, frame, band]`, or the waveform in ±1."""

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import warnings
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from kwsd.training.data.windows import PEAK, WINDOW_SAMPLES, at_peak
 from kwsd.training.models import checkpoint
 from kwsd.training.models.checker import Checker, CheckerHead, SpokenHead, VoiceHead
 from kwsd.training.models.checkpoint import Part
+from kwsd.training.models.restored import restored, restored_voice, shipped_checker
 from kwsd.training.models.transformer import MelStem, Transformer
 from kwsd.training.settings import Settings
 from kwsd.training.settings.catalog import CONTINUOUS, CorpusRoles
@@ -246,8 +247,9 @@ class ExportSettings(Settings, frozen=True):
 
     candidates_per_hour: float
     """Candidates of a word in an hour of continuous speech, as recorded."""
-    voices: bool
-    """Whether the graph gives voices as well, which are then joined with the speaker head's."""
+    voices: bool | Literal["kept"]
+    """Whether the graph gives voices as well, which are then joined with the speaker head's;
+    "kept": with the head of the checker that the bundle has, whose first blocks are the same."""
     voice_weight: float = 0.33
     """Weight of its voices, above 0 and below 1, beside the speaker head's."""
 
@@ -285,9 +287,12 @@ def export(
     else:
         log.info("%s: no such checkpoint; the first stage alone hears added words", heads.words)
     found = Candidates.load(development)
+    voices = bool(settings.voices)
     with BundleWriter(models) as writer:
         path = writer.file(CHECKER)
-        write_graph(checker, path, voices=settings.voices)
+        if settings.voices == "kept":
+            checker.voice = kept_voice(models, checker)
+        write_graph(checker, path, voices=voices)
         calibration = calibrate(_logits(path, checker, found), found)
         log.info("calibration %s, on %d candidates", calibration, len(found.word))
         begins = {
@@ -295,7 +300,7 @@ def export(
             for n, word in enumerate(writer.words)
         }
         log.info("a candidate begins at %s", begins)
-        parts = [checker.encoder, checker.words, *([checker.voice] if settings.voices else [])]
+        parts = [checker.encoder, checker.words, *([checker.voice] if voices else [])]
         parts += [checker.spoken] if checker.spoken is not None else []
         parameters = sum(p.numel() for part in parts for p in part.parameters())
         writer.set_checker(
@@ -308,6 +313,30 @@ def export(
             spoken=checker.spoken is not None,
             voice_weight=settings.voice_weight,
         )
+
+
+def kept_voice(models: Path, checker: Checker) -> VoiceHead:
+    """Return the head of voices of the checker in the bundle `models`.
+
+    Raises ConfigError where there is none, or it lies on other blocks than those of `checker`."""
+    shipped = shipped_checker(models, "export.voices=kept")
+    encoder = restored(shipped, checker.encoder)
+    head = restored_voice(shipped, checker.voice)
+    blocks = max(head.mixture.layers)
+    for own, kept in zip(
+        (checker.encoder.stem, *checker.encoder.blocks[:blocks]),
+        (encoder.stem, *encoder.blocks[:blocks]),
+        strict=True,
+    ):
+        before = kept.state_dict()
+        if any(not torch.equal(value, before[name]) for name, value in own.state_dict().items()):
+            raise ConfigError(
+                f"export.voices=kept: the head of voices lies on the first {blocks} blocks of the "
+                "checker in the bundle, which were trained since; begin with distill.start=bundle, "
+                f"and leave them as they are: distill.frozen_blocks={blocks}, "
+                f"tune.frozen_blocks={blocks}"
+            )
+    return head
 
 
 def _logits(path: Path, checker: Checker, found: Candidates) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kwsd.training.settings import Settings
 from kwsd.training.stages.checker.candidates import CandidateSettings
-from kwsd.training.stages.checker.distill import DistillCheckerSettings
+from kwsd.training.stages.checker.distiller import DistillCheckerSettings
 from kwsd.training.stages.checker.export import ExportSettings
 from kwsd.training.stages.checker.spoken import SpokenSettings
 from kwsd.training.stages.checker.tune import TuneSettings

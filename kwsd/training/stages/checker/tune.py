@@ -292,8 +292,7 @@ def train(
             here,
         ).to(here.device)
         heads = [part for name, part in tuned.parts.items() if name != "encoder"]
-        for part in (encoder.stem, *encoder.blocks[: settings.frozen_blocks]):
-            part.requires_grad_(settings.frozen_blocks == 0)
+        encoder.freeze(settings.frozen_blocks)
         total = settings.head_steps + settings.steps
         updates = total * (1 + bool(settings.voice)) + settings.steps * bool(settings.spoken)
         loop_settings = LoopSettings(
