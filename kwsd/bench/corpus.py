@@ -15,6 +15,7 @@ as LibriSpeech has it, from the lines `NAME TEXT` of a `*.trans.txt`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from kwsd.audio.files import NOISE_FOLDER, AudioFileError
@@ -51,13 +52,21 @@ def transcript(path: Path) -> str:
     """Return what is said in a recording; empty where no file beside it says that."""
     beside = path.with_suffix(".txt")
     if beside.is_file():
-        return beside.read_text(encoding="utf-8")
-    for listing in path.parent.glob("*.trans.txt"):
-        for line in listing.read_text(encoding="utf-8").splitlines():
-            name, _, text = line.partition(" ")
-            if name == path.stem:
-                return text
-    return ""
+        return _text(beside)
+    listings = [_listing(listing) for listing in sorted(path.parent.glob("*.trans.txt"))]
+    return next((listing[path.stem] for listing in listings if path.stem in listing), "")
+
+
+@cache
+def _listing(path: Path) -> dict[str, str]:
+    """Return the text of each name in a file of lines `NAME TEXT`."""
+    lines = [line.partition(" ") for line in _text(path).splitlines()]
+    return {name: text for name, _, text in lines}
+
+
+def _text(path: Path) -> str:
+    """Return what is in a text file; what is not UTF-8 in it is replaced, and then is no word."""
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def labeled(folder: Path) -> list[LabeledRecording]:

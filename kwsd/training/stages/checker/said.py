@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
-from kwsd.audio.synthesis import SynthesisError, espeak, espeak_variants
+from kwsd.audio.synthesis import espeak, espeak_variants
 from kwsd.training.data import revoicing, spoken
 from kwsd.training.data.spoken import ENGLISH, HeldOut, Vocabulary
 from kwsd.training.data.synthesizers import FLITE, Piper, flite, has_flite, has_piper
@@ -89,7 +90,11 @@ class Synthesizers:
     def __init__(self) -> None:
         """Raises SynthesisError where espeak-ng is not installed."""
         self._variants = espeak_variants()
-        self._piper = Piper() if has_piper() else None
+
+    @cached_property
+    def _piper(self) -> Piper:
+        """Loaded where it has something to say. Raises SynthesisError where it is not installed."""
+        return Piper()
 
     def __call__(self, take: Said) -> np.ndarray:
         """Return what was said, float32 `[sample]`. Raises SynthesisError."""
@@ -102,11 +107,9 @@ class Synthesizers:
         stretch = float(rng.uniform(0.8, 1.35))
         if take.engine == "flite":
             said = flite(take.text, str(rng.choice(FLITE)), stretch)
-        elif self._piper is not None:
+        else:
             noise, rhythm = float(rng.uniform(0.5, 1.0)), float(rng.uniform(0.6, 1.1))
             said = self._piper(take.text, stretch, noise, rhythm)
-        else:
-            raise SynthesisError("Piper's voice is not installed")
         samples = said.astype(np.float32)
         if rng.random() < REVOICED:
             samples = revoicing.change_pitch(samples, float(rng.uniform(*PITCHES)))
