@@ -15,14 +15,14 @@ _load = runtime.session
 _loaded: dict[tuple[Path, int, int], onnxruntime.InferenceSession] = {}
 
 
-def _session(path: Path) -> onnxruntime.InferenceSession:
+def _session(path: Path, *, one_window: bool = False) -> onnxruntime.InferenceSession:
     """Return the session of a graph, as `runtime.session` does."""
     if path.parent != bundle.default_path():
-        return _load(path)
+        return _load(path, one_window=one_window)
     now = path.stat()
     key = (path, now.st_mtime_ns, now.st_size)
     if key not in _loaded:
-        _loaded[key] = _load(path)
+        _loaded[key] = _load(path, one_window=one_window)
     return _loaded[key]
 
 

@@ -44,10 +44,11 @@ class Frames:
     """`[k, frames a chunk, 384]`, the intermediate features, which know voices."""
 
 
-def session(path: Path) -> onnxruntime.InferenceSession:
+def session(path: Path, *, one_window: bool = False) -> onnxruntime.InferenceSession:
     """Return a session of one thread, sequential and without spinning. Raises BundleError.
 
-    It reads the file rather than bytes, of which onnxruntime would keep a copy.
+    `one_window`: every run takes one window, so that all shapes are known, and computed once. It
+    reads the file rather than bytes, of which onnxruntime would keep a copy.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -57,6 +58,8 @@ def session(path: Path) -> onnxruntime.InferenceSession:
     # Chunks come in runs of many lengths; memory plans for each would pile up.
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
+    if one_window:
+        options.add_free_dimension_override_by_name("batch", 1)
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -243,7 +246,7 @@ class CheckerGraph:
     ) -> tuple[onnxruntime.InferenceSession, dict[str, list[int | str]]]:
         """Return the graph of a file that takes windows and gives an `output` at least, and the
         shapes of what it gives. Raises BundleError."""
-        opened = session(path)
+        opened = session(path, one_window=True)
         inputs = {i.name: i.shape for i in opened.get_inputs()}
         outputs = {o.name: o.shape for o in opened.get_outputs()}
         asked = inputs.keys() - set(map(wanted_by, outputs))

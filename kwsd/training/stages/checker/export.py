@@ -21,6 +21,7 @@ from kwsd.config import ConfigError
 from kwsd.learn.regression import logistic_regression
 from kwsd.metrics import threshold_at
 from kwsd.model.manifest import STREAM_CLIP, Fusion
+from kwsd.model.runtime import session
 from kwsd.training.bundle_writer import CHECKER, BundleWriter
 from kwsd.training.data.windows import PEAK, WINDOW_SAMPLES, at_peak
 from kwsd.training.models import checkpoint
@@ -212,9 +213,7 @@ class FrameGraph:
         """Write the graph of `encoder` to `path`."""
         self._encoder = encoder
         _write(_unfolded(_LastSteps(encoder, spoken)), encoder, path, ["frames"], quantized=True)
-        options = ort.onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self._session = ort.onnxruntime.InferenceSession(path, options)
+        self._session = session(path, one_window=True)
 
     def __call__(self, window: np.ndarray) -> np.ndarray:
         """Return the last steps of a window, int16 `[sample]`: float16 `[layer, step, dim]`."""
@@ -341,11 +340,11 @@ def kept_voice(models: Path, checker: Checker) -> VoiceHead:
 
 def _logits(path: Path, checker: Checker, found: Candidates) -> np.ndarray:
     """Return the exported graph's logits `[candidate, word]`."""
-    session = ort.onnxruntime.InferenceSession(path)
+    graph = session(path, one_window=True)
     rows = []
-    unwanted = {i.name: np.array(False) for i in session.get_inputs()[1:]}
+    unwanted = {i.name: np.array(False) for i in graph.get_inputs()[1:]}
     for window in found.heard:
         samples = at_peak(torch.from_numpy(window.astype(np.float32))[None])
         given = {checker.encoder.kind: checker.encoder.given(samples).numpy()}
-        rows.append(session.run(["logits"], given | unwanted)[0][0])
+        rows.append(graph.run(["logits"], given | unwanted)[0][0])
     return np.stack(rows)
