@@ -16,6 +16,9 @@ from conftest import say
 from kwsd.training import losses
 from kwsd.training.data.targets import TeacherError
 from kwsd.training.data.teacher_scenes import span_mask
+from kwsd.training.models.checkpoint import save
+from kwsd.training.models.encoder import Encoder
+from kwsd.training.models.pretrained import load_pretrained
 from kwsd.training.models.teachers import Codebook, Transformer, k_means
 
 SIZES: dict[str, Any] = {
@@ -129,6 +132,26 @@ def test_what_is_no_teacher_is_refused(tmp_path: Path) -> None:
     ).save_pretrained(tmp_path)
     with pytest.raises(TeacherError, match="is a bert; teachers are"):
         Transformer(tmp_path, (1,))
+    for text in ("store\tstart", ""):
+        (tmp_path / "notes.pt").write_text(text)
+        with pytest.raises(TeacherError, match=r"notes\.pt: no checkpoint of a transformer"):
+            Transformer(tmp_path / "notes.pt", (1,))
+    save(tmp_path / "another.pt", encoder=Encoder())
+    with pytest.raises(TeacherError, match=r"another\.pt: no checkpoint of a transformer"):
+        Transformer(tmp_path / "another.pt", (1,))
+
+
+def test_a_transformer_that_was_tuned_is_a_teacher(tmp_path: Path, speech: np.ndarray) -> None:
+    checkpoint("whisper", tmp_path / "whisper")
+    network = load_pretrained(tmp_path / "whisper").network
+    before = Transformer(tmp_path / "whisper", (1, 3)).frames(speech)
+    with torch.no_grad():
+        network.get_parameter("blocks.1.up.bias").add_(1.0)
+    save(tmp_path / "tuned.pt", encoder=network)
+    after = Transformer(tmp_path / "tuned.pt", (1, 3)).frames(speech)
+    assert after.shape == before.shape
+    assert np.array_equal(after[0], before[0]), "beneath what was tuned"
+    assert not np.allclose(after[1], before[1])
 
 
 def test_k_means_finds_the_clusters() -> None:

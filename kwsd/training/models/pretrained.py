@@ -1,7 +1,9 @@
-"""Pretrained transformer encoders, as `transformers` has saved them, into `Transformer`."""
+"""Pretrained transformer encoders, as `transformers` has saved them, into `Transformer`; or as
+`kwsd train compare --teacher` and `checker` have tuned them."""
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kwsd.training.data.targets import TeacherError
+from kwsd.training.models import checkpoint
 from kwsd.training.models.transformer import Transformer, WaveStem
 
 FAMILIES = ("hubert", "wav2vec2", "wavlm", "whisper")
@@ -52,12 +55,27 @@ class Pretrained(NamedTuple):
         return groups
 
 
+def _tuned(path: Path) -> Pretrained:
+    """Return the encoder of a checkpoint, which has no quantizer. Raises TeacherError."""
+    try:
+        network = checkpoint.load(path, "encoder", Transformer)
+    except (EOFError, LookupError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
+        text = f"{path}: no checkpoint of a transformer ({type(error).__name__}: {error})"
+        raise TeacherError(
+            f"{text}; name one that `kwsd train compare --teacher` or `checker` has written"
+        ) from error
+    return Pretrained(network, f"tuned {network.kind}", None)
+
+
 def load_pretrained(where: str | Path) -> Pretrained:
-    """Return the encoder in `where`, a folder or a hub name, in evaluation mode, without gradients.
+    """Return the encoder in `where`, in evaluation mode, without gradients: that of a folder or a
+    hub name, or of a checkpoint with a transformer that was tuned.
 
     Raises TeacherError."""
     import transformers
 
+    if Path(where).is_file():
+        return _tuned(Path(where))
     if Path(where).is_absolute() and not Path(where).is_dir():
         raise TeacherError(f"{where}: no such folder; name one with a model of transformers")
     try:
