@@ -58,7 +58,7 @@ from kwsd.training.stages import speaker, wake
 from kwsd.training.stages import synthesize as synthesis
 from kwsd.training.stages import unpack as unpacking
 from kwsd.training.stages.checker import candidates, voice_graph
-from kwsd.training.stages.checker import distill as checker_distillation
+from kwsd.training.stages.checker import distill as checker_distill
 from kwsd.training.stages.checker import export as checker_export
 from kwsd.training.stages.checker import spoken as spoken_windows
 from kwsd.training.stages.checker import tune as checker_tuning
@@ -204,7 +204,7 @@ def checker(
     if "spoken" in names:
         spoken_windows.gather(data, spoken, chosen.spoken)
     if "distill" in names:
-        checker_distillation.train(data, teacher, distilled, chosen.distill, models, spoken)
+        checker_distill.make(data, teacher, distilled, chosen.distill, models, spoken, chosen.words)
     if "candidates" in names:
         for development, out in found.items():
             candidates.gather(data, models, out, chosen.candidates, development=development)

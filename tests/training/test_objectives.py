@@ -41,6 +41,7 @@ from kwsd.training.stages.checker.objectives import (
     masked_inputs,
 )
 from kwsd.training.stages.checker.settings import CheckerSettings
+from kwsd.training.stages.checker.words import WordsSettings
 
 TINY = DistillCheckerSettings(
     steps=4,
@@ -216,13 +217,14 @@ def test_a_student_learns_to_tell_words_apart(data: TrainingData, tmp_path: Path
     """Beside the distillation, or alone; the blocks that are frozen stay as they are."""
     checkpoint("whisper", tmp_path / "teacher")
     teacher, spoken = str(tmp_path / "teacher"), tmp_path / "spoken"
+    words = WordsSettings(steps=2, layers=[1, 3], words=3)
     run = {"dual_view": 0.0, "codebook": 0.0, "spoken": 1.0, "spoken_words": 3}
     run |= {"rate": 1e-2, "projection_rate": 5e-3, "batch": 1, "log_every": 10}
     chosen = changed(steps=2, **run)
     with pytest.raises(ConfigError, match="no windows of words"):
         distill.train(data, teacher, tmp_path / "none.pt", chosen)
     with pytest.raises(FileNotFoundError, match="checker --only spoken"):
-        distill.train(data, teacher, tmp_path / "none.pt", chosen, spoken=spoken)
+        distill.make(data, teacher, tmp_path / "none.pt", chosen, tmp_path, spoken, words)
     spoken.mkdir()
     time = np.arange(WINDOW_SAMPLES) / SAMPLE_RATE
     pitches = np.repeat([300, 900, 2700], 4)
@@ -239,7 +241,7 @@ def test_a_student_learns_to_tell_words_apart(data: TrainingData, tmp_path: Path
         chosen = changed(
             steps=steps, l1_cosine=l1_cosine, frozen_blocks=frozen, checkpoint_every=20, **run
         )
-        distill.train(data, teacher, out, chosen, spoken=spoken)
+        distill.make(data, teacher, out, chosen, tmp_path, spoken, words)
         begun, trained = (
             torch.load(path, weights_only=True)["encoder"]
             for path in (out.with_suffix(".thin.pt"), out)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ from kwsd.training.models.restored import restored, shipped_checker
 from kwsd.training.models.thinning import thin
 from kwsd.training.models.transformer import MelStem, Transformer
 from kwsd.training.models.voice_network import mel_filters
+from kwsd.training.stages.checker import words
 from kwsd.training.stages.checker.distiller import Answer, DistillCheckerSettings, Distiller
 from kwsd.training.stages.checker.kept import Kept
 from kwsd.training.stages.checker.objectives import (
@@ -46,10 +48,39 @@ from kwsd.training.stages.checker.objectives import (
     masked_inputs,
 )
 from kwsd.training.stages.checker.spoken import WordPairs
+from kwsd.training.stages.checker.words import WordsSettings
 
 log = logging.getLogger(__name__)
 FITTED = 128
 """Windows to which statistics, axes and codes are fitted."""
+
+
+class SpokenWords(NamedTuple):
+    """Words that a student learns to tell apart."""
+
+    windows: Path
+    """The folder of their windows."""
+    head: Path
+    """The checkpoint of `words` on the student as it begins."""
+
+
+def make(
+    data: TrainingData,
+    teacher: str,
+    out: Path,
+    settings: DistillCheckerSettings,
+    bundle: Path,
+    windows: Path,
+    head: WordsSettings,
+) -> None:
+    """Make and distill a student as `train` does; where it learns the words in the folder
+    `windows`, their head is first trained on the student as it begins."""
+    spoken = None
+    if settings.spoken:
+        start = beginning(data, teacher, out, settings, bundle)
+        spoken = SpokenWords(windows, start.with_name(f"{start.stem}-words.pt"))
+        words.make(windows, start, spoken.head, head)
+    train(data, teacher, out, settings, bundle, spoken)
 
 
 def train(
@@ -58,11 +89,11 @@ def train(
     out: Path,
     settings: DistillCheckerSettings,
     bundle: Path | None = None,
-    spoken: Path | None = None,
+    spoken: SpokenWords | None = None,
 ) -> None:
     """Make a student of the transformer `teacher` into `out` beside `.thin.pt` (`.fresh.pt`, or
     that of the `bundle` into `.bundle.pt`), and distill it through the checkpoint `out`, which
-    holds the student `encoder`. In the folder `spoken` are the windows of words that it learns.
+    holds the student `encoder`, which learns the words `spoken` as well.
 
     Raises TeacherError, BundleError, ConfigError where there is no such student in the bundle, and
     FileNotFoundError where there are no windows."""
@@ -70,25 +101,23 @@ def train(
         torch.manual_seed(settings.seed)
         known = load_pretrained(teacher)
         whole = known.network
-        start = out.with_suffix(f".{settings.start}.pt")
-        if not start.exists():
-            _begin(whole, data, start, settings, bundle)
+        start = beginning(data, teacher, out, settings, bundle)
         for part in (whole, known.quantizer):
             if part is not None:
                 part.to(here.device)
         student = checkpoint.load(start, "encoder", Transformer).to(here.device)
         student.train().requires_grad_(True)
         student.freeze(settings.frozen_blocks)
-        pairs = None
+        pairs = head = None
         if settings.spoken:
             if spoken is None:
                 raise ConfigError("distill.spoken: this stage has no windows of words; set it to 0")
-            words = Kept.load(spoken, "checker --only spoken")
-            pairs = WordPairs(words, settings.spoken_words, settings.seed)
+            found = Kept.load(spoken.windows, "checker --only spoken")
+            pairs = WordPairs(found, settings.spoken_words, settings.seed)
+            head = words.trained_head(spoken.head, student, pairs.kinds, settings.scale)
         compare = Standardized.between(settings.layers, whole, student).to(here.device)
         compare.load_state_dict(torch.load(start, weights_only=True)["compare"])
-        kinds = 0 if pairs is None else len(pairs.kinds)
-        distiller = Distiller(known, student, compare, kinds, settings, here).to(here.device)
+        distiller = Distiller(known, student, compare, head, settings, here).to(here.device)
         loop_settings = LoopSettings(
             settings.steps,
             settings.ramp,
@@ -177,6 +206,21 @@ def _clean(data: TrainingData, settings: DistillCheckerSettings) -> Tensor:
     """Return the windows that a student and its statistics are fitted to, `[window, sample]`."""
     windows = Windows(data, settings.thin_windows, settings.seed)
     return windows.prepare(next(iter(windows))).clean
+
+
+def beginning(
+    data: TrainingData,
+    teacher: str,
+    out: Path,
+    settings: DistillCheckerSettings,
+    bundle: Path | None = None,
+) -> Path:
+    """Return the checkpoint of the student as it begins, beside `out`; it is made where there is
+    none. Raises as `train` does."""
+    start = out.with_suffix(f".{settings.start}.pt")
+    if not start.exists():
+        _begin(load_pretrained(teacher).network, data, start, settings, bundle)
+    return start
 
 
 def _begin(

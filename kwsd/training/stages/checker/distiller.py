@@ -120,11 +120,12 @@ class Distiller(nn.Module):
         teacher: Pretrained,
         encoder: Transformer,
         compare: Standardized,
-        kinds: int,
+        words: tuple[SpokenHead, MarginSoftmax] | None,
         settings: DistillCheckerSettings,
         here: Devices,
     ) -> None:
-        """`compare` compares `encoder` with `teacher`; `kinds` of words are told apart."""
+        """`compare` compares `encoder` with `teacher`; `words`, a head and its classes, are told
+        apart."""
         super().__init__()
         self.encoder = encoder
         self.compare = compare
@@ -140,11 +141,9 @@ class Distiller(nn.Module):
             self.masked = MaskedCodes(
                 teacher, layers, settings.codes_layer, settings.codes, encoder.dim
             )
-        self.spoken: SpokenHead | None = None
-        self.kinds: MarginSoftmax | None = None
-        if settings.spoken:
-            self.spoken = SpokenHead(encoder.dim, layers)
-            self.kinds = MarginSoftmax(SpokenHead.dim, kinds, settings.scale)
+        spoken, kinds = words or (None, None)
+        self.spoken: SpokenHead | None = spoken
+        self.kinds: MarginSoftmax | None = kinds
 
     @property
     def parts(self) -> dict[str, nn.Module]:

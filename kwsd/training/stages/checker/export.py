@@ -55,7 +55,7 @@ def encoder_id(encoder: Transformer) -> str:
     """Return what identifies the weights of `encoder`."""
     digest = hashlib.sha256()
     for weights in encoder.state_dict().values():
-        digest.update(weights.numpy().tobytes())
+        digest.update(weights.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
