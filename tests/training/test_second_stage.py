@@ -69,6 +69,7 @@ SMALL = [
     "tune.layers=[1,3]",
     "tune.voice_layers=[0,1]",
     "spoken.vocabulary=0",
+    "spoken.syllables=false",
     "spoken.takes=4",
     "spoken.heard=1",
     "tune.spoken=0.3",
