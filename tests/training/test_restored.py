@@ -13,12 +13,14 @@ from kwsd.config import ConfigError
 from kwsd.model import bundle as bundles
 from kwsd.model.bundle import Bundle
 from kwsd.model.runtime import Runtime
+from kwsd.training import settings
 from kwsd.training.data.windows import WINDOW_SAMPLES, at_peak
 from kwsd.training.models.checker import Checker, CheckerHead, VoiceHead
 from kwsd.training.models.restored import restored, restored_voice, shipped_checker
 from kwsd.training.models.transformer import MelStem, Transformer
 from kwsd.training.models.voice_network import mel_filters
-from kwsd.training.stages.checker.export import ExportSettings, kept_voice, write_graph
+from kwsd.training.stages.checker.export import kept_voice, write_graph
+from kwsd.training.stages.checker.settings import CheckerSettings
 
 DIM = 512
 
@@ -79,4 +81,5 @@ def test_a_bundle_without_a_checker_has_nothing_to_keep(
     monkeypatch.setattr(bundles, "load", {bundle.path: bundle}.__getitem__)
     with pytest.raises(ConfigError, match=r"export\.voices=kept: .* no checker"):
         shipped_checker(bundle.path, "export.voices=kept")
-    assert ExportSettings(candidates_per_hour=5, voices="kept").voices == "kept"
+    chosen = settings.read("checker", CheckerSettings, ["export.voices=kept"])
+    assert chosen.export.voices == "kept"

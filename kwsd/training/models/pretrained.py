@@ -72,10 +72,10 @@ def load_pretrained(where: str | Path) -> Pretrained:
     hub name, or of a checkpoint with a transformer that was tuned.
 
     Raises TeacherError."""
-    import transformers
-
     if Path(where).is_file():
         return _tuned(Path(where))
+    import transformers
+
     if Path(where).is_absolute() and not Path(where).is_dir():
         raise TeacherError(f"{where}: no such folder; name one with a model of transformers")
     try:

@@ -93,15 +93,15 @@ def train(
 ) -> None:
     """Make a student of the transformer `teacher` into `out` beside `.thin.pt` (`.fresh.pt`, or
     that of the `bundle` into `.bundle.pt`), and distill it through the checkpoint `out`, which
-    holds the student `encoder`, which learns the words `spoken` as well.
+    holds the student `encoder`; it learns the words `spoken` as well.
 
     Raises TeacherError, BundleError, ConfigError where there is no such student in the bundle, and
     FileNotFoundError where there are no windows."""
     with devices() as here:
+        start = beginning(data, teacher, out, settings, bundle)
         torch.manual_seed(settings.seed)
         known = load_pretrained(teacher)
         whole = known.network
-        start = beginning(data, teacher, out, settings, bundle)
         for part in (whole, known.quantizer):
             if part is not None:
                 part.to(here.device)
@@ -114,7 +114,7 @@ def train(
                 raise ConfigError("distill.spoken: this stage has no windows of words; set it to 0")
             found = Kept.load(spoken.windows, "checker --only spoken")
             pairs = WordPairs(found, settings.spoken_words, settings.seed)
-            head = words.trained_head(spoken.head, student, pairs.kinds, settings.scale)
+            head = words.trained_head(spoken.head, student, pairs.kinds, settings.spoken_scale)
         compare = Standardized.between(settings.layers, whole, student).to(here.device)
         compare.load_state_dict(torch.load(start, weights_only=True)["compare"])
         distiller = Distiller(known, student, compare, head, settings, here).to(here.device)
@@ -168,7 +168,7 @@ def train(
                 return model(inputs, layers, codes, masked)
             heard, kind = next(said)
             inputs = torch.cat([inputs, student.inputs(at_peak(heard))])
-            margin = rising_margin(settings.margin, at, settings.steps)
+            margin = rising_margin(settings.spoken_margin, at, settings.steps)
             return model(inputs, layers, codes, masked, kind, margin)
 
         held_back = data.validation()
@@ -219,7 +219,9 @@ def beginning(
     none. Raises as `train` does."""
     start = out.with_suffix(f".{settings.start}.pt")
     if not start.exists():
-        _begin(load_pretrained(teacher).network, data, start, settings, bundle)
+        whole = load_pretrained(teacher).network
+        torch.manual_seed(settings.seed)
+        _begin(whole, data, start, settings, bundle)
     return start
 
 

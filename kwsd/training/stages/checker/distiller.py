@@ -53,9 +53,8 @@ class DistillCheckerSettings(Settings, frozen=True):
     """Weight of any words, told apart by a head that is discarded after; 0: none are heard."""
     spoken_words: int = 48
     """Words of a batch, two windows of each."""
-    margin: float = 0.15
-    """Of the words; `scale` too."""
-    scale: float = 22.0
+    spoken_margin: float = 0.15
+    spoken_scale: float = 22.0
     frozen_blocks: int = 0
     """Blocks that stay as the student begins, the first ones, with all before them."""
     start: Literal["thin", "fresh", "bundle"] = "thin"
@@ -196,7 +195,7 @@ class Distiller(nn.Module):
         if self.spoken is not None and self.kinds is not None and kind is not None:
             said = [layer[len(layers) :].float() for layer in hidden]
             vectors = self.spoken(self.spoken.last_steps(said))
-            contrast, right = pair_contrast(vectors, self.settings.scale)
+            contrast, right = pair_contrast(vectors, self.settings.spoken_scale)
             words = self.kinds(vectors, kind, margin) + 0.5 * contrast
             total = total + self.settings.spoken * words
             figures |= {"spoken": words.detach(), "pairs": right}
